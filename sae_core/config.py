@@ -1,0 +1,205 @@
+"""Settings of a run, validated: one class per concern, one docstring per setting (it is also the command line's help)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sae_core.errors import UserError
+
+Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
+Site = Literal["residual", "mlp", "attention"]
+Method = Literal["single", "bagged", "boosted", "expanded"]
+METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
+EMBEDDED = "embedded"
+"""Source and model name that mean the ones that come with the package."""
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TextSettings(_Settings):
+    """Where the text comes from."""
+
+    source: str = EMBEDDED
+    """embedded, a local file (.txt, .jsonl, .csv, .parquet) or the id of a hub data set."""
+    text_column: str = "text"
+    """Column or field that holds the text."""
+    split: str = "train"
+    """Split of a hub data set."""
+    subset: str | None = None
+    """Configuration name of a hub data set."""
+    max_documents: Positive | None = None
+    """Read at most this many documents."""
+
+
+class ModelSettings(_Settings):
+    """Which activations are read."""
+
+    name: str = EMBEDDED
+    """embedded, a local folder in transformers format or a hub id."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    layer: Annotated[int, Field(ge=0)] = 3
+    """Index of the block whose output is read; 0 is the first block."""
+    site: Site = "residual"
+    """residual (the block's output), mlp or attention (what that part adds to the residual stream)."""
+    context: Positive = 256
+    """Tokens a document is cut to."""
+    batch_size: Positive = 32
+    """Documents in one forward pass."""
+
+
+class DataSettings(_Settings):
+    """How many activations are used for what."""
+
+    train_tokens: Positive = 400_000
+    """Different token activations gathered for training."""
+    index_tokens: Positive = 150_000
+    """Token activations that are indexed, and so browsable; they are the first of the corpus."""
+    evaluation_tokens: Positive = 50_000
+    """Held-out token activations on which reconstruction is measured."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float16"
+    """Number format of the activation cache."""
+
+
+class SAESettings(_Settings):
+    """One sparse autoencoder."""
+
+    architecture: Architecture = "topk"
+    """relu (with an L1 penalty), topk, batchtopk or jumprelu (with an L0 penalty)."""
+    width: Positive = 2048
+    """Features of one member, n."""
+    k: Positive = 16
+    """Active features per token, for topk and (on average) batchtopk."""
+    sparsity: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the sparsity penalty, for relu and jumprelu, on activations scaled to E‖a‖² = d."""
+    aux_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
+    """Weight of AuxK, which lets dead features explain what is left (Gao et al. 2024, appendix A.2)."""
+    dead_after_tokens: Positive = 100_000
+    """A feature that fired on none of this many tokens counts as dead in training."""
+    bandwidth: Annotated[float, Field(gt=0)] = 0.03
+    """Width of JumpReLU's straight-through kernel, on scaled activations (Rajamanoharan et al. 2024)."""
+    initial_threshold: Annotated[float, Field(gt=0)] = 0.05
+    """JumpReLU's threshold before training, on scaled activations."""
+
+
+class TrainingSettings(_Settings):
+    """How the members are trained."""
+
+    methods: tuple[Method, ...] = METHODS
+    """Ensembles to train: single, bagged, boosted, expanded."""
+    members: Positive = 4
+    """Members of the bagged and of the boosted ensemble, J; the expanded SAE is J times as wide."""
+    tokens: Positive = 1_200_000
+    """Token activations each member sees; more than there are means several passes."""
+    batch_size: Positive = 1024
+    """Activations in one step."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate of Adam. The paper uses 3e-4 for 80,000 steps of 10k; short runs need more."""
+    beta1: Fraction = 0.9
+    """Adam's first decay rate; the paper uses 0."""
+    beta2: Fraction = 0.999
+    """Adam's second decay rate."""
+    warmup: Fraction = 0.05
+    """Share of the steps in which the learning rate rises from 0."""
+    decay: Fraction = 0.2
+    """Share of the steps, the last ones, in which the learning rate falls to 0."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Member j is initialised from this seed and j; the order of activations comes from it too."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere."""
+
+
+class EvaluationSettings(_Settings):
+    """What is measured after training."""
+
+    concept_features: tuple[Positive, ...] = (1, 5)
+    """Numbers of features m that a concept detector may use."""
+    train_texts: Positive = 1000
+    """Training texts per concept, half of them positive."""
+    test_texts: Positive = 400
+    """Test texts per concept, half of them positive."""
+    tokens_per_text: Positive = 128
+    """First tokens of each text that are pooled."""
+    bootstrap: Positive = 200
+    """Bootstrap samples behind an interval."""
+
+
+class RunSettings(_Settings):
+    """Everything that decides a run."""
+
+    text: TextSettings = TextSettings()
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    sae: SAESettings = SAESettings()
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _k_fits_width(self) -> Self:
+        if self.sae.architecture in ("topk", "batchtopk") and self.sae.k > self.sae.width:
+            raise ValueError(f"sae.k is {self.sae.k} but sae.width only {self.sae.width}")
+        return self
+
+
+def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunSettings:
+    """Settings from a TOML file, then from dotted overrides such as ``{"sae.k": 32}``.
+
+    Raises:
+        UserError: If the file is missing or not TOML, or a setting is unknown or out of range; the message names it.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"The settings file {path} does not exist; give the path of a TOML file.") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UserError(f"The settings file {path} cannot be read as TOML: {error}.") from None
+    for dotted, value in (overrides or {}).items():
+        section, _, name = dotted.partition(".")
+        table = values.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise UserError(f"Setting {section} must be a table of settings, not {table!r}.")
+        table[name] = value
+    return parse_settings(values, origin=str(path) if path else "the command line")
+
+
+def parse_settings(values: Mapping[str, Any], *, origin: str) -> RunSettings:
+    """Validate a nested mapping of settings.
+
+    Raises:
+        UserError: One sentence that names the first offending setting and its origin.
+    """
+    try:
+        return RunSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"Unknown setting {name} in {origin}; known there: {_known_beside(name)}.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        given = f" (given: {first['input']!r})" if name else ""
+        raise UserError(f"Setting {name or 'combination'} in {origin} is not usable: {message}{given}.") from None
+
+
+def _known_beside(name: str) -> str:
+    """The names that would have been valid in the place of a dotted setting name."""
+    section = name.split(".")[0]
+    field = RunSettings.model_fields.get(section)
+    if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        return ", ".join(RunSettings.model_fields)
+    return ", ".join(field.annotation.model_fields)

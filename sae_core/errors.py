@@ -1,0 +1,9 @@
+"""The one exception that a person sees: bad input, said in one sentence with its remedy."""
+
+
+class UserError(Exception):
+    """Bad input or a fault of the surroundings.
+
+    The message is one clear sentence that names the file, field or value and says what to do. The command line prints
+    it without a traceback and ends with exit code 2.
+    """

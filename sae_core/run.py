@@ -1,0 +1,259 @@
+"""The run folder: the contract between training and looking. The only module that knows file names.
+
+A run folder holds everything about one experiment; it can be copied, zipped and opened elsewhere.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sae_core.config import RunSettings, parse_settings
+from sae_core.errors import UserError
+from sae_core.files import read_json, write_json
+
+FORMAT = 1
+_RECORDED_PACKAGES = ("sae-ensemble", "torch", "transformers", "numpy", "scipy", "scikit-learn", "umap-learn")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFolder:
+    """Paths of the indexed corpus. Special tokens are not stored, so a position is a row of the activations."""
+
+    path: Path
+
+    @property
+    def tokens(self) -> Path:
+        """Safetensors: ``tokens`` int32 [T]; ``offsets`` int64 [documents + 1], where each document starts."""
+        return self.path / "tokens.safetensors"
+
+    @property
+    def documents(self) -> Path:
+        """Parquet: one row a document, its metadata (``source`` and whatever the text source gives)."""
+        return self.path / "documents.parquet"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer in transformers format; absent for activations that do not come from text."""
+        return self.path / "tokenizer"
+
+    @property
+    def lens(self) -> Path:
+        """Safetensors: the model's final norm and unembedding, for the logit lens without the model."""
+        return self.path / "lens.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleFolder:
+    """Paths of one ensemble."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The ensemble's name: the folder's."""
+        return self.path.name
+
+    @property
+    def manifest(self) -> Path:
+        """JSON: method, wiring, weights, member order."""
+        return self.path / "ensemble.json"
+
+    def member(self, number: int) -> Path:
+        """Folder of one member in SAELens' format."""
+        return self.path / f"member_{number:02d}"
+
+    @property
+    def curves(self) -> Path:
+        """Parquet: the training curves (member, step, tokens, seconds, loss, explained_variance, l0, dead, …)."""
+        return self.path / "training.parquet"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the training checkpoint; gone when training is finished."""
+        return self.path / "checkpoint"
+
+    @property
+    def index(self) -> Path:
+        """Safetensors, memory-mapped: every activation by feature (pointers, positions, values)."""
+        return self.path / "index" / "activations.safetensors"
+
+    @property
+    def atoms(self) -> Path:
+        """Parquet: one row a feature: density, peak, stability, family, map position, …"""
+        return self.path / "atoms.parquet"
+
+    @property
+    def matches(self) -> Path:
+        """Parquet: matches of features across members."""
+        return self.path / "matches.parquet"
+
+    @property
+    def match_summary(self) -> Path:
+        """JSON: mean matched cosines of each pair of members, and of random dictionaries of the same sizes."""
+        return self.path / "matches.json"
+
+    @property
+    def promoted(self) -> Path:
+        """Parquet: tokens that each feature promotes and suppresses (logit lens)."""
+        return self.path / "promoted.parquet"
+
+
+class Run:
+    """One run folder.
+
+    Attributes:
+        path: The folder.
+        settings: The settings it was created with.
+    """
+
+    def __init__(self, path: Path, settings: RunSettings) -> None:
+        self.path = path
+        self.settings = settings
+
+    @classmethod
+    def create(cls, path: Path, settings: RunSettings) -> Run:
+        """Make a run folder, or open the one that is there if it has the same settings.
+
+        Raises:
+            UserError: If the folder holds something else or a run with other settings.
+        """
+        if (path / "run.json").exists():
+            run = cls.open(path)
+            difference = _first_difference(run.settings.model_dump(), settings.model_dump())
+            if difference:
+                raise UserError(
+                    f"{path} holds a run with other settings ({difference}); choose another folder or delete this one."
+                )
+            return run
+        if path.is_dir() and any(path.iterdir()):
+            raise UserError(f"{path} is not empty and holds no run.json; choose a new or an empty folder.")
+        run = cls(path, settings)
+        manifest = {
+            "format": FORMAT,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "settings": settings.model_dump(mode="json"),
+            "versions": _versions(),
+            "finished": {},
+        }
+        write_json(run.manifest_path, manifest)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            UserError: If there is no run, or it was written by a newer version.
+        """
+        if not (path / "run.json").exists():
+            raise UserError(
+                f"{path} holds no run (there is no run.json in it); give the folder that train or demo wrote."
+            )
+        manifest = read_json(path / "run.json")
+        if not isinstance(manifest, dict) or "settings" not in manifest or "finished" not in manifest:
+            raise UserError(f"{path / 'run.json'} is not a run's manifest; restore it or train again in a new folder.")
+        if manifest.get("format", 0) > FORMAT:
+            raise UserError(f"{path} was written by a newer version; upgrade sae-ensemble to open it.")
+        return cls(path, parse_settings(manifest["settings"], origin=str(path / "run.json")))
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def manifest_path(self) -> Path:
+        """JSON: settings, seeds, data fingerprint, package versions, what is finished."""
+        return self.path / "run.json"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it is on disk now."""
+        manifest: dict[str, Any] = read_json(self.manifest_path)
+        return manifest
+
+    @property
+    def corpus(self) -> CorpusFolder:
+        """The indexed corpus."""
+        return CorpusFolder(self.path / "corpus")
+
+    @property
+    def activations(self) -> Path:
+        """Folder of the activation cache; it may be deleted once everything is trained."""
+        return self.path / "activations"
+
+    @property
+    def labels(self) -> Path:
+        """SQLite: people's labels."""
+        return self.path / "labels.sqlite"
+
+    def ensemble(self, name: str) -> EnsembleFolder:
+        """Paths of the ensemble called ``name``, whether it is there or not."""
+        return EnsembleFolder(self.path / "ensembles" / name)
+
+    def ensembles(self) -> list[EnsembleFolder]:
+        """The trained ensembles, in the order in which settings name the methods, then by name."""
+        order = {name: position for position, name in enumerate(self.settings.training.methods)}
+        folders = [EnsembleFolder(path.parent) for path in self.path.glob("ensembles/*/ensemble.json")]
+        return sorted(folders, key=lambda folder: (order.get(folder.name, len(order)), folder.name))  # type: ignore[call-overload]
+
+    def evaluation(self, name: str) -> Path:
+        """JSON file of one evaluation: ``reconstruction``, ``dictionary``, ``concepts``, ``cost`` …"""
+        return self.path / "evaluation" / f"{name}.json"
+
+    def evaluation_table(self, name: str) -> Path:
+        """Parquet table of one evaluation, for what is too long for JSON."""
+        return self.path / "evaluation" / f"{name}.parquet"
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether a stage (``corpus``, ``train/bagged``, ``index/bagged`` …) was recorded as finished."""
+        return stage in self.manifest["finished"]
+
+    def finish(self, stage: str, facts: Mapping[str, Any] | None = None) -> None:
+        """Record a stage as finished, with facts such as its seconds or a fingerprint of the data."""
+        manifest = self.manifest
+        manifest["finished"][stage] = dict(facts or {})
+        write_json(self.manifest_path, manifest)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What was recorded with a finished stage; empty if it is not finished."""
+        facts: dict[str, Any] = self.manifest["finished"].get(stage, {})
+        return facts
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The run folders at ``path``: itself, or the folders directly in it that hold a run.json.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if (path / "run.json").exists():
+        return [path]
+    runs = sorted(manifest.parent for manifest in path.glob("*/run.json"))
+    if not runs:
+        raise UserError(f"{path} holds no run, nor does a folder in it; give the folder that train or demo wrote.")
+    return runs
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    for section, values in there.items():
+        for name, value in values.items():
+            if here[section][name] != value:
+                return f"{section}.{name} is {value!r} there, {here[section][name]!r} here"
+    return None

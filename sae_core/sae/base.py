@@ -1,0 +1,90 @@
+"""What every sparse autoencoder shares: parameters, initialisation, encoding and decoding.
+
+Shapes: B activations, D their dimension, N features. Weights are stored as SAELens stores them: W_enc [D, N],
+W_dec [N, D], so that row i of W_dec is the atom of feature i.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from sae_core.config import Architecture, SAESettings
+
+
+class SAE(nn.Module):
+    """A sparse autoencoder g(a) = c·W_dec + b_dec with c = activate((a − b_dec)·W_enc + b_enc).
+
+    A subclass overrides `activate` (how preactivations become sparse coefficients) and, if it has one, `penalty`.
+    """
+
+    architecture: ClassVar[Architecture]
+
+    def __init__(self, d_in: int, width: int, *, seed: int = 0) -> None:
+        super().__init__()
+        # Drawn on the CPU in float32 whatever the device, so that a seed means the same weights everywhere.
+        generator = torch.Generator().manual_seed(seed)
+        W_dec_ND = torch.randn(width, d_in, generator=generator)
+        W_dec_ND /= W_dec_ND.norm(dim=1, keepdim=True)
+        self.W_dec = nn.Parameter(W_dec_ND)
+        # The encoder starts as the decoder's transpose: few features die (Gao et al. 2024, section 2.4).
+        self.W_enc = nn.Parameter(W_dec_ND.T.clone().contiguous())
+        self.b_enc = nn.Parameter(torch.zeros(width))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @classmethod
+    def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
+        """An SAE with the options that its architecture reads from the settings."""
+        return cls(d_in, width, seed=seed)
+
+    @property
+    def d_in(self) -> int:
+        """Dimension of the activations, D."""
+        return self.W_dec.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Number of features, N."""
+        return self.W_dec.shape[0]
+
+    def pre_activations(self, acts_BD: Tensor) -> Tensor:
+        """(a − b_dec)·W_enc + b_enc, shape [B, N]."""
+        # b_dec is folded into the bias, which spares a [B, D] copy.
+        return torch.addmm(self.b_enc - self.b_dec @ self.W_enc, acts_BD, self.W_enc)
+
+    def activate(self, pre_BN: Tensor) -> Tensor:
+        """Sparse, non-negative coefficients [B, N] from preactivations [B, N]."""
+        raise NotImplementedError
+
+    def encode(self, acts_BD: Tensor) -> Tensor:
+        """Coefficients [B, N] of activations [B, D]."""
+        return self.activate(self.pre_activations(acts_BD))
+
+    def decode(self, coefs_BN: Tensor) -> Tensor:
+        """Reconstruction [B, D] from coefficients [B, N]."""
+        return coefs_BN @ self.W_dec + self.b_dec
+
+    def forward(self, acts_BD: Tensor) -> Tensor:
+        """Reconstruction [B, D] of activations [B, D]."""
+        return self.decode(self.encode(acts_BD))
+
+    def penalty(self, pre_BN: Tensor, coefs_BN: Tensor) -> Tensor:
+        """The sparsity penalty before its weight, averaged over tokens; 0 where the code is sparse by construction."""
+        return pre_BN.new_zeros(())
+
+    @torch.no_grad()
+    def normalize_atoms(self) -> None:
+        """Scale every atom to unit norm."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def fold_input_scale(self, scale: float) -> None:
+        """Make an SAE trained on ``scale·a`` work on ``a``.
+
+        All activation functions here are positively homogeneous once their thresholds scale too, so only biases (and
+        thresholds) change and the atoms keep unit norm: g(a) = g'(scale·a)/scale.
+        """
+        self.b_enc.div_(scale)
+        self.b_dec.div_(scale)
