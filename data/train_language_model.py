@@ -2,8 +2,8 @@
 
     python data/train_language_model.py --out data/docstring-lm
 
-Writes a folder that transformers opens (`AutoModelForCausalLM`, `AutoTokenizer`) and its model card. Stop with Ctrl-C and
-call again to go on. On 2 cores the default takes one to two hours, on a GPU some minutes (`--device cuda`).
+Writes a folder that transformers opens (`AutoModelForCausalLM`, `AutoTokenizer`) and the measured figures. Stop it with
+Ctrl-C and call it again to go on. On 2 cores the default takes one to two hours, on a GPU some minutes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of a run, validated: one class per concern, one docstring per setting (it is also the command line's help)."""
+"""Settings of a run, validated: one class per concern, one docstring per setting (also the command line's help)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Where activations come from: text, a language model's layer, a cache on disk, arrays."""

@@ -1,4 +1,4 @@
-"""The embedded corpus: passages from the docstrings of installed Python packages, read by parsing, never by importing."""
+"""The embedded corpus: passages from docstrings of installed Python packages, read by parsing, never by importing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ _SKIPPED_FOLDERS = frozenset(
 )
 _NUMPY_HEADING = re.compile(r"^(?P<title>[A-Z][A-Za-z ]{2,24})\n[-=~]{3,}[ \t]*\n", re.MULTILINE)
 _GOOGLE_HEADING = re.compile(
-    r"^(?P<title>Args|Arguments|Parameters|Attributes|Returns|Yields|Raises|Examples?|Usage|Notes?|Shape|References)s?:+[ \t]*\n",
+    r"^(?P<title>Args|Arguments|Parameters|Attributes|Returns|Yields|Raises|Examples?|Usage|Notes?|Shape|References)"
+    r"s?:+[ \t]*\n",
     re.MULTILINE,
 )
 _FIELD_LIST = re.compile(r"^:(param|type|return|rtype|raises|arg)\b", re.MULTILINE)
@@ -203,7 +204,7 @@ class NearDuplicates:
         self._seen: set[int] = set()
 
     def is_new(self, text: str) -> bool:
-        """Whether the text is new enough; if it is, its shingles are remembered. Digits do not count as a difference."""
+        """Whether the text is new enough; if so, its shingles are remembered. Digits do not count as a difference."""
         words = re.findall(r"[^\W\d_]+|[^\w\s]{2,}", text.lower())
         shingles = {
             zlib.crc32(" ".join(words[i : i + SHINGLE_WORDS]).encode())

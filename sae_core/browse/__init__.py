@@ -1,0 +1,1 @@
+"""What people look at: activation index, examples, logit lens, matching, atom map, labels."""

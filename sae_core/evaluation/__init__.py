@@ -1,0 +1,1 @@
+"""Figures: reconstruction, the dictionary, concepts, cost."""

@@ -1,0 +1,1 @@
+"""Training: the step, bagging, boosting, schedules, checkpoints."""
