@@ -1,4 +1,7 @@
-"""Writing files so that each appears whole or not at all, and reading them back without surprises."""
+"""Writing files so that each appears whole or not at all, and reading them back without surprises.
+
+torch and pandas are imported where they are used: commands that only look at a run's manifest start in half a second.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from sae_core.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
 
 
 @contextmanager
@@ -62,6 +65,8 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         UserError: If the file is missing or cut off.
     """
+    import pandas as pd
+
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
@@ -72,6 +77,8 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         save_file(contiguous, partial, metadata=dict(metadata or {}))
@@ -83,9 +90,31 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     Raises:
         UserError: If the file is missing or cut off.
     """
+    from safetensors.torch import load_file
+
     if not path.exists():
         raise UserError(f"{path} does not exist; is the run folder complete?")
     try:
         return dict(load_file(path, device=device))
     except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, line ends as they are."""
+    with replacing(path) as partial:
+        partial.write_bytes(text.encode("utf-8"))
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8 text; a byte order mark is dropped.
+
+    Raises:
+        UserError: If the file is missing or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the path of an existing file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8 and try again.") from None

@@ -1,0 +1,302 @@
+"""The command line. Commands are thin: they read options, call the rooms below and print what came out."""
+
+from __future__ import annotations
+
+import errno
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sae_core import console, pipeline
+from sae_core.config import RunSettings, load_settings
+from sae_core.errors import UserError
+from sae_core.run import Run, find_runs
+from sae_core.serve import serve_dashboard
+
+app = typer.Typer(
+    help="Train, evaluate and browse bagged and boosted ensembles of sparse autoencoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+labels_app = typer.Typer(help="Export people's labels to CSV, or import them.", no_args_is_help=True)
+app.add_typer(labels_app, name="labels")
+
+USER_ERROR, STOPPED = 2, 130
+
+
+def main() -> None:
+    """Entry point: a `UserError`, or a fault of the disk, ends in one sentence and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        console.say(f"Error: {error}")
+        sys.exit(USER_ERROR)
+    except OSError as error:
+        console.say(f"Error: {_disk_sentence(error)}")
+        sys.exit(USER_ERROR)
+
+
+def _disk_sentence(error: OSError) -> str:
+    where = error.filename or "the run folder"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"The disk is full (writing {where}); free some space and run the command again, it goes on."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{where} may not be written; choose a folder that you may write to."
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"{where} lies where a folder is needed; choose another folder."
+        case _:
+            return f"{where}: {error.strerror or error}."
+
+
+def _setting(dotted: str) -> str:
+    """The help of one setting: its docstring in config.py, and its default."""
+    section, _, name = dotted.partition(".")
+    model = RunSettings.model_fields[section].annotation
+    field = model.model_fields[name]  # type: ignore[union-attr]
+    return f"{field.description} ({dotted}, default {_plain(field.default)})"
+
+
+def _plain(default: Any) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
+ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set any setting by its dotted name, e.g. sae.k=32; repeatable."),
+]
+Port = Annotated[int, typer.Option(help="Port of the dashboard; if it is taken, the next free one is used.")]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on. Anyone who can reach it can read the run and write labels.")
+]
+
+
+@app.command()
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Where the run is kept; called again, it goes on there.")] = Path(
+        "runs/demo"
+    ),
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the dashboard at the end.")] = True,
+    port: Port = 8501,
+    host: Host = "localhost",
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train, evaluate and browse ensembles on the embedded text and model; needs no network, takes some minutes."""
+    opened = Run.create(run, load_settings(overrides=_parse_assignments(assignments)))
+    with _stoppable(f"sae-ensemble demo --run {run}"), console.drawn_progress() as progress:
+        pipeline.run_everything(opened, progress=progress)
+    _print_summary(opened, as_json=as_json)
+    if serve:
+        serve_dashboard(run, port=port, host=host, announce=console.say)
+
+
+@app.command()
+def train(
+    run: RunPath,
+    config: ConfigPath = None,
+    text: Annotated[str | None, typer.Option(help=_setting("text.source"))] = None,
+    text_column: Annotated[str | None, typer.Option(help=_setting("text.text_column"))] = None,
+    model: Annotated[str | None, typer.Option(help=_setting("model.name"))] = None,
+    layer: Annotated[int | None, typer.Option(help=_setting("model.layer"))] = None,
+    site: Annotated[str | None, typer.Option(help=_setting("model.site"))] = None,
+    architecture: Annotated[str | None, typer.Option(help=_setting("sae.architecture"))] = None,
+    width: Annotated[int | None, typer.Option(help=_setting("sae.width"))] = None,
+    k: Annotated[int | None, typer.Option(help=_setting("sae.k"))] = None,
+    methods: Annotated[str | None, typer.Option(help=f"Comma-separated. {_setting('training.methods')}")] = None,
+    members: Annotated[int | None, typer.Option(help=_setting("training.members"))] = None,
+    tokens: Annotated[int | None, typer.Option(help=_setting("training.tokens"))] = None,
+    seed: Annotated[int | None, typer.Option(help=_setting("training.seed"))] = None,
+    device: Annotated[str | None, typer.Option(help=_setting("training.device"))] = None,
+    precision: Annotated[str | None, typer.Option(help=_setting("training.precision"))] = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Gather activations and train the ensembles. Stopped, it goes on where it was."""
+    given = {
+        "text.source": text,
+        "text.text_column": text_column,
+        "model.name": model,
+        "model.layer": layer,
+        "model.site": site,
+        "sae.architecture": architecture,
+        "sae.width": width,
+        "sae.k": k,
+        "training.methods": methods.split(",") if methods else None,
+        "training.members": members,
+        "training.tokens": tokens,
+        "training.seed": seed,
+        "training.device": device,
+        "training.precision": precision,
+    }
+    overrides = {name: value for name, value in given.items() if value is not None}
+    settings = load_settings(config, {**overrides, **_parse_assignments(assignments)})
+    opened = Run.create(run, settings)
+    with _stoppable(f"sae-ensemble train {run}"), console.drawn_progress() as progress:
+        pipeline.train(opened, progress=progress)
+    facts = {folder.name: opened.facts(f"train/{folder.name}") for folder in opened.ensembles()}
+    if as_json:
+        console.print_json(facts)
+    else:
+        seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts.items())
+        console.say(f"Trained in {run}: {seconds}. Next: sae-ensemble index {run}")
+
+
+@app.command()
+def index(run: RunPath, as_json: AsJson = False) -> None:
+    """Index every activation by feature, match features over members and map the atoms, for the dashboard."""
+    opened = _trained(run)
+    with _stoppable(f"sae-ensemble index {run}"), console.drawn_progress() as progress:
+        pipeline.prepare(opened, progress=progress)
+    facts = {folder.name: opened.facts(f"index/{folder.name}") for folder in opened.ensembles()}
+    if as_json:
+        console.print_json(facts)
+    else:
+        console.say(f"Indexed {', '.join(facts)}. Next: sae-ensemble evaluate {run}, sae-ensemble dashboard {run}")
+
+
+@app.command()
+def evaluate(
+    run: RunPath,
+    task: Annotated[
+        list[Path] | None, typer.Option(help="Also detect the labels in this CSV, JSONL or Parquet file; repeatable.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --task that holds the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
+    as_json: AsJson = False,
+) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost."""
+    opened = _trained(run)
+    with _stoppable(f"sae-ensemble evaluate {run}"), console.drawn_progress() as progress:
+        pipeline.evaluate(opened, progress=progress)
+        for path in task or []:
+            pipeline.evaluate_task(opened, path, text_column=text_column, label_column=label_column, progress=progress)
+    _print_summary(opened, as_json=as_json)
+
+
+@app.command()
+def dashboard(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a folder of runs.", show_default=False)],
+    port: Port = 8501,
+    host: Host = "localhost",
+) -> None:
+    """Serve the dashboard."""
+    find_runs(path)
+    serve_dashboard(path, port=port, host=host, announce=console.say)
+
+
+@app.command()
+def info(run: RunPath, as_json: AsJson = False) -> None:
+    """Say what a run is, what in it is finished and what it measured."""
+    opened = Run.open(run)
+    if as_json:
+        console.print_json({**opened.manifest, "summary": _summary(opened)})
+        return
+    settings = opened.settings
+    console.say(f"Run {opened.name}: {settings.model.name}, {settings.model.site} after block {settings.model.layer}")
+    console.say(f"Text: {settings.text.source}; SAE: {settings.sae.architecture}, width {settings.sae.width}")
+    console.say(f"Finished: {', '.join(opened.manifest['finished']) or 'nothing yet'}")
+    for done, command in (
+        (pipeline.is_trained(opened), "train"),
+        (pipeline.is_prepared(opened), "index"),
+        (pipeline.is_evaluated(opened), "evaluate"),
+    ):
+        if not done:
+            console.say(f"Not finished; to go on: sae-ensemble {command} {run}")
+            break
+    _print_summary(opened, as_json=False)
+
+
+@labels_app.command("export")
+def export_labels(
+    run: RunPath,
+    out: Annotated[Path | None, typer.Option(help="The CSV file to write; standard output if not given.")] = None,
+) -> None:
+    """Write all labels as CSV: run, ensemble, member, feature, label, note, author, time."""
+    from sae_core.browse.labels import LabelStore
+    from sae_core.files import write_text
+
+    opened = Run.open(run)
+    csv = LabelStore(opened.labels, opened.name).to_csv()
+    if out is None:
+        sys.stdout.write(csv)
+    else:
+        write_text(out, csv)
+        console.say(f"Wrote {out}.")
+
+
+@labels_app.command("import")
+def import_labels(
+    run: RunPath, file: Annotated[Path, typer.Argument(help="A CSV file with the columns that export writes.")]
+) -> None:
+    """Read labels from CSV, all or none; a label that is already there is replaced."""
+    from sae_core.browse.labels import LabelStore
+    from sae_core.files import read_json, read_text
+
+    opened = Run.open(run)
+    widths = {folder.name: read_json(folder.manifest)["widths"] for folder in opened.ensembles()}
+    count = LabelStore(opened.labels, opened.name).from_csv(read_text(file), widths)
+    console.say(f"Imported {count} labels.")
+
+
+def _parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
+    """``["sae.k=32"]`` as ``{"sae.k": 32}``: values are TOML, and plain text where they are not."""
+    values: dict[str, Any] = {}
+    for assignment in assignments or []:
+        name, equals, text = assignment.partition("=")
+        if not equals or "." not in name:
+            raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
+        try:
+            values[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = text
+    return values
+
+
+@contextmanager
+def _stoppable(command: str) -> Iterator[None]:
+    """Ctrl-C ends the work with a sentence that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say(f"Stopped; what is finished is kept. To go on: {command}")
+        raise typer.Exit(STOPPED) from None
+
+
+def _trained(path: Path) -> Run:
+    run = Run.open(path)
+    if not run.ensembles():
+        raise UserError(f"{path} has no trained ensemble yet; run: sae-ensemble train {path}")
+    return run
+
+
+def _summary(run: Run) -> list[dict[str, Any]]:
+    if not run.ensembles():
+        return []
+    from sae_core.evaluation.summary import summarize
+
+    return summarize(run)
+
+
+def _print_summary(run: Run, *, as_json: bool) -> None:
+    rows = _summary(run)
+    if as_json:
+        console.print_json(rows)
+    elif rows:
+        from sae_core.evaluation.summary import as_text
+
+        console.print_rows([as_text(row) for row in rows], title=f"{run.name}: {run.path}")
+
+
+if __name__ == "__main__":
+    main()

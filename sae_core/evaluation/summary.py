@@ -1,0 +1,100 @@
+"""One row of figures per ensemble, gathered from a run's evaluation files; what is not measured yet is None."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from sae_core.files import read_json, read_table
+from sae_core.run import Run
+
+CONCEPT_FEATURES = (1, 5)
+
+
+def summarize(run: Run) -> list[dict[str, Any]]:
+    """The figures by which ensembles are compared, one dict per ensemble.
+
+    Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high, mse, l0,
+    dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
+    member_stability_null (the same for random dictionaries), concept_accuracy_1 and _5 (mean over tasks and concepts,
+    plain coefficients, m = 1 and 5 features), train_seconds, train_flops, parameters.
+    """
+    measured = {name: _read(run, name) for name in ("reconstruction", "dictionary", "cost")}
+    concepts = _concept_accuracy(run)
+    rows = []
+    for folder in run.ensembles():
+        figures = measured["reconstruction"].get("ensembles", {}).get(folder.name, {})
+        atoms = measured["dictionary"].get("ensembles", {}).get(folder.name, {})
+        cost = measured["cost"].get(folder.name, {})
+        low, high = figures.get("explained_variance_interval", (None, None))
+        stability = atoms.get("member_stability") or {}
+        rows.append(
+            {
+                "ensemble": folder.name,
+                "members": figures.get("members") or len(read_json(folder.manifest)["members"]),
+                "features": figures.get("features") or sum(read_json(folder.manifest)["widths"]),
+                "explained_variance": figures.get("explained_variance"),
+                "explained_variance_low": low,
+                "explained_variance_high": high,
+                "mse": figures.get("mse"),
+                "l0": figures.get("l0"),
+                "dead_fraction": figures.get("dead_fraction"),
+                "diversity_fraction": atoms.get("diversity_fraction"),
+                "connectivity": atoms.get("connectivity"),
+                "member_stability": stability.get("pw_mcc"),
+                "member_stability_null": stability.get("null_matched"),
+                **{f"concept_accuracy_{m}": concepts.get((folder.name, m)) for m in CONCEPT_FEATURES},
+                "train_seconds": cost.get("train_seconds"),
+                "train_flops": cost.get("train_flops"),
+                "parameters": cost.get("parameters"),
+            }
+        )
+    return rows
+
+
+def _read(run: Run, name: str) -> dict[str, Any]:
+    path = run.evaluation(name)
+    if not path.exists():
+        return {}
+    value: dict[str, Any] = read_json(path)
+    return value
+
+
+def _concept_accuracy(run: Run) -> dict[tuple[str, int], float]:
+    path = run.evaluation_table("concepts")
+    if not path.exists():
+        return {}
+    table: pd.DataFrame = read_table(path)
+    plain = table[table["variant"] == "plain"]
+    # Mean over concepts, then over tasks, so that a task with many classes does not outweigh the others.
+    by_task = plain.groupby(["method", "m", "task"])["accuracy"].mean().groupby(["method", "m"]).mean()
+    flat = by_task.rename("accuracy").reset_index()
+    return {
+        (str(method), int(m)): float(accuracy)
+        for method, m, accuracy in zip(flat["method"], flat["m"], flat["accuracy"], strict=True)
+    }
+
+
+def as_text(row: dict[str, Any]) -> dict[str, str]:
+    """A row of `summarize` for people: column heads with units, rounded figures, a dash for what is not measured."""
+    ev, low, high = row["explained_variance"], row["explained_variance_low"], row["explained_variance_high"]
+    interval = "" if ev is None or low is None else f" [{low:.3f}, {high:.3f}]"
+    return {
+        "ensemble": row["ensemble"],
+        "SAEs × features": f"{row['members']} × {row['features'] // row['members']}",
+        "explained variance [95 %]": _number(ev, ".3f") + interval,
+        "MSE": _number(row["mse"], ".4g"),
+        "L0": _number(row["l0"], ".1f"),
+        "dead": _number(row["dead_fraction"], ".1%"),
+        "diverse": _number(row["diversity_fraction"], ".1%"),
+        "stability (null)": _number(row["member_stability"], ".2f")
+        + ("" if row["member_stability_null"] is None else f" ({row['member_stability_null']:.2f})"),
+        "detection, 1 feature": _number(row["concept_accuracy_1"], ".1%"),
+        "5 features": _number(row["concept_accuracy_5"], ".1%"),
+        "training": "–" if row["train_seconds"] is None else f"{row['train_seconds']:.0f} s",
+    }
+
+
+def _number(value: float | None, style: str) -> str:
+    return "–" if value is None else format(value, style)

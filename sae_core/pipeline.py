@@ -1,0 +1,63 @@
+"""The whole way from text to a run that can be browsed, stage by stage; every stage that is finished is skipped."""
+
+from __future__ import annotations
+
+from sae_core.progress import Progress, silent
+from sae_core.run import Run
+
+# The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
+# is served at once.
+
+
+def train(run: Run, *, progress: Progress = silent) -> None:
+    """Gather activations and train every ensemble that the settings name."""
+    if is_trained(run):
+        return
+    from sae_core.activations.harvest import harvest
+    from sae_core.training import train_run
+
+    harvest(run, progress=progress)
+    train_run(run, progress=progress)
+
+
+def prepare(run: Run, *, progress: Progress = silent) -> None:
+    """Index, match, map: everything that people look at."""
+    if is_prepared(run):
+        return
+    from sae_core.browse.prepare import prepare_run
+
+    prepare_run(run, progress=progress)
+
+
+def evaluate(run: Run, *, progress: Progress = silent) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost."""
+    if is_evaluated(run):
+        return
+    from sae_core.evaluation.evaluate import evaluate_run
+
+    evaluate_run(run, progress=progress)
+
+
+def run_everything(run: Run, *, progress: Progress = silent) -> None:
+    """All of it, in order."""
+    train(run, progress=progress)
+    prepare(run, progress=progress)
+    evaluate(run, progress=progress)
+
+
+def is_trained(run: Run) -> bool:
+    """Whether every ensemble of the settings is trained."""
+    finished = run.manifest["finished"]
+    return all(f"train/{method}" in finished for method in run.settings.training.methods)
+
+
+def is_prepared(run: Run) -> bool:
+    """Whether every trained ensemble is indexed, matched and mapped."""
+    finished = run.manifest["finished"]
+    return is_trained(run) and all(f"atoms/{folder.name}" in finished for folder in run.ensembles())
+
+
+def is_evaluated(run: Run) -> bool:
+    """Whether every evaluation is there."""
+    finished = run.manifest["finished"]
+    return all(f"evaluate/{name}" in finished for name in ("reconstruction", "dictionary", "concepts", "cost"))

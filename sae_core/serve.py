@@ -1,0 +1,88 @@
+"""Starting the dashboard, a separate program, as a child process."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from sae_core.errors import UserError
+
+PORTS_TRIED = 20
+START_SECONDS = 60
+
+
+def serve_dashboard(path: Path, *, port: int, host: str, announce: Callable[[str], None]) -> None:
+    """Serve the dashboard until it is stopped (Ctrl-C).
+
+    Args:
+        path: A run folder or a folder of runs.
+        port: The first port to try.
+        host: The address to bind.
+        announce: Called with the address once the server answers.
+
+    Raises:
+        UserError: If the dashboard is not installed, no port is free or the server ends by itself.
+    """
+    free = _free_port(host, port)
+    server = subprocess.Popen(_command(path, free, host))
+    try:
+        _wait_until_up(server, host, free)
+        announce(f"Dashboard: http://{host}:{free}  (Ctrl-C stops it)")
+        code = server.wait()
+        if code != 0:
+            raise UserError(f"The dashboard ended with exit code {code}; its messages are above.")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _command(path: Path, port: int, host: str) -> list[str]:
+    spec = find_spec("dashboard")
+    if spec is None or spec.origin is None:
+        raise UserError("The dashboard package is not installed; install sae-ensemble again.")
+    options = {
+        "server.port": str(port),
+        "server.address": host,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+        "client.showErrorDetails": "none",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    script = str(Path(spec.origin).parent / "app.py")
+    return [sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(path.resolve())]
+
+
+def _free_port(host: str, first: int) -> int:
+    for port in range(first, first + PORTS_TRIED):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except PermissionError:
+                raise UserError(f"Port {port} may not be used; choose one above 1023 with --port.") from None
+            except socket.gaierror:
+                raise UserError(f"{host} is no address of this machine; use --host localhost.") from None
+            except OSError:
+                continue
+            return port
+    raise UserError(f"Ports {first} to {first + PORTS_TRIED - 1} on {host} are all taken; choose another with --port.")
+
+
+def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return
