@@ -62,11 +62,11 @@ def drawn_progress() -> Iterator[ProgressCallback]:
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description:<26}"),
+        TextColumn("{task.description:<26}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%"),
         _Rate(),
-        TextColumn("[green]{task.fields[figures]}"),
+        TextColumn("{task.fields[figures]}", style="green", markup=False),
     )
     with Progress(*columns, console=errors) as bars:
         yield _Bars(bars)
@@ -90,12 +90,13 @@ class _Bars:
 
 class _Lines:
     def __init__(self) -> None:
-        self._stage, self._started, self._printed, self._first = "", 0.0, 0.0, 0.0
+        self._stage, self._started, self._printed, self._first = "", 0.0, -LINE_EVERY_SECONDS, 0.0
 
     def __call__(self, tick: Tick) -> None:
         now = time.monotonic()
         if tick.stage != self._stage:
-            self._stage, self._started, self._printed, self._first = tick.stage, now, 0.0, tick.done
+            self._stage, self._started, self._first = tick.stage, now, tick.done
+            self._printed = now - LINE_EVERY_SECONDS
         finished = bool(tick.total) and tick.done >= tick.total
         if not finished and now - self._printed < LINE_EVERY_SECONDS:
             return

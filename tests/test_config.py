@@ -1,0 +1,49 @@
+"""Settings: defaults, TOML, overrides, and refusals that name the setting."""
+
+import pytest
+
+from sae_core.config import RunSettings, load_settings
+from sae_core.errors import UserError
+
+
+def test_toml_and_overrides_are_merged(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[sae]\nk = 8\nwidth = 64\n[training]\nmethods = ["single", "boosted"]\n')
+    settings = load_settings(path, {"sae.k": 4, "training.members": 2})
+    assert (settings.sae.k, settings.sae.width, settings.training.members) == (4, 64, 2)
+    assert settings.training.methods == ("single", "boosted")
+    assert settings.model == RunSettings().model
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"sae.widht": 3}, ["sae.widht", "width", "the command line"]),
+        ({"saes.width": 3}, ["saes", "training"]),
+        ({"sae.width": -1}, ["sae.width", "-1"]),
+        ({"sae.width": "many"}, ["sae.width", "many"]),
+        ({"sae.architecture": "gated"}, ["sae.architecture", "topk", "gated"]),
+        ({"sae.width": 8, "sae.k": 9}, ["sae.k is 9", "8"]),
+    ],
+)
+def test_refusals_name_the_setting_in_one_sentence(overrides, words):
+    with pytest.raises(UserError) as caught:
+        load_settings(overrides=overrides)
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [None, b"[sae\n", b"\xff\xfe\x00"])
+def test_unreadable_settings_file_is_named(tmp_path, content):
+    path = tmp_path / "settings.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"settings\.toml"):
+        load_settings(path)
+
+
+def test_every_setting_has_a_description():
+    for section in RunSettings.model_fields.values():
+        for name, field in section.annotation.model_fields.items():
+            assert field.description, name
