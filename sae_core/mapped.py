@@ -1,0 +1,91 @@
+"""Safetensors files larger than memory: written piece by piece, read memory-mapped, checked when opened."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_core.errors import UserError
+from sae_core.files import replacing
+
+Array = NDArray[Any]
+_DTYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "U32": "<u4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+
+
+class TensorWriter:
+    """Writes pieces of tensors to their places in one open safetensors file."""
+
+    def __init__(self, file: IO[bytes], starts: Mapping[str, int], dtypes: Mapping[str, np.dtype[Any]]) -> None:
+        self._file, self._starts, self._dtypes = file, starts, dtypes
+
+    def write(self, name: str, first: int, values: Array) -> None:
+        """Put ``values`` into tensor ``name``, beginning at its element number ``first``."""
+        dtype = self._dtypes[name]
+        # Plain writes and not a writable map: on a full disk they raise, where a map would kill the process.
+        self._file.seek(self._starts[name] + first * dtype.itemsize)
+        self._file.write(np.ascontiguousarray(values, dtype=dtype).data)
+
+
+@contextmanager
+def writing_tensors(
+    path: Path, layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> Iterator[TensorWriter]:
+    """Write a safetensors file of known shapes piece by piece; it appears at ``path`` only when all went well.
+
+    Args:
+        path: The file.
+        layout: For each tensor its dtype and shape. Put the widest dtypes first, so that all stay aligned.
+        metadata: Strings kept in the header.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {})}
+    dtypes, places, end = {}, {}, 0
+    for name, (dtype, shape) in layout.items():
+        dtypes[name], places[name] = np.dtype(dtype), end
+        end += math.prod(shape) * dtypes[name].itemsize
+        header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shape), "data_offsets": [places[name], end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        yield TensorWriter(file, {name: 8 + len(text) + place for name, place in places.items()}, dtypes)
+
+
+def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Map the tensors of a safetensors file into memory, read-only; nothing is read before it is used.
+
+    Returns:
+        (arrays by name, the header's metadata).
+
+    Raises:
+        UserError: If the file is missing, cut off or no safetensors file.
+    """
+    try:
+        data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+        body = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header = json.loads(data[8:body].tobytes())
+        metadata = header.pop("__metadata__", {})
+        arrays = {name: _view(data, body, entry) for name, entry in header.items()}
+        if max((entry["data_offsets"][1] for entry in header.values()), default=0) != len(data) - body:
+            raise ValueError("its length is not the one that its header gives")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; is the run folder complete?") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    return arrays, metadata
+
+
+def _view(data: Array, body: int, entry: Mapping[str, Any]) -> Array:
+    first, end = entry["data_offsets"]
+    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    if not 0 <= first <= end <= len(data) - body or end - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError("it is cut off, or its header does not fit its contents")
+    return data[body + first : body + end].view(dtype).reshape(shape)
