@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.mapped import map_tensors, writing_tensors
 from sae_core.progress import Progress, Tick, silent
-from sae_core.sae import SAE, TopKSAE
 
 FORMAT = "sae-ensemble-index-1"
 ENTRIES_IN_MEMORY = 8_000_000
@@ -160,26 +158,12 @@ def sparse_codes(ensemble: Ensemble, acts_BD: Tensor) -> Iterator[tuple[Tensor, 
     """
     input_BD = acts_BD.to(ensemble[0].W_dec.device, torch.float32)
     for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
-        rows_E, latents_E, coefs_E, output_BD = _code(
-            member, input_BD, decode=ensemble.wiring == "residual" and number + 1 < len(ensemble)
-        )
-        yield latents_E + ensemble.offsets[number], rows_E, weight * coefs_E
-        if output_BD is not None:
-            input_BD = input_BD - weight * output_BD
-
-
-def _code(member: SAE, input_BD: Tensor, *, decode: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """(rows [E], latents [E], coefficients [E], reconstruction [B, D] if wanted) of one member."""
-    if isinstance(member, TopKSAE):
-        coefs_BK, latents_BK = member.select(member.pre_activations(input_BD))
-        rows_E, places_E = coefs_BK.nonzero(as_tuple=True)
-        output_BD = None
-        if decode:
-            output_BD = embedding_bag(latents_BK, member.W_dec, per_sample_weights=coefs_BK, mode="sum") + member.b_dec
-        return rows_E, latents_BK[rows_E, places_E], coefs_BK[rows_E, places_E], output_BD
-    coefs_BN = member.encode(input_BD)
-    rows_E, latents_E = coefs_BN.nonzero(as_tuple=True)
-    return rows_E, latents_E, coefs_BN[rows_E, latents_E], member.decode(coefs_BN) if decode else None
+        code = member.encode_sparse(input_BD)
+        values_E = weight * code.values_E
+        active_E = values_E != 0
+        yield code.features_E[active_E] + ensemble.offsets[number], code.rows_E[active_E], values_E[active_E]
+        if ensemble.wiring == "residual" and number + 1 < len(ensemble):
+            input_BD = input_BD - weight * member.decode_sparse(code)
 
 
 class _Sorter:

@@ -1,0 +1,88 @@
+"""The indexed corpus, read-only: its tokens, their texts, the documents and what is known of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from sae_core.browse.token_texts import TokenTexts
+from sae_core.errors import UserError
+from sae_core.files import read_table
+from sae_core.mapped import map_tensors
+from sae_core.run import Run
+
+
+class Corpus:
+    """Tokens that were indexed, document after document; position p is row p of the activations.
+
+    Attributes:
+        tokens: int32 [T], a map of the file.
+        offsets: int64 [documents + 1]; document i has the positions offsets[i] to offsets[i + 1].
+        documents: One row a document, its metadata.
+        texts: What the tokens read like.
+    """
+
+    def __init__(
+        self, tokens: NDArray[np.int32], offsets: NDArray[np.int64], documents: pd.DataFrame, texts: TokenTexts
+    ) -> None:
+        self.tokens, self.offsets, self.documents, self.texts = tokens, offsets, documents, texts
+
+    @classmethod
+    def open(cls, run: Run) -> Corpus:
+        """Open a run's corpus.
+
+        Raises:
+            UserError: If a file is missing, damaged or does not fit the others.
+        """
+        folder = run.corpus
+        arrays, _ = map_tensors(folder.tokens)
+        documents = read_table(folder.documents)
+        try:
+            tokens, offsets = arrays["tokens"], arrays["offsets"].astype(np.int64)
+        except KeyError as error:
+            raise UserError(f"{folder.tokens} holds no {error}; delete the run and train again.") from None
+        ascending = len(offsets) and offsets[0] == 0 and offsets[-1] == len(tokens) and np.all(np.diff(offsets) >= 0)
+        if not ascending or len(documents) != len(offsets) - 1:
+            raise UserError(f"{folder.tokens} does not fit {folder.documents}; delete the run and train again.")
+        file = folder.tokenizer / "tokenizer.json"
+        return cls(tokens, offsets, documents, TokenTexts(file if file.exists() else None))
+
+    def __len__(self) -> int:
+        """Tokens, T."""
+        return len(self.tokens)
+
+    def token_text(self, token: int) -> str:
+        """What a token reads like on its own, leading space included."""
+        return self.texts.text(token)
+
+    def window_texts(self, positions: range) -> list[str]:
+        """What the tokens of a window read like; together they are its text."""
+        return self.texts.sequence(self.tokens[positions.start : positions.stop].tolist())
+
+    def document_of(self, positions: ArrayLike) -> NDArray[np.int64]:
+        """Number of the document of each position."""
+        # The right side, since an empty document begins where the next one does.
+        return np.asarray(np.searchsorted(self.offsets, positions, side="right") - 1, dtype=np.int64)
+
+    def span(self, position: int, before: int, after: int) -> range:
+        """The positions from ``before`` tokens before to ``after`` tokens after a position, within its document."""
+        document = int(self.document_of(position))
+        start, stop = int(self.offsets[document]), int(self.offsets[document + 1])
+        return range(max(start, position - before), min(stop, position + after + 1))
+
+    def metadata(self, document: int) -> dict[str, Any]:
+        """What is known of a document, column by column; unknown values are left out."""
+        return {name: values[document] for name, values in self._columns.items() if _is_known(values[document])}
+
+    @cached_property
+    def _columns(self) -> dict[str, list[Any]]:
+        # Lists, since picking a row from a DataFrame costs a hundred times as much.
+        return {str(name): self.documents[name].tolist() for name in self.documents.columns}
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and value is not pd.NA and value == value  # NaN is not itself
