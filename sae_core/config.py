@@ -113,8 +113,10 @@ class TrainingSettings(_Settings):
     """Share of the steps in which the learning rate rises from 0."""
     decay: Fraction = 0.2
     """Share of the steps, the last ones, in which the learning rate falls to 0."""
+    sparsity_warmup: Fraction = 0.2
+    """Share of the steps in which the sparsity penalty rises to its full weight (relu and jumprelu)."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient of the loss per dimension."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Member j is initialised from this seed and j; the order of activations comes from it too."""
     device: str = "auto"
@@ -134,6 +136,8 @@ class EvaluationSettings(_Settings):
     """Test texts per concept, half of them positive."""
     tokens_per_text: Positive = 128
     """First tokens of each text that are pooled."""
+    pool_texts: Positive = 1500
+    """Different texts that the embedded tasks draw on; each passes once through the model and every ensemble."""
     bootstrap: Positive = 200
     """Bootstrap samples behind an interval."""
 

@@ -101,9 +101,9 @@ class Ensemble(nn.Module):
         """
         input_BD = acts_BD
         for weight, member in zip(self.weights, self, strict=True):
-            coefs_BN = member.encode(input_BD)
-            part_BD = weight * member.decode(coefs_BN)
-            yield coefs_BN, part_BD
+            code = member.encode_sparse(input_BD)
+            part_BD = weight * member.decode_sparse(code)
+            yield code.dense(), part_BD
             if self.wiring == "residual":
                 input_BD = input_BD - part_BD
 
@@ -120,8 +120,13 @@ class Ensemble(nn.Module):
 
     def forward(self, acts_BD: Tensor) -> Tensor:
         """Reconstruction [B, D] of activations [B, D]."""
-        parts = [part_BD for _, part_BD in self.member_codes(acts_BD)]
-        return torch.stack(parts).sum(dim=0)
+        whole_BD, input_BD = torch.zeros_like(acts_BD), acts_BD
+        for weight, member in zip(self.weights, self, strict=True):
+            part_BD = weight * member(input_BD)
+            whole_BD = whole_BD + part_BD
+            if self.wiring == "residual":
+                input_BD = input_BD - part_BD
+        return whole_BD
 
     def first(self, count: int) -> Ensemble:
         """The ensemble of the first ``count`` members (sharing their weights); bagged ones are averaged anew."""

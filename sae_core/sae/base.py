@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from sae_core.config import Architecture, SAESettings
+from sae_core.sae.sparse import SparseCode
 
 
 class SAE(nn.Module):
     """A sparse autoencoder g(a) = c·W_dec + b_dec with c = activate((a − b_dec)·W_enc + b_enc).
 
-    A subclass overrides `activate` (how preactivations become sparse coefficients) and, if it has one, `penalty`.
+    A subclass overrides `activate` (how preactivations become sparse coefficients) and, if it has one, `penalty`. One
+    whose number of active features is fixed also overrides `sparse_code`: it is trained and run through sparse codes.
     """
 
     architecture: ClassVar[Architecture]
+    selects: ClassVar[bool] = False
+    """Whether the number of active features is fixed, so that training uses `sparse_code` and AuxK, not `penalty`."""
 
     def __init__(self, d_in: int, width: int, *, seed: int = 0) -> None:
         super().__init__()
@@ -30,7 +34,8 @@ class SAE(nn.Module):
         W_dec_ND /= W_dec_ND.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(W_dec_ND)
         # The encoder starts as the decoder's transpose: few features die (Gao et al. 2024, section 2.4).
-        self.W_enc = nn.Parameter(W_dec_ND.T.clone().contiguous())
+        # W_enc is [D, N] but lies in memory feature by feature, as its sparse gradient does.
+        self.W_enc = nn.Parameter(W_dec_ND.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(width))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
@@ -58,6 +63,10 @@ class SAE(nn.Module):
         """Sparse, non-negative coefficients [B, N] from preactivations [B, N]."""
         raise NotImplementedError
 
+    def sparse_code(self, pre_BN: Tensor) -> SparseCode:
+        """The code of preactivations [B, N] as a list of entries."""
+        return SparseCode.from_dense(self.activate(pre_BN))
+
     def encode(self, acts_BD: Tensor) -> Tensor:
         """Coefficients [B, N] of activations [B, D]."""
         return self.activate(self.pre_activations(acts_BD))
@@ -66,13 +75,35 @@ class SAE(nn.Module):
         """Reconstruction [B, D] from coefficients [B, N]."""
         return coefs_BN @ self.W_dec + self.b_dec
 
+    def encode_sparse(self, acts_BD: Tensor) -> SparseCode:
+        """The same coefficients as `encode` gives, as a list of entries."""
+        return self.sparse_code(self.pre_activations(acts_BD))
+
+    def decode_sparse(self, code: SparseCode) -> Tensor:
+        """Reconstruction [B, D] from a sparse code."""
+        return code.weighted_sum(self.W_dec) + self.b_dec
+
     def forward(self, acts_BD: Tensor) -> Tensor:
         """Reconstruction [B, D] of activations [B, D]."""
+        if self.selects:
+            return self.decode_sparse(self.encode_sparse(acts_BD))
         return self.decode(self.encode(acts_BD))
 
     def penalty(self, pre_BN: Tensor, coefs_BN: Tensor) -> Tensor:
         """The sparsity penalty before its weight, averaged over tokens; 0 where the code is sparse by construction."""
         return pre_BN.new_zeros(())
+
+    def revival(self, pre_BN: Tensor, dead_M: Tensor) -> Tensor:
+        """How far dead features are below their threshold, summed over them, averaged over tokens.
+
+        The pre-activation loss of Conerly et al. (2025), AuxK's equivalent where a dead feature has no coefficient to
+        learn from.
+        """
+        return (self.thresholds(dead_M) - pre_BN[:, dead_M]).relu().sum(dim=1).mean()
+
+    def thresholds(self, features_M: Tensor) -> Tensor:
+        """The preactivations [M] above which features are active."""
+        return self.b_enc.new_zeros(len(features_M))
 
     @torch.no_grad()
     def normalize_atoms(self) -> None:

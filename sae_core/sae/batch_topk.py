@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_core.config import SAESettings
 from sae_core.sae.base import SAE
+from sae_core.sae.sparse import SparseCode, largest
 
 THRESHOLD_MOMENTUM = 0.99
 
@@ -27,6 +28,7 @@ class BatchTopKSAE(SAE):
     """
 
     architecture = "batchtopk"
+    selects = True
     threshold: Tensor
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
@@ -40,15 +42,22 @@ class BatchTopKSAE(SAE):
         """A BatchTopK SAE with ``settings.k``."""
         return cls(d_in, width, k=settings.k, seed=seed)
 
+    def sparse_code(self, pre_BN: Tensor) -> SparseCode:
+        """The code as entries sorted by activation; updates the threshold while training."""
+        if not self.training:
+            return SparseCode.from_dense(self.activate(pre_BN))
+        values_1K, places_1K = largest(pre_BN.reshape(1, -1), self.k * pre_BN.shape[0])
+        places_K, order_K = places_1K.flatten().sort()
+        values_K = values_1K.flatten()[order_K].relu()
+        self._update_threshold(values_K.detach())
+        rows_K = torch.div(places_K, self.width, rounding_mode="floor")
+        return SparseCode(values_K, places_K % self.width, rows_K, (pre_BN.shape[0], self.width))
+
     def activate(self, pre_BN: Tensor) -> Tensor:
         """Sparse coefficients [B, N]; updates the threshold while training."""
-        if not self.training:
-            return pre_BN * (pre_BN > self.threshold.clamp_min(0.0))
-        kept = min(self.k * pre_BN.shape[0], pre_BN.numel())
-        values_K, places_K = pre_BN.relu().flatten().topk(kept, sorted=False)
-        coefs_BN = torch.zeros_like(pre_BN).flatten().scatter(0, places_K, values_K).view_as(pre_BN)
-        self._update_threshold(values_K.detach())
-        return coefs_BN
+        if self.training:
+            return self.sparse_code(pre_BN).dense()
+        return pre_BN * (pre_BN > self.threshold.clamp_min(0.0))
 
     @torch.no_grad()
     def _update_threshold(self, values_K: Tensor) -> None:

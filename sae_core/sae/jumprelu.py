@@ -48,6 +48,10 @@ class JumpReLUSAE(SAE):
         steps_BN: Tensor = _Step.apply(pre_BN, self.threshold, self.bandwidth)
         return steps_BN.sum(dim=1).mean()
 
+    def thresholds(self, features_M: Tensor) -> Tensor:
+        """θ of features, shape [M]."""
+        return self.threshold[features_M]
+
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:
         """Biases, thresholds and the bandwidth scale together."""

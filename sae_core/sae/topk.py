@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-import torch
 from torch import Tensor
 
 from sae_core.config import SAESettings
 from sae_core.sae.base import SAE
+from sae_core.sae.sparse import SparseCode, largest
 
 
 class TopKSAE(SAE):
@@ -22,6 +22,7 @@ class TopKSAE(SAE):
     """
 
     architecture = "topk"
+    selects = True
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
         super().__init__(d_in, width, seed=seed)
@@ -33,11 +34,14 @@ class TopKSAE(SAE):
         return cls(d_in, width, k=settings.k, seed=seed)
 
     def select(self, pre_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """(coefficients [B, K], feature numbers [B, K]): the sparse code; training decodes it without going dense."""
-        coefs_BK, features_BK = pre_BN.topk(min(self.k, self.width), dim=1, sorted=False)
+        """(coefficients [B, K], feature numbers [B, K]); those that are not positive become 0."""
+        coefs_BK, features_BK = largest(pre_BN, self.k)
         return coefs_BK.relu(), features_BK
+
+    def sparse_code(self, pre_BN: Tensor) -> SparseCode:
+        """The k largest preactivations of each row as entries."""
+        return SparseCode.from_top(*self.select(pre_BN), self.width)
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         """The k largest preactivations of each row, the rest 0; shape [B, N]."""
-        coefs_BK, features_BK = self.select(pre_BN)
-        return torch.zeros_like(pre_BN).scatter(1, features_BK, coefs_BK)
+        return self.sparse_code(pre_BN).dense()

@@ -1,0 +1,103 @@
+"""Training curves: figures summed on the device over some steps, then read back once and written down as rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_core.training.gradients import Outcome
+
+COLUMNS = (
+    "member",
+    "step",
+    "tokens",
+    "seconds",
+    "loss",
+    "explained_variance",
+    "explained_variance_total",
+    "l0",
+    "dead",
+    "learning_rate",
+)
+"""Columns of training.parquet. explained_variance is a member's, of its own target (for a boosted one the residual);
+explained_variance_total is that of the whole ensemble so far, of the activation. dead is a share of the features."""
+
+
+class _Spread:
+    """Variance of vectors that come batch by batch: Σ‖v‖² − ‖Σv‖²/n, summed in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.energy: Tensor | float = 0.0
+        self.sum_D: Tensor | float = 0.0
+
+    def add(self, vectors_BD: Tensor) -> None:
+        self.count += len(vectors_BD)
+        self.energy = self.energy + vectors_BD.square().sum().double()
+        self.sum_D = self.sum_D + vectors_BD.sum(dim=0).double()
+
+    def total(self) -> float:
+        return float(self.energy - torch.as_tensor(self.sum_D).square().sum() / self.count)
+
+
+class Curves:
+    """Collects the figures of one stage, in which one or several members see the same batches.
+
+    Args:
+        first_member: Number of the first member.
+        members: How many there are.
+        rows: Rows that were recorded before an interruption.
+    """
+
+    def __init__(self, *, first_member: int, members: int, rows: Sequence[Sequence[float]] = ()) -> None:
+        self.first_member, self.members = first_member, members
+        self.rows: list[list[float]] = [list(row) for row in rows]
+        self._clear()
+
+    def _clear(self) -> None:
+        self._targets, self._acts = _Spread(), _Spread()
+        self._sums: list[list[Tensor | float]] = [[0.0, 0.0, 0.0] for _ in range(self.members)]
+        self._total: Tensor | float = 0.0
+        self._steps = 0
+
+    def add(self, acts_BD: Tensor, targets_BD: Tensor, total_error: Tensor, outcomes: Sequence[Outcome]) -> None:
+        """Add one step.
+
+        Args:
+            acts_BD: The activations.
+            targets_BD: What the members had to reconstruct, in the scale in which they did.
+            total_error: Σ over the batch of ‖a − ensemble so far‖².
+            outcomes: What the step gave, one a member.
+        """
+        self._steps += 1
+        self._targets.add(targets_BD)
+        self._acts.add(acts_BD)
+        self._total = self._total + total_error.double()
+        for sums, outcome in zip(self._sums, outcomes, strict=True):
+            sums[0] = sums[0] + outcome.loss.double()
+            sums[1] = sums[1] + outcome.squared_error.double()
+            sums[2] = sums[2] + outcome.active.double()
+
+    def record(
+        self, *, step: int, tokens: int, seconds: float, dead: Sequence[float], learning_rate: float
+    ) -> list[list[float]]:
+        """Write down the mean of what was added since the last time; one row a member, also returned."""
+        count, variance = self._targets.count, self._targets.total()
+        total = 1.0 - float(self._total) / max(self._acts.total(), 1e-30)
+        new = []
+        for number, (loss, error, active) in enumerate(self._sums):
+            explained = 1.0 - float(error) / max(variance, 1e-30)
+            figures = (float(loss) / self._steps, explained, total, float(active) / count)
+            member = self.first_member + number
+            new.append([float(member), step, tokens, seconds, *figures, dead[number], learning_rate])
+        self.rows += new
+        self._clear()
+        return new
+
+    def table(self) -> pd.DataFrame:
+        """All rows, with the columns `COLUMNS`."""
+        table = pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return table.astype({"member": "int32", "step": "int64", "tokens": "int64"})

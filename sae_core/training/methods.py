@@ -1,0 +1,210 @@
+"""Training of a run: the single SAE, the bagged and the boosted ensemble and the expanded SAE, one after another.
+
+The single SAE is member 0 of the bagged ensemble and stage 1 of the boosted one: the same seed, the same batches in
+the same order, no influence from the other members. It is trained once and copied; costs are recorded in full.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_core.config import Method, RunSettings, SAESettings
+from sae_core.device import resolve_device
+from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
+from sae_core.files import read_table, write_table
+from sae_core.progress import Progress, silent
+from sae_core.run import Run
+from sae_core.sae import SAE, make_sae
+from sae_core.sae.saelens_format import load_sae, save_sae
+from sae_core.training.boosting import residual_statistics
+from sae_core.training.source import Source
+from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, train_stage
+from sae_core.training.step import Trainer, assert_members_differ
+
+_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
+"""Bagged first: its members are trained in one pass over the stream, and the first is the single SAE."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """An ensemble just trained, its curves, and the seconds it cost, of which some were spent on another method."""
+
+    ensemble: Ensemble
+    curves: pd.DataFrame
+    seconds: float
+    shared_seconds: float = 0.0
+
+
+def train_run(
+    run: Run,
+    *,
+    source: Source | None = None,
+    progress: Progress = silent,
+    device: str | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> None:
+    """Train the ensembles that the run's settings name; skip finished ones, go on with interrupted ones.
+
+    Args:
+        run: The run folder; its activations must have been gathered, unless a source is given.
+        source: The activations, instead of the run's cache.
+        progress: Told the tokens done and the explained variance.
+        device: auto, cpu, cuda or cuda:N, instead of what the settings say.
+        checkpoint_seconds: Smallest age at which a checkpoint is replaced.
+
+    Raises:
+        UserError: If the device does not exist, a file is damaged or the loss is no longer finite.
+    """
+    wanted = [method for method in _ORDER if method in run.settings.training.methods]
+    missing = [method for method in wanted if not run.is_finished(f"train/{method}")]
+    if not missing:
+        return
+    settings = run.settings
+    torch_device = torch.device(resolve_device(device or settings.training.device))
+    if source is None:
+        from sae_core.activations.harvest import train_cache
+
+        source = train_cache(run)
+    for method in missing:
+        stages = settings.training.members if method == "boosted" else 1
+        plan = Plan.of(method, source, settings.training, torch_device, stages, checkpoint_seconds)
+        if torch_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(torch_device)
+        trained = _train(run, method, source, plan, progress)
+        folder = run.ensemble(method)
+        write_table(folder.curves, trained.curves)
+        save_ensemble(trained.ensemble, folder)
+        run.finish(f"train/{method}", _facts(trained, settings, plan))
+        shutil.rmtree(folder.checkpoint, ignore_errors=True)
+
+
+def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progress) -> _Trained:
+    settings, members = run.settings, run.settings.training.members
+    if method == "boosted":
+        return _train_boosted(run, source, plan, progress)
+    if method == "single" and (shared := _shared_member(run, plan)):
+        return shared
+    width = settings.sae.width * (members if method == "expanded" else 1)
+    count = members if method == "bagged" else 1
+    trainers = [
+        make_trainer(settings, source.mean_D * source.scale, plan, member=number, width=width)
+        for number in range(count)
+    ]
+    assert_members_differ([trainer.sae for trainer in trainers])
+    checkpoint = run.ensemble(method).checkpoint / "stage_00.safetensors"
+    curves = train_stage(trainers, source, plan, scale=source.scale, checkpoint=checkpoint, progress=progress)
+    saes = [_finished(trainer, source.scale) for trainer in trainers]
+    return _Trained(Ensemble(saes, wiring="parallel", method=method), curves, _seconds(curves))
+
+
+def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> _Trained:
+    folder, settings = run.ensemble("boosted"), run.settings
+    shared = _shared_member(run, plan)
+    members: list[SAE] = [shared.ensemble[0]] if shared else []
+    tables = [shared.curves] if shared else []
+    for stage in range(len(members), plan.stages):
+        finished = folder.checkpoint / f"stage_{stage:02d}.parquet"
+        if finished.exists():  # written after the member
+            members.append(load_sae(folder.member(stage), device=str(plan.device)))
+            tables.append(read_table(finished))
+            continue
+        frozen = Ensemble(members, wiring="residual").eval() if members else None
+        mean_D, scale = (source.mean_D, source.scale) if frozen is None else residual_statistics(frozen, source, plan)
+        trainer = make_trainer(settings, mean_D * scale, plan, member=stage, width=settings.sae.width)
+        assert_members_differ([*members, trainer.sae])
+        checkpoint = folder.checkpoint / f"stage_{stage:02d}.safetensors"
+        curves = train_stage(
+            [trainer], source, plan, scale=scale, checkpoint=checkpoint, frozen=frozen, progress=progress
+        )
+        members.append(_finished(trainer, scale))
+        tables.append(curves)
+        save_sae(members[-1], folder.member(stage))
+        write_table(finished, curves)
+        checkpoint.unlink(missing_ok=True)
+    ensemble = Ensemble(members, wiring="residual", method="boosted")
+    seconds = sum(_seconds(table) for table in tables)
+    return _Trained(ensemble, pd.concat(tables), seconds, shared.seconds if shared else 0.0)
+
+
+def _shared_member(run: Run, plan: Plan) -> _Trained | None:
+    """The single SAE, if it has been trained as such or as a member of the bagged ensemble."""
+    for method in ("single", "bagged"):
+        if not run.is_finished(f"train/{method}"):
+            continue
+        folder = run.ensemble(method)
+        curves = read_table(folder.curves)
+        seconds = _seconds(curves) / len(load_ensemble(folder))
+        curves = curves[curves["member"] == 0]
+        own_seconds = curves["seconds"] * (seconds / curves["seconds"].max())
+        curves = curves.assign(explained_variance_total=curves["explained_variance"], seconds=own_seconds)
+        member = load_sae(folder.member(0), device=str(plan.device))
+        return _Trained(Ensemble([member], wiring="parallel", method="single"), curves, seconds, seconds)
+    return None
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Seed of the initial weights of a member; different for every pair of run seed and member."""
+    return int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def make_trainer(settings: RunSettings, b_dec_D: Tensor, plan: Plan, *, member: int, width: int) -> Trainer:
+    """A fresh member, ready to be trained; its decoder bias starts as the mean [D] of what it will see."""
+    sae = make_sae(settings.sae, len(b_dec_D), width=width, seed=member_seed(settings.training.seed, member))
+    with torch.no_grad():
+        sae.b_dec.copy_(b_dec_D)
+    precision = settings.training.precision
+    low = precision == "bfloat16" or (
+        precision == "auto" and plan.device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return Trainer(sae.to(plan.device), settings.sae, settings.training, steps=plan.steps, low_precision=low)
+
+
+def _finished(trainer: Trainer, scale: float) -> SAE:
+    """The trained SAE, made to work on activations that are not scaled."""
+    trainer.sae.fold_input_scale(scale)
+    return trainer.sae.eval().requires_grad_(False)
+
+
+def _seconds(curves: pd.DataFrame) -> float:
+    return float(curves["seconds"].max())
+
+
+def _facts(trained: _Trained, settings: RunSettings, plan: Plan) -> dict[str, float | int | str]:
+    ensemble = trained.ensemble
+    on_gpu = plan.device.type == "cuda"
+    # Linux counts in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "seconds": round(trained.seconds, 3),
+        "shared_seconds": round(trained.shared_seconds, 3),
+        "tokens": plan.steps * plan.batch_size,
+        "steps": plan.steps,
+        "flops": plan.steps * plan.batch_size * training_flops(ensemble, settings.sae),
+        "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
+        "peak_memory_bytes": torch.cuda.max_memory_allocated(plan.device) if on_gpu else peak,
+        "device": torch.cuda.get_device_name(plan.device) if on_gpu else "cpu",
+    }
+
+
+def training_flops(ensemble: Ensemble, settings: SAESettings) -> int:
+    """Floating-point operations per token to train an ensemble; AuxK and the optimiser are not counted.
+
+    A product of B×D by D×N counts 2·B·D·N. Trained densely, an SAE needs five (encoder, decoder, and three for
+    gradients); trained through sparse codes one, and four sums over k entries. A boosted stage also runs the members
+    before it.
+    """
+    total = 0
+    for number, member in enumerate(ensemble):
+        product, entries = 2 * member.d_in * member.width, 2 * member.d_in * settings.k
+        train, run = (product + 4 * entries, product + entries) if member.selects else (5 * product, 2 * product)
+        later = len(ensemble) - 1 - number if ensemble.wiring == "residual" else 0
+        total += train + later * run
+    return total

@@ -1,0 +1,31 @@
+"""What training needs of a store of activations; the cache of a run is one, and so is a tensor in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Source(Protocol):
+    """Activations that can be drawn in a shuffled order which depends on a seed and on nothing else."""
+
+    @property
+    def rows(self) -> int:
+        """Number of different activations."""
+
+    @property
+    def d_in(self) -> int:
+        """Dimension of the activations, D."""
+
+    @property
+    def mean_D(self) -> Tensor:
+        """Mean activation [D]."""
+
+    @property
+    def scale(self) -> float:
+        """√(D / E‖a‖²): activations times this have E‖a‖² = D."""
+
+    def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
+        """Shuffled activations [batch_size, D] without end, from batch ``first_step`` on."""

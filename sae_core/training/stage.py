@@ -1,0 +1,141 @@
+"""One stage of training: one or several members side by side over one pass through the stream of batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_core.config import TrainingSettings
+from sae_core.ensemble import Ensemble
+from sae_core.errors import UserError
+from sae_core.progress import Progress, Tick, silent
+from sae_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
+from sae_core.training.curves import COLUMNS, Curves
+from sae_core.training.gradients import Outcome
+from sae_core.training.source import Source
+from sae_core.training.step import REFRESH, Trainer
+
+CHECKPOINT_SECONDS = 20.0
+"""A checkpoint is written when the last one is at least this old."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the stages of one ensemble share.
+
+    Attributes:
+        name: What is trained, for the progress, e.g. ``bagged``.
+        steps: Steps of one stage.
+        batch_size: Activations in a step.
+        stages: How many stages there are.
+        seed: Seed of the order of the activations.
+        device: Where it is trained.
+        checkpoint_seconds: Smallest age at which a checkpoint is replaced.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    stages: int
+    seed: int
+    device: torch.device
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        source: Source,
+        training: TrainingSettings,
+        device: torch.device,
+        stages: int = 1,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> Plan:
+        """The plan that settings make for a source; a batch is never larger than the source."""
+        batch_size = min(training.batch_size, source.rows)
+        steps = max(1, training.tokens // batch_size)
+        return cls(name, steps, batch_size, stages, training.seed, device, checkpoint_seconds)
+
+
+def train_stage(
+    trainers: Sequence[Trainer],
+    source: Source,
+    plan: Plan,
+    *,
+    scale: float,
+    checkpoint: Path,
+    frozen: Ensemble | None = None,
+    progress: Progress = silent,
+) -> pd.DataFrame:
+    """Train members to the end of their schedule, from the checkpoint on if there is one.
+
+    Args:
+        trainers: The members; all are given the same batches.
+        source: The activations.
+        plan: Steps, batch size and so on.
+        scale: Factor that brings what the members see to E‖x‖² = D.
+        checkpoint: Where the checkpoint lies.
+        frozen: The finished earlier stages; the members see what these leave. Without it they see the activations.
+        progress: Told the tokens done and the explained variance.
+
+    Returns:
+        The training curves.
+
+    Raises:
+        UserError: If the loss is no longer finite, or the checkpoint cannot be used.
+    """
+    stage = 0 if frozen is None else len(frozen)
+    start = load_checkpoint(checkpoint, trainers)
+    curves = Curves(first_member=stage, members=len(trainers), rows=start.rows)
+    label = f"train {plan.name}" + (f", stage {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
+    began, saved = time.perf_counter() - start.seconds, time.perf_counter()
+    batches = source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
+    for done in range(start.step + 1, plan.steps + 1):
+        acts_BD = next(batches).to(plan.device, non_blocking=True)
+        targets_BD, outcomes = _step(trainers, acts_BD, scale, frozen)
+        curves.add(acts_BD, targets_BD, _total_error(targets_BD, outcomes) / scale**2, outcomes)
+        if done % REFRESH and done != plan.steps:
+            continue
+        dead = torch.stack([trainer.dead_N.float().mean() for trainer in trainers]).tolist()
+        seconds, tokens = time.perf_counter() - began, done * plan.batch_size
+        rate = trainers[0].learning_rate
+        rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rate=rate)
+        figures = _figures(rows, label)
+        if done % REFRESH == 0 and time.perf_counter() - saved >= plan.checkpoint_seconds:
+            save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows))
+            saved = time.perf_counter()
+        one_stage = plan.steps * plan.batch_size
+        progress(Tick(label, stage * one_stage + tokens, plan.stages * one_stage, "tokens", figures))
+    return curves.table()
+
+
+def _step(
+    trainers: Sequence[Trainer], acts_BD: Tensor, scale: float, frozen: Ensemble | None
+) -> tuple[Tensor, list[Outcome]]:
+    with torch.no_grad():
+        targets_BD = (acts_BD if frozen is None else acts_BD - frozen(acts_BD)) * scale
+    return targets_BD, [trainer.step(targets_BD) for trainer in trainers]
+
+
+def _total_error(targets_BD: Tensor, outcomes: Sequence[Outcome]) -> Tensor:
+    """Σ‖a − whole‖², scaled: the mean of members side by side; of a boosted stage what its one member leaves."""
+    if len(outcomes) == 1:
+        return outcomes[0].squared_error
+    mean_BD = torch.stack([outcome.recon_BD for outcome in outcomes]).mean(dim=0)
+    return (targets_BD - mean_BD).square().sum()
+
+
+def _figures(rows: Sequence[Sequence[float]], label: str) -> dict[str, float]:
+    """What the progress shows: the ensemble's explained variance and the mean L0 of its members."""
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for loss, step in zip(table["loss"], table["step"], strict=True):
+        if not math.isfinite(loss):
+            raise UserError(f"The loss of {label} is {loss} at step {step:.0f}; lower training.learning_rate.")
+    return {"explained variance": float(table["explained_variance_total"].iloc[-1]), "L0": float(table["l0"].mean())}

@@ -1,0 +1,143 @@
+"""One member in training: its weights, optimiser and dead-feature counters, and the step that advances them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from sae_core.config import SAESettings, TrainingSettings
+from sae_core.errors import UserError
+from sae_core.sae import SAE
+from sae_core.training.gradients import Outcome, compute
+from sae_core.training.schedule import learning_rate, sparsity_weight
+
+REFRESH = 25
+"""Steps between two looks at which features are dead, the only moment at which a step waits for the device."""
+
+ADAM_EPSILON = 6.25e-10
+"""Gao et al. 2024, appendix A.1; the gradients of rare features are small."""
+
+
+class Trainer:
+    """One SAE in training.
+
+    Members that are trained side by side are several trainers that are given the same batches; a boosted member is a
+    trainer that is given residuals.
+
+    Args:
+        sae: The SAE; it is trained in place.
+        settings: Its options.
+        training: How it is trained.
+        steps: Number of steps that the whole training takes, for the schedules.
+        low_precision: Whether the encoder product runs in bfloat16.
+
+    Attributes:
+        sae: The SAE.
+        done: Steps done.
+        idle_N: Activations since each feature was last active.
+    """
+
+    def __init__(
+        self, sae: SAE, settings: SAESettings, training: TrainingSettings, *, steps: int, low_precision: bool = False
+    ) -> None:
+        self.sae = sae.train()
+        self.settings, self.training, self.steps, self.low_precision = settings, training, steps, low_precision
+        self.done = 0
+        self.idle_N = torch.zeros(sae.width, dtype=torch.int64, device=sae.b_dec.device)
+        self._dead_M = self.idle_N.new_zeros(0)
+        self._optimizer = torch.optim.Adam(
+            sae.parameters(),
+            lr=training.learning_rate,
+            betas=(training.beta1, training.beta2),
+            eps=ADAM_EPSILON,
+            fused=True,
+        )
+
+    @property
+    def dead_N(self) -> Tensor:
+        """Which features count as dead."""
+        return self.idle_N >= self.settings.dead_after_tokens
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the last step done (of the first, before it)."""
+        return learning_rate(max(0, self.done - 1), self.steps, self.training)
+
+    def step(self, x_BD: Tensor) -> Outcome:
+        """Train on one batch [B, D] (scaled activations or residuals) and say what it gave."""
+        if self.done % REFRESH == 0:
+            self._dead_M = self.dead_N.nonzero().flatten()
+        outcome = compute(
+            self.sae,
+            x_BD,
+            self._dead_M,
+            sparsity=self.settings.sparsity * sparsity_weight(self.done, self.steps, self.training),
+            aux_coefficient=self.settings.aux_coefficient,
+            low_precision=self.low_precision,
+        )
+        self._apply(outcome.gradients)
+        self.idle_N += len(x_BD)
+        self.idle_N.masked_fill_(outcome.fired_N, 0)
+        self.done += 1
+        return outcome
+
+    @torch.no_grad()
+    def _apply(self, gradients: Mapping[str, Tensor]) -> None:
+        # Atoms keep unit norm: what would only lengthen them is taken out of the gradient, the rest is normalised away.
+        grad_ND, atoms_ND = gradients["W_dec"], self.sae.W_dec
+        grad_ND.sub_((grad_ND * atoms_ND).sum(dim=1, keepdim=True) * atoms_ND)
+        for name, parameter in self.sae.named_parameters():
+            # Fused Adam walks through memory, so a gradient must lie there as its parameter does.
+            same = gradients[name].stride() == parameter.stride()
+            parameter.grad = gradients[name] if same else torch.empty_like(parameter).copy_(gradients[name])
+        # The norm stays on the device: clipping needs no comparison on the host.
+        torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.training.clip, foreach=True)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.done, self.steps, self.training)
+        self._optimizer.step()
+        self.sae.normalize_atoms()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next steps depend on, by name; `load_state` takes it back bit by bit.
+
+        Ask for it only after a multiple of `REFRESH` steps, when the list of dead features is renewed anyway.
+        """
+        state = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        for name, parameter in self.sae.named_parameters():
+            for moment, tensor in self._optimizer.state[parameter].items():
+                state[f"adam.{moment}.{name}"] = tensor
+        return {**state, "idle": self.idle_N, "done": torch.tensor(self.done)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave.
+
+        Raises:
+            UserError: If the state belongs to a different SAE.
+        """
+        try:
+            self.sae.load_state_dict({name: state[f"sae.{name}"] for name in self.sae.state_dict()})
+            for name, parameter in self.sae.named_parameters():
+                # Moments too must lie in memory as their parameter does.
+                self._optimizer.state[parameter] = {
+                    key.split(".")[1]: torch.empty_like(parameter).copy_(tensor) if tensor.dim() else tensor.clone()
+                    for key, tensor in state.items()
+                    if key.startswith("adam.") and key.endswith(f".{name}")
+                }
+            self.idle_N.copy_(state["idle"])
+            self.done = int(state["done"])
+        except (KeyError, RuntimeError):
+            raise UserError("The checkpoint belongs to another SAE; delete the checkpoint folder.") from None
+
+
+def assert_members_differ(saes: Sequence[SAE]) -> None:
+    """Check that no two members start from the same atoms, as they would if a seed were not applied.
+
+    Raises:
+        RuntimeError: If two do.
+    """
+    for number, sae in enumerate(saes):
+        for other, earlier in enumerate(saes[:number]):
+            if sae.W_dec.shape == earlier.W_dec.shape and torch.equal(sae.W_dec, earlier.W_dec):
+                raise RuntimeError(f"Members {other} and {number} have the same initial weights.")
