@@ -1,0 +1,100 @@
+"""The address bar as state: which run, ensemble and feature a link names, checked before anything is read.
+
+Names are only ever compared with the names that are there, so a query string cannot reach outside the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import queries
+from dashboard.queries import EnsembleInfo
+from sae_core.errors import UserError
+from sae_core.run import Run
+
+RUN, ENSEMBLE, FEATURE = "run", "ensemble", "feature"
+_HERE = "here"
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """What the pages look at.
+
+    Attributes:
+        root: The path that the dashboard was started with.
+        runs: All runs there, by name.
+        run: The chosen run.
+        ensembles: Its trained ensembles.
+        ensemble: The chosen ensemble; None if nothing is trained.
+        author: Who writes labels.
+    """
+
+    root: Path
+    runs: Mapping[str, Path]
+    run: Run
+    ensembles: Mapping[str, EnsembleInfo]
+    ensemble: EnsembleInfo | None
+    author: str = "anonymous"
+
+    def link(self, feature: int | None = None, *, ensemble: str | None = None) -> dict[str, str]:
+        """The query string of a link to this run, an ensemble and a feature."""
+        query = {RUN: self.run.path.name}
+        name = ensemble or (self.ensemble.name if self.ensemble else None)
+        if name:
+            query[ENSEMBLE] = name
+        if feature is not None:
+            query[FEATURE] = str(feature)
+        return query
+
+
+def choose(kind: str, requested: str | None, remembered: str | None, names: Sequence[str]) -> str:
+    """The name that the address bar asks for, else the one chosen before, else the first.
+
+    Raises:
+        UserError: If the address bar asks for a name that is not there.
+    """
+    if requested is not None and requested not in names:
+        raise UserError(f"There is no {kind} called “{requested[:80]}” here; choose one of: {', '.join(names)}.")
+    if requested is not None:
+        return requested
+    return remembered if remembered in names else names[0]  # type: ignore[return-value]
+
+
+def requested_feature(text: str | None, features: int) -> int | None:
+    """The feature that the address bar asks for, or None.
+
+    Raises:
+        UserError: If it is not the number of a feature of this ensemble.
+    """
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) >= features:
+        raise UserError(
+            f"This ensemble has no feature “{text[:80]}”; its features are numbered 0 to {features - 1:,}."
+        )
+    return int(text)
+
+
+def write(query: Mapping[str, str | None]) -> None:
+    """Put values into the address bar, and take those out that are None; unchanged ones cause no message."""
+    for key, value in query.items():
+        if value is None:
+            if key in st.query_params:
+                del st.query_params[key]
+        elif st.query_params.get(key) != value:
+            st.query_params[key] = value
+
+
+def remember(here: Here) -> None:
+    """Keep what the pages look at, for this session."""
+    st.session_state[_HERE] = here
+
+
+def here() -> Here:
+    """What the page that is running looks at."""
+    kept: Here = st.session_state[_HERE]
+    return kept

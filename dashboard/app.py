@@ -1,0 +1,130 @@
+"""The dashboard's entrance: pages, pickers and nothing else. Start it with ``streamlit run app.py -- PATH``.
+
+PATH is a run folder or a folder of runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import address, queries
+from dashboard.parts.cards import notice
+from dashboard.parts.style import stylesheet
+from sae_core.errors import UserError
+from sae_core.run import Run
+
+AUTHOR_VARIABLE = "SAE_ENSEMBLE_AUTHOR"
+
+
+def _pages() -> list[st.Page]:
+    return [
+        st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
+        st.Page("pages/features.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"),
+        st.Page("pages/feature.py", title="Feature", url_path="feature", visibility="hidden"),
+        st.Page("pages/compare.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("pages/atom_map.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
+        st.Page("pages/concepts.py", title="Concepts", icon=":material/category:", url_path="concepts"),
+        st.Page("pages/labels.py", title="Labels", icon=":material/sell:", url_path="labels"),
+    ]
+
+
+def _root() -> Path:
+    arguments = sys.argv[1:]
+    if len(arguments) != 1:
+        raise UserError("Start the dashboard with one path: streamlit run dashboard/app.py -- RUN.")
+    return Path(arguments[0])
+
+
+def _picked_run() -> None:
+    address.write({address.RUN: st.session_state["pick_run"], address.ENSEMBLE: None, address.FEATURE: None})
+
+
+def _picked_ensemble() -> None:
+    address.write({address.ENSEMBLE: st.session_state["pick_ensemble"], address.FEATURE: None})
+
+
+def _pick_run(root: Path) -> tuple[dict[str, Path], Run]:
+    runs = queries.runs(root)
+    names = list(runs)
+    requested = st.query_params.get(address.RUN)
+    known = requested is None or requested in names
+    current = requested if known else None
+    current = current or (st.session_state.get("run") if st.session_state.get("run") in names else names[0])
+    if len(names) > 1 or not known:
+        st.session_state["pick_run"] = current if known else None
+        st.sidebar.selectbox("Run", names, key="pick_run", placeholder="Choose a run", on_change=_picked_run)
+    name = address.choose("run", requested, st.session_state.get("run"), names)
+    st.session_state["run"] = name
+    return runs, queries.open_run(runs[name])
+
+
+def _pick_ensemble(infos: dict[str, queries.EnsembleInfo]) -> queries.EnsembleInfo | None:
+    requested = st.query_params.get(address.ENSEMBLE)
+    if not infos:
+        return None
+    remembered = st.session_state.get("ensemble")
+    # Several members are what this is about, so the first such ensemble is shown first.
+    first = next((name for name, info in infos.items() if info.members > 1), next(iter(infos)))
+    known = requested is None or requested in infos
+    st.session_state["pick_ensemble"] = (
+        (requested or (remembered if remembered in infos else first)) if known else None
+    )
+    st.sidebar.selectbox(
+        "Ensemble",
+        list(infos),
+        key="pick_ensemble",
+        placeholder="Choose an ensemble",
+        format_func=lambda name: f"{name} · {_shape(infos[name])}",
+        on_change=_picked_ensemble,
+    )
+    name = address.choose("ensemble", requested, remembered if remembered in infos else first, list(infos))
+    st.session_state["ensemble"] = name
+    return infos[name]
+
+
+def _shape(info: queries.EnsembleInfo) -> str:
+    return f"{info.members} × {info.widths[0]:,}"
+
+
+def _author() -> str:
+    author = st.sidebar.text_input(
+        "Your name",
+        value=os.environ.get(AUTHOR_VARIABLE) or "anonymous",
+        key="author",
+        max_chars=80,
+        help="Written beside every label that you save; kept for this session.",
+        persist_state="session",
+    )
+    return (author or "").strip() or "anonymous"
+
+
+def _look() -> address.Here:
+    root = _root()
+    runs, run = _pick_run(root)
+    infos = queries.ensembles(run)
+    ensemble = _pick_ensemble(infos)
+    here = address.Here(root, runs, run, infos, ensemble, _author())
+    address.write(here.link())
+    return here
+
+
+def main() -> None:
+    """Draw the sidebar and run the page that is asked for; bad input becomes one sentence."""
+    st.set_page_config(page_title="SAE ensembles", page_icon=":material/hub:", layout="wide")
+    st.html(stylesheet())
+    page = st.navigation(_pages())
+    try:
+        address.remember(_look())
+        page.run()
+    except UserError as error:
+        st.html(notice("This cannot be shown", str(error)))
+        if st.button("Back to the overview", icon=":material/arrow_back:"):
+            st.query_params.clear()
+            st.switch_page("pages/overview.py")
+
+
+main()

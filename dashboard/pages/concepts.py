@@ -1,0 +1,160 @@
+"""Concepts: how well a few features detect a concept, per task and method, and which features those are."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import address, queries
+from dashboard.address import Here, here
+from dashboard.common import chart, feature_link, missing
+from dashboard.parts.cards import Cell, Column, chip, heading, plain, section, table
+from dashboard.parts.colors import method_color
+from dashboard.parts.concepts import accuracy_chart, concept_chart, detectors, name_of
+from dashboard.parts.numbers import decimal, interval, percent, whole
+from dashboard.parts.tokens import token_chips
+
+VARIANTS = {"plain": "Coefficients as they are", "standardised": "Standardised"}
+COLUMNS = (
+    Column("Method"),
+    Column("Accuracy", "Share of held-out texts classified rightly; below it the 95 % bootstrap interval"),
+    Column("AUC", "Area under the ROC curve"),
+    Column("F1", "Harmonic mean of precision and recall"),
+    Column("Detected", "Share of the texts with the concept that are found (true-positive rate)"),
+    Column("False alarms", "Share of the texts without it that are taken for it (false-positive rate)"),
+)
+
+
+def show(here: Here) -> None:
+    """The whole page."""
+    st.html(
+        heading(
+            "Concepts",
+            "Can a few features tell whether a text has a concept? For every concept the best features are chosen on "
+            "training texts, a logistic regression is fitted on them, and held-out texts are classified.",
+        )
+    )
+    results, facts = queries.concepts(here.run), queries.evaluation(here.run, "concepts")
+    if results is None or facts is None or results.empty:
+        missing(here, "evaluate", "Concept detection is not measured yet")
+        return
+    tasks = {str(task["task"]): task for task in facts["tasks"]}
+    task = _pick("task", "Task", [name for name in tasks if name in set(results["task"])] or sorted(set(results["task"])))
+    variants = [name for name in VARIANTS if name in set(results["variant"])]
+    variant = _pick("variant", "Coefficients", variants, VARIANTS)
+    about = tasks.get(task, {})
+    chosen = results[(results["task"] == task) & (results["variant"] == variant)]
+    _about(about)
+    chance = about.get("chance")
+    chart(
+        accuracy_chart(chosen, chance),
+        f"{task}: all concepts",
+        "Large marks are means over the concepts, small dots single concepts; further right is better, "
+        "and the dashed line is guessing.",
+        key=f"accuracy-{task}-{variant}",
+    )
+    _concept(here, chosen, chance)
+
+
+def _about(about: dict) -> None:
+    if not about:
+        return
+    st.markdown(plain(str(about.get("description", ""))))
+    chips = [chip(f"{len(about.get('classes', []))} concepts")]
+    chips += [chip(f"{whole(about[key])} {word} texts") for key, word in (("train_texts", "training"), ("test_texts", "test")) if key in about]
+    if about.get("chance") is not None:
+        chips.append(chip(f"guessing: {percent(about['chance'], 0)}"))
+    st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
+
+
+def _pick(key: str, label: str, options: list[str], names: dict[str, str] | None = None) -> str:
+    """A choice that the address bar holds; the first option is left out of it."""
+    widget = f"concepts-{key}"
+    if st.session_state.get(widget) not in options:
+        asked = st.query_params.get(key)
+        st.session_state[widget] = asked if asked in options else options[0]
+    show = (lambda name: names.get(name, name)) if names else str
+    picked = st.segmented_control(label, options, key=widget, required=True, format_func=show)
+    picked = picked or options[0]
+    address.write({key: picked if picked != options[0] else None})
+    return picked
+
+
+def _concept(here: Here, chosen: pd.DataFrame, chance: float | None) -> None:
+    concepts = list(dict.fromkeys(chosen["concept"].astype(str)))
+    asked = st.query_params.get("concept")
+    if st.session_state.get("concepts-concept") not in concepts:
+        st.session_state["concepts-concept"] = asked if asked in concepts else concepts[0]
+    st.html(section("One concept", "Choose a concept to see its figures and the features that detect it."))
+    concept = st.selectbox("Concept", concepts, key="concepts-concept", label_visibility="collapsed")
+    address.write({"concept": concept if concept != concepts[0] else None})
+    rows = chosen[chosen["concept"] == concept]
+    left, right = st.columns([1.15, 1], gap="large")
+    with left:
+        chart(
+            concept_chart(rows, chance),
+            f"{concept}: accuracy",
+            "Marks are accuracies on held-out texts, bars their 95 % bootstrap intervals; methods whose bars overlap "
+            "widely are not told apart by this test.",
+            key=f"concept-{concept}",
+        )
+        with st.expander("All figures", icon=":material/table:"):
+            st.html(table(COLUMNS, [_row(row) for row in rows.sort_values("m", kind="stable").to_dict("records")]))
+    with right:
+        _detectors(here, concept, rows)
+
+
+def _row(row: dict) -> list[Cell]:
+    return [
+        Cell(name_of(str(row["method"]), int(row["m"])), color=method_color(str(row["method"]))),
+        Cell(percent(row["accuracy"]), interval(row["accuracy_low"], row["accuracy_high"])),
+        Cell(decimal(row["auc"], 3)),
+        Cell(decimal(row["f1"], 3)),
+        Cell(percent(row["detection_rate"])),
+        Cell(percent(row["false_positive_rate"])),
+    ]
+
+
+def _detectors(here: Here, concept: str, rows: pd.DataFrame) -> None:
+    st.html(
+        section(
+            "Features that detect it",
+            "In order of rank; + means the feature is stronger in texts with the concept, − in texts without it.",
+        )
+    )
+    own = [name for name in dict.fromkeys(rows["method"]) if name in here.ensembles]
+    usable = rows[rows["method"].isin(own) & (rows["m"] > 0)]
+    if usable.empty:
+        st.caption("No ensemble of this run was measured on this concept.")
+        return
+    default = here.ensemble.name if here.ensemble and here.ensemble.name in own else own[0]
+    if st.session_state.get("concepts-method") not in own:
+        st.session_state["concepts-method"] = default
+    method = st.segmented_control("Ensemble", own, key="concepts-method", required=True, label_visibility="collapsed")
+    mine = usable[usable["method"] == (method or default)].sort_values("m").to_dict("records")
+    for feature, sign in detectors(mine[-1]):
+        _detector(here, method or default, feature, sign)
+
+
+def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
+    info, atoms = here.ensembles[ensemble], queries.atoms(here.run, ensemble)
+    if feature >= info.features:
+        return
+    member, _ = info.place(feature)
+    label = queries.label_of(here.run, info, feature)
+    tokens = queries.peak_tokens(here.run, ensemble, feature, count=4)
+    if not tokens and atoms is not None:
+        tokens = [str(atoms["top_token"].iloc[feature])]
+    with st.container(border=True, gap="small"):
+        chips = chip(f"{'+' if sign >= 0 else '−'} {info.member_word} {member}", title=f"rank by mean difference, {concept_sign(sign)}")
+        name = chip(label.label) if label and label.label else ""
+        st.html(f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}</div>')
+        feature_link(here, feature, f"Feature {feature:,}", ensemble=ensemble)
+
+
+def concept_sign(sign: int) -> str:
+    """What a sign means, in words."""
+    return "stronger with the concept" if sign >= 0 else "stronger without it"
+
+
+show(here())

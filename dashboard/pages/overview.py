@@ -1,0 +1,172 @@
+"""Overview: what was trained, on what, and how the ensembles compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard import queries
+from dashboard.address import Here, here
+from dashboard.common import chart, missing
+from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, table
+from dashboard.parts.colors import method_color
+from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
+from dashboard.parts.overview_charts import by_members, cost, training
+
+COLUMNS = (
+    Column("Ensemble"),
+    Column("SAEs × features", "Members of the ensemble and features of each"),
+    Column("Explained variance", "1 − E‖a−â‖² / (E‖a‖² − ‖E a‖²) on held-out tokens, with a 95 % interval"),
+    Column("MSE", "Mean over held-out tokens of the squared error summed over dimensions"),
+    Column("L0", "Features active on a token, summed over the members"),
+    Column("Dead", "Share of features that fire on none of the evaluation tokens"),
+    Column("Diverse", "Share of features whose cosine with every other feature is below 0.7"),
+    Column("Member stability", "Mean cosine of members' features matched one to one; below it random dictionaries"),
+    Column("Detection", "Mean accuracy of detecting a concept with 1 feature; below it with 5 features"),
+    Column("Training", "Wall-clock time of training, and the parameters trained"),
+)
+CURVES = {"explained_variance": "explained variance (of a batch)", "loss": "loss (summed squared error)", "l0": "L0 (features a token)"}
+
+
+def show(here: Here) -> None:
+    """The whole page."""
+    settings = here.run.settings
+    st.html(heading(here.run.path.name, _story(here), _chips(here)))
+    if not here.ensembles:
+        missing(here, "train")
+        return
+    _comparison(here)
+    _charts(here)
+    if here.ensemble is not None:
+        _curves(here, here.ensemble)
+    with st.expander("Settings and progress of this run", icon=":material/tune:"):
+        st.html(_progress(here))
+        st.json(settings.model_dump(mode="json"), expanded=1)
+
+
+def _story(here: Here) -> str:
+    settings, facts = here.run.settings, here.run.facts("corpus")
+    site = {"residual": "the residual stream after", "mlp": "the MLP output of", "attention": "the attention output of"}
+    model = "the embedded language model" if settings.model.name == "embedded" else settings.model.name
+    text = "Python docstrings (the embedded corpus)" if settings.text.source == "embedded" else settings.text.source
+    trained = f"Each member saw {compact(settings.training.tokens)} token activations"
+    indexed = f"; {compact(facts['index_tokens'])} tokens can be browsed" if "index_tokens" in facts else ""
+    return (
+        f"Sparse autoencoders on {site[settings.model.site]} block {settings.model.layer} of {model}, "
+        f"reading {text}. {trained}{indexed}."
+    )
+
+
+def _chips(here: Here) -> list[str]:
+    sae, facts = here.run.settings.sae, here.run.facts("corpus")
+    chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
+    if sae.architecture in ("topk", "batchtopk"):
+        chips.append(chip(f"k = {sae.k}"))
+    if "d_in" in facts:
+        chips.append(chip(f"d = {facts['d_in']}"))
+    if "documents" in facts:
+        chips.append(chip(f"{whole(facts['documents'])} documents"))
+    chips.append(chip(f"seed {here.run.settings.training.seed}"))
+    return chips
+
+
+def _comparison(here: Here) -> None:
+    st.html(
+        section("How the ensembles compare", "One row an ensemble; point at an underlined heading for its definition.")
+    )
+    rows = queries.summary(here.run)
+    st.html(table(COLUMNS, [_row(row) for row in rows]))
+    if all(row["explained_variance"] is None for row in rows):
+        missing(here, "evaluate", "The held-out figures are not measured yet")
+
+
+def _row(row: dict[str, Any]) -> list[Cell]:
+    null = row["member_stability_null"]
+    five = row["concept_accuracy_5"]
+    return [
+        Cell(row["ensemble"], color=method_color(row["ensemble"])),
+        Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
+        Cell(
+            percent(row["explained_variance"], 2),
+            interval(row["explained_variance_low"], row["explained_variance_high"]),
+        ),
+        Cell(decimal(row["mse"])),
+        Cell(decimal(row["l0"], 1)),
+        Cell(percent(row["dead_fraction"])),
+        Cell(percent(row["diversity_fraction"])),
+        Cell(decimal(row["member_stability"]), "" if null is None else f"random {decimal(null)}"),
+        Cell(percent(row["concept_accuracy_1"]), "" if five is None else f"{percent(five)} with 5"),
+        Cell(seconds(row["train_seconds"]), "" if row["parameters"] is None else f"{compact(row['parameters'])} param."),
+    ]
+
+
+def _charts(here: Here) -> None:
+    reconstruction, costs = queries.evaluation(here.run, "reconstruction"), queries.evaluation(here.run, "cost")
+    if reconstruction is None:
+        return
+    left, right = st.columns(2, gap="large")
+    with left:
+        chart(
+            by_members(reconstruction["ensembles"]),
+            "What each further member adds",
+            "Explained variance on held-out tokens when only the first members are used; a diamond is one SAE alone.",
+            key="by-members",
+        )
+    if costs is not None:
+        with right:
+            chart(
+                cost(queries.summary(here.run), costs),
+                "What it costs to use",
+                "Higher explains more, further right computes more for each token; bars are 95 % intervals.",
+                key="cost",
+            )
+    _identities(reconstruction["ensembles"])
+
+
+def _identities(ensembles: dict[str, Any]) -> None:
+    errors = [f"{name} {figures['identity_error']:.0e}" for name, figures in ensembles.items() if figures.get("identity_error") is not None]
+    if errors:
+        st.caption(
+            f"Relative error of the exact decomposition of each ensemble's error on these data: {', '.join(errors)}."
+        )
+
+
+def _curves(here: Here, info: queries.EnsembleInfo) -> None:
+    curves = queries.curves(here.run, info.name)
+    if curves is None or curves.empty:
+        return
+    measures = [name for name in CURVES if name in curves]
+    st.html(
+        section(
+            f"Training of {info.name}",
+            "One line a member over the tokens it has seen; a line that still climbs has not converged.",
+        )
+    )
+    measure = st.segmented_control(
+        "Measure",
+        measures,
+        default=measures[0],
+        format_func=lambda name: CURVES[name].split(" (")[0].capitalize() if name != "l0" else "L0",
+        label_visibility="collapsed",
+        key="curve",
+    )
+    chosen = measure or measures[0]
+    st.plotly_chart(
+        training(curves, chosen, CURVES[chosen], word=info.member_word), key="training", config={"displaylogo": False}
+    )
+
+
+def _progress(here: Here) -> str:
+    stages = {"corpus": "corpus gathered", "activations": "activations read"}
+    for name in here.run.settings.training.methods:
+        stages |= {f"train/{name}": f"{name} trained", f"atoms/{name}": f"{name} indexed"}
+    stages |= {f"evaluate/{name}": f"{name} measured" for name in ("reconstruction", "dictionary", "concepts", "cost")}
+    done = [text for stage, text in stages.items() if here.run.is_finished(stage)]
+    open_ = [text for stage, text in stages.items() if not here.run.is_finished(stage)]
+    return notice(
+        "Finished: " + (", ".join(done) or "nothing yet"), "Not finished: " + ", ".join(open_) if open_ else ""
+    )
+
+
+show(here())

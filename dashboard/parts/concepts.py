@@ -1,0 +1,106 @@
+"""Concept detection: accuracies per method and concept, and the features that detect one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard.parts.charts import figure, quoted
+from dashboard.parts.colors import NEUTRAL, method_color
+from dashboard.parts.numbers import percent
+
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
+
+
+def name_of(method: str, m: int) -> str:
+    """A row of the charts: ``bagged, 5 features``; 0 means every dimension."""
+    if m == 0:
+        return f"{method}, all dimensions"
+    return f"{method}, {m} feature{'' if m == 1 else 's'}"
+
+
+def means(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over concepts per method and m, in the table's order of methods; also lowest and highest."""
+    grouped = table.groupby(["method", "m"], sort=False)["accuracy"]
+    result = grouped.agg(["mean", "min", "max", "count"]).reset_index()
+    order = {method: place for place, method in enumerate(dict.fromkeys(table["method"]))}
+    return result.sort_values(by=["m", "method"], key=lambda c: c.map(order) if c.name == "method" else c)
+
+
+def accuracy_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
+    """Each method's mean accuracy over the concepts, with a small dot for every concept."""
+    summary = means(table)
+    chart = figure(x="accuracy on held-out texts", y="", height=120 + 34 * len(summary), legend=False)
+    for row in summary.itertuples():
+        part = table[(table["method"] == row.method) & (table["m"] == row.m)]
+        name, color = name_of(str(row.method), int(row.m)), method_color(str(row.method))  # type: ignore[arg-type]
+        chart.add_scatter(
+            x=part["accuracy"],
+            y=[name] * len(part),
+            text=[quoted(str(concept)) for concept in part["concept"]],
+            mode="markers",
+            marker={"size": 6, "color": color, "opacity": 0.38},
+            hovertemplate="%{text}: %{x:.1%}<extra></extra>",
+        )
+        chart.add_scatter(
+            x=[row.mean],
+            y=[name],
+            mode="markers",
+            marker={"size": 13, "color": color, "symbol": _symbol(int(row.m), table), "line": {"width": 0}},  # type: ignore[arg-type]
+            hovertemplate=f"{name}: mean {percent(row.mean)} over {row.count} concepts<extra></extra>",
+        )
+    return _finished(chart, chance, [name_of(str(r.method), int(r.m)) for r in summary.itertuples()])  # type: ignore[arg-type]
+
+
+def concept_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
+    """One concept: each method's accuracy with its 95 % interval."""
+    rows = table.sort_values("m", kind="stable")
+    chart = figure(x="accuracy on held-out texts", y="", height=120 + 34 * len(rows), legend=False)
+    for row in rows.to_dict("records"):
+        name = name_of(str(row["method"]), int(row["m"]))
+        chart.add_scatter(
+            x=[row["accuracy"]],
+            y=[name],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": [row["accuracy_high"] - row["accuracy"]],
+                "arrayminus": [row["accuracy"] - row["accuracy_low"]],
+                "thickness": 2,
+                "width": 5,
+            },
+            mode="markers",
+            marker={"size": 11, "color": method_color(str(row["method"])), "symbol": _symbol(int(row["m"]), table)},
+            hovertemplate=f"{name}: {percent(row['accuracy'])}, 95 % interval {percent(row['accuracy_low'])} to "
+            f"{percent(row['accuracy_high'])}<extra></extra>",
+        )
+    return _finished(chart, chance, [name_of(str(r["method"]), int(r["m"])) for r in rows.to_dict("records")])
+
+
+def _symbol(m: int, table: pd.DataFrame) -> str:
+    numbers = sorted(set(table["m"]))
+    return _SYMBOLS[numbers.index(m) % len(_SYMBOLS)]
+
+
+def _finished(chart: go.Figure, chance: float | None, names: Sequence[str]) -> go.Figure:
+    if chance is not None:
+        chart.add_vline(
+            x=chance,
+            line={"color": NEUTRAL, "width": 1.5, "dash": "dash"},
+            annotation={"text": "chance", "yref": "paper", "y": 1, "yanchor": "bottom"},
+        )
+    chart.update_xaxes(tickformat=".0%")
+    chart.update_yaxes(categoryorder="array", categoryarray=list(reversed(names)), type="category")
+    chart.update_layout(margin={"t": 28})
+    return chart
+
+
+def detectors(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(feature, sign) of the features that a detector uses, the best first."""
+    features, signs = row.get("features"), row.get("signs")
+    if features is None or signs is None:
+        return []
+    return [(int(feature), int(sign)) for feature, sign in zip(features, signs, strict=True)]

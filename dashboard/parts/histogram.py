@@ -1,0 +1,56 @@
+"""A small histogram as an SVG image: light enough to be drawn anew at every click.
+
+Streamlit's sanitiser drops inline ``<svg>``, so it travels as a data URI in an ``<img>``.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+
+from dashboard.parts.colors import HIGHLIGHT
+from dashboard.parts.numbers import decimal, whole
+
+WIDTH, HEIGHT = 360, 110
+
+
+def bars_svg(counts: Sequence[int], color: str = HIGHLIGHT) -> str:
+    """Bars of a histogram as SVG; heights go with the square root, so that rare values stay visible."""
+    roots = np.sqrt(np.asarray(counts, dtype=np.float64))
+    tallest = float(roots.max()) if roots.size and roots.max() > 0 else 1.0
+    step = WIDTH / max(len(roots), 1)
+    rects = "".join(
+        f'<rect x="{number * step:.2f}" y="{HEIGHT - height:.2f}" width="{max(step - 1, 0.5):.2f}" height="{height:.2f}"/>'
+        for number, height in enumerate(np.where(roots > 0, np.maximum(roots / tallest * (HEIGHT - 4), 1.5), 0.0))
+        if height > 0
+    )
+    line = f'<path d="M0 {HEIGHT - 0.5}H{WIDTH}" stroke="#8a929c" stroke-width="1"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none">'
+        f'<g fill="{color}">{rects}</g>{line}</svg>'
+    )
+
+
+def histogram_html(edges: Sequence[float], counts: Sequence[int], *, unit: str = "activation") -> str:
+    """The histogram with its axis.
+
+    Args:
+        edges: Bin edges, one more than there are counts.
+        counts: Tokens in each bin.
+        unit: What the axis shows.
+    """
+    if len(counts) == 0 or sum(counts) == 0:
+        return '<div class="sae plot"><p class="note">It fired on no token, so there is nothing to count.</p></div>'
+    uri = "data:image/svg+xml;base64," + b64encode(bars_svg(counts).encode()).decode()
+    description = (
+        f"Histogram of {unit}: {whole(sum(counts))} tokens from {decimal(edges[0])} to {decimal(edges[-1])}, "
+        f"at most {whole(max(counts))} in one of {len(counts)} bins"
+    )
+    return (
+        f'<div class="sae plot"><img src="{uri}" alt="{escape(description)}" title="{escape(description)}">'
+        f'<div class="axis"><span>{decimal(edges[0])}</span><span>{escape(unit)}</span>'
+        f"<span>{decimal(edges[-1])}</span></div></div>"
+    )

@@ -1,0 +1,146 @@
+"""Token strips: tokens in context with the activation as background colour. Everything is escaped; nothing is HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Protocol
+
+from dashboard.parts.colors import ACTIVATION_LEVELS, activation_level
+from dashboard.parts.numbers import decimal, whole
+
+NEWLINE, TAB, SPACE = "⏎", "→", "·"
+_IN_CONTEXT = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "", "\u00a0": SPACE})
+_ALONE = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "␍", " ": SPACE, "\u00a0": SPACE})
+# Control characters, and those that turn the direction of the text around them or cannot be seen.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+
+
+class ExampleLike(Protocol):
+    """What a strip needs of an example (`sae_core.browse.examples.Example`)."""
+
+    @property
+    def position(self) -> int:
+        """Token position of the peak in the corpus."""
+
+    @property
+    def start(self) -> int:
+        """Token position of the window's first token."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The window's tokens."""
+
+    @property
+    def values(self) -> Sequence[float]:
+        """The feature's activation at each of them."""
+
+    @property
+    def peak(self) -> float:
+        """The activation at ``position``."""
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """What is known of the document."""
+
+
+def show_alone(text: str) -> str:
+    """A token on its own, spaces included: ``·the``, ``⏎⏎``; an empty one is ``∅``. Not escaped."""
+    return _visible(text.translate(_ALONE)) or "∅"
+
+
+def show_in_context(text: str) -> str:
+    """A token within running text: only line ends and tabs get a sign. Not escaped."""
+    return _visible(text.translate(_IN_CONTEXT))
+
+
+def _visible(text: str) -> str:
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def source_of(metadata: Mapping[str, object]) -> str:
+    """Where a document comes from, in a few words: ``scipy.optimize · minimize`` or ``notes.csv · row 12``."""
+    parts = [str(metadata[key]) for key in ("module", "name") if metadata.get(key)]
+    if not parts and metadata.get("source"):
+        parts = [str(metadata["source"])]
+        if metadata.get("row") not in (None, ""):
+            parts.append(f"row {metadata['row']}")
+    return " · ".join(parts)
+
+
+def describe(metadata: Mapping[str, object]) -> str:
+    """Everything that is known of a document, for a tooltip."""
+    return ", ".join(f"{key}: {value}" for key, value in metadata.items() if value not in (None, ""))
+
+
+def token_span(text: str, value: float, peak: float, *, position: int, source: str, is_peak: bool) -> str:
+    """One active token as a span with its class and tooltip."""
+    level = activation_level(value, peak)
+    title = f"{show_alone(text)}\nactivation {decimal(value, 3)}\ntoken {whole(position)} of the corpus"
+    if source:
+        title += f"\n{source}"
+    mark = " pk" if is_peak else ""
+    return f'<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(text))}</span>'
+
+
+def strip(example: ExampleLike, peak: float) -> str:
+    """One example's tokens as HTML; only active tokens get a span.
+
+    Args:
+        example: The example.
+        peak: The feature's largest activation anywhere, which gets the strongest colour.
+    """
+    source = source_of(example.metadata)
+    pieces = []
+    for number, (text, value) in enumerate(zip(example.texts, example.values, strict=True)):
+        position = example.start + number
+        if value > 0:
+            pieces.append(
+                token_span(
+                    text, value, peak, position=position, source=source, is_peak=position == example.position
+                )
+            )
+        else:
+            pieces.append(escape(show_in_context(text)))
+    return "".join(pieces)
+
+
+def strips(examples: Sequence[ExampleLike], peak: float, *, heading: str = "", note: str = "") -> str:
+    """A block of examples: the peak's activation, the strip, the source.
+
+    Args:
+        examples: The examples, in the order in which they appear.
+        peak: The feature's largest activation anywhere.
+        heading: Small heading above, escaped here.
+        note: One sentence beside the heading, escaped here.
+    """
+    rows = "".join(
+        f'<div class="ex"><span class="val">{decimal(example.peak)}</span>'
+        f'<div class="txt">{strip(example, peak)}</div>'
+        f'<span class="src" title="{escape(describe(example.metadata))}">{escape(source_of(example.metadata))}</span>'
+        "</div>"
+        for example in examples
+    )
+    head = f'<div class="sub"><b>{escape(heading)}</b><span>{escape(note)}</span></div>' if heading else ""
+    return f'<div class="sae strips">{head}{rows}</div>'
+
+
+def legend(peak: float) -> str:
+    """What the colours mean: a ramp from just above 0 to the feature's peak."""
+    boxes = "".join(f'<i class="a{level}"></i>' for level in range(1, ACTIVATION_LEVELS + 1))
+    return (
+        '<div class="sae legend"><span>activation&nbsp; 0</span>'
+        f'<span class="ramp">{boxes}</span><span>{decimal(peak)} (peak)</span>'
+        f"<span>{NEWLINE} line end&ensp;{TAB} tab&ensp;outlined: the window's peak&ensp;hover for details</span></div>"
+    )
+
+
+def token_chip(text: str) -> str:
+    """A token on its own, as a small box with its spaces visible."""
+    return f'<code class="tok">{escape(show_alone(text))}</code>'
+
+
+def token_chips(texts: Sequence[str]) -> str:
+    """Several tokens in a row."""
+    return "".join(token_chip(text) for text in texts)
