@@ -99,6 +99,11 @@ class EnsembleFolder:
         return self.path / "matches.json"
 
     @property
+    def map(self) -> Path:
+        """Parquet: one row a feature, its place on the atom map (x, y) and its cluster there."""
+        return self.path / "map.parquet"
+
+    @property
     def promoted(self) -> Path:
         """Parquet: tokens that each feature promotes and suppresses (logit lens)."""
         return self.path / "promoted.parquet"

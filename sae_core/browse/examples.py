@@ -82,8 +82,8 @@ def top_examples(
     positions, values = index.feature(feature)
     searched = _GROWTH * count
     while True:
-        strongest = _strongest(values, searched)
-        places = strongest[_first_of_each(corpus.document_of(positions[strongest]))]
+        best = strongest(values, searched)
+        places = best[_first_of_each(corpus.document_of(positions[best]))]
         kept = _distinct(corpus, positions, places, count=count, reach=window // 2) if distinct else places[:count]
         if len(kept) >= count or searched >= min(len(values), _MOST_SEARCHED * count):
             return [_example(corpus, positions, values, place, window) for place in kept.tolist()]
@@ -171,7 +171,7 @@ def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataF
     )
 
 
-def _strongest(values: Values, wanted: int) -> Places:
+def strongest(values: Values, wanted: int) -> Places:
     """Places of the ``wanted`` largest values, the largest first; of equal ones the earlier first."""
     chosen = np.arange(len(values))
     if wanted < len(values):

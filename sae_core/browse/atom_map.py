@@ -1,0 +1,83 @@
+"""The map of all atoms: UMAP on cosine (McInnes et al. 2018), computed once; and the clusters one sees in it."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from sae_core.progress import Progress, Tick, silent
+
+NEIGHBORS = 15
+EPOCHS = 200
+_FEWEST = 8
+"""Fewer atoms than this have no neighbourhoods worth mapping; they are laid on a circle."""
+
+
+def map_atoms(dictionary_MD: Tensor, *, seed: int = 0, progress: Progress = silent) -> NDArray[np.float32]:
+    """Places [M, 2] of atoms such that similar ones lie close together; the same seed gives the same map.
+
+    Neighbours are exact, which spares UMAP's approximate search its long compilation and its randomness.
+    """
+    if len(dictionary_MD) < _FEWEST:
+        angles = 2 * np.pi * np.arange(len(dictionary_MD)) / max(len(dictionary_MD), 1)
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    atoms_MD = normalize(dictionary_MD.detach().float().cpu())
+    neighbors = min(NEIGHBORS, len(atoms_MD) - 1)
+    places_MK, distances_MK = nearest(atoms_MD, neighbors, progress=progress)
+    import umap  # takes seconds, and only this function needs it
+
+    reducer = umap.UMAP(
+        n_neighbors=neighbors,
+        metric="cosine",
+        init="pca",
+        n_epochs=EPOCHS,
+        random_state=seed,
+        n_jobs=1,
+        precomputed_knn=(places_MK.numpy().astype(np.int32), distances_MK.numpy(), None),
+    )
+    with warnings.catch_warnings():
+        # It regrets that new points cannot be mapped; none will be.
+        warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
+        return np.ascontiguousarray(reducer.fit_transform(atoms_MD.numpy()), dtype=np.float32)
+
+
+def nearest(
+    atoms_MD: Tensor, neighbors: int, *, block: int = 1024, progress: Progress = silent
+) -> tuple[Tensor, Tensor]:
+    """The exact nearest neighbours of unit atoms by cosine, the atom itself first.
+
+    Returns:
+        (numbers int64 [M, neighbors], cosine distances [M, neighbors], ascending).
+    """
+    places, distances = [], []
+    for start in range(0, len(atoms_MD), block):
+        cosine_BM = atoms_MD[start : start + block] @ atoms_MD.T
+        rows_B = torch.arange(len(cosine_BM))
+        # Above every cosine, so that an atom comes before its own duplicates.
+        cosine_BM[rows_B, start + rows_B] = torch.inf
+        best_BK, places_BK = cosine_BM.topk(neighbors, dim=1)
+        best_BK[:, 0] = 1.0
+        places.append(places_BK)
+        distances.append((1 - best_BK).clamp_min(0))
+        progress(Tick("map atoms", start + len(rows_B), len(atoms_MD), unit="atoms"))
+    return torch.cat(places), torch.cat(distances)
+
+
+def cluster_map(xy_M2: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The cluster of each atom on the map (HDBSCAN), numbered from the largest; −1 for atoms between clusters."""
+    from sklearn.cluster import HDBSCAN
+
+    smallest = max(5, len(xy_M2) // 400)
+    if len(xy_M2) < 2 * smallest:
+        return np.full(len(xy_M2), -1, np.int64)
+    found: NDArray[np.int64] = HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(xy_M2.astype(np.float64))
+    sizes = np.bincount(found[found >= 0])
+    rank = np.empty(len(sizes) + 1, np.int64)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
+    rank[-1] = -1  # also where −1 looks
+    return rank[found]

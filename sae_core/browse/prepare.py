@@ -1,0 +1,111 @@
+"""Prepare a trained run for looking: index, match, map and describe every ensemble; what is finished is skipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from sae_core.activations.harvest import train_cache
+from sae_core.browse.atom_map import cluster_map, map_atoms
+from sae_core.browse.atoms import atom_table
+from sae_core.browse.corpus import Corpus
+from sae_core.browse.index import ActivationIndex, build_index
+from sae_core.browse.logit_lens import promoted_tokens
+from sae_core.browse.matching import match_members
+from sae_core.ensemble import Ensemble, load_ensemble
+from sae_core.files import read_table, read_tensors, write_json, write_table
+from sae_core.progress import Progress, silent
+from sae_core.run import EnsembleFolder, Run
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every stage of one ensemble works with."""
+
+    run: Run
+    folder: EnsembleFolder
+    corpus: Corpus
+    ensemble: Ensemble
+
+
+def prepare_run(run: Run, *, device: str = "cpu", progress: Progress = silent) -> None:
+    """Prepare every ensemble of a run, and record its stages as ``index/<name>``, ``match/<name>`` and so on.
+
+    Args:
+        run: A run with trained ensembles, its corpus and (for the index) its activations.
+        device: Where encoders run.
+        progress: Told what is being done.
+
+    Raises:
+        UserError: If a file that is needed is missing or damaged.
+    """
+    corpus: Corpus | None = None
+    for folder in run.ensembles():
+        missing = [name for name in STAGES if not run.is_finished(f"{name}/{folder.name}")]
+        if not missing:
+            continue
+        corpus = corpus or Corpus.open(run)
+        job = _Job(run, folder, corpus, load_ensemble(folder, device=device))
+        for name in missing:
+            _finish_stage(job, name, progress)
+
+
+def _finish_stage(job: _Job, name: str, progress: Progress) -> None:
+    stage = f"{name} {job.folder.name}"
+    start = time.perf_counter()
+    facts = STAGES[name](job, lambda tick: progress(replace(tick, stage=stage)))
+    job.run.finish(f"{name}/{job.folder.name}", {"seconds": round(time.perf_counter() - start, 3), **facts})
+
+
+def _index(job: _Job, progress: Progress) -> dict[str, Any]:
+    build_index(job.ensemble, train_cache(job.run).read, len(job.corpus), job.folder.index, progress=progress)
+    return {"entries": ActivationIndex.open(job.folder.index).entries}
+
+
+def _match(job: _Job, progress: Progress) -> dict[str, Any]:
+    table, summary = match_members(job.ensemble, progress=progress)
+    write_table(job.folder.matches, table)
+    write_json(job.folder.match_summary, summary)
+    return {}
+
+
+def _lens(job: _Job, progress: Progress) -> dict[str, Any]:
+    if not job.run.corpus.lens.exists():
+        return {"skipped": "the model has no unembedding"}
+    lens = read_tensors(job.run.corpus.lens)
+    write_table(job.folder.promoted, promoted_tokens(job.ensemble, lens, job.corpus.texts, progress=progress))
+    return {}
+
+
+def _map(job: _Job, progress: Progress) -> dict[str, Any]:
+    xy_M2 = map_atoms(job.ensemble.dictionary, seed=job.run.settings.training.seed, progress=progress)
+    cluster_M = cluster_map(xy_M2)
+    write_table(job.folder.map, pd.DataFrame({"x": xy_M2[:, 0], "y": xy_M2[:, 1], "cluster": cluster_M}))
+    return {"clusters": int(cluster_M.max(initial=-1)) + 1}
+
+
+def _atoms(job: _Job, progress: Progress) -> dict[str, Any]:
+    table = atom_table(
+        ActivationIndex.open(job.folder.index),
+        job.corpus,
+        matches=read_table(job.folder.matches),
+        places=read_table(job.folder.map),
+        offsets=job.ensemble.offsets,
+        progress=progress,
+    )
+    write_table(job.folder.atoms, table)
+    return {"dead": int(table["dead"].sum())}
+
+
+STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
+    "index": _index,
+    "match": _match,
+    "lens": _lens,
+    "map": _map,
+    "atoms": _atoms,
+}
+"""The stages of each ensemble, in order."""
