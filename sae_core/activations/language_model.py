@@ -1,0 +1,272 @@
+"""Activations of one layer of a Hugging Face language model, text by text, without padding and special tokens."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sae_core.activations import loading, sites
+from sae_core.config import ModelSettings, Site
+from sae_core.progress import Progress, Tick, silent
+
+WINDOW_BYTES = 64 * 2**20
+"""Activations gathered, sorted by length and returned together take about this much memory (in float32)."""
+CPU_TOKENS = 2048
+"""Tokens in one forward pass on the CPU at most; more leave its cache and are slower."""
+_TEXTS_PER_CALL = 1024
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationBatch:
+    """Activations of the T ordinary tokens of some successive texts.
+
+    Attributes:
+        acts_TD: float32, on the CPU.
+        tokens_T: int32, the tokens' ids.
+        document_T: int64, the number of the text that each token belongs to.
+    """
+
+    acts_TD: Tensor
+    tokens_T: Tensor
+    document_T: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """One tokenized text: all ids, and which of them are ordinary tokens."""
+
+    ids: NDArray[np.int32]
+    ordinary: NDArray[np.bool_]
+
+
+class _Reached(Exception):
+    """Carries the activations out of the forward pass, so that nothing behind them is computed."""
+
+    def __init__(self, acts_BLD: Tensor) -> None:
+        super().__init__()
+        self.acts_BLD = acts_BLD
+
+
+class LanguageModel:
+    """A language model that is run up to one layer.
+
+    Attributes:
+        name: As in the settings.
+        tokenizer: The model's tokenizer, as transformers made it.
+        device: Where it runs.
+        d_model: Dimension of the activations, D.
+        n_layers: Blocks of the whole model.
+        context: Tokens a text is cut to, special ones included; never more than the model takes.
+        causal: Whether the model predicts the next token; else it is an encoder.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: ModelSettings, *, device: str = "cpu") -> None:
+        config = model.config.get_text_config()
+        self.name, self.tokenizer, self.device = settings.name, tokenizer, device
+        self.d_model, self.n_layers = int(config.hidden_size), loading.block_count(model.config)
+        self.causal = loading.is_causal(model.config)
+        self.context = min(settings.context, getattr(config, "max_position_embeddings", None) or settings.context)
+        self._batch_size = settings.batch_size
+        self._model, self._base = model, model.base_model
+        self._first_id = self._missing_bos()
+        self._stop_at(settings.layer, settings.site)
+        model.to(device)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, settings: ModelSettings, *, device: str = "cpu") -> LanguageModel:
+        """Load by hub id or folder, or the embedded model; bfloat16 on a GPU, float32 on the CPU.
+
+        Raises:
+            UserError: If the model or its tokenizer is missing or unusable, or it has no such layer or site.
+        """
+        model, tokenizer = loading.load_model(settings, device=device)
+        return cls(model, tokenizer, settings, device=device)
+
+    def _missing_bos(self) -> int | None:
+        """The id to put in front where a causal model's tokenizer does not, as TransformerLens and SAELens do.
+
+        Without it the first word of every text takes the place of the attention sink, with an outlying activation.
+        """
+        bos = self.tokenizer.bos_token_id
+        if not self.causal or bos is None:
+            return None
+        return None if bos in self.tokenizer("a")["input_ids"][:1] else int(bos)
+
+    def _stop_at(self, layer: int, site: Site) -> None:
+        """Let the forward pass end at the site."""
+        blocks = sites.find_blocks(self._base, self.n_layers)
+        if site != "residual":
+            example = _Encoded(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
+            sites.check_parts_add_up(blocks[layer], lambda: self._run(*self._padded([example])))
+        sites.site_module(blocks[layer], site).register_forward_hook(_stop)
+        del blocks[layer + 1 :]  # never run; this frees their memory
+
+    def token_ids(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int32]]:
+        """Ids of the ordinary tokens of each text: those whose activations `activations` gives."""
+        return [encoded.ids[encoded.ordinary] for encoded in self._encode(texts, context)]
+
+    def activations(
+        self, texts: Sequence[str], *, context: int | None = None, progress: Progress = silent
+    ) -> Iterator[ActivationBatch]:
+        """Activations of all ordinary tokens, text after text, in batches of some `WINDOW_BYTES`.
+
+        A batch holds whole texts. Which ones depends only on the first of them and on those that follow, so that a job
+        that goes on at the beginning of a batch gets the same numbers, bit by bit.
+
+        Args:
+            texts: The texts; an empty one has no activations.
+            context: Tokens a text is cut to, special ones included; if not given, the settings'.
+            progress: Told the number of texts done.
+        """
+        done = 0
+        for window in self._windows(self._encode(texts, context)):
+            batch = self._read(
+                window, done, lambda count: progress(Tick("read activations", count, len(texts), "texts"))
+            )
+            done += len(window)
+            if len(batch.tokens_T):
+                yield batch
+
+    def _encode(self, texts: Sequence[str], context: int | None) -> Iterator[_Encoded]:
+        """Tokenize; many texts at once, as fast tokenizers use all cores."""
+        length = min(context or self.context, self.context)
+        front = [] if self._first_id is None else [self._first_id]
+        for first in range(0, len(texts), _TEXTS_PER_CALL):
+            encoded = self.tokenizer(
+                list(texts[first : first + _TEXTS_PER_CALL]),
+                truncation=True,
+                max_length=length - len(front),
+                return_special_tokens_mask=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                # Otherwise a text that speaks of "<bos>" would contain the special token itself.
+                split_special_tokens=True,
+            )
+            for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+                ordinary = 1 - np.array([1] * len(front) + special, np.int8)
+                yield _Encoded(np.array(front + ids, np.int32), ordinary.astype(np.bool_))
+
+    def _windows(self, encoded: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
+        limit = max(WINDOW_BYTES // (4 * self.d_model), 1)
+        window: list[_Encoded] = []
+        tokens = 0
+        for text in encoded:
+            window.append(text)
+            tokens += len(text.ids)
+            if tokens >= limit:
+                yield window
+                window, tokens = [], 0
+        if window:
+            yield window
+
+    def _read(self, window: Sequence[_Encoded], first: int, tell: Callable[[int], None]) -> ActivationBatch:
+        """Run the texts of one window, shortest first so that there is little padding, and put them back in order."""
+        counts = np.array([int(text.ordinary.sum()) for text in window])
+        starts = np.concatenate([[0], counts.cumsum()])
+        acts_TD = torch.empty(int(starts[-1]), self.d_model, device=self.device)
+        order = np.argsort([len(text.ids) for text in window], kind="stable")
+        order = order[counts[order] > 0]
+        done = 0
+        while done < len(order):
+            numbers = order[done : done + self._batch_rows(len(window[order[done]].ids))]
+            done += len(numbers)
+            ids_BL, present_BL = self._padded([window[number] for number in numbers])
+            acts_BLD = self._run(ids_BL, present_BL)
+            places_BL = np.full(ids_BL.shape, -1, np.int64)
+            for row, number in enumerate(numbers):
+                ordinary = np.flatnonzero(window[number].ordinary)
+                places_BL[row, ordinary] = starts[number] + np.arange(len(ordinary))
+            wanted = np.flatnonzero(places_BL >= 0)
+            chosen_TD = acts_BLD.flatten(0, 1)[torch.from_numpy(wanted).to(self.device)]
+            acts_TD[torch.from_numpy(places_BL.reshape(-1)[wanted]).to(self.device)] = chosen_TD.float()
+            tell(first + done)
+        tokens = [text.ids[text.ordinary] for text in window]
+        return ActivationBatch(
+            acts_TD=acts_TD.cpu(),
+            tokens_T=torch.from_numpy(np.concatenate(tokens)),
+            document_T=torch.from_numpy(first + np.repeat(np.arange(len(window)), counts)),
+        )
+
+    def _batch_rows(self, length: int) -> int:
+        """Texts of about ``length`` tokens to run together."""
+        return min(self._batch_size, max(1, CPU_TOKENS // length)) if self.device == "cpu" else self._batch_size
+
+    def _padded(self, texts: Sequence[_Encoded]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(ids [B, L] padded on the right, which of them are not padding)."""
+        lengths = np.array([len(text.ids) for text in texts])
+        present_BL = np.arange(lengths.max()) < lengths[:, None]
+        ids_BL = np.full(present_BL.shape, self.tokenizer.pad_token_id or 0, np.int64)
+        ids_BL[present_BL] = np.concatenate([text.ids for text in texts])
+        return ids_BL, present_BL
+
+    @torch.inference_mode()
+    def _run(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> Tensor:
+        """Activations [B, L, D] at the site."""
+        ids = torch.from_numpy(ids_BL).to(self.device)
+        mask = None if present_BL.all() else torch.from_numpy(present_BL).long().to(self.device)
+        try:
+            self._base(input_ids=ids, attention_mask=mask, **({"use_cache": False} if self.causal else {}))
+        except _Reached as reached:
+            return reached.acts_BLD
+        return torch.empty(0)
+
+    def lens(self) -> dict[str, Tensor] | None:
+        """What the logit lens needs, float32 on the CPU; None for an encoder.
+
+        Returns:
+            ``unembed_VD``; ``norm_weight_D``, the final norm's scale (1 + w where the model adds the 1); and
+            ``norm_bias_D`` where the norm has a bias.
+        """
+        unembedding = self._model.get_output_embeddings()
+        if not self.causal or unembedding is None:
+            return None
+        lens = {"unembed_VD": unembedding.weight.detach().float().cpu()}
+        norm = next((getattr(self._base, name) for name in _FINAL_NORMS if hasattr(self._base, name)), None)
+        weight_D, bias_D = _scale_and_bias(norm, self.d_model, self.device)
+        lens["norm_weight_D"] = weight_D
+        if bias_D.any():
+            lens["norm_bias_D"] = bias_D
+        return lens
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Save the tokenizer in transformers format; the folder appears whole or not at all."""
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.tokenizer.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+
+
+def _stop(_module: nn.Module, _args: Any, output: Any) -> None:
+    raise _Reached(sites.first_output(output))
+
+
+@torch.no_grad()
+def _scale_and_bias(norm: nn.Module | None, d_model: int, device: str) -> tuple[Tensor, Tensor]:
+    """Effective scale [D] and bias [D] of a LayerNorm or RMSNorm.
+
+    Found by running it, since only a model's code says whether its scale is ``weight`` or ``1 + weight``.
+    """
+    if norm is None:
+        return torch.ones(d_model), torch.zeros(d_model)
+    # Mean 0, no entry near 0, and so large that the norm's epsilon does not count.
+    probe_D = torch.ones(d_model)
+    probe_D[1::2] = -1
+    probe_D -= probe_D.mean()
+    unit_D = probe_D / probe_D.square().mean().sqrt()
+    dtype = next(norm.parameters()).dtype
+    norm.float()
+    bias_D = norm(torch.zeros(d_model, device=device)).cpu()
+    weight_D = (norm((1000 * probe_D).to(device)).cpu() - bias_D) / unit_D
+    norm.to(dtype)
+    return weight_D, bias_D

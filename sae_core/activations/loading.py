@@ -1,0 +1,103 @@
+"""Loading a Hugging Face model and its tokenizer, from a folder or the hub, with one clear sentence where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from sae_core.activations import embedded, hub
+from sae_core.config import EMBEDDED, ModelSettings
+from sae_core.errors import UserError
+
+Result = TypeVar("Result")
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel, Any]:
+    """The model (bfloat16 on a GPU, float32 on the CPU) and its tokenizer. Weights are read from safetensors only.
+
+    Raises:
+        UserError: If the model or its tokenizer is missing or unusable, or has no block ``settings.layer``.
+    """
+    source, options = _locate(settings)
+    with _quiet():
+        config = _attempt(settings, lambda: AutoConfig.from_pretrained(source, **options))
+        _check(config, settings)
+        tokenizer = _attempt(
+            settings, lambda: AutoTokenizer.from_pretrained(source, **options), what="its tokenizer cannot be loaded"
+        )
+        kind = AutoModelForCausalLM if is_causal(config) else AutoModel
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        model = _attempt(settings, lambda: kind.from_pretrained(source, dtype=dtype, use_safetensors=True, **options))
+    return model.eval(), tokenizer
+
+
+def is_causal(config: Any) -> bool:
+    """Whether the saved model predicts the next token; else it is an encoder."""
+    return any(name.endswith(_CAUSAL) for name in config.architectures or ())
+
+
+def block_count(config: Any) -> int:
+    """Blocks of the (text part of the) model."""
+    return int(config.get_text_config().num_hidden_layers)
+
+
+def _locate(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
+    """What transformers is to load, and with which options. Without the hub only its local cache is asked."""
+    if settings.name == EMBEDDED:
+        return str(embedded.model_folder()), {"local_files_only": True}
+    folder = Path(settings.name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"The folder {folder} holds no model (no config.json); give one in transformers format.")
+        return str(folder), {"local_files_only": True}
+    if not hub.is_hub_id(settings.name):
+        raise UserError(f"Model {settings.name!r} is neither a folder nor a hub id such as EleutherAI/pythia-70m.")
+    return settings.name, {"revision": settings.revision or "main", "local_files_only": not hub.is_reachable()}
+
+
+def _attempt(settings: ModelSettings, load: Callable[[], Result], *, what: str = "it cannot be loaded") -> Result:
+    try:
+        return load()
+    except Exception as error:  # OSError, ValueError, KeyError, SafetensorError … depending on what is wrong
+        local = settings.name == EMBEDDED or Path(settings.name).expanduser().is_dir()
+        if not local and not hub.is_reachable():
+            raise UserError(
+                f"Model {settings.name!r} is neither a folder nor in the local cache, and the hub ({hub.endpoint()}) "
+                "cannot be reached; give the path of a model folder, or set model.name to embedded."
+            ) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"Model {settings.name!r}: {what} ({reason}); check model.name and model.revision.") from None
+
+
+def _check(config: Any, settings: ModelSettings) -> None:
+    if config.is_encoder_decoder:
+        raise UserError(f"Model {settings.name!r} is an encoder-decoder; give a causal language model or an encoder.")
+    blocks = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if blocks is None:
+        raise UserError(f"Model {settings.name!r} ({config.model_type}) is no transformer over text; give another one.")
+    if settings.layer >= blocks:
+        raise UserError(
+            f"Model {settings.name!r} has {blocks} layers, so model.layer must be 0 to {blocks - 1}, "
+            f"not {settings.layer}."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and reports: long jobs tell their progress through the callback alone."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
