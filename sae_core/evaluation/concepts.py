@@ -1,0 +1,120 @@
+"""Concept detection with few features (sparse probing): ensembles beside the raw activation and a random dictionary.
+
+Source: Karvonen et al. 2025, *SAEBench*; Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sae_core.config import EvaluationSettings
+from sae_core.ensemble import Ensemble
+from sae_core.evaluation.pooling import RANDOM, RAW, Batch, Pooled, pool, random_dictionary
+from sae_core.evaluation.probes import Features, Problem, probe_rows
+from sae_core.evaluation.tasks import Task, build_problems
+from sae_core.progress import Progress, Tick, silent
+
+COLUMNS = (
+    *("task", "concept", "method", "m", "variant", "accuracy", "accuracy_low", "accuracy_high", "auc", "f1"),
+    *("detection_rate", "false_positive_rate", "features", "signs"),
+)
+CHANCE = 0.5
+"""Accuracy of guessing: problems are balanced."""
+
+ActivationsOf = Callable[[Sequence[str]], Iterable[Batch]]
+"""Activations of texts, cut to the tokens that are pooled."""
+
+
+def measure_concepts(
+    ensembles: Mapping[str, Ensemble],
+    tasks: Sequence[Task],
+    activations_of: ActivationsOf,
+    sample_BD: Tensor,
+    settings: EvaluationSettings,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Detect every concept of every task with every method.
+
+    Every different text passes once through the model and once through each ensemble. Methods: the ensembles by name,
+    `RAW` (all dimensions of the mean activation, m = 0) and `RANDOM` (see `random_dictionary`; it imitates the single
+    SAE, or the first member there is). The table's ``features`` are global in their ensemble, best first.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``.
+        tasks: The tasks; none gives an empty table.
+        activations_of: Gives the activations of texts.
+        sample_BD: Some activations, on which the random dictionary is set up.
+        settings: Numbers of features, texts and bootstrap samples.
+        seed: Seed of what is drawn: negative texts, bootstrap, random atoms.
+        device: Where to encode.
+        progress: Told about texts, then about methods.
+
+    Returns:
+        (content of evaluation/concepts.json, the table with `COLUMNS`).
+    """
+    like = ensembles.get("single") or next(iter(ensembles.values()))
+    # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
+    random = random_dictionary(like[0], sample_BD.to(device), seed=seed + 2**31)
+    methods = {**ensembles, RANDOM: Ensemble([random], wiring="parallel", method=RANDOM)}
+    texts = list(dict.fromkeys(text for task in tasks for text in (*task.train_texts, *task.test_texts)))
+    problems = build_problems(
+        tasks,
+        {text: row for row, text in enumerate(texts)},
+        train_texts=settings.train_texts,
+        test_texts=settings.test_texts,
+        seed=seed,
+    )
+    rows: list[dict[str, Any]] = []
+    if problems:
+        pooled = pool(methods, activations_of(texts), len(texts), device=device, progress=progress)
+        rows = _probe_methods(pooled, problems, settings, seed=seed, progress=progress)
+    facts = {
+        "tasks": [_task_facts(task) for task in tasks],
+        "settings": {
+            "seed": seed,
+            "texts": len(texts),
+            **settings.model_dump(mode="json"),
+            "probe": "logistic regression, L2, C = 1, 1000 iterations at most",
+            "selection": "largest |mean of positive - mean of negative| on the training texts",
+        },
+    }
+    return facts, pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _probe_methods(
+    pooled: Pooled, problems: Sequence[Problem], settings: EvaluationSettings, *, seed: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """All rows of the table, method after method."""
+    chance = np.random.default_rng(seed)
+    resamples = [
+        chance.multinomial(len(problem.test), [1 / len(problem.test)] * len(problem.test), size=settings.bootstrap)
+        for problem in problems
+    ]
+    counts = sorted(set(settings.concept_features))
+    rows: list[dict[str, Any]] = []
+    methods: dict[str, Features] = {**pooled.codes, RAW: pooled.raw}
+    for done, (name, features) in enumerate(methods.items()):
+        progress(Tick("fit concept detectors", done, len(methods), unit="methods"))
+        found = probe_rows(features, problems, resamples, counts=counts, whole=name == RAW)
+        rows += [{"method": name, **row} for row in found]
+    progress(Tick("fit concept detectors", len(methods), len(methods), unit="methods"))
+    return rows
+
+
+def _task_facts(task: Task) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "description": task.description,
+        "classes": task.classes,
+        "train_texts": len(task.train_texts),
+        "test_texts": len(task.test_texts),
+        "chance": CHANCE,
+    }

@@ -1,0 +1,182 @@
+"""All evaluations of a run, stage by stage; what is finished is skipped, what is missing is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sae_core.activations.harvest import evaluation_cache
+from sae_core.activations.language_model import ActivationBatch, LanguageModel
+from sae_core.activations.text import load_documents, load_labelled
+from sae_core.config import EMBEDDED
+from sae_core.device import resolve_device
+from sae_core.ensemble import Ensemble, load_ensemble
+from sae_core.errors import UserError
+from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
+from sae_core.evaluation.cost import measure_cost
+from sae_core.evaluation.dictionary import measure_dictionary
+from sae_core.evaluation.reconstruction import measure_reconstruction
+from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
+from sae_core.files import read_json, read_table, write_json, write_table
+from sae_core.progress import Progress, silent
+from sae_core.run import Run
+
+STAGES = ("reconstruction", "dictionary", "concepts", "cost")
+TASK_CHARS = 4_000_000
+"""Characters of the embedded corpus from which the embedded tasks are drawn."""
+SAMPLE_TOKENS = 2048
+"""Held-out activations on which the random dictionary is set up."""
+
+Ensembles = dict[str, Ensemble]
+
+
+def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = None) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost, and write evaluation/.
+
+    Args:
+        run: A run with trained ensembles and its activation cache.
+        progress: Told about every block.
+        device: Where to encode; the one in the settings if not given.
+
+    Raises:
+        UserError: If nothing is trained yet, or the activation cache or the language model is gone.
+    """
+    missing = [name for name in STAGES if not run.is_finished(f"evaluate/{name}")]
+    if not missing:
+        return
+    device = resolve_device(device or run.settings.training.device)
+    ensembles = _load(run, device)
+    measures: dict[str, Callable[[Run, Ensembles, str, Progress], None]] = {
+        "reconstruction": _reconstruction,
+        "dictionary": _dictionary,
+        "concepts": _concepts,
+        "cost": _cost,
+    }
+    for name in missing:
+        started = time.perf_counter()
+        measures[name](run, ensembles, device, progress)
+        run.finish(f"evaluate/{name}", {"seconds": time.perf_counter() - started, "device": device})
+
+
+def evaluate_task(
+    run: Run,
+    path: Path,
+    *,
+    text_column: str = "text",
+    label_column: str = "label",
+    progress: Progress = silent,
+    device: str | None = None,
+) -> None:
+    """Detect the labels in a file and add them to the run's concepts, in place of an earlier task of that name.
+
+    Args:
+        run: A run with trained ensembles.
+        path: CSV, JSONL or Parquet; the task is called after it.
+        text_column: Column that holds the text.
+        label_column: Column that holds the label.
+        progress: Told about texts and methods.
+        device: Where to encode; the one in the settings if not given.
+
+    Raises:
+        UserError: If the file or a column is missing, or the labels cannot make a task.
+    """
+    device = resolve_device(device or run.settings.training.device)
+    texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
+    task = labelled_task(path.name, texts, labels, seed=run.settings.training.seed)
+    ensembles = _load(run, device)
+    facts, table = _measured_concepts(run, ensembles, [task], device, progress)
+    if run.evaluation("concepts").exists():
+        before = read_json(run.evaluation("concepts"))
+        kept = [other for other in before["tasks"] if other["task"] != task.name]
+        facts = {**before, "tasks": [*kept, *facts["tasks"]]}
+        rows = read_table(run.evaluation_table("concepts"))
+        table = pd.concat([part for part in (rows[rows["task"] != task.name], table) if len(part)], ignore_index=True)
+    _write_concepts(run, facts, table)
+
+
+def _load(run: Run, device: str) -> Ensembles:
+    ensembles = {folder.name: load_ensemble(folder, device=device) for folder in run.ensembles()}
+    if not ensembles:
+        raise UserError(f"{run.path} holds no trained ensemble; run sae-ensemble train on it first.")
+    return ensembles
+
+
+def _reconstruction(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
+    cache = evaluation_cache(run)
+    figures = measure_reconstruction(
+        ensembles,
+        cache.read,
+        cache.rows,
+        bootstrap=run.settings.evaluation.bootstrap,
+        seed=run.settings.training.seed,
+        device=device,
+        progress=progress,
+    )
+    write_json(run.evaluation("reconstruction"), figures)
+
+
+def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
+    cache = evaluation_cache(run)
+    figures = measure_dictionary(
+        ensembles, cache.read, cache.rows, seed=run.settings.training.seed, device=device, progress=progress
+    )
+    write_json(run.evaluation("dictionary"), figures)
+
+
+def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
+    facts, table = _measured_concepts(run, ensembles, _embedded_tasks(run, progress), device, progress)
+    _write_concepts(run, facts, table)
+
+
+def _cost(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
+    write_json(run.evaluation("cost"), measure_cost(run, ensembles))
+
+
+def _embedded_tasks(run: Run, progress: Progress) -> list[Task]:
+    """The labelled sets that come with the embedded corpus; none for other text, whose labels are not known."""
+    if run.settings.text.source != EMBEDDED:
+        return []
+    documents = load_documents(run.settings.text, max_chars=TASK_CHARS, progress=progress)
+    settings = run.settings.evaluation
+    # The run gathered its activations from the beginning of the corpus; so its end is what no SAE has seen.
+    return docstring_tasks(
+        documents[::-1],
+        train_texts=settings.train_texts,
+        test_texts=settings.test_texts,
+        pool_texts=settings.pool_texts,
+    )
+
+
+def _measured_concepts(
+    run: Run, ensembles: Ensembles, tasks: Sequence[Task], device: str, progress: Progress
+) -> tuple[dict, pd.DataFrame]:
+    cache = evaluation_cache(run)
+    return measure_concepts(
+        ensembles,
+        tasks,
+        _activations_of(run, device),
+        cache.read(0, min(SAMPLE_TOKENS, cache.rows)),
+        run.settings.evaluation,
+        seed=run.settings.training.seed,
+        device=device,
+        progress=progress,
+    )
+
+
+def _activations_of(run: Run, device: str) -> ActivationsOf:
+    """The run's language model, opened when the first text needs it."""
+
+    def activations(texts: Sequence[str]) -> Iterator[ActivationBatch]:
+        model = LanguageModel.load(run.settings.model, device=device)
+        yield from model.activations(texts, context=run.settings.evaluation.tokens_per_text)
+
+    return activations
+
+
+def _write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
+    """The table first: where there is a JSON file, its table is there too."""
+    write_table(run.evaluation_table("concepts"), table)
+    write_json(run.evaluation("concepts"), facts)

@@ -1,0 +1,269 @@
+"""How well ensembles reconstruct activations: explained variance, MSE, L0, dead features, and the exact identities.
+
+Sources: Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 5 (the per-dimension explained variance is what the
+paper's code prints); bagging's ambiguity decomposition (Krogh and Vedelsby 1994).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae_core.ensemble import Ensemble
+from sae_core.evaluation.codes import BLOCK, Encoders, SparseCode
+from sae_core.progress import Progress, Tick, silent
+
+Read = Callable[[int, int], Tensor]
+"""Activations [stop − start, D] from rows start to stop, in float32."""
+
+CHUNK = 256
+"""Consecutive tokens that the bootstrap draws together; the tokens of one document are not independent."""
+MAX_CHUNKS = 1000
+IDENTITY_TOKENS = 4096
+"""Tokens on which the exact identities are checked; that needs a second, dense way through the ensemble."""
+
+
+class Moments:
+    """First and second moments of the activations, by dimension and by chunk, streamed in float64.
+
+    Sums are taken around the first activation, so that a large constant offset costs no digits.
+
+    Args:
+        tokens: Activations that will come, N.
+        d_in: Their dimension, D.
+    """
+
+    def __init__(self, tokens: int, d_in: int) -> None:
+        self.tokens = tokens
+        self.chunk = max(CHUNK if tokens >= 20 * CHUNK else math.ceil(tokens / 20), math.ceil(tokens / MAX_CHUNKS))
+        chunks = math.ceil(tokens / self.chunk)
+        self.count_C = torch.zeros(chunks, dtype=torch.float64)
+        self.sum_CD = torch.zeros(chunks, d_in, dtype=torch.float64)
+        self.square_D = torch.zeros(d_in, dtype=torch.float64)
+        self.square_C = torch.zeros(chunks, dtype=torch.float64)
+        self._shift_D: Tensor | None = None
+
+    def chunks_of(self, start: int, count: int) -> Tensor:
+        """The chunk of each of ``count`` activations from number ``start`` on."""
+        return torch.arange(start, start + count) // self.chunk
+
+    def add(self, start: int, acts_BD: Tensor) -> None:
+        """Take in the activations from number ``start`` on."""
+        acts_BD = acts_BD.double().cpu()
+        if self._shift_D is None:
+            self._shift_D = acts_BD[0].clone()
+        shifted_BD = acts_BD - self._shift_D
+        chunks_B = self.chunks_of(start, len(acts_BD))
+        self.count_C.index_add_(0, chunks_B, torch.ones(len(acts_BD), dtype=torch.float64))
+        self.sum_CD.index_add_(0, chunks_B, shifted_BD)
+        self.square_D += shifted_BD.square().sum(dim=0)
+        self.square_C.index_add_(0, chunks_B, shifted_BD.square().sum(dim=1))
+
+    @property
+    def variation_D(self) -> Tensor:
+        """SST_d = Σ_t (a_td − mean_d)², shape [D]."""
+        return (self.square_D - self.sum_CD.sum(dim=0).square() / self.tokens).clamp_min(0.0)
+
+
+class Totals:
+    """What one ensemble leaves unexplained, streamed in float64 for its first 1, 2, … J members.
+
+    Args:
+        ensemble: The ensemble.
+        moments: Of the same activations.
+    """
+
+    def __init__(self, ensemble: Ensemble, moments: Moments) -> None:
+        self.ensemble = ensemble
+        self.moments = moments
+        members, weights = len(ensemble), ensemble.weights
+        self.error_JD = torch.zeros(members, ensemble.d_in, dtype=torch.float64)
+        self.error_C = torch.zeros_like(moments.count_C)
+        self.energy = 0.0
+        self.active_J = torch.zeros(members, dtype=torch.float64)
+        self.fired_J = [torch.zeros(width, dtype=torch.bool) for width in ensemble.widths]
+        # As in Ensemble.first: bagged members are averaged anew, boosted stages just stop.
+        averaged = ensemble.wiring == "parallel"
+        self._scale_J = [sum(weights) / sum(weights[: j + 1]) if averaged else 1.0 for j in range(members)]
+
+    def add(self, start: int, acts_BD: Tensor, codes: list[SparseCode]) -> None:
+        """Take in the activations from number ``start`` on and the members' codes of them."""
+        sum_BD = torch.zeros_like(acts_BD)
+        self.energy += float(acts_BD.double().square().sum())
+        for number, (weight, code) in enumerate(zip(self.ensemble.weights, codes, strict=True)):
+            assert code.decoded_BD is not None
+            self.active_J[number] += len(code.values_E)
+            self.fired_J[number][code.features_E.cpu()] = True
+            sum_BD = sum_BD + weight * code.decoded_BD
+            squares_BD = (acts_BD - self._scale_J[number] * sum_BD).double().square().cpu()
+            self.error_JD[number] += squares_BD.sum(dim=0)
+        self.error_C.index_add_(0, self.moments.chunks_of(start, len(acts_BD)), squares_BD.sum(dim=1))
+
+    def figures(self, *, bootstrap: int, seed: int) -> dict[str, Any]:
+        """The figures as they stand in evaluation/reconstruction.json; what is undefined is None."""
+        tokens, features = self.moments.tokens, sum(self.ensemble.widths)
+        dead = sum(int((~fired).sum()) for fired in self.fired_J)
+        l0_J = (self.active_J.cumsum(dim=0) / tokens).tolist()
+        variation_D = self.moments.variation_D
+        by_members = [
+            {
+                "members": number + 1,
+                "explained_variance": defined(total_explained(error_D, variation_D)),
+                "mse": float(error_D.sum()) / tokens,
+                "l0": l0_J[number],
+            }
+            for number, error_D in enumerate(self.error_JD)
+        ]
+        low, high = explained_interval(self.error_C, self.moments, samples=bootstrap, seed=seed)
+        return {
+            "members": len(self.ensemble),
+            "features": features,
+            "mse": by_members[-1]["mse"],
+            "explained_variance": by_members[-1]["explained_variance"],
+            "explained_variance_per_dimension": defined(explained_per_dimension(self.error_JD[-1], variation_D)),
+            "explained_variance_interval": [defined(low), defined(high)],
+            "l0": l0_J[-1],
+            "relative_sparsity": l0_J[-1] / features,
+            "dead": dead,
+            "dead_fraction": dead / features,
+            "by_members": by_members,
+            "residual_energy": self._residual_energy(),
+        }
+
+    def _residual_energy(self) -> list[float | None]:
+        """ρ_j = energy after / energy before stage j; empty unless the wiring is residual."""
+        if self.ensemble.wiring != "residual":
+            return []
+        energies = [self.energy, *self.error_JD.sum(dim=1).tolist()]
+        return [after / before if before > 0 else None for before, after in pairwise(energies)]
+
+
+def total_explained(error_D: Tensor, variation_D: Tensor) -> float:
+    """Explained variance, total: 1 − E‖a − â‖² / (E‖a‖² − ‖E a‖²); NaN if the activations do not vary.
+
+    Args:
+        error_D: Σ_t (a_td − â_td)², shape [D].
+        variation_D: Σ_t (a_td − mean_d)², shape [D].
+    """
+    total = float(variation_D.sum())
+    return 1.0 - float(error_D.sum()) / total if total > 0 else math.nan
+
+
+def explained_per_dimension(error_D: Tensor, variation_D: Tensor) -> float:
+    """Explained variance, per dimension: mean over d of 1 − SSE_d/SST_d, over the dimensions that vary; NaN if none."""
+    varies_D = variation_D > 0
+    return float((1.0 - error_D[varies_D] / variation_D[varies_D]).mean()) if bool(varies_D.any()) else math.nan
+
+
+def explained_interval(error_C: Tensor, moments: Moments, *, samples: int, seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the total explained variance, drawing chunks of tokens; NaN if there is one chunk."""
+    chunks = len(error_C)
+    if chunks < 2:
+        return math.nan, math.nan
+    weights = np.random.default_rng(seed).multinomial(chunks, [1 / chunks] * chunks, size=samples)
+    weights_RC = torch.from_numpy(weights).double()
+    total_R = weights_RC @ moments.square_C - (weights_RC @ moments.sum_CD).square().sum(dim=1) / (
+        weights_RC @ moments.count_C
+    )
+    values: NDArray[np.float64] = (1.0 - (weights_RC @ error_C) / total_R)[total_R > 0].numpy()
+    if not len(values):
+        return math.nan, math.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+@torch.no_grad()
+def identity_error(ensemble: Ensemble, acts_BD: Tensor) -> float:
+    """Relative error of the exact identity of bagging or boosting on these activations; about 1e-7 when all is well.
+
+    bagging: ‖a − ḡ‖² = Σ_j α_j‖a − g_j‖² − Σ_j α_j‖g_j − ḡ‖², if Σα = 1 (else NaN);
+    boosting: E‖a − ĝ‖² = E‖a‖²·Π_j ρ_j, with ρ_j the residual energy after / before stage j.
+    The left side goes through Proposition 1 (``decode(encode(a))``, one wide SAE), the right side through the members.
+    """
+    whole_BD = ensemble.decode(ensemble.encode(acts_BD)).double()
+    left = float((acts_BD.double() - whole_BD).square().sum())
+    energy = float(acts_BD.double().square().sum())
+    if ensemble.wiring == "residual":
+        left_BD, right = acts_BD.double(), energy
+        for _, part_BD in ensemble.member_codes(acts_BD):
+            before = float(left_BD.square().sum())
+            left_BD = left_BD - part_BD.double()
+            right *= float(left_BD.square().sum()) / before if before > 0 else 0.0
+    else:
+        if not math.isclose(sum(ensemble.weights), 1.0, rel_tol=1e-9):
+            return math.nan
+        right = 0.0
+        for weight, (coefs_BN, _), member in zip(
+            ensemble.weights, ensemble.member_codes(acts_BD), ensemble, strict=True
+        ):
+            own_BD = member.decode(coefs_BN).double()
+            right += weight * float((acts_BD.double() - own_BD).square().sum() - (own_BD - whole_BD).square().sum())
+    # Where nothing is left to explain, rounding is measured against the activations themselves.
+    return abs(left - right) / max(left, 1e-12 * energy, 1e-300)
+
+
+def defined(value: float) -> float | None:
+    """The value, or None for NaN and infinity, which JSON does not have."""
+    return value if math.isfinite(value) else None
+
+
+@torch.no_grad()
+def measure_reconstruction(
+    ensembles: Mapping[str, Ensemble],
+    read: Read,
+    tokens: int,
+    *,
+    bootstrap: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Measure all ensembles in one pass over the activations, block by block.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``.
+        read: Gives activations by row.
+        tokens: How many there are, N.
+        bootstrap: Bootstrap samples behind an interval.
+        seed: Seed of the bootstrap.
+        device: Where to encode.
+        progress: Told about every block.
+
+    Returns:
+        The content of evaluation/reconstruction.json.
+    """
+    encoders = Encoders(ensembles)
+    moments = Moments(tokens, next(iter(ensembles.values())).d_in)
+    totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
+    identities: dict[str, float] = {}
+    for start in range(0, tokens, BLOCK):
+        stop = min(start + BLOCK, tokens)
+        acts_BD = read(start, stop).to(device)
+        moments.add(start, acts_BD)
+        for name, codes in encoders.codes(acts_BD, decode=True):
+            totals[name].add(start, acts_BD, list(codes))
+        progress(Tick("measure reconstruction", stop, tokens))
+    checked = read(0, min(IDENTITY_TOKENS, tokens)).to(device)
+    for name, ensemble in ensembles.items():
+        # Every block obeys the identity by itself; the worst one is reported.
+        identities[name] = max(identity_error(ensemble, block_BD) for block_BD in checked.split(BLOCK))
+    return {
+        "tokens": tokens,
+        "identity_tokens": len(checked),
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "ensembles": {
+            name: {
+                **total.figures(bootstrap=bootstrap, seed=seed),
+                "identity_error": defined(identities[name]),
+            }
+            for name, total in totals.items()
+        },
+    }
