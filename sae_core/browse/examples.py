@@ -18,8 +18,7 @@ from sae_core.browse.index import ActivationIndex, Positions, Values
 NEAR_IDENTICAL = 0.8
 """Two examples are near-identical if this share of the tokens around their peaks is the same, place by place."""
 
-_GROWTH = 8
-_MOST_SEARCHED = 512
+_SEARCHED = 64
 _SCAN = 4_000_000
 
 Places = NDArray[np.int64]
@@ -76,18 +75,14 @@ def top_examples(
         feature: Number of the feature in the ensemble.
         count: Examples wanted; fewer are given if there are not as many.
         window: Tokens shown on either side.
-        distinct: Leave out examples that are near-identical to a stronger one. The search for others ends at the
-            512·count strongest activations.
+        distinct: Leave out examples that are near-identical to a stronger one, searching 64·count documents.
     """
     positions, values = index.feature(feature)
-    searched = _GROWTH * count
-    while True:
-        best = strongest(values, searched)
-        places = best[_first_of_each(corpus.document_of(positions[best]))]
-        kept = _distinct(corpus, positions, places, count=count, reach=window // 2) if distinct else places[:count]
-        if len(kept) >= count or searched >= min(len(values), _MOST_SEARCHED * count):
-            return [_example(corpus, positions, values, place, window) for place in kept.tolist()]
-        searched *= _GROWTH
+    wanted = _SEARCHED * count if distinct else count
+    places = _document_peaks(corpus, positions, values, wanted)
+    if distinct:
+        places = _distinct(corpus, positions, places, count=count, reach=window // 2)
+    return [_example(corpus, positions, values, place, window) for place in places.tolist()]
 
 
 def quantile_examples(
@@ -126,7 +121,7 @@ def quantile_examples(
         inside = np.flatnonzero((values >= low) & below)
         if not len(inside):
             continue
-        drawn = generator.choice(inside, min(_GROWTH * per_quantile, len(inside)), replace=False)
+        drawn = generator.choice(inside, min(_SEARCHED * per_quantile, len(inside)), replace=False)
         places = drawn[_first_of_each(corpus.document_of(positions[drawn]))]
         kept = _distinct(corpus, positions, places, count=per_quantile, reach=window // 2)
         kept = kept[np.argsort(-values[kept], kind="stable")]
@@ -145,7 +140,7 @@ def histogram(values: Values, bins: int = 40) -> tuple[NDArray[np.float64], NDAr
 def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataFrame:
     """The features that fire most often on the same tokens, by the cosine of the two firing patterns.
 
-    Reads all positions of the index once: some 20 ms for 10M entries.
+    Reads all positions of the index once: some 30 ms for 10M entries.
 
     Returns:
         Rows feature, together (tokens on which both fire), share (of this feature's tokens) and lift (how many times
@@ -156,9 +151,9 @@ def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataF
     fires_T[positions] = True
     together_F = np.zeros(index.features, np.int64)
     for start in range(0, index.entries, _SCAN):
-        hits = np.flatnonzero(fires_T[index.positions[start : start + _SCAN]]) + start
-        features = np.searchsorted(index.pointers, hits, side="right") - 1
-        together_F += np.bincount(features, minlength=index.features)
+        # "clip" spares the check of every position, and all are in range.
+        hits = np.flatnonzero(fires_T.take(index.positions[start : start + _SCAN], mode="clip"))
+        together_F += np.diff(np.searchsorted(hits, index.pointers - start))
     together_F[feature] = 0
     counts_F = index.counts
     cosine_F = together_F / np.sqrt(np.maximum(counts_F, 1) * float(max(len(positions), 1)))
@@ -174,11 +169,22 @@ def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataF
 def strongest(values: Values, wanted: int) -> Places:
     """Places of the ``wanted`` largest values, the largest first; of equal ones the earlier first."""
     chosen = np.arange(len(values))
-    if wanted < len(values):
+    if 0 < wanted < len(values):
         least = np.partition(values, len(values) - wanted)[len(values) - wanted]
         # All that equal the smallest are compared by place, so that the choice does not depend on the partition.
         chosen = np.flatnonzero(values >= least)
     return chosen[np.argsort(-values[chosen], kind="stable")][:wanted]
+
+
+def _document_peaks(corpus: Corpus, positions: Positions, values: Values, wanted: int) -> Places:
+    """Where the ``wanted`` documents with the largest values have them, the largest first."""
+    # Positions ascend, so a document's activations lie side by side.
+    starts = np.flatnonzero(np.diff(corpus.document_of(positions), prepend=-1))
+    if not len(starts):
+        return starts
+    best = strongest(np.maximum.reduceat(values, starts), wanted)
+    ends = np.append(starts[1:], len(values))
+    return np.array([starts[one] + values[starts[one] : ends[one]].argmax() for one in best.tolist()], np.int64)
 
 
 def _first_of_each(keys: NDArray[np.int64]) -> Places:
