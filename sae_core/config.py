@@ -136,7 +136,7 @@ class EvaluationSettings(_Settings):
     """Test texts per concept, half of them positive."""
     tokens_per_text: Positive = 128
     """First tokens of each text that are pooled."""
-    pool_texts: Positive = 1500
+    pool_texts: Positive = 1200
     """Different texts that the embedded tasks draw on; each passes once through the model and every ensemble."""
     bootstrap: Positive = 200
     """Bootstrap samples behind an interval."""

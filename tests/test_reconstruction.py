@@ -8,8 +8,8 @@ import torch
 
 from sae_core.config import SAESettings
 from sae_core.ensemble import Ensemble
-from sae_core.evaluation import reconstruction
-from sae_core.evaluation.codes import Encoders, sparse_encode
+from sae_core.evaluation import codes, reconstruction
+from sae_core.evaluation.codes import Encoders, member_code
 from sae_core.evaluation.reconstruction import (
     Moments,
     Totals,
@@ -66,15 +66,16 @@ def reference(acts, output):
 
 
 @pytest.mark.parametrize("architecture", ["relu", "topk", "batchtopk", "jumprelu"])
-def test_sparse_codes_are_the_dense_ones(architecture):
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_sparse_codes_are_the_dense_ones(architecture, share, monkeypatch):
+    monkeypatch.setattr(codes, "DENSE_SHARE", share)
     member, acts = sae(3, architecture), activations(50)
-    code, dense = sparse_encode(member, acts), member.encode(acts)
-    rebuilt = torch.zeros_like(dense)
-    rebuilt[code.tokens_E, code.features_E] = code.values_E
-    assert torch.equal(rebuilt, dense)
-    assert len(code.values_E) == int((dense != 0).sum()) > 0
-    assert torch.allclose(code.decoded_BD, member(acts), atol=1e-5)
-    assert sparse_encode(member, acts, decode=False).decoded_BD is None
+    found, dense = member_code(member, acts), member.encode(acts)
+    assert torch.equal(found.code.dense(), dense)
+    tokens, features = found.firing()
+    assert torch.equal(torch.stack([tokens, features], dim=1).sort(dim=0).values, dense.nonzero().sort(dim=0).values)
+    assert torch.allclose(found.decoded_BD, member.decode(dense), atol=1e-5)
+    assert member_code(member, acts, decode=False).decoded_BD is None
 
 
 @pytest.mark.parametrize("decode", [True, False])
@@ -83,15 +84,13 @@ def test_sharing_members_changes_no_code(architecture, decode):
     chosen, acts = ensembles(architecture), activations(60)
     encoders = Encoders(chosen)
     assert len(encoders._shared) == 3  # each of the three SAEs has several uses, the copied one included
-    for name, codes in encoders.codes(acts, decode=decode):
+    for name, found in encoders.codes(acts, decode=decode):
         ensemble = chosen[name]
         expected = list(ensemble.member_codes(acts))
-        for code, weight, (dense, part) in zip(codes, ensemble.weights, expected, strict=True):
-            rebuilt = torch.zeros_like(dense)
-            rebuilt[code.tokens_E, code.features_E] = code.values_E
-            assert torch.allclose(rebuilt, dense, atol=1e-5)
+        for member, weight, (dense, part) in zip(found, ensemble.weights, expected, strict=True):
+            assert torch.allclose(member.code.dense(), dense, atol=1e-5)
             if decode:
-                assert torch.allclose(weight * code.decoded_BD, part, atol=1e-5)
+                assert torch.allclose(weight * member.decoded_BD, part, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "relu"])

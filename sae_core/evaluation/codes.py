@@ -8,47 +8,46 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from sae_core.ensemble import Ensemble
-from sae_core.sae import SAE, TopKSAE
+from sae_core.sae import SAE
+from sae_core.sae.sparse import SparseCode
 
 BLOCK = 2048
 """Activations encoded at a time."""
 
 
+DENSE_SHARE = 1 / 16
+"""A code with more entries than this share of all is decoded faster as a dense product."""
+
+
 @dataclass(frozen=True, slots=True)
-class SparseCode:
-    """The coefficients ≠ 0 of one member for a block of B activations, E of them, token by token.
+class MemberCode:
+    """One member's own code of a block of B activations; α is not folded in.
 
     Attributes:
-        tokens_E: Row in the block.
-        features_E: Feature within the member.
-        values_E: The member's own coefficient; α is not folded in.
+        code: The coefficients; entries may be 0.
         decoded_BD: The member's own reconstruction, or None if nobody needs it.
     """
 
-    tokens_E: Tensor
-    features_E: Tensor
-    values_E: Tensor
+    code: SparseCode
     decoded_BD: Tensor | None
+
+    def firing(self) -> tuple[Tensor, Tensor]:
+        """(tokens, features) of the coefficients ≠ 0."""
+        fires_E = self.code.values_E != 0
+        return self.code.rows_E[fires_E], self.code.features_E[fires_E]
 
 
 @torch.no_grad()
-def sparse_encode(sae: SAE, acts_BD: Tensor, *, decode: bool = True) -> SparseCode:
-    """What ``sae.encode`` and ``sae.decode`` give, as a sparse code."""
-    if isinstance(sae, TopKSAE):
-        # Reading K atoms a token is some five times cheaper than a product with a dense code that is nearly all zeros.
-        coefs_BK, features_BK = sae.select(sae.pre_activations(acts_BD))
-        kept_BK = coefs_BK != 0
-        tokens_E, _ = kept_BK.nonzero(as_tuple=True)
-        decoded_BD = None
-        if decode:
-            decoded_BD = embedding_bag(features_BK, sae.W_dec, per_sample_weights=coefs_BK, mode="sum") + sae.b_dec
-        return SparseCode(tokens_E, features_BK[kept_BK], coefs_BK[kept_BK], decoded_BD)
-    coefs_BN = sae.encode(acts_BD)
-    tokens_E, features_E = coefs_BN.nonzero(as_tuple=True)
-    return SparseCode(tokens_E, features_E, coefs_BN[tokens_E, features_E], sae.decode(coefs_BN) if decode else None)
+def member_code(sae: SAE, acts_BD: Tensor, *, decode: bool = True) -> MemberCode:
+    """Encode, and decode if it is wanted, without a dense code where the code is sparse."""
+    code = sae.encode_sparse(acts_BD)
+    if not decode:
+        return MemberCode(code, None)
+    batch, width = code.shape
+    dense = len(code.values_E) > DENSE_SHARE * batch * width
+    return MemberCode(code, sae.decode(code.dense()) if dense else sae.decode_sparse(code))
 
 
 class Encoders:
@@ -75,20 +74,20 @@ class Encoders:
                 uses[key] += 1
         self._shared = {key for key, count in uses.items() if count > 1}
 
-    def codes(self, acts_BD: Tensor, *, decode: bool) -> Iterator[tuple[str, Iterator[SparseCode]]]:
+    def codes(self, acts_BD: Tensor, *, decode: bool) -> Iterator[tuple[str, Iterator[MemberCode]]]:
         """For each ensemble: (name, the codes of its members in order). Read each iterator before the next one.
 
         Args:
             acts_BD: A block of activations.
             decode: Whether reconstructions are needed. The residual wiring decodes what it needs in any case.
         """
-        known: dict[int, SparseCode] = {}
+        known: dict[int, MemberCode] = {}
         for name, ensemble in self.ensembles.items():
             yield name, self._member_codes(ensemble, acts_BD, decode, known)
 
     def _member_codes(
-        self, ensemble: Ensemble, acts_BD: Tensor, decode: bool, known: dict[int, SparseCode]
-    ) -> Iterator[SparseCode]:
+        self, ensemble: Ensemble, acts_BD: Tensor, decode: bool, known: dict[int, MemberCode]
+    ) -> Iterator[MemberCode]:
         input_BD = acts_BD
         residual = ensemble.wiring == "residual"
         for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
@@ -97,7 +96,7 @@ class Encoders:
             sharable = key in self._shared and (number == 0 or not residual)
             code = known.get(key) if sharable else None
             if code is None or ((decode or feeds_next) and code.decoded_BD is None):
-                code = sparse_encode(member, input_BD, decode=decode or feeds_next or sharable)
+                code = member_code(member, input_BD, decode=decode or feeds_next or sharable)
             if sharable:
                 known[key] = code
             if feeds_next and code.decoded_BD is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_core.ensemble import Ensemble
-from sae_core.evaluation.codes import BLOCK, Encoders, SparseCode
+from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
 from sae_core.evaluation.reconstruction import Read, defined
 from sae_core.evaluation.similarity import best_matches, one_to_one, random_null
 from sae_core.progress import Progress, Tick, silent
@@ -124,12 +124,13 @@ def member_stability(ensemble: Ensemble, *, threshold: float = THRESHOLD, seed: 
     }
 
 
-def firing_rows(ensemble: Ensemble, codes: Iterable[SparseCode], tokens: int) -> sparse.csr_array:
+def firing_rows(ensemble: Ensemble, codes: Iterable[MemberCode], tokens: int) -> sparse.csr_array:
     """Which of all M features fire on which of a block's tokens: bool [tokens, M]."""
     rows, columns = [], []
     for offset, code in zip(ensemble.offsets, codes, strict=False):
-        rows.append(code.tokens_E)
-        columns.append(code.features_E + offset)
+        tokens_E, features_E = code.firing()
+        rows.append(tokens_E)
+        columns.append(features_E + offset)
     places = (torch.cat(rows).cpu().numpy(), torch.cat(columns).cpu().numpy())
     return sparse.csr_array((np.ones(len(places[0]), dtype=bool), places), shape=(tokens, ensemble.offsets[-1]))
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from sae_core.activations.harvest import evaluation_cache
+from sae_core.activations.harvest import documents, evaluation_cache
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
-from sae_core.activations.text import load_documents, load_labelled
+from sae_core.activations.text import load_labelled
 from sae_core.config import EMBEDDED
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
@@ -25,8 +25,6 @@ from sae_core.progress import Progress, silent
 from sae_core.run import Run
 
 STAGES = ("reconstruction", "dictionary", "concepts", "cost")
-TASK_CHARS = 4_000_000
-"""Characters of the embedded corpus from which the embedded tasks are drawn."""
 SAMPLE_TOKENS = 2048
 """Held-out activations on which the random dictionary is set up."""
 
@@ -127,7 +125,7 @@ def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress)
 
 
 def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
-    facts, table = _measured_concepts(run, ensembles, _embedded_tasks(run, progress), device, progress)
+    facts, table = _measured_concepts(run, ensembles, _embedded_tasks(run), device, progress)
     _write_concepts(run, facts, table)
 
 
@@ -135,15 +133,14 @@ def _cost(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> No
     write_json(run.evaluation("cost"), measure_cost(run, ensembles))
 
 
-def _embedded_tasks(run: Run, progress: Progress) -> list[Task]:
+def _embedded_tasks(run: Run) -> list[Task]:
     """The labelled sets that come with the embedded corpus; none for other text, whose labels are not known."""
     if run.settings.text.source != EMBEDDED:
         return []
-    documents = load_documents(run.settings.text, max_chars=TASK_CHARS, progress=progress)
     settings = run.settings.evaluation
-    # The run gathered its activations from the beginning of the corpus; so its end is what no SAE has seen.
+    # Those that no SAE has seen come first.
     return docstring_tasks(
-        documents[::-1],
+        [*documents(run, held_out=True), *documents(run, held_out=False)],
         train_texts=settings.train_texts,
         test_texts=settings.test_texts,
         pool_texts=settings.pool_texts,

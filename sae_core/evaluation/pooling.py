@@ -14,7 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from sae_core.ensemble import Ensemble
-from sae_core.evaluation.codes import BLOCK, Encoders, SparseCode
+from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
 from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, ReLUSAE
 
@@ -94,12 +94,13 @@ def pool(
 
 
 def _sums_by_text(
-    ensemble: Ensemble, codes: Iterable[SparseCode], document_B: NDArray[np.int64], texts: int
+    ensemble: Ensemble, codes: Iterable[MemberCode], document_B: NDArray[np.int64], texts: int
 ) -> sparse.coo_array:
     """Sums of a block's coefficients over each text's tokens. Summed block by block, so that little is kept."""
     rows, columns, values = [], [], []
-    for offset, weight, code in zip(ensemble.offsets, ensemble.weights, codes, strict=False):
-        rows.append(document_B[code.tokens_E.cpu().numpy()])
+    for offset, weight, member in zip(ensemble.offsets, ensemble.weights, codes, strict=False):
+        code = member.code
+        rows.append(document_B[code.rows_E.cpu().numpy()])
         columns.append((code.features_E + offset).cpu().numpy())
         values.append(weight * code.values_E.double().cpu().numpy())
     first = int(document_B.min())

@@ -99,9 +99,9 @@ def rank(statistics: Statistics, count: int, *, standardised: bool) -> list[NDAr
     return ranked
 
 
-def columns(features: Features, rows: NDArray[np.int64], chosen: NDArray[np.int64]) -> Floats:
-    """The chosen columns of some rows, dense [rows, chosen]."""
-    part = features[rows][:, chosen]
+def columns(features: Features, chosen: NDArray[np.int64]) -> Floats:
+    """The chosen columns, dense [texts, chosen]."""
+    part = features[:, chosen]
     dense = part if isinstance(part, np.ndarray) else part.toarray()
     return np.asarray(dense, dtype=np.float64)
 
@@ -175,10 +175,17 @@ def probe_rows(
     rows = []
     for variant in ("plain", "standardised"):
         standardised = variant == "standardised"
-        ranked = rank(statistics, max(counts, default=1), standardised=standardised)
+        if whole:
+            ranked = [np.arange(features.shape[1])] * len(problems)
+        else:
+            ranked = rank(statistics, max(counts), standardised=standardised)
+        # Cut out once what any problem needs: cutting a sparse matrix is slow.
+        needed = np.unique(np.concatenate(ranked))
+        small = columns(features, needed)
         for number, problem in enumerate(problems):
-            best = np.arange(features.shape[1]) if whole else ranked[number]
-            train, test = columns(features, problem.train, best), columns(features, problem.test, best)
+            best = ranked[number]
+            places = np.searchsorted(needed, best)
+            train, test = small[np.ix_(problem.train, places)], small[np.ix_(problem.test, places)]
             if standardised:
                 deviation = statistics.deviation[number, best]
                 scale = np.where(deviation > 0, deviation, 1.0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.ensemble import Ensemble
-from sae_core.evaluation.codes import BLOCK, Encoders, SparseCode
+from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
 from sae_core.progress import Progress, Tick, silent
 
 Read = Callable[[int, int], Tensor]
@@ -26,7 +26,7 @@ Read = Callable[[int, int], Tensor]
 CHUNK = 256
 """Consecutive tokens that the bootstrap draws together; the tokens of one document are not independent."""
 MAX_CHUNKS = 1000
-IDENTITY_TOKENS = 4096
+IDENTITY_TOKENS = 2048
 """Tokens on which the exact identities are checked; that needs a second, dense way through the ensemble."""
 
 
@@ -48,6 +48,7 @@ class Moments:
         self.sum_CD = torch.zeros(chunks, d_in, dtype=torch.float64)
         self.square_D = torch.zeros(d_in, dtype=torch.float64)
         self.square_C = torch.zeros(chunks, dtype=torch.float64)
+        self.energy = 0.0
         self._shift_D: Tensor | None = None
 
     def chunks_of(self, start: int, count: int) -> Tensor:
@@ -57,6 +58,7 @@ class Moments:
     def add(self, start: int, acts_BD: Tensor) -> None:
         """Take in the activations from number ``start`` on."""
         acts_BD = acts_BD.double().cpu()
+        self.energy += float(acts_BD.square().sum())
         if self._shift_D is None:
             self._shift_D = acts_BD[0].clone()
         shifted_BD = acts_BD - self._shift_D
@@ -86,25 +88,25 @@ class Totals:
         members, weights = len(ensemble), ensemble.weights
         self.error_JD = torch.zeros(members, ensemble.d_in, dtype=torch.float64)
         self.error_C = torch.zeros_like(moments.count_C)
-        self.energy = 0.0
         self.active_J = torch.zeros(members, dtype=torch.float64)
         self.fired_J = [torch.zeros(width, dtype=torch.bool) for width in ensemble.widths]
         # As in Ensemble.first: bagged members are averaged anew, boosted stages just stop.
         averaged = ensemble.wiring == "parallel"
         self._scale_J = [sum(weights) / sum(weights[: j + 1]) if averaged else 1.0 for j in range(members)]
 
-    def add(self, start: int, acts_BD: Tensor, codes: list[SparseCode]) -> None:
+    def add(self, start: int, acts_BD: Tensor, codes: list[MemberCode]) -> None:
         """Take in the activations from number ``start`` on and the members' codes of them."""
         sum_BD = torch.zeros_like(acts_BD)
-        self.energy += float(acts_BD.double().square().sum())
-        for number, (weight, code) in enumerate(zip(self.ensemble.weights, codes, strict=True)):
-            assert code.decoded_BD is not None
-            self.active_J[number] += len(code.values_E)
-            self.fired_J[number][code.features_E.cpu()] = True
-            sum_BD = sum_BD + weight * code.decoded_BD
-            squares_BD = (acts_BD - self._scale_J[number] * sum_BD).double().square().cpu()
-            self.error_JD[number] += squares_BD.sum(dim=0)
-        self.error_C.index_add_(0, self.moments.chunks_of(start, len(acts_BD)), squares_BD.sum(dim=1))
+        for number, (weight, member) in enumerate(zip(self.ensemble.weights, codes, strict=True)):
+            assert member.decoded_BD is not None
+            _, features_E = member.firing()
+            self.active_J[number] += len(features_E)
+            self.fired_J[number][features_E.cpu()] = True
+            sum_BD = torch.add(sum_BD, member.decoded_BD, alpha=weight)
+            squares_BD = torch.sub(acts_BD, sum_BD, alpha=self._scale_J[number]).square()
+            self.error_JD[number] += squares_BD.sum(dim=0, dtype=torch.float64).cpu()
+        error_B = squares_BD.sum(dim=1, dtype=torch.float64).cpu()
+        self.error_C.index_add_(0, self.moments.chunks_of(start, len(acts_BD)), error_B)
 
     def figures(self, *, bootstrap: int, seed: int) -> dict[str, Any]:
         """The figures as they stand in evaluation/reconstruction.json; what is undefined is None."""
@@ -141,7 +143,7 @@ class Totals:
         """ρ_j = energy after / energy before stage j; empty unless the wiring is residual."""
         if self.ensemble.wiring != "residual":
             return []
-        energies = [self.energy, *self.error_JD.sum(dim=1).tolist()]
+        energies = [self.moments.energy, *self.error_JD.sum(dim=1).tolist()]
         return [after / before if before > 0 else None for before, after in pairwise(energies)]
 
 

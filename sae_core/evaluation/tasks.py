@@ -23,6 +23,8 @@ CONFOUNDED_SHARE = 0.2
 TEST_SHARE = 0.3
 MIN_TRAIN, MIN_TEST = 10, 5
 """Positive texts without which a concept is left out."""
+MAX_LIBRARIES = 8
+"""Libraries to tell apart: those with the most passages, so that each has enough of them."""
 MAX_CLASSES = 100
 KINDS = ("parameters", "prose")
 """The two kinds of passage that the confounded task sets against each other."""
@@ -108,7 +110,8 @@ def _draw_libraries(
 ) -> tuple[Passages, Passages]:
     """As many passages of each library as the pool and the limits allow, of each kind its share."""
     sizes = {library: (_size(train, library), _size(test, library)) for library, _ in train}
-    libraries = sorted(library for library, (here, there) in sizes.items() if here >= MIN_TRAIN and there >= MIN_TEST)
+    enough = [library for library, (here, there) in sizes.items() if here >= MIN_TRAIN and there >= MIN_TEST]
+    libraries = sorted(sorted(enough, key=lambda library: (-sum(sizes[library]), library))[:MAX_LIBRARIES])
     if not libraries:
         return {}, {}
     shares = (round(pool * (1 - TEST_SHARE) / len(libraries)), round(pool * TEST_SHARE / len(libraries)))
