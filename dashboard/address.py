@@ -11,7 +11,6 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import queries
 from dashboard.queries import EnsembleInfo
 from sae_core.errors import UserError
 from sae_core.run import Run
@@ -73,9 +72,7 @@ def requested_feature(text: str | None, features: int) -> int | None:
     if text is None or text == "":
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) >= features:
-        raise UserError(
-            f"This ensemble has no feature “{text[:80]}”; its features are numbered 0 to {features - 1:,}."
-        )
+        raise UserError(f"This ensemble has no feature “{text[:80]}”; its features are numbered 0 to {features - 1:,}.")
     return int(text)
 
 

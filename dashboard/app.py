@@ -18,6 +18,12 @@ from sae_core.errors import UserError
 from sae_core.run import Run
 
 AUTHOR_VARIABLE = "SAE_ENSEMBLE_AUTHOR"
+# Drawn here, since Streamlit's own icons for the browser tab would be fetched from a server.
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1f6fb5"/>'
+    '<g fill="#fff"><circle cx="10" cy="11" r="3.2"/><circle cx="22" cy="9" r="2.2" opacity=".7"/>'
+    '<circle cx="21" cy="22" r="4.2"/><circle cx="10" cy="23" r="1.9" opacity=".6"/></g></svg>'
+)
 
 
 def _pages() -> list[st.Page]:
@@ -70,9 +76,7 @@ def _pick_ensemble(infos: dict[str, queries.EnsembleInfo]) -> queries.EnsembleIn
     # Several members are what this is about, so the first such ensemble is shown first.
     first = next((name for name, info in infos.items() if info.members > 1), next(iter(infos)))
     known = requested is None or requested in infos
-    st.session_state["pick_ensemble"] = (
-        (requested or (remembered if remembered in infos else first)) if known else None
-    )
+    st.session_state["pick_ensemble"] = (requested or (remembered if remembered in infos else first)) if known else None
     st.sidebar.selectbox(
         "Ensemble",
         list(infos),
@@ -114,9 +118,10 @@ def _look() -> address.Here:
 
 def main() -> None:
     """Draw the sidebar and run the page that is asked for; bad input becomes one sentence."""
-    st.set_page_config(page_title="SAE ensembles", page_icon=":material/hub:", layout="wide")
-    st.html(stylesheet())
+    st.set_page_config(page_title="SAE ensembles", page_icon=ICON, layout="wide")
+    # Before anything that may fail: without it Streamlit would run a page's file on its own.
     page = st.navigation(_pages())
+    st.html(stylesheet())
     try:
         address.remember(_look())
         page.run()

@@ -31,7 +31,10 @@ def missing(here: Here, command: str, title: str = "") -> None:
 def feature_link(here: Here, feature: int, text: str, *, ensemble: str | None = None, **more: str) -> None:
     """A link to a feature's page; it opens without a reload, and in a new tab like any link."""
     st.page_link(
-        FEATURE_PAGE, label=text, icon=":material/arrow_forward:", query_params={**here.link(feature, ensemble=ensemble), **more}
+        FEATURE_PAGE,
+        label=text,
+        icon=":material/arrow_forward:",
+        query_params={**here.link(feature, ensemble=ensemble), **more},
     )
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import streamlit as st
 
 from sae_core.browse.corpus import Corpus
-from sae_core.browse.examples import Example, co_active, histogram, quantile_examples, top_examples
+from sae_core.browse.examples import Example, Quantile, co_active, histogram, quantile_examples, top_examples
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.labels import Label, LabelStore
 from sae_core.evaluation.summary import summarize
@@ -202,7 +202,7 @@ class FeatureView:
     """What a feature's page shows of the index."""
 
     top: Sequence[Example]
-    quantiles: Sequence[Example]
+    quantiles: Sequence[Quantile]
     edges: Sequence[float]
     counts: Sequence[int]
     peak: float

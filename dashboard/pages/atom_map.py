@@ -14,8 +14,7 @@ from dashboard.parts.numbers import compact, decimal, one_in
 from dashboard.parts.tokens import strips
 
 COLOR = "color"
-MAX_POINTS = 20_000
-"""Plotly becomes slow above this; the most frequent features are shown then."""
+MAX_POINTS = 20_000  # Plotly becomes slow above this; the most frequent features are shown then
 EXPLANATIONS = {
     "member": "colour is the member, so mixed neighbourhoods are features that several members found",
     "density": "colour is the share of tokens on which a feature fires, on a log scale",
@@ -67,7 +66,12 @@ def _controls(info: queries.EnsembleInfo) -> tuple[str, bool]:
         st.session_state["map-color"] = asked if asked in options else options[0]
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
         color = st.segmented_control(
-            "Colour", options, format_func=COLORS.__getitem__, key="map-color", label_visibility="collapsed", required=True
+            "Colour",
+            options,
+            format_func=COLORS.__getitem__,
+            key="map-color",
+            label_visibility="collapsed",
+            required=True,
         )
         dead = st.toggle("Dead features too", key="map-dead")
     color = color or options[0]
@@ -83,7 +87,11 @@ def _preview(here: Here, info: queries.EnsembleInfo, feature: int | None) -> Non
     if table is None or not 0 <= feature < len(table):
         return
     row = table.iloc[feature]
-    chips = [member_chip(int(row["member"]), stage=info.staged), chip(f"peak {decimal(row['peak'])}"), chip(one_in(row["density"]))]
+    chips = [
+        member_chip(int(row["member"]), stage=info.staged),
+        chip(f"peak {decimal(row['peak'])}"),
+        chip(one_in(row["density"])),
+    ]
     if row["label"]:
         chips.append(chip(str(row["label"]), HIGHLIGHT))
     st.html(section(f"Feature {feature:,}") + f'<div class="sae head"><div class="chips">{"".join(chips)}</div></div>')

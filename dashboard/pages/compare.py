@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -40,7 +42,7 @@ def show(here: Here) -> None:
     _lone(here, info, atoms)
 
 
-def _alike(info: queries.EnsembleInfo, summary: dict) -> None:
+def _alike(info: queries.EnsembleInfo, summary: dict[str, Any]) -> None:
     measure = st.segmented_control(
         "Measure",
         list(compare.MEASURES),
@@ -51,7 +53,7 @@ def _alike(info: queries.EnsembleInfo, summary: dict) -> None:
     )
     measure = measure or "mean_matched_cosine"
     values = compare.matrix(summary["pairs"], measure, info.members)
-    null = summary["null"].get(compare.NULLS.get(measure, ""))
+    null = (summary["null"] or {}).get(compare.NULLS.get(measure, ""))
     left, right = st.columns([1.15, 1], gap="large")
     with left:
         chart(
@@ -148,16 +150,17 @@ def _family(here: Here, info: queries.EnsembleInfo, family: compare.Family) -> N
         for number, (member, feature) in enumerate(sorted(family.features.items())):
             with columns[number % len(columns)]:
                 tokens = token_chips(queries.peak_tokens(here.run, info.name, feature, count=5))
-                st.html(
-                    f'<div class="sae card"><div class="row">{member_chip(member, stage=info.staged)}</div>{tokens}</div>'
-                )
+                who = member_chip(member, stage=info.staged)
+                st.html(f'<div class="sae card"><div class="row">{who}</div>{tokens}</div>')
                 feature_link(here, feature, f"Feature {feature:,}")
 
 
 def _lone(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None:
     lone = compare.lone_features(atoms)
     counts = lone.groupby("member").size()
-    per_member = ", ".join(f"{info.member_word} {member}: {whole(counts.get(member, 0))}" for member in range(info.members))
+    per_member = ", ".join(
+        f"{info.member_word} {member}: {whole(counts.get(member, 0))}" for member in range(info.members)
+    )
     st.html(
         section(
             f"Only in one {info.member_word}",

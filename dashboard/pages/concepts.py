@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -14,7 +17,7 @@ from dashboard.parts.concepts import accuracy_chart, concept_chart, detectors, n
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
 
-VARIANTS = {"plain": "Coefficients as they are", "standardised": "Standardised"}
+VARIANTS = {"plain": "As they are", "standardised": "Standardised"}
 COLUMNS = (
     Column("Method"),
     Column("Accuracy", "Share of held-out texts classified rightly; below it the 95 % bootstrap interval"),
@@ -39,9 +42,11 @@ def show(here: Here) -> None:
         missing(here, "evaluate", "Concept detection is not measured yet")
         return
     tasks = {str(task["task"]): task for task in facts["tasks"]}
-    task = _pick("task", "Task", [name for name in tasks if name in set(results["task"])] or sorted(set(results["task"])))
-    variants = [name for name in VARIANTS if name in set(results["variant"])]
-    variant = _pick("variant", "Coefficients", variants, VARIANTS)
+    measured = set(results["task"])
+    with st.container(horizontal=True, gap="large"):
+        task = _pick("task", "Task", [name for name in tasks if name in measured] or sorted(measured))
+        variants = [name for name in VARIANTS if name in set(results["variant"])]
+        variant = _pick("variant", "Coefficients", variants, VARIANTS)
     about = tasks.get(task, {})
     chosen = results[(results["task"] == task) & (results["variant"] == variant)]
     _about(about)
@@ -56,12 +61,16 @@ def show(here: Here) -> None:
     _concept(here, chosen, chance)
 
 
-def _about(about: dict) -> None:
+def _about(about: dict[str, Any]) -> None:
     if not about:
         return
     st.markdown(plain(str(about.get("description", ""))))
     chips = [chip(f"{len(about.get('classes', []))} concepts")]
-    chips += [chip(f"{whole(about[key])} {word} texts") for key, word in (("train_texts", "training"), ("test_texts", "test")) if key in about]
+    chips += [
+        chip(f"{whole(about[key])} {word} texts")
+        for key, word in (("train_texts", "training"), ("test_texts", "test"))
+        if key in about
+    ]
     if about.get("chance") is not None:
         chips.append(chip(f"guessing: {percent(about['chance'], 0)}"))
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
@@ -104,7 +113,7 @@ def _concept(here: Here, chosen: pd.DataFrame, chance: float | None) -> None:
         _detectors(here, concept, rows)
 
 
-def _row(row: dict) -> list[Cell]:
+def _row(row: Mapping[Any, Any]) -> list[Cell]:
     return [
         Cell(name_of(str(row["method"]), int(row["m"])), color=method_color(str(row["method"]))),
         Cell(percent(row["accuracy"]), interval(row["accuracy_low"], row["accuracy_high"])),
@@ -146,7 +155,10 @@ def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
     if not tokens and atoms is not None:
         tokens = [str(atoms["top_token"].iloc[feature])]
     with st.container(border=True, gap="small"):
-        chips = chip(f"{'+' if sign >= 0 else '−'} {info.member_word} {member}", title=f"rank by mean difference, {concept_sign(sign)}")
+        chips = chip(
+            f"{'+' if sign >= 0 else '−'} {info.member_word} {member}",
+            title=f"rank by mean difference, {concept_sign(sign)}",
+        )
         name = chip(label.label) if label and label.label else ""
         st.html(f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}</div>')
         feature_link(here, feature, f"Feature {feature:,}", ensemble=ensemble)

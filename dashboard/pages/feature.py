@@ -13,7 +13,7 @@ from dashboard.parts.cards import chip, heading, member_chip, plain, section, ti
 from dashboard.parts.colors import HIGHLIGHT, METHODS
 from dashboard.parts.filters import Filters
 from dashboard.parts.histogram import histogram_html
-from dashboard.parts.numbers import decimal, is_missing, one_in, percent, whole
+from dashboard.parts.numbers import decimal, is_missing, moment, one_in, percent, whole
 from dashboard.parts.tokens import legend, show_alone, strips, token_chips
 from sae_core.errors import UserError
 
@@ -63,8 +63,7 @@ def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: pd.Seri
         st.html(heading(f"Feature {feature:,}", "", chips))
     with buttons, st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if st.button("All", icon=":material/format_list_bulleted:", help="Back to the table", key="all"):
-            query = {key: value for key, value in here.link().items()}
-            st.switch_page(FEATURES_PAGE, query_params={**query, **filters.to_query()})
+            st.switch_page(FEATURES_PAGE, query_params={**here.link(), **filters.to_query()})
         _step("Previous", before, "Left", ":material/chevron_left:")
         _step("Next", after, "Right", ":material/chevron_right:")
 
@@ -89,18 +88,28 @@ def _label(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
         name, note, save = st.columns([1.3, 2.2, 0.55], vertical_alignment="bottom")
         with name:
             st.text_input(
-                "Label", value=label.label if label else "", key=f"label-{key}", max_chars=200,
+                "Label",
+                value=label.label if label else "",
+                key=f"label-{key}",
+                max_chars=200,
                 placeholder="What does it respond to?",
             )
         with note:
             st.text_input(
-                "Note", value=label.note if label else "", key=f"note-{key}", max_chars=2000,
+                "Note",
+                value=label.note if label else "",
+                key=f"note-{key}",
+                max_chars=2000,
                 placeholder="Doubts, exceptions, ideas",
             )
         with save:
-            st.form_submit_button("Save", type="primary", width="stretch", on_click=_save, args=(here, info, feature, key))
+            st.form_submit_button(
+                "Save", type="primary", width="stretch", on_click=_save, args=(here, info, feature, key)
+            )
         if label:
-            st.caption(f"Last saved by {plain(label.author)} at {plain(str(label.time))}. Saving both fields empty removes the label.")
+            st.caption(
+                f"Last saved by {plain(label.author)} on {plain(moment(label.time))}. Saving both fields empty removes the label."
+            )
     problem = st.session_state.pop(_ERROR, None)
     if problem:
         st.error(plain(problem))
@@ -123,7 +132,12 @@ def _save(here: Here, info: queries.EnsembleInfo, feature: int, key: str) -> Non
 
 def _figures(info: queries.EnsembleInfo, row: pd.Series) -> str:
     items = [
-        tile("Density", percent(row["density"], 2), one_in(row["density"]), title="Share of the indexed tokens on which it fires"),
+        tile(
+            "Density",
+            percent(row["density"], 2),
+            one_in(row["density"]),
+            title="Share of the indexed tokens on which it fires",
+        ),
         tile("Fires on", whole(row["count"]), "indexed tokens"),
         tile("Peak activation", decimal(row["peak"]), f"mean when active {decimal(row['mean_active'])}"),
     ]
@@ -131,11 +145,22 @@ def _figures(info: queries.EnsembleInfo, row: pd.Series) -> str:
         others = info.members - 1
         found = "" if is_missing(row["stability"]) else f"in {round(row['stability'] * others)} of {others} others"
         items.append(
-            tile("Stability", percent(row["stability"], 0), found, title="Share of the other members with a feature of cosine ≥ 0.7")
+            tile(
+                "Stability",
+                percent(row["stability"], 0),
+                found,
+                title="Share of the other members with a feature of cosine ≥ 0.7",
+            )
         )
         items.append(tile("Closest match", decimal(row["best_cosine"]), "cosine, other members"))
         size = int(row["family_size"])
-        items.append(tile("Family", str(size) if size > 1 else "alone", "features, one to one" if size > 1 else "no one-to-one match"))
+        items.append(
+            tile(
+                "Family",
+                str(size) if size > 1 else "alone",
+                "features, one to one" if size > 1 else "no one-to-one match",
+            )
+        )
     return tiles(items)
 
 
@@ -143,14 +168,16 @@ def _examples(here: Here, view: queries.FeatureView | None) -> None:
     st.html(
         section(
             "Examples in context",
-            "Left the activation at the outlined token, right where the text comes from; one example a document.",
+            "On the left the activation at the outlined token, below the text where it comes from; one example a document.",
         )
     )
     if view is None:
         missing(here, "index")
         return
     if not view.top:
-        st.html('<div class="sae"><p class="note">It fires on none of the indexed tokens, so there are no examples.</p></div>')
+        st.html(
+            '<div class="sae"><p class="note">It fires on none of the indexed tokens, so there are no examples.</p></div>'
+        )
         return
     blocks = [legend(view.peak), strips(view.top, view.peak, heading="Strongest", note="where it fires most")]
     for number, low, high, examples in view.quantiles:
@@ -230,11 +257,7 @@ def _together(here: Here, info: queries.EnsembleInfo, feature: int, filters: Fil
     for pair in found.to_dict("records"):
         other = int(pair["feature"])
         token = show_alone(str(table["top_token"].iloc[other])) if table is not None else ""
-        feature_link(
-            here, other, f"{other:,} · {plain(token)} · lift {decimal(pair['lift'], 1)}", **filters.to_query()
-        )
-
-
+        feature_link(here, other, f"{other:,} · {plain(token)} · lift {decimal(pair['lift'], 1)}", **filters.to_query())
 
 
 show(here())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -14,8 +16,8 @@ from dashboard.parts.filters import DENSITIES, LABEL_STATES, SORTS, Filters
 from dashboard.parts.numbers import whole
 from dashboard.parts.tokens import show_alone
 
-MAX_ROWS = 100_000
-"""Streamlit's table loses selection above 150,000 rows."""
+MAX_ROWS = 100_000  # Streamlit's table loses selection above 150,000 rows
+ALL_MEMBERS = -1
 _SEEN = "features-address"
 
 
@@ -44,12 +46,11 @@ def _filters(info: queries.EnsembleInfo) -> Filters:
     with search:
         st.text_input("Search", key="f_q", placeholder="token, label or number", icon=":material/search:")
     with member:
-        numbers: list[int | None] = [None, *range(info.members)]
         st.selectbox(
             info.member_word.capitalize(),
-            numbers,
+            [ALL_MEMBERS, *range(info.members)],
             key="f_member",
-            format_func=lambda number: "all" if number is None else f"{info.member_word} {number}",
+            format_func=lambda number: "all" if number == ALL_MEMBERS else f"{info.member_word} {number}",
         )
     with labels:
         st.selectbox("Label", list(LABEL_STATES), key="f_labels", format_func=LABEL_STATES.__getitem__)
@@ -57,14 +58,19 @@ def _filters(info: queries.EnsembleInfo) -> Filters:
         st.selectbox("Sort by", list(SORTS), key="f_sort", format_func=SORTS.__getitem__)
     with more, st.popover("More filters", width="stretch"):
         st.select_slider(
-            "Density (share of tokens on which it fires)", DENSITIES, key="f_density", format_func=lambda d: f"{100 * d:g} %"
+            "Density (share of tokens on which it fires)",
+            DENSITIES,
+            key="f_density",
+            format_func=lambda d: f"{100 * d:g} %",
         )
         if info.members > 1:
-            st.slider("Stability at least (share of the other members that have it)", 0.0, 1.0, step=0.05, key="f_stability")
+            st.slider(
+                "Stability at least (share of the other members that have it)", 0.0, 1.0, step=0.05, key="f_stability"
+            )
         st.toggle("Show dead features too", key="f_dead")
     filters = Filters(
         search=(st.session_state["f_q"] or "").strip(),
-        member=st.session_state["f_member"],
+        member=None if st.session_state["f_member"] == ALL_MEMBERS else st.session_state["f_member"],
         labels=st.session_state["f_labels"],
         sort=st.session_state["f_sort"],
         density=tuple(st.session_state["f_density"]),
@@ -81,12 +87,14 @@ def _seed(info: queries.EnsembleInfo) -> None:
     """Set the widgets from the address bar, but only when it was changed from outside: a link, Back, a first visit."""
     query = {key: st.query_params[key] for key in chosen.KEYS if key in st.query_params}
     if st.session_state.get(_SEEN) == query and "f_q" in st.session_state:
-        if st.session_state["f_member"] is not None and st.session_state["f_member"] >= info.members:
-            st.session_state["f_member"] = None
+        if st.session_state["f_member"] >= info.members:  # after a change to an ensemble with fewer members
+            st.session_state["f_member"] = ALL_MEMBERS
         return
     filters = Filters.from_query(query)
     st.session_state["f_q"] = filters.search
-    st.session_state["f_member"] = filters.member if (filters.member or 0) < info.members else None
+    st.session_state["f_member"] = (
+        filters.member if filters.member is not None and filters.member < info.members else ALL_MEMBERS
+    )
     st.session_state["f_labels"] = filters.labels
     st.session_state["f_sort"] = filters.sort
     st.session_state["f_density"] = filters.density
@@ -98,7 +106,7 @@ def _table(here: Here, info: queries.EnsembleInfo, found: pd.DataFrame, filters:
     shown = found.head(MAX_ROWS)
     cut = f" (the first {whole(MAX_ROWS)} are shown)" if len(found) > MAX_ROWS else ""
     st.caption(
-        f"{whole(len(found))} of {whole(info.features)} features{cut} · density: share of tokens on which a feature fires"
+        f"{whole(len(found))} of {whole(info.features)} features{cut} · density: share of tokens on which it fires"
         + (" · stability: share of the other members that have it too" if info.members > 1 else "")
     )
     if shown.empty:
@@ -136,11 +144,13 @@ def _columns(shown: pd.DataFrame, info: queries.EnsembleInfo) -> pd.DataFrame:
         columns["stability"] = shown["stability"]
         columns["family"] = shown["family_size"]
     if "promoted_text" in shown:
-        columns["promotes"] = [" ".join(show_alone(t) for t in str(text).split()[:4]) for text in shown["promoted_text"]]
+        columns["promotes"] = [
+            " ".join(show_alone(t) for t in str(text).split()[:4]) for text in shown["promoted_text"]
+        ]
     return columns
 
 
-def _config(info: queries.EnsembleInfo) -> dict[str, object]:
+def _config(info: queries.EnsembleInfo) -> dict[str, Any]:
     number = st.column_config.NumberColumn
     text = st.column_config.TextColumn
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -9,7 +11,7 @@ from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import open_feature, picked_row
 from dashboard.parts.cards import heading, notice, plain, section
-from dashboard.parts.numbers import whole
+from dashboard.parts.numbers import moment, whole
 from sae_core.errors import UserError
 
 _SAID = "labels-said"
@@ -47,7 +49,7 @@ def _table(here: Here, table: pd.DataFrame) -> None:
     st.caption(f"{whole(len(found))} of {whole(len(table))} labels · click a row to open the feature")
     key = f"labels-table-{here.run.path.name}-{hash(search)}-{len(table)}"
     st.dataframe(
-        found[COLUMNS],
+        found[COLUMNS].assign(time=[moment(str(time)) for time in found["time"]]),
         key=key,
         hide_index=True,
         height=min(560, 37 + 35 * max(1, len(found))),
@@ -60,7 +62,7 @@ def _table(here: Here, table: pd.DataFrame) -> None:
                 "Feature", format="%d", width="small", help="Number of the feature within its member"
             ),
             "label": st.column_config.TextColumn("Label", width="medium"),
-            "note": st.column_config.TextColumn("Note", width="large"),
+            "note": st.column_config.TextColumn("Note", width="medium"),
             "author": st.column_config.TextColumn("Author"),
             "time": st.column_config.TextColumn("Time"),
         },
@@ -77,7 +79,9 @@ def _table(here: Here, table: pd.DataFrame) -> None:
 
 def _export(here: Here, table: pd.DataFrame) -> None:
     st.html(
-        section("Export", "A CSV file with one row a label; cells that a spreadsheet would run as a formula are quoted.")
+        section(
+            "Export", "A CSV file with one row a label; cells that a spreadsheet would run as a formula are quoted."
+        )
     )
     st.download_button(
         "Download CSV",
@@ -94,11 +98,16 @@ def _import(here: Here) -> None:
     st.html(section("Import", "A CSV file as the export writes it; either all its rows are taken or none."))
     file = st.file_uploader("CSV file", type="csv", key="labels-file", label_visibility="collapsed", max_upload_size=20)
     st.button(
-        "Import", icon=":material/upload:", disabled=file is None, on_click=_take, args=(here, file), key="labels-import"
+        "Import",
+        icon=":material/upload:",
+        disabled=file is None,
+        on_click=_take,
+        args=(here, file),
+        key="labels-import",
     )
 
 
-def _take(here: Here, file) -> None:
+def _take(here: Here, file: Any) -> None:
     try:
         text = file.getvalue().decode("utf-8-sig")
         widths = {name: list(info.widths) for name, info in here.ensembles.items()}

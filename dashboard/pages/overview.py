@@ -26,7 +26,11 @@ COLUMNS = (
     Column("Detection", "Mean accuracy of detecting a concept with 1 feature; below it with 5 features"),
     Column("Training", "Wall-clock time of training, and the parameters trained"),
 )
-CURVES = {"explained_variance": "explained variance (of a batch)", "loss": "loss (summed squared error)", "l0": "L0 (features a token)"}
+CURVES = {
+    "explained_variance": "explained variance (of a batch)",
+    "loss": "loss (summed squared error)",
+    "l0": "L0 (features a token)",
+}
 
 
 def show(here: Here) -> None:
@@ -97,7 +101,9 @@ def _row(row: dict[str, Any]) -> list[Cell]:
         Cell(percent(row["diversity_fraction"])),
         Cell(decimal(row["member_stability"]), "" if null is None else f"random {decimal(null)}"),
         Cell(percent(row["concept_accuracy_1"]), "" if five is None else f"{percent(five)} with 5"),
-        Cell(seconds(row["train_seconds"]), "" if row["parameters"] is None else f"{compact(row['parameters'])} param."),
+        Cell(
+            seconds(row["train_seconds"]), "" if row["parameters"] is None else f"{compact(row['parameters'])} param."
+        ),
     ]
 
 
@@ -125,7 +131,11 @@ def _charts(here: Here) -> None:
 
 
 def _identities(ensembles: dict[str, Any]) -> None:
-    errors = [f"{name} {figures['identity_error']:.0e}" for name, figures in ensembles.items() if figures.get("identity_error") is not None]
+    errors = [
+        f"{name} {figures['identity_error']:.0e}"
+        for name, figures in ensembles.items()
+        if figures.get("identity_error") is not None
+    ]
     if errors:
         st.caption(
             f"Relative error of the exact decomposition of each ensemble's error on these data: {', '.join(errors)}."

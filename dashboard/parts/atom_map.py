@@ -48,7 +48,7 @@ def map_figure(atoms: pd.DataFrame, color: str, *, word: str = "member") -> go.F
 def _groups(atoms: pd.DataFrame, color: str, word: str) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
     if color == "member":
         return [
-            (f"{word} {member}", part, {"color": member_color(int(member))})  # type: ignore[call-overload]
+            (f"{word} {member}", part, {"color": member_color(int(str(member)))})
             for member, part in atoms.groupby("member", sort=True)
         ]
     if color == "label":

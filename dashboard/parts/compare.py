@@ -127,7 +127,7 @@ def families(atoms: pd.DataFrame, *, size: int | None = None) -> list[Family]:
         chosen = chosen[chosen["family_size"] == size]
     found = [
         Family(
-            int(number),  # type: ignore[call-overload]
+            int(str(number)),
             dict(zip(part["member"].astype(int), part["feature"].astype(int), strict=True)),
             float(part["best_cosine"].min()),
             float(part["density"].mean()),

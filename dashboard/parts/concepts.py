@@ -98,7 +98,7 @@ def _finished(chart: go.Figure, chance: float | None, names: Sequence[str]) -> g
     return chart
 
 
-def detectors(row: Mapping[str, Any]) -> list[tuple[int, int]]:
+def detectors(row: Mapping[Any, Any]) -> list[tuple[int, int]]:
     """(feature, sign) of the features that a detector uses, the best first."""
     features, signs = row.get("features"), row.get("signs")
     if features is None or signs is None:

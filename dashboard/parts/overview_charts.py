@@ -67,8 +67,8 @@ def cost(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any
             y=[row["explained_variance"]],
             error_y=spread,
             name=row["ensemble"],
-            text=[row["ensemble"]],
-            textposition="top center",
+            text=[f"  {row['ensemble']}"],
+            textposition="middle right",
             mode="markers+text",
             marker={"size": 13, "color": method_color(row["ensemble"])},
             cliponaxis=False,
@@ -104,7 +104,7 @@ def training(curves: pd.DataFrame, measure: str, title: str, *, word: str = "mem
             y=thin[measure],
             name=f"{word} {member}",
             mode="lines",
-            line={"color": member_color(int(member)), "width": 1.8},
+            line={"color": member_color(int(str(member))), "width": 1.8},
             hovertemplate=f"{word} {member}<br>%{{x:.3s}} tokens<br>%{{y:.4g}}<extra></extra>",
         )
     return chart

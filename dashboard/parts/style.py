@@ -9,7 +9,7 @@ from __future__ import annotations
 from dashboard.parts.colors import HIGHLIGHT, activation_css
 
 _RULES = """
-.stMainBlockContainer{padding-top:3.2rem;padding-bottom:4rem;max-width:1320px}
+.stMainBlockContainer{padding:3.2rem 3rem 4rem;max-width:1320px}
 .sae{--line:color-mix(in srgb,currentColor 14%,transparent);--soft:color-mix(in srgb,currentColor 5%,transparent);
   --muted:color-mix(in srgb,currentColor 68%,transparent);font-size:.92rem;line-height:1.5}
 .sae *{box-sizing:border-box}
@@ -46,21 +46,21 @@ _RULES = """
 .sae.strips .sub{display:flex;flex-wrap:wrap;gap:.2rem .7rem;align-items:baseline;margin:.9rem 0 .15rem}
 .sae.strips .sub b{font-weight:600}
 .sae.strips .sub span{color:var(--muted);font-size:.82rem}
-.sae.strips .ex{display:grid;grid-template-columns:3.6rem minmax(0,1fr) minmax(0,11rem);column-gap:.8rem;
+.sae.strips .ex{display:grid;grid-template-columns:2.9rem minmax(0,1fr);column-gap:.9rem;
   padding:.42rem 0;border-bottom:1px solid var(--line);align-items:baseline}
 .sae.strips .ex:last-child{border-bottom:0}
 .sae.strips .val{text-align:right;font-variant-numeric:tabular-nums;color:var(--muted);font-size:.82rem}
-.sae.strips .src{color:var(--muted);font-size:.76rem;overflow-wrap:anywhere;line-height:1.35}
+.sae.strips .src{grid-column:2;color:var(--muted);font-size:.75rem;overflow-wrap:anywhere;line-height:1.4}
 .sae .txt{font-family:"Source Code Pro",ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.82rem;
   line-height:1.7;white-space:pre-wrap;overflow-wrap:anywhere;overflow:hidden}
-.sae .txt span{border-radius:3px;padding:1px 0}
+.sae .txt span{border-radius:3px;padding:1px 0;box-decoration-break:clone;-webkit-box-decoration-break:clone}
 .sae .txt .pk{outline:1.5px solid currentColor;outline-offset:0}
 .sae.legend{display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .6rem;color:var(--muted);font-size:.8rem}
 .sae.legend .ramp{display:inline-flex;border-radius:3px;overflow:hidden}
 .sae.legend .ramp i{width:1.15rem;height:.8rem;display:block}
 .sae.legend .key{display:inline-flex;align-items:center;gap:.35rem}
-.sae .tok{display:inline-block;border:1px solid var(--line);border-radius:.3rem;padding:0 .38rem;margin:0 .25rem .25rem 0;
-  font-size:.8rem!important;line-height:1.55;white-space:pre;max-width:100%;overflow:hidden;text-overflow:ellipsis;
+.sae .tok{display:inline-block;border:1px solid var(--line);border-radius:.3rem;padding:0 .38rem;
+  margin:0 .25rem .25rem 0;font-size:.8rem!important;line-height:1.55;white-space:pre;max-width:100%;overflow:hidden;text-overflow:ellipsis;
   vertical-align:top}
 .sae.bars{display:grid;grid-template-columns:minmax(0,8.5rem) 1fr 3rem;gap:.22rem .6rem;align-items:center}
 .sae.bars .tok{margin:0;justify-self:start}
@@ -68,10 +68,11 @@ _RULES = """
 .sae.bars .b i{display:block;height:100%;border-radius:2px}
 .sae.bars .n{text-align:right;font-variant-numeric:tabular-nums;color:var(--muted);font-size:.8rem}
 .sae.bars .t{grid-column:1/-1;font-size:.82rem;color:var(--muted);margin-top:.45rem}
+.sae.plot{margin-top:.6rem}
 .sae.plot img{display:block;width:100%;height:auto}
 .sae.plot .axis{display:flex;justify-content:space-between;color:var(--muted);font-size:.76rem;
   font-variant-numeric:tabular-nums;margin-top:.15rem}
-.sae.notice{border:1px solid var(--line);border-left:3px solid %(highlight)s;border-radius:.5rem;
+.sae.notice{border:1px solid var(--line);border-left:3px solid HIGHLIGHT;border-radius:.5rem;
   padding:.85rem 1.1rem;background:var(--soft)}
 .sae.notice b{display:block;font-weight:600}
 .sae.notice p{margin:.25rem 0 0;color:var(--muted)}
@@ -82,9 +83,7 @@ _RULES = """
 .sae.brand small{display:block;font-weight:400;color:var(--muted);font-size:.8rem;overflow-wrap:anywhere}
 @media (max-width:640px){
   .stMainBlockContainer{padding-left:1rem;padding-right:1rem}
-  .sae.strips .ex{grid-template-columns:minmax(0,1fr);row-gap:.1rem}
-  .sae.strips .val{text-align:left}
-  .sae.strips .val::before{content:"activation "}
+  .sae.strips .ex{grid-template-columns:2.4rem minmax(0,1fr);column-gap:.6rem}
   .sae.tiles{grid-template-columns:repeat(2,minmax(0,1fr))}
   .sae.head h1{font-size:1.45rem}
 }
@@ -93,4 +92,5 @@ _RULES = """
 
 def stylesheet() -> str:
     """All rules in one style element."""
-    return f"<style>{_RULES % {'highlight': HIGHLIGHT}}{activation_css()}</style>".replace("\n", "")
+    rules = _RULES.replace("HIGHLIGHT", HIGHLIGHT) + activation_css()
+    return f"<style>{rules}</style>".replace("\n", "")

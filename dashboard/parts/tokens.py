@@ -81,7 +81,10 @@ def token_span(text: str, value: float, peak: float, *, position: int, source: s
     if source:
         title += f"\n{source}"
     mark = " pk" if is_peak else ""
-    return f'<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(text))}</span>'
+    # Leading spaces stay outside the colour, so that lines break before the word and not within the box.
+    word = text.lstrip(" ") or text
+    space = text[: len(text) - len(word)]
+    return f'{space}<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(word))}</span>'
 
 
 def strip(example: ExampleLike, peak: float) -> str:
@@ -95,11 +98,10 @@ def strip(example: ExampleLike, peak: float) -> str:
     pieces = []
     for number, (text, value) in enumerate(zip(example.texts, example.values, strict=True)):
         position = example.start + number
+        text = text if number else text.lstrip(" ") or text
         if value > 0:
             pieces.append(
-                token_span(
-                    text, value, peak, position=position, source=source, is_peak=position == example.position
-                )
+                token_span(text, value, peak, position=position, source=source, is_peak=position == example.position)
             )
         else:
             pieces.append(escape(show_in_context(text)))
