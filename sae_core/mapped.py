@@ -18,6 +18,8 @@ from sae_core.files import replacing
 Array = NDArray[Any]
 _DTYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "U32": "<u4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+_READABLE = {**_DTYPES, "BF16": "<i2"}
+"""bfloat16 is mapped as the integers with the same bits, since numpy has no such type."""
 
 
 class TensorWriter:
@@ -85,7 +87,7 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 def _view(data: Array, body: int, entry: Mapping[str, Any]) -> Array:
     first, end = entry["data_offsets"]
-    dtype, shape = np.dtype(_DTYPES[entry["dtype"]]), tuple(entry["shape"])
+    dtype, shape = np.dtype(_READABLE[entry["dtype"]]), tuple(entry["shape"])
     if not 0 <= first <= end <= len(data) - body or end - first != math.prod(shape) * dtype.itemsize:
         raise ValueError("it is cut off, or its header does not fit its contents")
     return data[body + first : body + end].view(dtype).reshape(shape)

@@ -38,6 +38,11 @@ class CorpusFolder:
         return self.path / "documents.parquet"
 
     @property
+    def texts(self) -> Path:
+        """Parquet: every document for training and evaluation: text, number of tokens, held_out, metadata (JSON)."""
+        return self.path / "texts.parquet"
+
+    @property
     def tokenizer(self) -> Path:
         """The tokenizer in transformers format; absent for activations that do not come from text."""
         return self.path / "tokenizer"

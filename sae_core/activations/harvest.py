@@ -1,0 +1,235 @@
+"""Gathers what a run works on: documents, the indexed corpus, and the activations for training and evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.activations.text import Document, load_documents
+from sae_core.config import RunSettings
+from sae_core.device import resolve_device
+from sae_core.errors import UserError
+from sae_core.files import read_table, write_table, write_tensors
+from sae_core.progress import Progress, Tick, silent
+from sae_core.run import Run
+
+if TYPE_CHECKING:
+    from sae_core.activations.language_model import LanguageModel
+
+HELD_OUT_PERCENT = 10
+CHARS_PER_TOKEN = 4.5
+"""Characters to gather for a token: English has 3.5 to 4, the rest is margin and what the context cuts off."""
+TYPICAL_TOKENS = 160
+"""A shorter context than this cuts off so much that more characters are gathered at once."""
+_SHARDS = 8
+"""A small cache is written in about this many shards, so that little is lost when it is interrupted."""
+
+
+def harvest(run: Run, *, progress: Progress = silent) -> None:
+    """Gather text, run the model over it once and write the corpus and both activation caches.
+
+    What is finished is skipped; what was interrupted goes on, with the same result bit by bit.
+
+    Raises:
+        UserError: If text or model cannot be loaded, there is too little text, or an activation is not finite.
+    """
+    if run.is_finished("activations"):
+        return
+    # transformers takes seconds to import, and those who only read a cache do not need it.
+    from sae_core.activations.language_model import LanguageModel
+
+    model = LanguageModel.load(run.settings.model, device=resolve_device(run.settings.training.device))
+    if not run.is_finished("corpus"):
+        _write_corpus(run, model, progress)
+    _write_activations(run, model, progress)
+
+
+def train_cache(run: Run) -> ActivationCache:
+    """Activations to train on, in corpus order: row p is position p of the indexed corpus, as far as that goes.
+
+    Raises:
+        UserError: If it is missing, unfinished or damaged.
+    """
+    return ActivationCache.open(run.activations / "train")
+
+
+def evaluation_cache(run: Run) -> ActivationCache:
+    """Activations of held-out documents.
+
+    Raises:
+        UserError: If it is missing, unfinished or damaged.
+    """
+    return ActivationCache.open(run.activations / "evaluation")
+
+
+def documents(run: Run, *, held_out: bool) -> list[Document]:
+    """The documents that were gathered for evaluation (``held_out``) or for training, in corpus order.
+
+    Raises:
+        UserError: If the corpus is missing or damaged.
+    """
+    table = _documents_table(run, held_out)
+    return [
+        Document(text, json.loads(metadata)) for text, metadata in zip(table["text"], table["metadata"], strict=True)
+    ]
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a text is kept for evaluation: one in ten by a hash, so that copies of a text are on the same side."""
+    return (
+        int.from_bytes(hashlib.sha1(text.encode("utf-8", "surrogatepass")).digest()[:4], "big") % 100 < HELD_OUT_PERCENT
+    )
+
+
+def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
+    started = time.perf_counter()
+    table, ids = _choose_documents(run.settings, model, progress)
+    train = table[~table["held_out"]]
+    indexed = _fitting(train["tokens"].to_numpy(), run.settings.data.index_tokens)
+    offsets = np.concatenate([[0], train["tokens"].to_numpy()[:indexed].cumsum()])
+    tokens = np.concatenate(ids[:indexed])
+    corpus = run.corpus
+    write_tensors(corpus.tokens, {"tokens": torch.from_numpy(tokens), "offsets": torch.from_numpy(offsets)})
+    metadata = pd.DataFrame([json.loads(text) for text in train["metadata"][:indexed]])
+    write_table(corpus.documents, metadata.fillna(""))
+    write_table(corpus.texts, table)
+    model.save_tokenizer(corpus.tokenizer)
+    lens = model.lens()
+    if lens is not None:
+        write_tensors(corpus.lens, lens)
+    settings = run.settings.model
+    facts = {
+        "seconds": time.perf_counter() - started,
+        "documents": indexed,
+        "tokens": len(tokens),
+        "index_tokens": len(tokens),
+        "train_documents": len(train),
+        "train_tokens": int(train["tokens"].sum()),
+        "evaluation_documents": int(table["held_out"].sum()),
+        "evaluation_tokens": int(table.loc[table["held_out"], "tokens"].sum()),
+        "model": model.name,
+        "layer": settings.layer,
+        "site": settings.site,
+        "d_in": model.d_model,
+        "n_layers": model.n_layers,
+        "fingerprint": _fingerprint(ids),
+    }
+    run.finish("corpus", facts)
+
+
+def _choose_documents(
+    settings: RunSettings, model: LanguageModel, progress: Progress
+) -> tuple[pd.DataFrame, list[NDArray[np.int32]]]:
+    """(texts, number of tokens, held_out and metadata of the training, then the held-out documents; their tokens)."""
+    data = settings.data
+    share = HELD_OUT_PERCENT / 100
+    wanted = max(data.train_tokens / (1 - share), data.evaluation_tokens / share)
+    max_chars = int(wanted * CHARS_PER_TOKEN * max(1.0, TYPICAL_TOKENS / settings.model.context))
+    while True:
+        found = load_documents(settings.text, max_chars=max_chars, progress=progress)
+        ids = model.token_ids([document.text for document in found])
+        train, held_out = _split(found, ids)
+        enough = _size(train, ids) >= data.train_tokens and _size(held_out, ids) >= data.evaluation_tokens
+        exhausted = sum(len(document.text) for document in found) < max_chars
+        if enough or exhausted or len(found) == settings.text.max_documents:
+            break
+        max_chars *= 2
+    chosen = []
+    for numbers, limit in ((train, data.train_tokens), (held_out, data.evaluation_tokens)):
+        chosen.append(numbers[: _fitting(np.array([len(ids[number]) for number in numbers]), limit)])
+    order = [*chosen[0], *chosen[1]]
+    table = pd.DataFrame(
+        {
+            "text": [found[number].text for number in order],
+            "tokens": [len(ids[number]) for number in order],
+            "held_out": np.arange(len(order)) >= len(chosen[0]),
+            "metadata": [json.dumps(found[number].metadata, ensure_ascii=False) for number in order],
+        }
+    )
+    return table, [ids[number] for number in order]
+
+
+def _split(found: Sequence[Document], ids: Sequence[NDArray[np.int32]]) -> tuple[list[int], list[int]]:
+    """Numbers of the documents for training and of those held out."""
+    usable = [number for number, tokens in enumerate(ids) if len(tokens)]
+    if len(usable) < 2:
+        raise UserError(
+            f"The text holds {len(usable)} usable documents; at least two are needed, one of them for evaluation."
+        )
+    train = [number for number in usable if not is_held_out(found[number].text)]
+    held_out = [number for number in usable if is_held_out(found[number].text)]
+    if not held_out:
+        return train[:-1], train[-1:]
+    return (train, held_out) if train else (held_out[1:], held_out[:1])
+
+
+def _size(numbers: Sequence[int], ids: Sequence[NDArray[np.int32]]) -> int:
+    return sum(len(ids[number]) for number in numbers)
+
+
+def _fitting(tokens: NDArray[np.int64], limit: int) -> int:
+    """How many of the first documents hold at most ``limit`` tokens together; at least one."""
+    return max(1, int(np.searchsorted(tokens.cumsum(), limit, side="right")))
+
+
+def _write_activations(run: Run, model: LanguageModel, progress: Progress) -> None:
+    started = time.perf_counter()
+    facts = run.facts("corpus")
+    total = facts["train_tokens"] + facts["evaluation_tokens"]
+    train = _write_cache(run, model, "train", lambda rows: progress(_tick(rows, total)))
+    evaluation = _write_cache(run, model, "evaluation", lambda rows: progress(_tick(train.rows + rows, total)))
+    activations_facts = {
+        "seconds": time.perf_counter() - started,
+        "documents": facts["train_documents"] + facts["evaluation_documents"],
+        "tokens": train.rows + evaluation.rows,
+        "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
+        "mean_square_norm": train.d_in / train.scale**2,
+    }
+    run.finish("activations", activations_facts)
+
+
+def _tick(rows: int, total: int) -> Tick:
+    return Tick("read activations", rows, total)
+
+
+def _write_cache(run: Run, model: LanguageModel, name: str, tell: Callable[[int], None]) -> ActivationCache:
+    table = _documents_table(run, held_out=name == "evaluation")
+    offsets = np.concatenate([[0], table["tokens"].to_numpy().cumsum()])
+    most = SHARD_BYTES // (model.d_model * torch.float32.itemsize)
+    writer = CacheWriter(
+        run.activations / name,
+        d_in=model.d_model,
+        dtype=run.settings.data.dtype,
+        contents=f"{name} {run.facts('corpus')['fingerprint']}",
+        shard_rows=max(1, min(most, int(offsets[-1]) // _SHARDS)),
+    )
+    # A shard ends where a batch of texts ends, so the rows that are there already belong to whole documents.
+    first = int(np.searchsorted(offsets, writer.rows))
+    texts = table["text"].tolist()[first:]
+    for batch in model.activations(texts, progress=lambda tick: tell(int(offsets[first + int(tick.done)]))):
+        writer.append(batch.acts_TD)
+    if writer.rows != offsets[-1]:
+        raise UserError(f"The model's tokenizer has changed since {run.corpus.path} was written; use a new folder.")
+    return writer.finish()
+
+
+def _documents_table(run: Run, held_out: bool) -> pd.DataFrame:
+    table = read_table(run.corpus.texts)
+    return table[table["held_out"] == held_out]
+
+
+def _fingerprint(ids: Sequence[NDArray[np.int32]]) -> str:
+    digest = hashlib.sha256()
+    for tokens in ids:
+        digest.update(len(tokens).to_bytes(4, "little"))
+        digest.update(tokens.astype("<i4").tobytes())
+    return digest.hexdigest()[:16]
