@@ -22,8 +22,8 @@ from sae_core.mapped import map_tensors, writing_tensors
 from sae_core.progress import Progress, Tick, silent
 
 FORMAT = "sae-ensemble-index-1"
-ENTRIES_IN_MEMORY = 8_000_000
-"""Entries (12 bytes each, some copies of them) that building holds at a time."""
+ENTRIES_IN_MEMORY = 4_000_000
+"""Entries that building holds at a time; sorting them takes some 50 bytes each."""
 DENSE_CELLS = 16_000_000
 """Cells of one member's dense code that exist at a time (64 MB)."""
 
@@ -171,13 +171,13 @@ class _Sorter:
 
     def __init__(self, folder: Path, features: int, capacity: int) -> None:
         self._folder, self._features, self._capacity = folder, features, capacity
-        self._waiting: list[tuple[NDArray[np.int64], Positions, Values]] = []
+        self._waiting: list[tuple[NDArray[np.int32], Positions, Values]] = []
         self._held = 0
         self._runs: list[tuple[Path, NDArray[np.int64]]] = []
 
     def add(self, features: NDArray[np.int64], positions: NDArray[np.int64], values: Values) -> None:
         """Take entries; for one feature, positions must not fall below those of earlier calls."""
-        self._waiting.append((features, positions.astype(np.int32), values))
+        self._waiting.append((features.astype(np.int32), positions.astype(np.int32), values))
         self._held += len(features)
         if self._held >= self._capacity:
             self._flush()
@@ -188,7 +188,7 @@ class _Sorter:
             return
         features, positions, values = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
         self._waiting, self._held = [], 0
-        order = np.argsort(features.astype(np.int32), kind="stable")
+        order = np.argsort(features, kind="stable")
         pointers = np.zeros(self._features + 1, np.int64)
         np.cumsum(np.bincount(features, minlength=self._features), out=pointers[1:])
         run = self._folder / f"run_{len(self._runs):05d}"

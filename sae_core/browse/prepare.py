@@ -16,6 +16,7 @@ from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex, build_index
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
+from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.progress import Progress, silent
@@ -32,12 +33,12 @@ class _Job:
     ensemble: Ensemble
 
 
-def prepare_run(run: Run, *, device: str = "cpu", progress: Progress = silent) -> None:
+def prepare_run(run: Run, *, device: str = "auto", progress: Progress = silent) -> None:
     """Prepare every ensemble of a run, and record its stages as ``index/<name>``, ``match/<name>`` and so on.
 
     Args:
         run: A run with trained ensembles, its corpus and (for the index) its activations.
-        device: Where encoders run.
+        device: Where encoders run: auto, cpu, cuda or cuda:N.
         progress: Told what is being done.
 
     Raises:
@@ -49,7 +50,7 @@ def prepare_run(run: Run, *, device: str = "cpu", progress: Progress = silent) -
         if not missing:
             continue
         corpus = corpus or Corpus.open(run)
-        job = _Job(run, folder, corpus, load_ensemble(folder, device=device))
+        job = _Job(run, folder, corpus, load_ensemble(folder, device=resolve_device(device)))
         for name in missing:
             _finish_stage(job, name, progress)
 
