@@ -12,7 +12,7 @@ from models import FAMILIES, MAX_TOKENS, build_model, build_model_folder, build_
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, T5Config
 
-from sae_core.activations import hub, language_model
+from sae_core.activations import embedded, hub, language_model
 from sae_core.activations.language_model import LanguageModel
 from sae_core.config import ModelSettings
 from sae_core.errors import UserError
@@ -275,6 +275,19 @@ def test_folders_that_hold_no_usable_model_are_refused(tmp_path: Path) -> None:
     T5Config(num_layers=2).save_pretrained(tmp_path / "t5")
     with pytest.raises(UserError, match="is an encoder-decoder"):
         load(tmp_path / "t5")
+
+
+def test_the_embedded_model_is_found_in_a_wheel_before_a_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "__file__", str(tmp_path / "sae_core" / "activations" / "embedded.py"))
+    with pytest.raises(UserError, match="The embedded language model is missing"):
+        LanguageModel.load(ModelSettings())
+    checkout = build_model_folder(tmp_path / "data" / "docstring-lm", layers=4)
+    assert embedded.model_folder() == checkout
+    assert LanguageModel.load(ModelSettings(layer=3)).name == "embedded"
+    wheel = build_model_folder(tmp_path / "sae_core" / "embedded_data" / "docstring-lm")
+    assert embedded.model_folder() == wheel
 
 
 def test_a_block_whose_parts_do_not_add_up_is_refused(tmp_path: Path) -> None:
