@@ -12,9 +12,9 @@ from models import FAMILIES, MAX_TOKENS, build_model, build_model_folder, build_
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, T5Config
 
-from sae_core.activations import embedded, hub, language_model
+from sae_core.activations import embedded, hub, language_model, loading
 from sae_core.activations.language_model import LanguageModel
-from sae_core.config import ModelSettings
+from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
 
 CAUSAL = [family for family in FAMILIES if family != "bert"]
@@ -153,6 +153,18 @@ def test_batches_hold_whole_texts_and_can_be_resumed_bit_by_bit(
     assert torch.equal(again, torch.cat([batch.acts_TD for batch in batches[2:]]))
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_a_model_in_bfloat16_gives_nearly_the_same(folders: dict[str, Path], site: Site) -> None:
+    """As on a GPU: rounding must not be mistaken for parts that do not add up."""
+    for family in FAMILIES:
+        settings = ModelSettings(name=str(folders[family]), layer=1, site=site)
+        model, tokenizer = loading.load_model(settings, device="cpu")
+        (rounded,) = LanguageModel(model.bfloat16(), tokenizer, settings).activations(TEXTS)
+        (exact,) = load(folders[family], site=site).activations(TEXTS)
+        assert rounded.acts_TD.dtype == torch.float32
+        assert (rounded.acts_TD - exact.acts_TD).norm() / exact.acts_TD.norm() < 0.05
+
+
 def test_special_tokens_named_in_a_text_are_ordinary(folders: dict[str, Path]) -> None:
     model = load(folders["bert"])
     (ids,) = model.token_ids(["a <|bos|> b"])
@@ -244,6 +256,22 @@ def test_offline_mode_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub.constants, "is_offline_mode", lambda: True)
     monkeypatch.setattr(hub, "get_session", lambda: pytest.fail("the hub was asked"))
     assert not hub.is_reachable()
+
+
+def test_the_hub_is_asked_once_with_a_short_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    class Session:
+        def head(self, _address: str, *, timeout: float) -> None:
+            asked.append(timeout)
+            if len(asked) > 1:
+                raise ConnectionError
+
+    monkeypatch.setattr(hub.constants, "is_offline_mode", lambda: False)
+    monkeypatch.setattr(hub, "get_session", Session)
+    assert hub.is_reachable()
+    assert not hub.is_reachable()
+    assert asked == [hub.TIMEOUT_SECONDS] * 2
 
 
 @pytest.mark.parametrize(

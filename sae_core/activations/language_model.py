@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from sae_core.activations import loading, sites
 from sae_core.config import ModelSettings, Site
+from sae_core.errors import UserError
 from sae_core.progress import Progress, Tick, silent
 
 WINDOW_BYTES = 64 * 2**20
@@ -80,7 +81,6 @@ class LanguageModel:
         self._model, self._base = model, model.base_model
         self._first_id = self._missing_bos()
         self._stop_at(settings.layer, settings.site)
-        model.to(device)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, settings: ModelSettings, *, device: str = "cpu") -> LanguageModel:
@@ -103,13 +103,17 @@ class LanguageModel:
         return None if bos in self.tokenizer("a")["input_ids"][:1] else int(bos)
 
     def _stop_at(self, layer: int, site: Site) -> None:
-        """Let the forward pass end at the site."""
+        """Let the forward pass end at the site, and move what is still needed to the device."""
         blocks = sites.find_blocks(self._base, self.n_layers)
+        block = blocks[layer]
+        del blocks[layer + 1 :]  # never run; this frees their memory
+        self._model.to(self.device)  # type: ignore[arg-type]
+        stop = block.register_forward_hook(_stop)
         if site != "residual":
             example = _Encoded(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
-            sites.check_parts_add_up(blocks[layer], lambda: self._run(*self._padded([example])))
-        sites.site_module(blocks[layer], site).register_forward_hook(_stop)
-        del blocks[layer + 1 :]  # never run; this frees their memory
+            sites.check_parts_add_up(block, lambda: self._run(*self._padded([example])))
+            stop.remove()
+            sites.site_module(block, site).register_forward_hook(_stop)
 
     def token_ids(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int32]]:
         """Ids of the ordinary tokens of each text: those whose activations `activations` gives."""
@@ -218,7 +222,7 @@ class LanguageModel:
             self._base(input_ids=ids, attention_mask=mask, **({"use_cache": False} if self.causal else {}))
         except _Reached as reached:
             return reached.acts_BLD
-        return torch.empty(0)
+        raise UserError(f"Model {self.name!r} never runs the layer that is asked for; choose another one.")
 
     def lens(self) -> dict[str, Tensor] | None:
         """What the logit lens needs, float32 on the CPU; None for an encoder.

@@ -115,7 +115,8 @@ def check_parts_add_up(block: nn.Module, forward: Callable[[], object]) -> None:
 
     handles = [
         block.register_forward_pre_hook(keep_input, with_kwargs=True),
-        block.register_forward_hook(keep_output("output")),
+        # In front of a hook that ends the forward pass.
+        block.register_forward_hook(keep_output("output"), prepend=True),
         block.get_submodule(parts.attention).register_forward_hook(keep_output("attention")),
         block.get_submodule(parts.mlp).register_forward_hook(keep_output("mlp")),
     ]
