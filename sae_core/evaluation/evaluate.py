@@ -154,7 +154,7 @@ def _measured_concepts(
     return measure_concepts(
         ensembles,
         tasks,
-        _activations_of(run, device),
+        _activations_of(run, device, progress),
         cache.read(0, min(SAMPLE_TOKENS, cache.rows)),
         run.settings.evaluation,
         seed=run.settings.training.seed,
@@ -163,12 +163,12 @@ def _measured_concepts(
     )
 
 
-def _activations_of(run: Run, device: str) -> ActivationsOf:
+def _activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
     """The run's language model, opened when the first text needs it."""
 
     def activations(texts: Sequence[str]) -> Iterator[ActivationBatch]:
         model = LanguageModel.load(run.settings.model, device=device)
-        yield from model.activations(texts, context=run.settings.evaluation.tokens_per_text)
+        yield from model.activations(texts, context=run.settings.evaluation.tokens_per_text, progress=progress)
 
     return activations
 

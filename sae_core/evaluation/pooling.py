@@ -65,7 +65,7 @@ def pool(
         batches: Activations, a text's tokens in one batch or in several.
         texts: How many texts there are.
         device: Where to encode.
-        progress: Told after every batch, in texts.
+        progress: Told after every block, in texts.
     """
     encoders = Encoders(ensembles)
     counts_T = torch.zeros(texts, dtype=torch.int64)
@@ -79,7 +79,7 @@ def pool(
         for acts_BD, document_B in zip(batch.acts_TD.split(BLOCK), batch.document_T.split(BLOCK), strict=True):
             for name, codes in encoders.codes(acts_BD.to(device), decode=False):
                 found[name].append(_sums_by_text(ensembles[name], codes, document_B.numpy(), texts))
-        progress(Tick("pool features of texts", int(batch.document_T.max()) + 1, texts, unit="texts"))
+            progress(Tick("pool features of texts", int(document_B.max()) + 1, texts, unit="texts"))
     per_text_T = np.maximum(counts_T.numpy(), 1)
     if raw_TD is None:
         raw_TD = torch.zeros(texts, next(iter(ensembles.values())).d_in, dtype=torch.float64)

@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 Floats = NDArray[np.float64]
 Features: TypeAlias = sparse.csr_array | NDArray[np.float32]
@@ -171,6 +172,18 @@ def probe_rows(
     """
     if not problems:
         return []
+    # Several threads only get in each other's way in so many and so small fits.
+    with threadpool_limits(limits=1):
+        return _probe_rows(features, problems, resamples, counts, whole)
+
+
+def _probe_rows(
+    features: Features,
+    problems: Sequence[Problem],
+    resamples: Sequence[NDArray[np.int64]],
+    counts: Sequence[int],
+    whole: bool,
+) -> list[dict[str, Any]]:
     statistics = training_statistics(features, problems)
     rows = []
     for variant in ("plain", "standardised"):

@@ -1,0 +1,193 @@
+"""A whole run evaluated: every file, skipping what is finished, tasks from a file, and faults in one sentence."""
+
+import itertools
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from sae_core.activations.cache import CacheWriter
+from sae_core.config import METHODS, load_settings
+from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
+from sae_core.errors import UserError
+from sae_core.evaluation import evaluate
+from sae_core.evaluation.evaluate import evaluate_run, evaluate_task
+from sae_core.evaluation.reconstruction import measure_reconstruction
+from sae_core.evaluation.summary import summarize
+from sae_core.files import read_json, read_table, write_table
+from sae_core.run import Run
+from sae_core.sae import make_sae
+from tests.models import build_model_folder
+
+D, N, TOKENS = 16, 24, 600
+WORDS = {"ant": "gradient", "bee": "column", "cat": "parser"}
+SHAPES = {"parameters": "x : int, y : str", "prose": "returns the", "example": ">>> f(3)"}
+
+
+def texts_table():
+    rows = []
+    for (library, word), (kind, shape), number in itertools.product(WORDS.items(), SHAPES.items(), range(60)):
+        metadata = {"package": library, "module": f"{library}.m{number % 15}", "name": "f", "kind": kind}
+        text = f"{shape} {word} {word} number {number}"
+        rows.append({"text": text, "tokens": 9, "held_out": number % 10 == 0, "metadata": json.dumps(metadata)})
+    return pd.DataFrame(rows)
+
+
+def write_cache(run):
+    acts = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(0)) + 1.0
+    writer = CacheWriter(run.activations / "evaluation", d_in=D, dtype="float32", contents="test")
+    writer.append(acts)
+    writer.finish()
+    return acts
+
+
+def write_run(path, model, **overrides):
+    settings = load_settings(
+        overrides={
+            "model.name": str(model),
+            "model.layer": 1,
+            "sae.width": N,
+            "sae.k": 4,
+            "training.members": 2,
+            "training.device": "cpu",
+            "evaluation.bootstrap": 20,
+            "evaluation.pool_texts": 200,
+            "evaluation.tokens_per_text": 12,
+            **overrides,
+        }
+    )
+    run = Run.create(path, settings)
+    write_table(run.corpus.texts, texts_table())
+    counts = {"single": (1, N), "bagged": (2, N), "boosted": (2, N), "expanded": (1, 2 * N)}
+    for method in METHODS:
+        count, width = counts[method]
+        members = [make_sae(settings.sae, D, width=width, seed=seed).eval() for seed in range(count)]
+        wiring = "residual" if method == "boosted" else "parallel"
+        save_ensemble(Ensemble(members, wiring=wiring, method=method), run.ensemble(method))
+        run.finish(f"train/{method}", {"seconds": 1.5, "tokens": 100, "flops": 1e6})
+    write_cache(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return build_model_folder(tmp_path_factory.mktemp("model"), d=D, layers=2)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, model):
+    run = write_run(tmp_path_factory.mktemp("runs") / "run", model)
+    evaluate_run(run)
+    return run
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in (run.path / "evaluation").iterdir()}
+
+
+def test_every_file_has_every_ensemble(evaluated):
+    assert all(evaluated.is_finished(f"evaluate/{name}") for name in evaluate.STAGES)
+    for name in ("reconstruction", "dictionary"):
+        assert list(read_json(evaluated.evaluation(name))["ensembles"]) == list(METHODS)
+    assert list(read_json(evaluated.evaluation("cost"))) == list(METHODS)
+    rows = summarize(evaluated)
+    assert [row["ensemble"] for row in rows] == list(METHODS)
+    for row in rows:
+        unknown = {key for key, value in row.items() if value is None}
+        alone = {"member_stability", "member_stability_null"} if row["members"] == 1 else set()
+        assert unknown == alone
+
+
+def test_figures_are_those_of_the_stored_ensembles_on_the_held_out_activations(evaluated):
+    ensembles = {folder.name: load_ensemble(folder) for folder in evaluated.ensembles()}
+    acts = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(0)) + 1.0
+    expected = measure_reconstruction(ensembles, lambda start, stop: acts[start:stop], TOKENS, bootstrap=20)
+    assert read_json(evaluated.evaluation("reconstruction")) == json.loads(json.dumps(expected))
+    assert all(figures["identity_error"] < 1e-5 for figures in expected["ensembles"].values())
+
+
+def test_concepts_cover_tasks_methods_and_variants(evaluated):
+    facts, table = read_json(evaluated.evaluation("concepts")), read_table(evaluated.evaluation_table("concepts"))
+    assert [task["task"] for task in facts["tasks"]] == ["library", "kind", "confounded"]
+    assert set(table["method"]) == {*METHODS, "raw activation", "random"}
+    assert set(table["variant"]) == {"plain", "standardised"}
+    assert set(table["m"]) == {0, 1, 5}
+    concepts = len(table[["task", "concept"]].drop_duplicates())
+    assert concepts == 3 + 3 + 1
+    assert len(table) == concepts * 2 * (5 * 2 + 1)
+    assert table["accuracy"].between(0, 1).all()
+    assert (table["accuracy_low"] <= table["accuracy"]).all()
+    assert (table["accuracy"] <= table["accuracy_high"]).all()
+    for name, width in (("single", N), ("bagged", 2 * N), ("expanded", 2 * N)):
+        features = [feature for row in table[table["method"] == name]["features"] for feature in row]
+        assert 0 <= min(features) <= max(features) < width
+    # The libraries differ in one word each, which even a model with random weights passes on.
+    raw = table[(table["method"] == "raw activation") & (table["task"] == "library")]
+    assert raw[raw["variant"] == "standardised"]["accuracy"].mean() > 0.75
+
+
+def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(evaluated, model, tmp_path, monkeypatch):
+    before = contents(evaluated)
+    evaluate_run(evaluated)
+    assert contents(evaluated) == before
+    again = write_run(tmp_path / "run", model)
+
+    # Stopped after the second stage, it goes on with the third.
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "_concepts", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_run(again)
+    assert [again.is_finished(f"evaluate/{name}") for name in evaluate.STAGES] == [True, True, False, False]
+    monkeypatch.setattr(evaluate, "_reconstruction", stop)
+    evaluate_run(again)
+    after = contents(again)
+    assert all(after[name] == before[name] for name in before if not name.endswith(".parquet"))
+    assert read_table(again.evaluation_table("concepts")).equals(read_table(evaluated.evaluation_table("concepts")))
+
+
+def labelled_file(path):
+    texts = [f"{word} number {number}" for word in ("gradient", "parser") for number in range(60)]
+    pd.DataFrame({"text": texts, "label": ["g"] * 60 + ["p"] * 60}).to_csv(path, index=False)
+    return path
+
+
+def test_a_task_from_a_file_is_added_once_and_keeps_the_others(evaluated, tmp_path):
+    before = read_table(evaluated.evaluation_table("concepts"))
+    path = labelled_file(tmp_path / "words.csv")
+    for _ in range(2):
+        evaluate_task(evaluated, path)
+        table = read_table(evaluated.evaluation_table("concepts"))
+        mine = table[table["task"] == "words.csv"]
+        assert set(mine["concept"]) == {"p"}
+        assert len(mine) == 2 * (5 * 2 + 1)
+        assert table[table["task"] != "words.csv"].reset_index(drop=True).equals(before)
+        tasks = read_json(evaluated.evaluation("concepts"))["tasks"]
+        assert [task["task"] for task in tasks] == ["library", "kind", "confounded", "words.csv"]
+
+
+def test_other_text_has_no_tasks_until_a_file_gives_one(tmp_path, model):
+    source = tmp_path / "mine.txt"
+    source.write_text("Some text of mine.")
+    run = write_run(tmp_path / "run", model, **{"text.source": str(source)})
+    evaluate_run(run)
+    assert read_json(run.evaluation("concepts"))["tasks"] == []
+    assert len(read_table(run.evaluation_table("concepts"))) == 0
+    summarize(run)
+    evaluate_task(run, labelled_file(tmp_path / "words.csv"))
+    assert set(read_table(run.evaluation_table("concepts"))["task"]) == {"words.csv"}
+
+
+def test_faults_end_in_one_sentence(evaluated, tmp_path, model):
+    empty = Run.create(tmp_path / "empty", load_settings())
+    with pytest.raises(UserError, match="holds no trained ensemble"):
+        evaluate_run(empty, device="cpu")
+    with pytest.raises(UserError, match="words"):
+        evaluate_task(evaluated, labelled_file(tmp_path / "words.csv"), label_column="category")
+    with pytest.raises(UserError, match=r"missing\.csv"):
+        evaluate_task(evaluated, tmp_path / "missing.csv")
+    with pytest.raises(UserError, match="device"):
+        evaluate_run(write_run(tmp_path / "other", model), device="abacus")
