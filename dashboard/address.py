@@ -50,17 +50,25 @@ class Here:
         return query
 
 
+def shown(requested: str | None, remembered: str | None, names: Sequence[str]) -> str | None:
+    """What a picker shows: nothing while the address bar asks for a name that is not there."""
+    if requested is not None:
+        return requested if requested in names else None
+    return remembered if remembered in names else names[0]
+
+
 def choose(kind: str, requested: str | None, remembered: str | None, names: Sequence[str]) -> str:
     """The name that the address bar asks for, else the one chosen before, else the first.
 
     Raises:
         UserError: If the address bar asks for a name that is not there.
     """
-    if requested is not None and requested not in names:
-        raise UserError(f"There is no {kind} called “{requested[:80]}” here; choose one of: {', '.join(names)}.")
-    if requested is not None:
-        return requested
-    return remembered if remembered in names else names[0]  # type: ignore[return-value]
+    name = shown(requested, remembered, names)
+    if name is None:
+        raise UserError(
+            f"There is no {kind} called “{(requested or '')[:80]}” here; choose one of: {', '.join(names)}."
+        )
+    return name
 
 
 def requested_feature(text: str | None, features: int) -> int | None:

@@ -28,13 +28,13 @@ ICON = (
 
 def _pages() -> list[st.Page]:
     return [
-        st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-        st.Page("pages/features.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"),
-        st.Page("pages/feature.py", title="Feature", url_path="feature", visibility="hidden"),
-        st.Page("pages/compare.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
-        st.Page("pages/atom_map.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
-        st.Page("pages/concepts.py", title="Concepts", icon=":material/category:", url_path="concepts"),
-        st.Page("pages/labels.py", title="Labels", icon=":material/sell:", url_path="labels"),
+        st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),
+        st.Page("views/features.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"),
+        st.Page("views/feature.py", title="Feature", url_path="feature", visibility="hidden"),
+        st.Page("views/compare.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("views/atom_map.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
+        st.Page("views/concepts.py", title="Concepts", icon=":material/category:", url_path="concepts"),
+        st.Page("views/labels.py", title="Labels", icon=":material/sell:", url_path="labels"),
     ]
 
 
@@ -45,47 +45,50 @@ def _root() -> Path:
     return Path(arguments[0])
 
 
-def _picked_run() -> None:
-    address.write({address.RUN: st.session_state["pick_run"], address.ENSEMBLE: None, address.FEATURE: None})
+def _picked_run(key: str) -> None:
+    address.write({address.RUN: st.session_state[key], address.ENSEMBLE: None, address.FEATURE: None})
 
 
-def _picked_ensemble() -> None:
-    address.write({address.ENSEMBLE: st.session_state["pick_ensemble"], address.FEATURE: None})
+def _picked_ensemble(key: str) -> None:
+    address.write({address.ENSEMBLE: st.session_state[key], address.FEATURE: None})
 
 
 def _pick_run(root: Path) -> tuple[dict[str, Path], Run]:
     runs = queries.runs(root)
     names = list(runs)
-    requested = st.query_params.get(address.RUN)
-    known = requested is None or requested in names
-    current = requested if known else None
-    current = current or (st.session_state.get("run") if st.session_state.get("run") in names else names[0])
-    if len(names) > 1 or not known:
-        st.session_state["pick_run"] = current if known else None
-        st.sidebar.selectbox("Run", names, key="pick_run", placeholder="Choose a run", on_change=_picked_run)
-    name = address.choose("run", requested, st.session_state.get("run"), names)
+    requested, remembered = st.query_params.get(address.RUN), st.session_state.get("run")
+    shown = address.shown(requested, remembered, names)
+    if len(names) > 1 or shown is None:
+        # The key holds the choice, so that the address bar alone decides and a picker never overrules a link.
+        key = f"pick-run-{shown}"
+        place = names.index(shown) if shown else None
+        st.sidebar.selectbox(
+            "Run", names, index=place, key=key, placeholder="Choose a run", on_change=_picked_run, args=(key,)
+        )
+    name = address.choose("run", requested, remembered, names)
     st.session_state["run"] = name
     return runs, queries.open_run(runs[name])
 
 
 def _pick_ensemble(infos: dict[str, queries.EnsembleInfo]) -> queries.EnsembleInfo | None:
-    requested = st.query_params.get(address.ENSEMBLE)
     if not infos:
         return None
-    remembered = st.session_state.get("ensemble")
     # Several members are what this is about, so the first such ensemble is shown first.
-    first = next((name for name, info in infos.items() if info.members > 1), next(iter(infos)))
-    known = requested is None or requested in infos
-    st.session_state["pick_ensemble"] = (requested or (remembered if remembered in infos else first)) if known else None
+    names = sorted(infos, key=lambda name: infos[name].members == 1)
+    requested, remembered = st.query_params.get(address.ENSEMBLE), st.session_state.get("ensemble")
+    shown = address.shown(requested, remembered, names)
+    key = f"pick-ensemble-{shown}"
     st.sidebar.selectbox(
         "Ensemble",
         list(infos),
-        key="pick_ensemble",
+        index=list(infos).index(shown) if shown else None,
+        key=key,
         placeholder="Choose an ensemble",
         format_func=lambda name: f"{name} · {_shape(infos[name])}",
         on_change=_picked_ensemble,
+        args=(key,),
     )
-    name = address.choose("ensemble", requested, remembered if remembered in infos else first, list(infos))
+    name = address.choose("ensemble", requested, remembered, names)
     st.session_state["ensemble"] = name
     return infos[name]
 
@@ -129,7 +132,7 @@ def main() -> None:
         st.html(notice("This cannot be shown", str(error)))
         if st.button("Back to the overview", icon=":material/arrow_back:"):
             st.query_params.clear()
-            st.switch_page("pages/overview.py")
+            st.switch_page("views/overview.py")
 
 
 main()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboard import address
 from dashboard.address import Here
 from dashboard.parts.cards import section, what_to_run
 from dashboard.parts.charts import CONFIG
 from dashboard.queries import EnsembleInfo
 
-FEATURE_PAGE, FEATURES_PAGE = "pages/feature.py", "pages/features.py"
+FEATURE_PAGE, FEATURES_PAGE = "views/feature.py", "views/features.py"
 
 
 def trained_ensemble(here: Here) -> EnsembleInfo:
@@ -47,6 +49,45 @@ def chart(figure: go.Figure, title: str, how_to_read: str, *, key: str, **option
     """A chart with its title and one sentence on how to read it."""
     st.html(section(title, how_to_read))
     return st.plotly_chart(figure, key=key, config=CONFIG, alt=f"{title}. {how_to_read}", **options)
+
+
+def choice(
+    name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, *, menu: bool = False
+) -> str:
+    """A choice that the address bar holds under ``name``; the first option is what its absence means.
+
+    The widget's key holds the choice, so that links and the Back button decide and a widget never overrules them.
+
+    Args:
+        name: Key in the address bar.
+        label: Read out by screen readers.
+        options: What can be chosen.
+        show: Text of an option.
+        menu: A menu, for many options, instead of buttons side by side.
+    """
+    asked = st.query_params.get(name)
+    now = asked if asked is not None and asked in options else options[0]
+    key = f"{name}-{now}"
+
+    def chosen() -> None:
+        picked = st.session_state[key]
+        address.write({name: picked if picked != options[0] else None})
+
+    if menu:
+        place = list(options).index(now)
+        st.selectbox(label, options, place, key=key, format_func=show, on_change=chosen, label_visibility="collapsed")
+    else:
+        st.segmented_control(
+            label,
+            options,
+            default=now,
+            key=key,
+            format_func=show,
+            on_change=chosen,
+            required=True,
+            label_visibility="collapsed",
+        )
+    return now
 
 
 def picked_row(key: str) -> int | None:

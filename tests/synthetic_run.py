@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy.optimize import linear_sum_assignment
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex, build_index
+from sae_core.browse.matching import match_members
 from sae_core.config import METHODS, RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble
 from sae_core.files import write_json, write_table, write_tensors
@@ -216,88 +217,16 @@ def _browse(run: Run, name: str, ensemble: Ensemble, acts_TD: Tensor, seed: int)
     folder = run.ensemble(name)
     build_index(ensemble, lambda start, stop: acts_TD[start:stop], len(acts_TD), folder.index)
     run.finish(f"index/{name}", {"tokens": len(acts_TD)})
-    table, pairs = _matches(ensemble)
-    write_table(folder.matches, table)
-    write_json(folder.match_summary, pairs)
-    atoms = _atoms(run, ensemble, ActivationIndex.open(folder.index), table)
-    atoms["x"], atoms["y"] = _plane(ensemble.dictionary.detach())
+    matches, summary = match_members(ensemble)
+    write_table(folder.matches, matches)
+    write_json(folder.match_summary, summary)
+    x, y = _plane(ensemble.dictionary.detach())
+    places = pd.DataFrame({"x": x, "y": y, "cluster": np.arange(len(x)) % 7 - 1})
+    index, corpus = ActivationIndex.open(folder.index), Corpus.open(run)
+    atoms = atom_table(index, corpus, matches=matches, places=places, offsets=ensemble.offsets)
     write_table(folder.atoms, atoms)
     write_table(folder.promoted, _promoted(len(atoms), seed))
     run.finish(f"atoms/{name}", {"features": len(atoms)})
-
-
-def _matches(ensemble: Ensemble) -> tuple[pd.DataFrame, dict[str, Any]]:
-    offsets, rows, pairs = ensemble.offsets, [], []
-    for a in range(len(ensemble)):
-        for b in range(len(ensemble)):
-            if a == b:
-                continue
-            cosines = (ensemble[a].W_dec @ ensemble[b].W_dec.T).detach().numpy()
-            _, column = linear_sum_assignment(-cosines)
-            best = cosines.argmax(axis=1)
-            places = np.arange(len(cosines))
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "feature": offsets[a] + places,
-                        "member": a,
-                        "other_member": b,
-                        "best_feature": offsets[b] + best,
-                        "best_cosine": cosines[places, best],
-                        "matched_feature": offsets[b] + column,
-                        "matched_cosine": cosines[places, column],
-                    }
-                )
-            )
-            pairs.append(
-                {
-                    "a": a,
-                    "b": b,
-                    "mmcs": float(cosines.max(axis=1).mean()),
-                    "mean_matched_cosine": float(cosines[places, column].mean()),
-                    "shared": float((cosines.max(axis=1) >= 0.7).mean()),
-                }
-            )
-    columns = ("feature", "member", "other_member", "best_feature", "best_cosine", "matched_feature", "matched_cosine")
-    table = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame({column: [] for column in columns})
-    return table, {"pairs": pairs, "null": {"best": 0.41, "matched": 0.3}, "threshold": 0.7}
-
-
-def _atoms(run: Run, ensemble: Ensemble, index: ActivationIndex, matches: pd.DataFrame) -> pd.DataFrame:
-    corpus, count = Corpus.open(run), np.asarray(index.counts)
-    features = np.arange(len(count))
-    offsets = np.asarray(ensemble.offsets)
-    member = np.searchsorted(offsets, features, side="right") - 1
-    values = [np.asarray(index.feature(int(f))[1]) for f in features]
-    best = matches.groupby("feature")["best_cosine"].agg(["max", lambda c: float((c >= 0.7).mean())])
-    best = best.reindex(features)
-    family = np.full(len(features), -1)
-    for row in matches[(matches["member"] == 0) & (matches["matched_cosine"] >= 0.7)].to_dict("records"):
-        family[[int(row["feature"]), int(row["matched_feature"])]] = int(row["feature"])
-    sizes = pd.Series(family).map(pd.Series(family).value_counts()).to_numpy()
-    return pd.DataFrame(
-        {
-            "feature": features,
-            "member": member,
-            "latent": features - offsets[member],
-            "count": count,
-            "density": count / index.tokens,
-            "dead": count == 0,
-            "peak": [float(v.max(initial=0.0)) for v in values],
-            "mean_active": [float(v.mean()) if len(v) else 0.0 for v in values],
-            "stability": best.iloc[:, 1].to_numpy(),
-            "best_cosine": best.iloc[:, 0].to_numpy(),
-            "family": family,
-            "family_size": np.where(family >= 0, sizes, 1),
-            "cluster": np.where(count > 0, features % 6, -1),
-            "top_token": [_top_token(index, corpus, int(f)) for f in features],
-        }
-    )
-
-
-def _top_token(index: ActivationIndex, corpus: Corpus, feature: int) -> str:
-    positions, values = index.feature(feature)
-    return corpus.token_text(int(corpus.tokens[positions[np.argmax(values)]])) if len(values) else ""
 
 
 def _plane(atoms_MD: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from dashboard.parts.charts import figure
-from dashboard.parts.colors import NEUTRAL, SEQUENTIAL, member_color
+from dashboard.parts.colors import HIGHLIGHT, SEQUENTIAL, member_color
 
 MEASURES = {
     "mean_matched_cosine": "One-to-one match",
@@ -42,9 +42,9 @@ def matrix(pairs: Sequence[Mapping[str, Any]], measure: str, members: int) -> ND
 
 def heat_map(values: NDArray[np.float64], measure: str, *, word: str = "member") -> go.Figure:
     """The matrix as a heat map with its figures written in."""
-    names = [f"{word} {number}" for number in range(len(values))]
+    names = [str(number) for number in range(len(values))]
     share = measure == "shared"
-    chart = figure(x="", y="", height=110 + 62 * len(values), legend=False)
+    chart = figure(x=word, y=word, height=120 + 60 * len(values), legend=False)
     chart.add_heatmap(
         z=values,
         x=names,
@@ -53,7 +53,9 @@ def heat_map(values: NDArray[np.float64], measure: str, *, word: str = "member")
         zmax=1,
         colorscale=SEQUENTIAL,
         texttemplate="%{z:.0%}" if share else "%{z:.2f}",
-        hovertemplate="%{y} against %{x}: " + ("%{z:.1%}" if share else "cosine %{z:.3f}") + "<extra></extra>",
+        hovertemplate=f"{word} %{{y}} against %{{x}}: "
+        + ("%{z:.1%}" if share else "cosine %{z:.3f}")
+        + "<extra></extra>",
         hoverongaps=False,
         xgap=3,
         ygap=3,
@@ -89,7 +91,7 @@ def against_null(
     if null is not None:
         chart.add_vline(
             x=null,
-            line={"color": NEUTRAL, "width": 2, "dash": "dash"},
+            line={"color": HIGHLIGHT, "width": 2.5, "dash": "dash"},
             annotation={"text": f"random {null:.2f}", "yref": "paper", "y": 1, "yanchor": "bottom"},
         )
         chart.update_layout(margin={"t": 30})

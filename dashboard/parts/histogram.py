@@ -22,9 +22,11 @@ def bars_svg(counts: Sequence[int], color: str = HIGHLIGHT) -> str:
     roots = np.sqrt(np.asarray(counts, dtype=np.float64))
     tallest = float(roots.max()) if roots.size and roots.max() > 0 else 1.0
     step = WIDTH / max(len(roots), 1)
+    heights = np.where(roots > 0, np.maximum(roots / tallest * (HEIGHT - 4), 1.5), 0.0)
+    size = f'width="{max(step - 1, 0.5):.2f}"'
     rects = "".join(
-        f'<rect x="{number * step:.2f}" y="{HEIGHT - height:.2f}" width="{max(step - 1, 0.5):.2f}" height="{height:.2f}"/>'
-        for number, height in enumerate(np.where(roots > 0, np.maximum(roots / tallest * (HEIGHT - 4), 1.5), 0.0))
+        f'<rect x="{number * step:.2f}" y="{HEIGHT - height:.2f}" {size} height="{height:.2f}"/>'
+        for number, height in enumerate(heights)
         if height > 0
     )
     line = f'<path d="M0 {HEIGHT - 0.5}H{WIDTH}" stroke="#8a929c" stroke-width="1"/>'

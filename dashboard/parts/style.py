@@ -53,15 +53,16 @@ _RULES = """
 .sae.strips .src{grid-column:2;color:var(--muted);font-size:.75rem;overflow-wrap:anywhere;line-height:1.4}
 .sae .txt{font-family:"Source Code Pro",ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.82rem;
   line-height:1.7;white-space:pre-wrap;overflow-wrap:anywhere;overflow:hidden}
-.sae .txt span{border-radius:3px;padding:1px 0;box-decoration-break:clone;-webkit-box-decoration-break:clone}
-.sae .txt .pk{outline:1.5px solid currentColor;outline-offset:0}
+.sae .txt span{border-radius:3px;padding:1px 0;
+  box-decoration-break:clone;-webkit-box-decoration-break:clone}
+.sae .txt .pk{outline:1.5px solid light-dark(#1a1206,#fff)}
 .sae.legend{display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .6rem;color:var(--muted);font-size:.8rem}
 .sae.legend .ramp{display:inline-flex;border-radius:3px;overflow:hidden}
 .sae.legend .ramp i{width:1.15rem;height:.8rem;display:block}
 .sae.legend .key{display:inline-flex;align-items:center;gap:.35rem}
 .sae .tok{display:inline-block;border:1px solid var(--line);border-radius:.3rem;padding:0 .38rem;
-  margin:0 .25rem .25rem 0;font-size:.8rem!important;line-height:1.55;white-space:pre;max-width:100%;overflow:hidden;text-overflow:ellipsis;
-  vertical-align:top}
+  margin:0 .25rem .25rem 0;font-size:.8rem!important;line-height:1.55;white-space:pre;max-width:100%;
+  overflow:hidden;text-overflow:ellipsis;vertical-align:top}
 .sae.bars{display:grid;grid-template-columns:minmax(0,8.5rem) 1fr 3rem;gap:.22rem .6rem;align-items:center}
 .sae.bars .tok{margin:0;justify-self:start}
 .sae.bars .b{height:.55rem;border-radius:2px;background:var(--soft)}
@@ -82,7 +83,7 @@ _RULES = """
 .sae.brand{font-weight:650;font-size:1rem;letter-spacing:-.01em}
 .sae.brand small{display:block;font-weight:400;color:var(--muted);font-size:.8rem;overflow-wrap:anywhere}
 @media (max-width:640px){
-  .stMainBlockContainer{padding-left:1rem;padding-right:1rem}
+  .stMainBlockContainer{padding:4.2rem 1rem 3rem}
   .sae.strips .ex{grid-template-columns:2.4rem minmax(0,1fr);column-gap:.6rem}
   .sae.tiles{grid-template-columns:repeat(2,minmax(0,1fr))}
   .sae.head h1{font-size:1.45rem}

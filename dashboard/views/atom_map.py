@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import address, queries
+from dashboard import queries
 from dashboard.address import Here, here
-from dashboard.common import feature_link, missing, trained_ensemble
+from dashboard.common import choice, feature_link, missing, trained_ensemble
 from dashboard.parts.atom_map import COLORS, clicked, map_figure
 from dashboard.parts.cards import chip, heading, member_chip, notice, section
 from dashboard.parts.colors import HIGHLIGHT
 from dashboard.parts.numbers import compact, decimal, one_in
 from dashboard.parts.tokens import strips
 
-COLOR = "color"
 MAX_POINTS = 20_000  # Plotly becomes slow above this; the most frequent features are shown then
 EXPLANATIONS = {
     "member": "colour is the member, so mixed neighbourhoods are features that several members found",
@@ -61,21 +60,9 @@ def show(here: Here) -> None:
 
 def _controls(info: queries.EnsembleInfo) -> tuple[str, bool]:
     options = [name for name in COLORS if info.members > 1 or name not in ("member", "stability")]
-    asked = st.query_params.get(COLOR)
-    if "map-color" not in st.session_state or st.session_state["map-color"] not in options:
-        st.session_state["map-color"] = asked if asked in options else options[0]
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        color = st.segmented_control(
-            "Colour",
-            options,
-            format_func=COLORS.__getitem__,
-            key="map-color",
-            label_visibility="collapsed",
-            required=True,
-        )
+        color = choice("color", "Colour", options, COLORS.__getitem__)
         dead = st.toggle("Dead features too", key="map-dead")
-    color = color or options[0]
-    address.write({COLOR: color if color != options[0] else None})
     return color, dead
 
 

@@ -42,32 +42,19 @@ def show(here: Here) -> None:
 
 def _filters(info: queries.EnsembleInfo) -> Filters:
     _seed(info)
-    search, member, labels, sort, more = st.columns([3.2, 1.4, 1.5, 1.6, 1.3], vertical_alignment="bottom")
-    with search:
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.text_input("Search", key="f_q", placeholder="token, label or number", icon=":material/search:")
-    with member:
         st.selectbox(
             info.member_word.capitalize(),
             [ALL_MEMBERS, *range(info.members)],
             key="f_member",
             format_func=lambda number: "all" if number == ALL_MEMBERS else f"{info.member_word} {number}",
+            width=150,
         )
-    with labels:
-        st.selectbox("Label", list(LABEL_STATES), key="f_labels", format_func=LABEL_STATES.__getitem__)
-    with sort:
-        st.selectbox("Sort by", list(SORTS), key="f_sort", format_func=SORTS.__getitem__)
-    with more, st.popover("More filters", width="stretch"):
-        st.select_slider(
-            "Density (share of tokens on which it fires)",
-            DENSITIES,
-            key="f_density",
-            format_func=lambda d: f"{100 * d:g} %",
-        )
-        if info.members > 1:
-            st.slider(
-                "Stability at least (share of the other members that have it)", 0.0, 1.0, step=0.05, key="f_stability"
-            )
-        st.toggle("Show dead features too", key="f_dead")
+        st.selectbox("Label", list(LABEL_STATES), key="f_labels", format_func=LABEL_STATES.__getitem__, width=150)
+        st.selectbox("Sort by", list(SORTS), key="f_sort", format_func=SORTS.__getitem__, width=160)
+        with st.popover("More filters"):
+            _more_filters(info)
     filters = Filters(
         search=(st.session_state["f_q"] or "").strip(),
         member=None if st.session_state["f_member"] == ALL_MEMBERS else st.session_state["f_member"],
@@ -81,6 +68,20 @@ def _filters(info: queries.EnsembleInfo) -> Filters:
     address.write({key: query.get(key) for key in chosen.KEYS})
     st.session_state[_SEEN] = query
     return filters
+
+
+def _more_filters(info: queries.EnsembleInfo) -> None:
+    st.select_slider(
+        "Density (share of tokens on which it fires)",
+        DENSITIES,
+        key="f_density",
+        format_func=lambda density: f"{100 * density:g} %",
+    )
+    if info.members > 1:
+        st.slider(
+            "Stability at least (share of the other members that have it)", 0.0, 1.0, step=0.05, key="f_stability"
+        )
+    st.toggle("Show dead features too", key="f_dead")
 
 
 def _seed(info: queries.EnsembleInfo) -> None:

@@ -9,7 +9,7 @@ from dashboard import address, queries
 from dashboard.address import Here, here
 from dashboard.common import FEATURES_PAGE, feature_link, missing, trained_ensemble
 from dashboard.parts import filters as chosen
-from dashboard.parts.cards import chip, heading, member_chip, plain, section, tile, tiles, token_bars
+from dashboard.parts.cards import chip, heading, member_chip, notice, plain, section, tile, tiles, token_bars
 from dashboard.parts.colors import HIGHLIGHT, METHODS
 from dashboard.parts.filters import Filters
 from dashboard.parts.histogram import histogram_html
@@ -108,7 +108,8 @@ def _label(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
             )
         if label:
             st.caption(
-                f"Last saved by {plain(label.author)} on {plain(moment(label.time))}. Saving both fields empty removes the label."
+                f"Last saved by {plain(label.author)} on {plain(moment(label.time))}. "
+                "Saving both fields empty removes the label."
             )
     problem = st.session_state.pop(_ERROR, None)
     if problem:
@@ -168,23 +169,23 @@ def _examples(here: Here, view: queries.FeatureView | None) -> None:
     st.html(
         section(
             "Examples in context",
-            "On the left the activation at the outlined token, below the text where it comes from; one example a document.",
+            "Left: the activation at the outlined token; below: where the text comes from. One example a document.",
         )
     )
     if view is None:
         missing(here, "index")
         return
     if not view.top:
-        st.html(
-            '<div class="sae"><p class="note">It fires on none of the indexed tokens, so there are no examples.</p></div>'
-        )
+        st.html(notice("It is dead", "It fires on none of the indexed tokens, so there are no examples."))
         return
     blocks = [legend(view.peak), strips(view.top, view.peak, heading="Strongest", note="where it fires most")]
     for number, low, high, examples in view.quantiles:
         note = f"activation {decimal(low)} to {decimal(high)}"
         blocks.append(strips(examples, view.peak, heading=f"Quantile {number}", note=note))
     st.html("".join(blocks))
-    st.segmented_control("Strongest examples shown", SHOWN, default=SHOWN[0], key="shown", persist_state="session")
+    st.segmented_control(
+        "Strongest examples shown", SHOWN, default=SHOWN[0], key="shown", required=True, persist_state="session"
+    )
 
 
 def _side(
@@ -195,7 +196,7 @@ def _side(
         st.html(
             section(
                 "How strongly it fires",
-                "Tokens (height, square-root scale) at each activation (left weak, right strong), where it fires at all.",
+                "How many tokens (height, square-root scale) have each activation, of those on which it fires.",
             )
             + histogram_html(view.edges, view.counts)
         )

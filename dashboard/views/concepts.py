@@ -8,16 +8,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import address, queries
+from dashboard import queries
 from dashboard.address import Here, here
-from dashboard.common import chart, feature_link, missing
+from dashboard.common import chart, choice, feature_link, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, plain, section, table
 from dashboard.parts.colors import method_color
 from dashboard.parts.concepts import accuracy_chart, concept_chart, detectors, name_of
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
 
-VARIANTS = {"plain": "As they are", "standardised": "Standardised"}
+VARIANTS = {"plain": "Coefficients as they are", "standardised": "Standardised coefficients"}
 COLUMNS = (
     Column("Method"),
     Column("Accuracy", "Share of held-out texts classified rightly; below it the 95 % bootstrap interval"),
@@ -43,10 +43,10 @@ def show(here: Here) -> None:
         return
     tasks = {str(task["task"]): task for task in facts["tasks"]}
     measured = set(results["task"])
-    with st.container(horizontal=True, gap="large"):
-        task = _pick("task", "Task", [name for name in tasks if name in measured] or sorted(measured))
+    with st.container(horizontal=True, gap="medium"):
+        task = choice("task", "Task", [name for name in tasks if name in measured] or sorted(measured))
         variants = [name for name in VARIANTS if name in set(results["variant"])]
-        variant = _pick("variant", "Coefficients", variants, VARIANTS)
+        variant = choice("variant", "Coefficients", variants, VARIANTS.__getitem__)
     about = tasks.get(task, {})
     chosen = results[(results["task"] == task) & (results["variant"] == variant)]
     _about(about)
@@ -76,27 +76,10 @@ def _about(about: dict[str, Any]) -> None:
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
 
 
-def _pick(key: str, label: str, options: list[str], names: dict[str, str] | None = None) -> str:
-    """A choice that the address bar holds; the first option is left out of it."""
-    widget = f"concepts-{key}"
-    if st.session_state.get(widget) not in options:
-        asked = st.query_params.get(key)
-        st.session_state[widget] = asked if asked in options else options[0]
-    show = (lambda name: names.get(name, name)) if names else str
-    picked = st.segmented_control(label, options, key=widget, required=True, format_func=show)
-    picked = picked or options[0]
-    address.write({key: picked if picked != options[0] else None})
-    return picked
-
-
 def _concept(here: Here, chosen: pd.DataFrame, chance: float | None) -> None:
     concepts = list(dict.fromkeys(chosen["concept"].astype(str)))
-    asked = st.query_params.get("concept")
-    if st.session_state.get("concepts-concept") not in concepts:
-        st.session_state["concepts-concept"] = asked if asked in concepts else concepts[0]
     st.html(section("One concept", "Choose a concept to see its figures and the features that detect it."))
-    concept = st.selectbox("Concept", concepts, key="concepts-concept", label_visibility="collapsed")
-    address.write({"concept": concept if concept != concepts[0] else None})
+    concept = choice("concept", "Concept", concepts, menu=True)
     rows = chosen[chosen["concept"] == concept]
     left, right = st.columns([1.15, 1], gap="large")
     with left:
@@ -105,7 +88,7 @@ def _concept(here: Here, chosen: pd.DataFrame, chance: float | None) -> None:
             f"{concept}: accuracy",
             "Marks are accuracies on held-out texts, bars their 95 % bootstrap intervals; methods whose bars overlap "
             "widely are not told apart by this test.",
-            key=f"concept-{concept}",
+            key=f"accuracy-of-{concept}",
         )
         with st.expander("All figures", icon=":material/table:"):
             st.html(table(COLUMNS, [_row(row) for row in rows.sort_values("m", kind="stable").to_dict("records")]))
@@ -136,13 +119,11 @@ def _detectors(here: Here, concept: str, rows: pd.DataFrame) -> None:
     if usable.empty:
         st.caption("No ensemble of this run was measured on this concept.")
         return
-    default = here.ensemble.name if here.ensemble and here.ensemble.name in own else own[0]
-    if st.session_state.get("concepts-method") not in own:
-        st.session_state["concepts-method"] = default
-    method = st.segmented_control("Ensemble", own, key="concepts-method", required=True, label_visibility="collapsed")
-    mine = usable[usable["method"] == (method or default)].sort_values("m").to_dict("records")
+    own.sort(key=lambda name: here.ensemble is None or name != here.ensemble.name)  # the chosen ensemble first
+    method = choice("method", "Ensemble", own)
+    mine = usable[usable["method"] == method].sort_values("m").to_dict("records")
     for feature, sign in detectors(mine[-1]):
-        _detector(here, method or default, feature, sign)
+        _detector(here, method, feature, sign)
 
 
 def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:

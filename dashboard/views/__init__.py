@@ -1,0 +1,5 @@
+"""The pages, one file each; Streamlit runs them as scripts.
+
+The folder is not called pages: beside an entrance script Streamlit takes a folder of that name for an app of its older
+kind, and a link to a page that is the first visit to a fresh server would run the page without the entrance.
+"""

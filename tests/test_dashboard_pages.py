@@ -1,0 +1,210 @@
+"""Every page on a complete run and on unfinished ones, run by Streamlit's own test harness."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from synthetic_run import INJECTION, write_synthetic_run
+
+import dashboard
+from sae_core.browse.labels import LabelStore
+from sae_core.errors import UserError
+from sae_core.run import Run
+
+APP = Path(dashboard.__file__).parent / "app.py"
+PAGES = ("overview", "features", "feature", "compare", "atom_map", "concepts", "labels")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    write_synthetic_run(root / "complete")
+    write_synthetic_run(root / "corpus-only", stop_before="train")
+    write_synthetic_run(root / "trained", stop_before="index")
+    write_synthetic_run(root / "indexed", stop_before="evaluate")
+    return root
+
+
+def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, page: str = "overview", **query: str) -> AppTest:
+    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    if page != "overview":
+        app.run()  # registers the pages
+        app.switch_page(f"views/{page}.py")
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+def html(app: AppTest) -> str:
+    return " ".join(element.proto.body for element in app.get("html"))
+
+
+def links(app: AppTest) -> list[str]:
+    return [link.proto.query_string for link in app.get("page_link")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("ensemble", ["single", "bagged", "boosted"])
+def test_page_shows_a_complete_run(monkeypatch: pytest.MonkeyPatch, runs: Path, page: str, ensemble: str) -> None:
+    app = open_page(monkeypatch, runs, page, run="complete", ensemble=ensemble)
+    assert not app.exception
+    assert "cannot be shown" not in html(app)
+    assert app.query_params["run"] == "complete"
+    assert app.query_params["ensemble"] == ensemble
+    assert INJECTION not in html(app)
+
+
+@pytest.mark.parametrize(
+    ("run", "page", "command"),
+    [
+        ("corpus-only", "overview", "train"),
+        ("corpus-only", "features", "train"),
+        ("corpus-only", "feature", "train"),
+        ("corpus-only", "compare", "train"),
+        ("corpus-only", "atom_map", "train"),
+        ("corpus-only", "concepts", "evaluate"),
+        ("trained", "overview", "evaluate"),
+        ("trained", "features", "index"),
+        ("trained", "feature", "index"),
+        ("trained", "compare", "index"),
+        ("trained", "atom_map", "index"),
+        ("indexed", "overview", "evaluate"),
+        ("indexed", "concepts", "evaluate"),
+    ],
+)
+def test_unfinished_run_says_what_to_run(
+    monkeypatch: pytest.MonkeyPatch, runs: Path, run: str, page: str, command: str
+) -> None:
+    app = open_page(monkeypatch, runs, page, run=run)
+    assert not app.exception
+    assert f"sae-ensemble {command} {runs / run}" in html(app)
+
+
+def test_labels_page_of_a_run_without_labels(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    app = open_page(monkeypatch, runs, "labels", run="trained")
+    assert not app.exception
+    assert "There are no labels yet" in html(app)
+    assert not (runs / "trained" / "labels.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"run": "../../etc"},
+        {"run": "complete", "ensemble": "../../../etc"},
+        {"run": "complete", "ensemble": "bagged", "feature": "99999999"},
+        {"run": "complete", "ensemble": "bagged", "feature": "-1"},
+        {"run": "complete", "ensemble": "bagged", "feature": "<img src=x onerror=alert(1)>"},
+    ],
+)
+def test_unknown_names_in_the_address_get_a_message(
+    monkeypatch: pytest.MonkeyPatch, runs: Path, query: dict[str, str]
+) -> None:
+    app = open_page(monkeypatch, runs, "feature", **query)
+    assert not app.exception
+    assert "This cannot be shown" in html(app)
+    assert "<img" not in html(app)
+
+
+def test_feature_page_shows_the_feature_of_the_link(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    app = open_page(monkeypatch, runs, "feature", run="complete", ensemble="bagged", feature="30")
+    page = html(app)
+    assert "<h1>Feature 30</h1>" in page
+    assert "member 1" in page
+    assert "number 6 in its member" in page
+    # Its two matches in the other members lead on to them.
+    assert sum("ensemble=bagged" in link for link in links(app)) >= 2
+
+
+def test_next_and_previous_follow_the_filtered_order(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    app = open_page(
+        monkeypatch, runs, "feature", run="complete", ensemble="bagged", feature="30", member="1", sort="feature"
+    )
+    app.button(key="next").click().run()
+    assert app.query_params["feature"] == "31"
+    assert app.query_params["sort"] == "feature"
+    app.button(key="previous").click().run()
+    app.button(key="previous").click().run()
+    assert app.query_params["feature"] == "29"
+    assert "<h1>Feature 29</h1>" in html(app)
+
+
+def test_label_is_saved_with_its_author_and_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = write_synthetic_run(tmp_path / "run", members=2)
+    app = open_page(monkeypatch, run.path, "feature", ensemble="bagged", feature="30")
+    app.text_input(key="author").set_value("Ada").run()
+    app.text_input(key="label-run-bagged-30").set_value(INJECTION)
+    app.text_input(key="note-run-bagged-30").set_value("**sure**")
+    save(app)
+    label = LabelStore(run.labels, "run").get("bagged", 30)
+    assert label is not None
+    assert (label.member, label.latent, label.label, label.note, label.author) == (1, 6, INJECTION, "**sure**", "Ada")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in html(app)
+    assert INJECTION not in html(app)
+    app.text_input(key="label-run-bagged-30").set_value("")
+    app.text_input(key="note-run-bagged-30").set_value(" ")
+    save(app)
+    assert LabelStore(run.labels, "run").get("bagged", 30) is None
+
+
+def save(app: AppTest) -> None:
+    next(button for button in app.button if button.label == "Save").click().run()
+    assert not app.exception
+
+
+def test_label_that_cannot_be_saved_is_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = write_synthetic_run(tmp_path / "run", members=2)
+    app = open_page(monkeypatch, run.path, "feature", ensemble="bagged", feature="3")
+
+    def refuse(*_: object) -> None:
+        raise UserError("The disk is full; make room.")
+
+    monkeypatch.setattr(LabelStore, "set", refuse)
+    app.text_input(key="label-run-bagged-3").set_value("lost")
+    save(app)
+    assert "disk is full" in app.error[0].value
+
+
+def test_filters_are_read_from_and_written_to_the_address(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    app = open_page(monkeypatch, runs, "features", run="complete", ensemble="bagged", member="1", q="the", dead="1")
+    table = app.dataframe[0].value
+    assert set(table["member"]) == {1}
+    assert app.text_input(key="f_q").value == "the"
+    app.selectbox(key="f_member").set_value(2).run()
+    assert app.query_params["member"] == "2"
+    assert set(app.dataframe[0].value["member"]) == {2}
+    app.text_input(key="f_q").set_value("no such token").run()
+    assert not app.dataframe
+    assert "No feature fits" in app.info[0].value
+
+
+def test_sidebar_changes_run_and_ensemble(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    app = open_page(monkeypatch, runs, "features", run="complete", ensemble="bagged")
+    app.selectbox(key="pick-ensemble-bagged").set_value("boosted").run()
+    assert app.query_params["ensemble"] == "boosted"
+    assert "of boosted" in html(app)
+    app.selectbox(key="pick-run-complete").set_value("indexed").run()
+    assert app.query_params["run"] == "indexed"
+    assert not app.exception
+
+
+def test_damaged_run_is_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = write_synthetic_run(tmp_path / "run", members=2)
+    atoms = Run.open(run.path).ensemble("bagged").atoms
+    atoms.write_bytes(atoms.read_bytes()[:100])
+    app = open_page(monkeypatch, run.path, "features", ensemble="bagged")
+    assert not app.exception
+    assert "atoms.parquet is damaged" in html(app)
+
+
+def test_concept_page_leads_to_the_detecting_features(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    app = open_page(monkeypatch, runs, "concepts", run="complete", ensemble="bagged", task="kind", concept="prose")
+    assert app.segmented_control(key="task-kind").value == "kind"
+    assert app.selectbox(key="concept-prose").value == "prose"
+    assert len([link for link in links(app) if "feature=" in link]) == 5
+    app.segmented_control(key="method-bagged").set_value("boosted").run()
+    assert all("ensemble=boosted" in link for link in links(app))
