@@ -150,3 +150,14 @@ def test_measure_uses_global_features_of_every_member(block, monkeypatch):
         assert figures["diversity_fraction"] == figures["diversity"] / figures["features"]
         assert figures["diversity"] <= figures["deduplicated"] <= figures["features"]
         assert (figures["member_stability"] is None) == (name == "single")
+
+
+def test_an_ensemble_that_never_fires_has_no_connectivity():
+    silent = Ensemble(members(2), wiring="parallel")
+    with torch.no_grad():
+        for member in silent:
+            member.b_enc.fill_(-1e4)
+    acts = atoms(30, 8)
+    figures = measure_dictionary({"silent": silent}, lambda start, stop: acts[start:stop], 30)["ensembles"]["silent"]
+    assert figures["connectivity"] is None
+    assert figures["features"] == 48

@@ -230,3 +230,14 @@ def test_dead_features_and_a_short_last_chunk():
     assert (moments.chunk, len(moments.count_C)) == (2, 11)
     totals = Totals(ensemble, moments)
     assert totals.error_C.shape == moments.count_C.shape
+
+
+def test_chosen_features_that_are_not_positive_do_not_fire():
+    """TopK always lists k features; a coefficient of 0 among them is no activity."""
+    silent = Ensemble([sae(0)], wiring="parallel")
+    with torch.no_grad():
+        silent[0].b_enc.fill_(-1e4)
+    acts = activations(50)
+    found = measured({"silent": silent}, acts)["ensembles"]["silent"]
+    assert (found["l0"], found["dead"], found["dead_fraction"]) == (0.0, N, 1.0)
+    assert found["mse"] == pytest.approx(float((acts - silent[0].b_dec).double().square().sum(dim=1).mean()), rel=1e-5)
