@@ -173,11 +173,11 @@ def test_filters_are_read_from_and_written_to_the_address(monkeypatch: pytest.Mo
     app = open_page(monkeypatch, runs, "features", run="complete", ensemble="bagged", member="1", q="the", dead="1")
     table = app.dataframe[0].value
     assert set(table["member"]) == {1}
-    assert app.text_input(key="f_q").value == "the"
-    app.selectbox(key="f_member").set_value(2).run()
+    assert app.text_input(key="f-search-1").value == "the"
+    app.selectbox(key="f-member-bagged-1").set_value(2).run()
     assert app.query_params["member"] == "2"
     assert set(app.dataframe[0].value["member"]) == {2}
-    app.text_input(key="f_q").set_value("no such token").run()
+    app.text_input(key="f-search-1").set_value("no such token").run()
     assert not app.dataframe
     assert "No feature fits" in app.info[0].value
 

@@ -54,9 +54,11 @@ def activation_css() -> str:
     for level in range(1, ACTIVATION_LEVELS + 1):
         share = level / ACTIVATION_LEVELS
         light = _rgba(_ACTIVATION_LIGHT, 0.10 + 0.72 * share)
-        dark = _rgba(_ACTIVATION_DARK, 0.12 + 0.80 * share)
-        # The strongest backgrounds are light in both themes, so their text is dark in both.
-        text = "color:#1a1206;" if share > 0.6 else ""
+        # The strong half has dark text in both themes; on a dark page it jumps over the backgrounds on which neither
+        # light nor dark text can be read well.
+        strong = share > 0.5
+        dark = _rgba(_ACTIVATION_DARK, 0.45 + 0.5 * share if strong else 0.12 + 0.6 * share)
+        text = "color:#1a1206;" if strong else ""
         rules.append(f".sae .a{level}{{background:light-dark({light},{dark});{text}}}")
     return "".join(rules)
 

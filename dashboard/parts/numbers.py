@@ -52,7 +52,7 @@ def decimal(value: Any, digits: int = 2) -> str:
     figure = float(value)
     if figure != 0 and abs(figure) < 0.5 * 10**-digits:
         return f"{figure:.1e}"
-    return f"{figure:,.{digits}f}"
+    return f"{figure + 0.0:,.{digits}f}"  # + 0.0 takes the sign from a negative zero
 
 
 def interval(low: Any, high: Any) -> str:
@@ -76,7 +76,7 @@ def seconds(duration: Any) -> str:
     if is_missing(duration):
         return MISSING
     value = float(duration)
-    if value < 60:
+    if value < 59.5:
         return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)

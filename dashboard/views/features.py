@@ -41,66 +41,73 @@ def show(here: Here) -> None:
 
 
 def _filters(info: queries.EnsembleInfo) -> Filters:
-    _seed(info)
+    first, version = _first_choice()
+    member = first.member if first.member is not None and first.member < info.members else ALL_MEMBERS
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        st.text_input("Search", key="f_q", placeholder="token, label or number", icon=":material/search:")
-        st.selectbox(
+        search = st.text_input(
+            "Search", first.search, key=_key(version), placeholder="token, label or number", icon=":material/search:"
+        )
+        member = st.selectbox(
             info.member_word.capitalize(),
             [ALL_MEMBERS, *range(info.members)],
-            key="f_member",
+            member + 1,
+            key=f"f-member-{info.name}-{version}",
             format_func=lambda number: "all" if number == ALL_MEMBERS else f"{info.member_word} {number}",
             width=150,
         )
-        st.selectbox("Label", list(LABEL_STATES), key="f_labels", format_func=LABEL_STATES.__getitem__, width=150)
-        st.selectbox("Sort by", list(SORTS), key="f_sort", format_func=SORTS.__getitem__, width=160)
+        labels = _menu("Label", LABEL_STATES, first.labels, f"f-labels-{version}")
+        sort = _menu("Sort by", SORTS, first.sort, f"f-sort-{version}")
         with st.popover("More filters"):
-            _more_filters(info)
+            density, stability, dead = _more_filters(info, first, version)
     filters = Filters(
-        search=(st.session_state["f_q"] or "").strip(),
-        member=None if st.session_state["f_member"] == ALL_MEMBERS else st.session_state["f_member"],
-        labels=st.session_state["f_labels"],
-        sort=st.session_state["f_sort"],
-        density=tuple(st.session_state["f_density"]),
-        stability=st.session_state.get("f_stability", 0.0),
-        dead=st.session_state["f_dead"],
+        search=(search or "").strip(),
+        member=None if member == ALL_MEMBERS else member,
+        labels=labels,
+        sort=sort,
+        density=density,
+        stability=stability,
+        dead=dead,
     )
     query = filters.to_query()
     address.write({key: query.get(key) for key in chosen.KEYS})
-    st.session_state[_SEEN] = query
+    st.session_state[_SEEN] = (query, first, version)
     return filters
 
 
-def _more_filters(info: queries.EnsembleInfo) -> None:
-    st.select_slider(
+def _menu(name: str, texts: dict[str, str], first: str, key: str) -> str:
+    return st.selectbox(name, list(texts), list(texts).index(first), key=key, format_func=texts.__getitem__, width=160)
+
+
+def _more_filters(info: queries.EnsembleInfo, first: Filters, version: int) -> tuple[tuple[float, float], float, bool]:
+    density = st.select_slider(
         "Density (share of tokens on which it fires)",
         DENSITIES,
-        key="f_density",
-        format_func=lambda density: f"{100 * density:g} %",
+        first.density,
+        key=f"f-density-{version}",
+        format_func=lambda limit: f"{100 * limit:g} %",
     )
+    stability = 0.0
     if info.members > 1:
-        st.slider(
-            "Stability at least (share of the other members that have it)", 0.0, 1.0, step=0.05, key="f_stability"
-        )
-    st.toggle("Show dead features too", key="f_dead")
+        text = "Stability at least (share of the other members that have it)"
+        stability = st.slider(text, 0.0, 1.0, first.stability, step=0.05, key=f"f-stability-{version}")
+    return density, stability, st.toggle("Show dead features too", first.dead, key=f"f-dead-{version}")
 
 
-def _seed(info: queries.EnsembleInfo) -> None:
-    """Set the widgets from the address bar, but only when it was changed from outside: a link, Back, a first visit."""
+def _key(version: int) -> str:
+    return f"f-search-{version}"
+
+
+def _first_choice() -> tuple[Filters, int]:
+    """What the filters start from and the version of their widgets.
+
+    Widgets keep what people do with them, until the address bar is changed from outside (a link, Back, a first visit):
+    then they are made anew from it.
+    """
     query = {key: st.query_params[key] for key in chosen.KEYS if key in st.query_params}
-    if st.session_state.get(_SEEN) == query and "f_q" in st.session_state:
-        if st.session_state["f_member"] >= info.members:  # after a change to an ensemble with fewer members
-            st.session_state["f_member"] = ALL_MEMBERS
-        return
-    filters = Filters.from_query(query)
-    st.session_state["f_q"] = filters.search
-    st.session_state["f_member"] = (
-        filters.member if filters.member is not None and filters.member < info.members else ALL_MEMBERS
-    )
-    st.session_state["f_labels"] = filters.labels
-    st.session_state["f_sort"] = filters.sort
-    st.session_state["f_density"] = filters.density
-    st.session_state["f_stability"] = filters.stability
-    st.session_state["f_dead"] = filters.dead
+    seen, first, version = st.session_state.get(_SEEN, ({}, Filters(), 0))
+    if seen == query and _key(version) in st.session_state:
+        return first, version
+    return Filters.from_query(query), version + 1
 
 
 def _table(here: Here, info: queries.EnsembleInfo, found: pd.DataFrame, filters: Filters) -> None:

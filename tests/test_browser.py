@@ -1,0 +1,240 @@
+"""The dashboard in a real browser: every page opens without an error, and a label travels from a click to a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from synthetic_run import write_synthetic_run
+
+import dashboard
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PAGES = {
+    "": "How the ensembles compare",
+    "features": "Features",
+    "feature": "Examples in context",
+    "compare": "How alike the",
+    "map": "Atom map",
+    "concepts": "Features that detect it",
+    "labels": "Labels",
+}
+LABEL, NOTE, AUTHOR = "=1+1 definite article", "<img src=x onerror=alert(1)>", "Ada"
+PATIENCE = 60_000
+
+
+@pytest.fixture(scope="module")
+def browsable_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run folder."""
+    return write_synthetic_run(tmp_path_factory.mktemp("browser") / "run").path
+
+
+@pytest.fixture(scope="module")
+def address(browsable_run: Path) -> Iterator[str]:
+    """The address of a dashboard that serves the run."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    options = {
+        "server.port": port,
+        "server.address": "localhost",
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+    }
+    script = str(Path(dashboard.__file__).parent / "app.py")
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    server = subprocess.Popen([sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(browsable_run)])
+    try:
+        wait_until_up(f"http://localhost:{port}/_stcore/health", server)
+        yield f"http://localhost:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert server.poll() is None, "the server ended"
+        try:
+            urllib.request.urlopen(url).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    pytest.fail("the server does not answer")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+class Watched:
+    """A page that remembers what went wrong on it."""
+
+    def __init__(self, browser: playwright.Browser, *, width: int = 1440, height: int = 900) -> None:
+        self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.problems: list[str] = []
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        self.page.on("response", self._response)
+        self.page.on("console", self._console)
+
+    def _response(self, response: playwright.Response) -> None:
+        # Streamlit looks for its server beside a linked page first, and then at the root.
+        if response.status >= 400 and "/_stcore/" not in response.url:
+            self.problems.append(f"{response.status}: {response.url}")
+
+    def _console(self, message: playwright.ConsoleMessage) -> None:
+        if message.type == "error" and "_stcore" not in str(message.location):
+            self.problems.append(f"console: {message.text}")
+
+    def settled(self) -> None:
+        """Wait until the script has run to its end, and look for exceptions."""
+        self.page.wait_for_selector(".stApp[data-test-script-state=notRunning]")
+        assert not self.page.locator("[data-testid=stException]").all_inner_texts()
+        assert self.page.get_by_text("This cannot be shown").count() == 0
+
+    def fine(self) -> None:
+        """Nothing has gone wrong so far."""
+        self.settled()
+        # An abandoned request of a page that was left is no fault.
+        assert not [problem for problem in self.problems if "ERR_ABORTED" not in problem]
+
+
+@pytest.fixture
+def watched(browser: playwright.Browser) -> Iterator[Watched]:
+    one = Watched(browser)
+    yield one
+    one.context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+def test_every_page_opens_without_an_error(browser: playwright.Browser, address: str, width: int, height: int) -> None:
+    for path, text in PAGES.items():
+        one = Watched(browser, width=width, height=height)
+        one.page.goto(f"{address}/{path}?run=run&ensemble=bagged")
+        one.page.get_by_text(text).first.wait_for()
+        one.fine()
+        overflow = one.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert overflow <= 0, f"{path} is wider than the window"
+        broken = one.page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
+        assert not broken
+        one.context.close()
+
+
+def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}/features?run=run&ensemble=bagged&sort=stability")
+    table = page.get_by_test_id("stDataFrame")
+    table.wait_for()
+    watched.settled()
+    table.click(position={"x": 40, "y": 55})  # the first row below the heading
+    page.get_by_text("Examples in context").wait_for()
+    watched.settled()
+    first = feature_in(page.url)
+    match = page.get_by_test_id("stPageLink").get_by_role("link").first
+    match.click()
+    page.wait_for_url(lambda url: feature_in(url) != first)
+    watched.settled()
+    matched = feature_in(page.url)
+    page.get_by_role("heading", name=f"Feature {matched}", exact=True).wait_for()
+
+    page.get_by_label("Your name").fill(AUTHOR)
+    page.get_by_label("Your name").press("Enter")
+    watched.settled()
+    page.get_by_label("Label", exact=True).fill(LABEL)
+    page.get_by_label("Note", exact=True).fill(NOTE)
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text(f"Last saved by {AUTHOR}").wait_for()
+    watched.settled()
+
+    page.get_by_test_id("stSidebarNav").get_by_text("Labels").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
+    assert len(rows) == 1
+    row = rows[0]
+    assert (row["run"], row["ensemble"]) == ("run", "bagged")
+    assert 24 * int(row["member"]) + int(row["feature"]) == matched
+    assert (row["label"], row["note"], row["author"]) == (f"'{LABEL}", NOTE, AUTHOR)
+    assert row["time"]
+    watched.fine()
+
+
+def feature_in(url: str) -> int | None:
+    """The feature that an address names."""
+    values = parse_qs(urlparse(url).query).get("feature")
+    return int(values[0]) if values else None
+
+
+def test_a_click_on_the_map_shows_the_feature(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}/map?run=run&ensemble=bagged")
+    page.locator(".js-plotly-plot").wait_for()
+    watched.settled()
+    place = page.evaluate(
+        """() => {
+            const plot = document.querySelector('.js-plotly-plot'), layout = plot._fullLayout;
+            const box = plot.getBoundingClientRect(), x = plot.data[0].x, y = plot.data[0].y;
+            const at = i => [box.left + layout.xaxis._offset + layout.xaxis.l2p(x[i]),
+                             box.top + layout.yaxis._offset + layout.yaxis.l2p(y[i])];
+            return [...at(0), plot.data[0].customdata[0]];
+        }"""
+    )
+    page.mouse.move(place[0], place[1])
+    page.wait_for_timeout(300)
+    page.mouse.click(place[0], place[1])
+    page.get_by_text("Open feature").wait_for()
+    page.get_by_text("Open feature").click()
+    page.get_by_text("Examples in context").wait_for()
+    assert feature_in(page.url) is not None
+    watched.fine()
+
+
+def test_the_back_button_returns_to_the_feature_before(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}/feature?run=run&ensemble=bagged&feature=30&sort=feature")
+    page.get_by_role("heading", name="Feature 30", exact=True).wait_for()
+    watched.settled()
+    page.get_by_role("button", name="Next").click()
+    page.get_by_role("heading", name="Feature 31", exact=True).wait_for()
+    watched.settled()
+    page.go_back()
+    page.get_by_role("heading", name="Feature 30", exact=True).wait_for()
+    watched.fine()
+
+
+def test_an_unknown_run_gets_a_message_and_a_way_out(watched: Watched, address: str) -> None:
+    page = watched.page
+    page.goto(f"{address}/feature?run=..%2F..%2Fetc&feature=1")
+    page.get_by_text("There is no run called").wait_for()
+    page.get_by_role("button", name="Back to the overview").click()
+    page.get_by_text("How the ensembles compare").wait_for()
+    watched.fine()
