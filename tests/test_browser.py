@@ -1,4 +1,4 @@
-"""The dashboard in a real browser: every page opens without an error, and a label travels from a click to a CSV file."""
+"""The dashboard in a real browser: every page opens without an error, and a label travels from a click to a file."""
 
 from __future__ import annotations
 
@@ -165,12 +165,13 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     watched.settled()
     matched = feature_in(page.url)
     page.get_by_role("heading", name=f"Feature {matched}", exact=True).wait_for()
+    page.wait_for_function("document.querySelector('[data-testid=stMain]').scrollTop === 0")
 
-    page.get_by_label("Your name").fill(AUTHOR)
-    page.get_by_label("Your name").press("Enter")
+    page.get_by_role("textbox", name="Your name").fill(AUTHOR)
+    page.get_by_role("textbox", name="Your name").press("Enter")
     watched.settled()
-    page.get_by_label("Label", exact=True).fill(LABEL)
-    page.get_by_label("Note", exact=True).fill(NOTE)
+    page.get_by_role("textbox", name="Label").fill(LABEL)
+    page.get_by_role("textbox", name="Note").fill(NOTE)
     page.get_by_role("button", name="Save").click()
     page.get_by_text(f"Last saved by {AUTHOR}").wait_for()
     watched.settled()
@@ -202,10 +203,10 @@ def test_a_click_on_the_map_shows_the_feature(watched: Watched, address: str) ->
     place = page.evaluate(
         """() => {
             const plot = document.querySelector('.js-plotly-plot'), layout = plot._fullLayout;
-            const box = plot.getBoundingClientRect(), x = plot.data[0].x, y = plot.data[0].y;
+            const box = plot.getBoundingClientRect(), {x, y} = plot._fullData[0];
             const at = i => [box.left + layout.xaxis._offset + layout.xaxis.l2p(x[i]),
                              box.top + layout.yaxis._offset + layout.yaxis.l2p(y[i])];
-            return [...at(0), plot.data[0].customdata[0]];
+            return at(0);
         }"""
     )
     page.mouse.move(place[0], place[1])

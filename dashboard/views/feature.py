@@ -18,7 +18,7 @@ from dashboard.parts.tokens import legend, show_alone, strips, token_chips
 from sae_core.errors import UserError
 
 SHOWN = (12, 24, 48)
-_ERROR = "label-error"
+_ERROR, _BEFORE, _STEPPED = "label-error", "feature-before", "feature-stepped"
 
 
 def show(here: Here) -> None:
@@ -33,7 +33,9 @@ def show(here: Here) -> None:
     order = chosen.apply(table, filters)["feature"]
     asked = address.requested_feature(st.query_params.get(address.FEATURE), info.features)
     feature = asked if asked is not None else int(order.iloc[0]) if len(order) else 0
-    address.write({address.FEATURE: str(feature)})
+    # Written even if it is the same: a link from this page to itself changes the query but not the address bar.
+    st.query_params[address.FEATURE] = str(feature)
+    _to_the_top(feature)
     row = table.iloc[feature]
     _head(here, info, row, order, filters)
     _label(here, info, feature)
@@ -44,6 +46,20 @@ def show(here: Here) -> None:
         _examples(here, view)
     with right:
         _side(here, info, row, view, filters)
+
+
+def _to_the_top(feature: int) -> None:
+    """After a link to another feature, start at its top; the step buttons leave the page where it is, to compare."""
+    before, stepped = st.session_state.get(_BEFORE), st.session_state.pop(_STEPPED, False)
+    st.session_state[_BEFORE] = feature
+    if before is not None and before != feature and not stepped:
+        script = "document.querySelector('[data-testid=stMain]')?.scrollTo(0, 0)"
+        st.html(f"<script>{script} // {feature}</script>", unsafe_allow_javascript=True)
+
+
+def _go(feature: int) -> None:
+    st.session_state[_STEPPED] = True
+    address.write({address.FEATURE: str(feature)})
 
 
 def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: pd.Series[int], filters: Filters) -> None:
@@ -76,8 +92,8 @@ def _step(name: str, feature: int | None, key: str, icon: str) -> None:
         disabled=feature is None,
         shortcut=key,
         help="In the order of the table" if feature is not None else "There is none in this direction",
-        on_click=address.write,
-        args=({address.FEATURE: str(feature)},),
+        on_click=_go,
+        args=(feature,),
     )
 
 
