@@ -135,7 +135,7 @@ def _families(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> No
     found = compare.families(atoms, size=size)
     pages = max(1, -(-len(found) // FAMILIES_A_PAGE))
     with right:
-        page = st.number_input(f"Page, of {pages}", 1, pages, 1, key=f"family-page-{info.name}-{size}")
+        page = st.number_input(f"Page (of {pages})", 1, pages, 1, key=f"family-page-{info.name}-{size}")
     for family in found[(page - 1) * FAMILIES_A_PAGE : page * FAMILIES_A_PAGE]:
         _family(here, info, family)
 
