@@ -137,8 +137,8 @@ def watched(browser: playwright.Browser) -> Iterator[Watched]:
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
 def test_every_page_opens_without_an_error(browser: playwright.Browser, address: str, width: int, height: int) -> None:
+    one = Watched(browser, width=width, height=height)
     for path, text in PAGES.items():
-        one = Watched(browser, width=width, height=height)
         one.page.goto(f"{address}/{path}?run=run&ensemble=bagged")
         one.page.get_by_text(text).first.wait_for()
         one.fine()
@@ -146,7 +146,7 @@ def test_every_page_opens_without_an_error(browser: playwright.Browser, address:
         assert overflow <= 0, f"{path} is wider than the window"
         broken = one.page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
         assert not broken
-        one.context.close()
+    one.context.close()
 
 
 def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: str) -> None:
