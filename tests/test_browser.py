@@ -102,7 +102,7 @@ class Watched:
         self.page.set_default_timeout(PATIENCE)
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
-        self.page.on("requestfailed", lambda request: self.problems.append(f"failed: {request.url}"))
+        self.page.on("requestfailed", lambda request: self.problems.append(f"{request.failure}: {request.url}"))
         self.page.on("response", self._response)
         self.page.on("console", self._console)
 
