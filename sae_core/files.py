@@ -81,7 +81,11 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
+        # safetensors makes files that only their owner can read, whatever the umask; a run is there to be shared.
+        partial.touch()
+        mode = partial.stat().st_mode & 0o777
         save_file(contiguous, partial, metadata=dict(metadata or {}))
+        partial.chmod(mode)
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:

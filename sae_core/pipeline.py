@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
 
@@ -36,6 +38,13 @@ def evaluate(run: Run, *, progress: Progress = silent) -> None:
     from sae_core.evaluation.evaluate import evaluate_run
 
     evaluate_run(run, progress=progress)
+
+
+def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, progress: Progress = silent) -> None:
+    """Detect the labels of a CSV, JSONL or Parquet file and add the figures to the run's concepts."""
+    from sae_core.evaluation.evaluate import evaluate_task as evaluate_task_file
+
+    evaluate_task_file(run, path, text_column=text_column, label_column=label_column, progress=progress)
 
 
 def run_everything(run: Run, *, progress: Progress = silent) -> None:

@@ -55,6 +55,9 @@ def _command(path: Path, port: int, host: str) -> list[str]:
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
+        "runner.magicEnabled": "false",
+        "theme.light.primaryColor": "#1f6fb5",
+        "theme.dark.primaryColor": "#3786d6",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     script = str(Path(spec.origin).parent / "app.py")

@@ -48,8 +48,12 @@ def test_round_trip(architecture: Architecture, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "name", "extra"),
-    [("relu", "standard", set()), ("topk", "topk", set()), ("batchtopk", "jumprelu", {"threshold"})]
-    + [("jumprelu", "jumprelu", {"threshold"})],
+    [
+        ("relu", "standard", set()),
+        ("topk", "topk", set()),
+        ("batchtopk", "jumprelu", {"threshold"}),
+        ("jumprelu", "jumprelu", {"threshold"}),
+    ],
 )
 def test_files_are_what_saelens_expects(architecture: Architecture, name: str, extra: set[str], tmp_path: Path) -> None:
     save_sae(random_sae(architecture), tmp_path)
