@@ -256,7 +256,7 @@ def _discounted(
 def save(
     model: LlamaForCausalLM, tokenizer: Tokenizer, corpus: dict[str, int], losses: dict[str, float], out: Path
 ) -> None:
-    """Write weights (float16), tokenizer, the figures and the model card."""
+    """Write weights (float16), the tokenizer and the figures."""
     out.mkdir(parents=True, exist_ok=True)
     model.cpu().half().save_pretrained(out)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=BOS, pad_token=PAD).save_pretrained(
