@@ -67,6 +67,8 @@ class DataSettings(_Settings):
     """Token activations that are indexed, and so browsable; they are the first of the corpus."""
     evaluation_tokens: Positive = 50_000
     """Held-out token activations on which reconstruction is measured."""
+    storage: Literal["disk", "stream"] = "disk"
+    """disk (training activations are gathered once) or stream (every pass runs the model again and fills no disk)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the activation cache."""
 

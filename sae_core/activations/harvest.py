@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.activations.stream import StreamedActivations
 from sae_core.activations.text import Document, load_documents
 from sae_core.config import RunSettings
 from sae_core.device import resolve_device
@@ -54,12 +55,34 @@ def harvest(run: Run, *, progress: Progress = silent) -> None:
 
 
 def train_cache(run: Run) -> ActivationCache:
-    """Activations to train on, in corpus order: row p is position p of the indexed corpus, as far as that goes.
+    """Activations of the training documents, in corpus order: row p is position p of the indexed corpus.
+
+    With ``data.storage = "stream"`` only those of the indexed corpus are kept.
 
     Raises:
         UserError: If it is missing, unfinished or damaged.
     """
     return ActivationCache.open(run.activations / "train")
+
+
+def train_source(run: Run, *, device: str = "cpu") -> ActivationCache | StreamedActivations:
+    """The activations to train on: the cache, or the model itself with ``data.storage = "stream"``.
+
+    Raises:
+        UserError: If the cache is missing, unfinished or damaged.
+    """
+    cache = train_cache(run)
+    if run.settings.data.storage == "disk":
+        return cache
+
+    def load() -> LanguageModel:
+        from sae_core.activations.language_model import LanguageModel
+
+        return LanguageModel.load(run.settings.model, device=device)
+
+    table = _documents_table(run, held_out=False)
+    tokens = table["tokens"].to_numpy()
+    return StreamedActivations(table["text"].tolist(), tokens, load, mean_D=cache.mean_D, scale=cache.scale)
 
 
 def evaluation_cache(run: Run) -> ActivationCache:
@@ -184,12 +207,12 @@ def _fitting(tokens: NDArray[np.int64], limit: int) -> int:
 def _write_activations(run: Run, model: LanguageModel, progress: Progress) -> None:
     started = time.perf_counter()
     facts = run.facts("corpus")
-    total = facts["train_tokens"] + facts["evaluation_tokens"]
+    kept = "train_tokens" if run.settings.data.storage == "disk" else "index_tokens"
+    total = facts[kept] + facts["evaluation_tokens"]
     train = _write_cache(run, model, "train", lambda rows: progress(_tick(rows, total)))
     evaluation = _write_cache(run, model, "evaluation", lambda rows: progress(_tick(train.rows + rows, total)))
     activations_facts = {
         "seconds": time.perf_counter() - started,
-        "documents": facts["train_documents"] + facts["evaluation_documents"],
         "tokens": train.rows + evaluation.rows,
         "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
         "mean_square_norm": train.d_in / train.scale**2,
@@ -203,6 +226,8 @@ def _tick(rows: int, total: int) -> Tick:
 
 def _write_cache(run: Run, model: LanguageModel, name: str, tell: Callable[[int], None]) -> ActivationCache:
     table = _documents_table(run, held_out=name == "evaluation")
+    if name == "train" and run.settings.data.storage == "stream":
+        table = table[: run.facts("corpus")["documents"]]
     offsets = np.concatenate([[0], table["tokens"].to_numpy().cumsum()])
     most = SHARD_BYTES // (model.d_model * torch.float32.itemsize)
     writer = CacheWriter(

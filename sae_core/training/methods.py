@@ -70,9 +70,9 @@ def train_run(
     settings = run.settings
     torch_device = torch.device(resolve_device(device or settings.training.device))
     if source is None:
-        from sae_core.activations.harvest import train_cache
+        from sae_core.activations.harvest import train_source
 
-        source = train_cache(run)
+        source = train_source(run, device=str(torch_device))
     for method in missing:
         stages = settings.training.members if method == "boosted" else 1
         plan = Plan.of(method, source, settings.training, torch_device, stages, checkpoint_seconds)
