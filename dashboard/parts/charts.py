@@ -17,7 +17,7 @@ def figure(*, x: str, y: str, height: int = 320, legend: bool = True) -> go.Figu
     chart = go.Figure()
     chart.update_layout(
         height=height,
-        margin={"l": 8, "r": 12, "t": 12, "b": 8},
+        margin={"l": 8, "r": 12, "t": 12, "b": 8, "pad": 0},
         showlegend=legend,
         legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "title": None},
         hoverlabel={"align": "left"},

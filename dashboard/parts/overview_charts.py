@@ -75,7 +75,7 @@ def cost(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any
             hovertemplate=f"{row['ensemble']}<br>{compact(flops)} FLOP a token<br>"
             f"explained variance {percent(row['explained_variance'], 2)}<extra></extra>",
         )
-    chart.update_xaxes(type="log", range=_log_range(chart))
+    chart.update_xaxes(type="log", dtick="D2", range=_log_range(chart))
     chart.update_yaxes(tickformat=".0%")
     return chart
 
