@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +22,47 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed and renamed into place, on failure removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary path beside ``path``; on success it is flushed and renamed into place, on failure removed.
+
+    Raises:
+        OSError: If the file cannot be written; its ``filename`` is set.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with naming_faults_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb") as written:
+                os.fsync(written.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_faults_of(path: Path) -> Iterator[None]:
+    """Give faults of the disk the type and the file name that those who report them need.
+
+    Writes to an open file fail without a name, and the libraries written in Rust (safetensors, tokenizers) raise
+    exceptions of their own in which only the text holds the error number.
+
+    Raises:
+        OSError: With ``path`` as its ``filename`` unless it names a file already.
+    """
     try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        # A folder that could not be made is what a person must know about; a temporary name is not.
+        if error.filename is None or str(error.filename).endswith(".partial"):
+            error.filename = str(path)
+        raise
+    except UserError:
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,7 +80,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is the run folder complete?") from None
+        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
 
@@ -70,7 +102,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is the run folder complete?") from None
+        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
 
@@ -97,7 +129,7 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     if not path.exists():
-        raise UserError(f"{path} does not exist; is the run folder complete?")
+        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.")
     try:
         return dict(load_file(path, device=device))
     except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError

@@ -79,7 +79,7 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         if max((entry["data_offsets"][1] for entry in header.values()), default=0) != len(data) - body:
             raise ValueError("its length is not the one that its header gives")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; is the run folder complete?") from None
+        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
     return arrays, metadata

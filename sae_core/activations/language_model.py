@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from sae_core.activations import loading, sites
 from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
+from sae_core.files import naming_faults_of
 from sae_core.progress import Progress, Tick, silent
 
 WINDOW_BYTES = 64 * 2**20
@@ -246,9 +247,13 @@ class LanguageModel:
         """Save the tokenizer in transformers format; the folder appears whole or not at all."""
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        self.tokenizer.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        with naming_faults_of(folder):
+            try:
+                self.tokenizer.save_pretrained(partial)
+                shutil.rmtree(folder, ignore_errors=True)
+                partial.replace(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def _stop(_module: nn.Module, _args: Any, output: Any) -> None:

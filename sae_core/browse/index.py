@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
+from sae_core.files import naming_faults_of
 from sae_core.mapped import map_tensors, writing_tensors
 from sae_core.progress import Progress, Tick, silent
 
@@ -136,7 +137,7 @@ def build_index(
     if tokens > np.iinfo(np.int32).max:
         raise UserError(f"{tokens:,} tokens are too many for one index; set data.index_tokens below 2³¹.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".index-", dir=path.parent) as folder:
+    with naming_faults_of(path), tempfile.TemporaryDirectory(prefix=".index-", dir=path.parent) as folder:
         sorter = _Sorter(Path(folder), ensemble.offsets[-1], entries_in_memory)
         rows = max(1, DENSE_CELLS // max(ensemble.widths))
         for start in range(0, tokens, rows):

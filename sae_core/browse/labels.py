@@ -198,7 +198,9 @@ class LabelStore:
                 yield connection
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            raise UserError(f"Labels cannot be saved in {self.path} ({error}); make the folder writable.") from None
+            raise UserError(
+                f"Labels cannot be saved in {self.path} ({error}); make the folder writable, or make room."
+            ) from None
 
     def _connect(self, options: str) -> sqlite3.Connection:
         """A connection that has proved to work; on a read-only medium WAL needs to be told that nobody writes."""
