@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sae_core.progress import Progress, silent
-from sae_core.run import Run
+from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run
 
 # The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
 # is served at once.
@@ -26,8 +26,10 @@ def prepare(run: Run, *, progress: Progress = silent) -> None:
     """Index, match, map: everything that people look at."""
     if is_prepared(run):
         return
+    from sae_core.activations.harvest import harvest
     from sae_core.browse.prepare import prepare_run
 
+    harvest(run, progress=progress)
     prepare_run(run, progress=progress)
 
 
@@ -35,8 +37,10 @@ def evaluate(run: Run, *, progress: Progress = silent) -> None:
     """Measure reconstruction, dictionaries, concept detection and cost."""
     if is_evaluated(run):
         return
+    from sae_core.activations.harvest import harvest
     from sae_core.evaluation.evaluate import evaluate_run
 
+    harvest(run, progress=progress)
     evaluate_run(run, progress=progress)
 
 
@@ -55,18 +59,19 @@ def run_everything(run: Run, *, progress: Progress = silent) -> None:
 
 
 def is_trained(run: Run) -> bool:
-    """Whether every ensemble of the settings is trained."""
-    finished = run.manifest["finished"]
-    return all(f"train/{method}" in finished for method in run.settings.training.methods)
+    """Whether the corpus is there and every ensemble of the settings is trained."""
+    return run.is_finished("corpus") and all(
+        run.is_finished(f"train/{method}") for method in run.settings.training.methods
+    )
 
 
 def is_prepared(run: Run) -> bool:
     """Whether every trained ensemble is indexed, matched and mapped."""
-    finished = run.manifest["finished"]
-    return is_trained(run) and all(f"atoms/{folder.name}" in finished for folder in run.ensembles())
+    return is_trained(run) and all(
+        run.is_finished(f"{stage}/{folder.name}") for folder in run.ensembles() for stage in INDEX_STAGES
+    )
 
 
 def is_evaluated(run: Run) -> bool:
     """Whether every evaluation is there."""
-    finished = run.manifest["finished"]
-    return all(f"evaluate/{name}" in finished for name in ("reconstruction", "dictionary", "concepts", "cost"))
+    return all(run.is_finished(f"evaluate/{stage}") for stage in EVALUATION_STAGES)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,10 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 
 FORMAT = 1
+INDEX_STAGES = ("index", "match", "lens", "map", "atoms")
+"""What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
+EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost")
+"""The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
 _RECORDED_PACKAGES = ("sae-ensemble", "torch", "transformers", "numpy", "scipy", "scikit-learn", "umap-learn")
 
 
@@ -130,18 +134,22 @@ class Run:
     def create(cls, path: Path, settings: RunSettings) -> Run:
         """Make a run folder, or open the one that is there if it has the same settings.
 
+        A run in which nothing is finished takes the new settings: whoever mistyped a model's name may correct it.
+
         Raises:
             UserError: If the folder holds something else or a run with other settings.
         """
         if (path / "run.json").exists():
             run = cls.open(path)
             difference = _first_difference(run.settings.model_dump(), settings.model_dump())
-            if difference:
+            if not difference:
+                return run
+            if run.manifest["finished"]:
                 raise UserError(
-                    f"{path} holds a run with other settings ({difference}); choose another folder or delete this one."
+                    f"{path} holds a run with other settings ({difference}); choose another folder, or leave the "
+                    "settings out to go on with those."
                 )
-            return run
-        if path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and any(path.iterdir()):
             raise UserError(f"{path} is not empty and holds no run.json; choose a new or an empty folder.")
         run = cls(path, settings)
         manifest = {
@@ -165,9 +173,12 @@ class Run:
             raise UserError(
                 f"{path} holds no run (there is no run.json in it); give the folder that train or demo wrote."
             )
-        manifest = read_json(path / "run.json")
+        try:
+            manifest = read_json(path / "run.json")
+        except UserError:
+            manifest = None
         if not isinstance(manifest, dict) or "settings" not in manifest or "finished" not in manifest:
-            raise UserError(f"{path / 'run.json'} is not a run's manifest; restore it or train again in a new folder.")
+            raise UserError(f"{path / 'run.json'} is damaged; restore it from a copy or train again in a new folder.")
         if manifest.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer version; upgrade sae-ensemble to open it.")
         return cls(path, parse_settings(manifest["settings"], origin=str(path / "run.json")))
@@ -222,13 +233,26 @@ class Run:
         return self.path / "evaluation" / f"{name}.parquet"
 
     def is_finished(self, stage: str) -> bool:
-        """Whether a stage (``corpus``, ``train/bagged``, ``index/bagged`` …) was recorded as finished."""
-        return stage in self.manifest["finished"]
+        """Whether a stage (``corpus``, ``train/bagged``, ``index/bagged`` …) is recorded and has all its files.
 
-    def finish(self, stage: str, facts: Mapping[str, Any] | None = None) -> None:
-        """Record a stage as finished, with facts such as its seconds or a fingerprint of the data."""
+        So a file that is damaged can be deleted, and the command that wrote it writes it again.
+        """
+        manifest = self.manifest
+        files = manifest.get("files", {}).get(stage, ())
+        return stage in manifest["finished"] and all((self.path / file).exists() for file in files)
+
+    def finish(self, stage: str, facts: Mapping[str, Any] | None = None, *, files: Iterable[Path] = ()) -> None:
+        """Record a stage as finished.
+
+        Args:
+            stage: Its name.
+            facts: What is worth knowing of it, such as its seconds or a fingerprint of the data.
+            files: What it wrote into the folder and without which it is not finished.
+        """
         manifest = self.manifest
         manifest["finished"][stage] = dict(facts or {})
+        names = sorted(file.relative_to(self.path).as_posix() for file in files)
+        manifest.setdefault("files", {})[stage] = names
         write_json(self.manifest_path, manifest)
 
     def facts(self, stage: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sae_core.evaluation.evaluate import evaluate_run, evaluate_task
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.summary import summarize
 from sae_core.files import read_json, read_table, write_table
-from sae_core.run import Run
+from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import make_sae
 from tests.models import build_model_folder
 
@@ -87,7 +87,7 @@ def contents(run):
 
 
 def test_every_file_has_every_ensemble(evaluated):
-    assert all(evaluated.is_finished(f"evaluate/{name}") for name in evaluate.STAGES)
+    assert all(evaluated.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES)
     for name in ("reconstruction", "dictionary"):
         assert list(read_json(evaluated.evaluation(name))["ensembles"]) == list(METHODS)
     assert list(read_json(evaluated.evaluation("cost"))) == list(METHODS)
@@ -141,7 +141,7 @@ def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(e
         patched.setattr(evaluate, "_concepts", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(again)
-    assert [again.is_finished(f"evaluate/{name}") for name in evaluate.STAGES] == [True, True, False, False]
+    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, False, False]
     monkeypatch.setattr(evaluate, "_reconstruction", stop)
     evaluate_run(again)
     after = contents(again)

@@ -43,7 +43,7 @@ def harvest(run: Run, *, progress: Progress = silent) -> None:
     Raises:
         UserError: If text or model cannot be loaded, there is too little text, or an activation is not finite.
     """
-    if run.is_finished("activations"):
+    if run.is_finished("corpus") and run.is_finished("activations"):
         return
     # transformers takes seconds to import, and those who only read a cache do not need it.
     from sae_core.activations.language_model import LanguageModel
@@ -146,7 +146,7 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
         "n_layers": model.n_layers,
         "fingerprint": _fingerprint(ids),
     }
-    run.finish("corpus", facts)
+    run.finish("corpus", facts, files=(file for file in corpus.path.rglob("*") if file.is_file()))
 
 
 def _choose_documents(
@@ -217,7 +217,7 @@ def _write_activations(run: Run, model: LanguageModel, progress: Progress) -> No
         "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
         "mean_square_norm": train.d_in / train.scale**2,
     }
-    run.finish("activations", activations_facts)
+    run.finish("activations", activations_facts, files=run.activations.glob("*/*.*"))
 
 
 def _tick(rows: int, total: int) -> Tick:

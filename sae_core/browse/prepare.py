@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -59,7 +60,20 @@ def _finish_stage(job: _Job, name: str, progress: Progress) -> None:
     stage = f"{name} {job.folder.name}"
     start = time.perf_counter()
     facts = STAGES[name](job, lambda tick: progress(replace(tick, stage=stage)))
-    job.run.finish(f"{name}/{job.folder.name}", {"seconds": round(time.perf_counter() - start, 3), **facts})
+    seconds = round(time.perf_counter() - start, 3)
+    job.run.finish(f"{name}/{job.folder.name}", {"seconds": seconds, **facts}, files=_files(job.folder, name))
+
+
+def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
+    """What a stage wrote; nothing, where it had nothing to write."""
+    files = {
+        "index": [folder.index],
+        "match": [folder.matches, folder.match_summary],
+        "lens": [folder.promoted],
+        "map": [folder.map],
+        "atoms": [folder.atoms],
+    }
+    return [file for file in files[stage] if file.exists()]
 
 
 def _index(job: _Job, progress: Progress) -> dict[str, Any]:

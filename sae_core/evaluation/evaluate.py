@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from sae_core.activations.harvest import documents, evaluation_cache
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
@@ -22,11 +24,10 @@ from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, silent
-from sae_core.run import Run
+from sae_core.run import EVALUATION_STAGES, Run
 
-STAGES = ("reconstruction", "dictionary", "concepts", "cost")
-SAMPLE_TOKENS = 2048
-"""Held-out activations on which the random dictionary is set up."""
+SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
+"""Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
 
 Ensembles = dict[str, Ensemble]
 
@@ -42,7 +43,7 @@ def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = 
     Raises:
         UserError: If nothing is trained yet, or the activation cache or the language model is gone.
     """
-    missing = [name for name in STAGES if not run.is_finished(f"evaluate/{name}")]
+    missing = [name for name in EVALUATION_STAGES if not run.is_finished(f"evaluate/{name}")]
     if not missing:
         return
     device = resolve_device(device or run.settings.training.device)
@@ -56,7 +57,8 @@ def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = 
     for name in missing:
         started = time.perf_counter()
         measures[name](run, ensembles, device, progress)
-        run.finish(f"evaluate/{name}", {"seconds": time.perf_counter() - started, "device": device})
+        files = [run.evaluation(name), *([run.evaluation_table(name)] if name == "concepts" else [])]
+        run.finish(f"evaluate/{name}", {"seconds": time.perf_counter() - started, "device": device}, files=files)
 
 
 def evaluate_task(
@@ -150,17 +152,26 @@ def _embedded_tasks(run: Run) -> list[Task]:
 def _measured_concepts(
     run: Run, ensembles: Ensembles, tasks: Sequence[Task], device: str, progress: Progress
 ) -> tuple[dict, pd.DataFrame]:
-    cache = evaluation_cache(run)
+    activations_of = _activations_of(run, device, progress)
     return measure_concepts(
         ensembles,
         tasks,
-        _activations_of(run, device, progress),
-        cache.read(0, min(SAMPLE_TOKENS, cache.rows)),
+        activations_of,
+        _sample(run, activations_of),
         run.settings.evaluation,
         seed=run.settings.training.seed,
         device=device,
         progress=progress,
     )
+
+
+def _sample(run: Run, activations_of: ActivationsOf) -> Tensor:
+    """Held-out activations [B, D] on which the random dictionary is set up; from the model once the cache is gone."""
+    if run.activations.exists():
+        cache = evaluation_cache(run)
+        return cache.read(0, min(SAMPLE_TOKENS, cache.rows))
+    texts = [document.text for document in documents(run, held_out=True)[:SAMPLE_TEXTS]]
+    return torch.cat([batch.acts_TD for batch in activations_of(texts)])[:SAMPLE_TOKENS]
 
 
 def _activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:

@@ -82,7 +82,9 @@ def train_run(
         folder = run.ensemble(method)
         write_table(folder.curves, trained.curves)
         save_ensemble(trained.ensemble, folder)
-        run.finish(f"train/{method}", _facts(trained, settings, plan))
+        members = (folder.member(number) for number in range(len(trained.ensemble)))
+        files = [folder.curves, folder.manifest, *(file for member in members for file in member.iterdir())]
+        run.finish(f"train/{method}", _facts(trained, settings, plan), files=files)
         shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 
