@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from sae_core import console, pipeline
 from sae_core.config import RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.run import Run, find_runs
-from sae_core.serve import serve_dashboard
+from sae_core.serve import LAST_PORT, serve_dashboard
 
 app = typer.Typer(
     help="Train, evaluate and browse bagged and boosted ensembles of sparse autoencoders.",
@@ -29,25 +30,39 @@ labels_app = typer.Typer(help="Export people's labels to CSV, or import them.", 
 app.add_typer(labels_app, name="labels")
 
 USER_ERROR, STOPPED = 2, 130
+_UsageError: Any = typer.BadParameter.__base__
+"""What a wrong option or argument raises; Typer exports only this subclass of it."""
 
 
 def main() -> None:
-    """Entry point: a `UserError`, or a fault of the disk, ends in one sentence and exit code 2."""
+    """Entry point: bad input, or a fault of the disk, ends in one sentence and exit code 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
-        console.say(f"Error: {error}")
-        sys.exit(USER_ERROR)
+        message = str(error)
+    except _UsageError as error:
+        message = _usage_sentence(error)
     except OSError as error:
-        console.say(f"Error: {_disk_sentence(error)}")
-        sys.exit(USER_ERROR)
+        message = _disk_sentence(error)
+    if message:
+        console.say(f"Error: {message}")
+    sys.exit(USER_ERROR)
+
+
+def _usage_sentence(error: Any) -> str:
+    """Empty where Typer has printed the help instead, as it does when no command is given."""
+    message = error.format_message().strip().rstrip(".")
+    command = error.ctx.command_path if error.ctx else "sae-ensemble"
+    return f"{message}; see {command} --help." if message else ""
 
 
 def _disk_sentence(error: OSError) -> str:
-    where = error.filename or "the run folder"
+    where = error.filename or "standard output"
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"The disk is full (writing {where}); free some space and run the command again, it goes on."
+        case errno.EFBIG:
+            return f"{where} grew larger than this disk or account allows; lift that limit and run the command again."
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{where} may not be written; choose a folder that you may write to."
         case errno.ENOTDIR | errno.EEXIST:
@@ -75,7 +90,10 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set any setting by its dotted name, e.g. sae.k=32; repeatable."),
 ]
-Port = Annotated[int, typer.Option(help="Port of the dashboard; if it is taken, the next free one is used.")]
+Port = Annotated[
+    int,
+    typer.Option(min=1, max=LAST_PORT, help="Port of the dashboard; if it is taken, the next free one is used."),
+]
 Host = Annotated[
     str, typer.Option(help="Address to listen on. Anyone who can reach it can read the run and write labels.")
 ]
@@ -93,8 +111,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and browse ensembles on the embedded text and model; needs no network, takes some minutes."""
-    opened = Run.create(run, load_settings(overrides=_parse_assignments(assignments)))
-    with _stoppable(f"sae-ensemble demo --run {run}"), console.drawn_progress() as progress:
+    opened = _open_or_create(run, None, _parse_assignments(assignments))
+    with _stoppable(_command("demo", "--run", run)), console.drawn_progress() as progress:
         pipeline.run_everything(opened, progress=progress)
     _print_summary(opened, as_json=as_json)
     if serve:
@@ -140,29 +158,29 @@ def train(
         "training.precision": precision,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
-    settings = load_settings(config, {**overrides, **_parse_assignments(assignments)})
-    opened = Run.create(run, settings)
-    with _stoppable(f"sae-ensemble train {run}"), console.drawn_progress() as progress:
+    opened = _open_or_create(run, config, {**overrides, **_parse_assignments(assignments)})
+    with _stoppable(_command("train", run)), console.drawn_progress() as progress:
         pipeline.train(opened, progress=progress)
     facts = {folder.name: opened.facts(f"train/{folder.name}") for folder in opened.ensembles()}
     if as_json:
         console.print_json(facts)
     else:
         seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts.items())
-        console.say(f"Trained in {run}: {seconds}. Next: sae-ensemble index {run}")
+        console.say(f"Trained in {run}: {seconds}. Next: {_command('index', run)}")
 
 
 @app.command()
 def index(run: RunPath, as_json: AsJson = False) -> None:
     """Index every activation by feature, match features over members and map the atoms, for the dashboard."""
     opened = _trained(run)
-    with _stoppable(f"sae-ensemble index {run}"), console.drawn_progress() as progress:
+    with _stoppable(_command("index", run)), console.drawn_progress() as progress:
         pipeline.prepare(opened, progress=progress)
     facts = {folder.name: opened.facts(f"index/{folder.name}") for folder in opened.ensembles()}
     if as_json:
         console.print_json(facts)
     else:
-        console.say(f"Indexed {', '.join(facts)}. Next: sae-ensemble evaluate {run}, sae-ensemble dashboard {run}")
+        after = f"{_command('evaluate', run)}, {_command('dashboard', run)}"
+        console.say(f"Indexed {', '.join(facts)}. Next: {after}")
 
 
 @app.command()
@@ -177,7 +195,7 @@ def evaluate(
 ) -> None:
     """Measure reconstruction, dictionaries, concept detection and cost."""
     opened = _trained(run)
-    with _stoppable(f"sae-ensemble evaluate {run}"), console.drawn_progress() as progress:
+    with _stoppable(_command("evaluate", run)), console.drawn_progress() as progress:
         pipeline.evaluate(opened, progress=progress)
         for path in task or []:
             pipeline.evaluate_task(opened, path, text_column=text_column, label_column=label_column, progress=progress)
@@ -212,7 +230,7 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
         (pipeline.is_evaluated(opened), "evaluate"),
     ):
         if not done:
-            console.say(f"Not finished; to go on: sae-ensemble {command} {run}")
+            console.say(f"Not finished; to go on: {_command(command, run)}")
             break
     _print_summary(opened, as_json=False)
 
@@ -263,6 +281,18 @@ def _parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
     return values
 
 
+def _open_or_create(path: Path, config: Path | None, overrides: dict[str, Any]) -> Run:
+    """The run at ``path``, made if there is none; without any settings an existing run goes on with its own."""
+    if config is None and not overrides and (path / "run.json").exists():
+        return Run.open(path)
+    return Run.create(path, load_settings(config, overrides))
+
+
+def _command(*words: object) -> str:
+    """A command line to copy."""
+    return shlex.join(["sae-ensemble", *map(str, words)])
+
+
 @contextmanager
 def _stoppable(command: str) -> Iterator[None]:
     """Ctrl-C ends the work with a sentence that says how to go on."""
@@ -276,7 +306,7 @@ def _stoppable(command: str) -> Iterator[None]:
 def _trained(path: Path) -> Run:
     run = Run.open(path)
     if not run.ensembles():
-        raise UserError(f"{path} has no trained ensemble yet; run: sae-ensemble train {path}")
+        raise UserError(f"{path} has no trained ensemble yet; run: {_command('train', path)}")
     return run
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 from sae_core.errors import UserError
 
 PORTS_TRIED = 20
+LAST_PORT = 65_535
 START_SECONDS = 60
+STOP_SECONDS = 10
 
 
 def serve_dashboard(path: Path, *, port: int, host: str, announce: Callable[[str], None]) -> None:
-    """Serve the dashboard until it is stopped (Ctrl-C).
+    """Serve the dashboard until it is stopped (Ctrl-C or SIGTERM).
 
     Args:
         path: A run folder or a folder of runs.
@@ -29,17 +35,40 @@ def serve_dashboard(path: Path, *, port: int, host: str, announce: Callable[[str
         UserError: If the dashboard is not installed, no port is free or the server ends by itself.
     """
     free = _free_port(host, port)
-    server = subprocess.Popen(_command(path, free, host))
+    with _terminable():
+        server = subprocess.Popen(_command(path, free, host))
+        try:
+            if _is_up(server, host, free):
+                announce(f"Dashboard: http://{host}:{free}  (Ctrl-C stops it)")
+            code = server.wait()
+            if code != 0:
+                raise UserError(f"The dashboard ended with exit code {code}; its messages are above.")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _end(server)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within this, SIGTERM does what Ctrl-C does; else it would end this process and leave the server behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
-        _wait_until_up(server, host, free)
-        announce(f"Dashboard: http://{host}:{free}  (Ctrl-C stops it)")
-        code = server.wait()
-        if code != 0:
-            raise UserError(f"The dashboard ended with exit code {code}; its messages are above.")
-    except KeyboardInterrupt:
-        pass
+        yield
     finally:
-        server.terminate()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
         server.wait()
 
 
@@ -65,22 +94,24 @@ def _command(path: Path, port: int, host: str) -> list[str]:
 
 
 def _free_port(host: str, first: int) -> int:
-    for port in range(first, first + PORTS_TRIED):
+    last = min(first + PORTS_TRIED - 1, LAST_PORT)
+    for port in range(first, last + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except PermissionError:
                 raise UserError(f"Port {port} may not be used; choose one above 1023 with --port.") from None
-            except socket.gaierror:
-                raise UserError(f"{host} is no address of this machine; use --host localhost.") from None
-            except OSError:
-                continue
-            return port
-    raise UserError(f"Ports {first} to {first + PORTS_TRIED - 1} on {host} are all taken; choose another with --port.")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise UserError(f"{host} is no address of this machine; use --host localhost.") from None
+            else:
+                return port
+    raise UserError(f"Ports {first} to {last} on {host} are all taken; choose another with --port.")
 
 
-def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> None:
+def _is_up(server: subprocess.Popen[bytes], host: str, port: int) -> bool:
+    """Wait until the server answers; False if it has ended or takes too long."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and server.poll() is None:
         try:
@@ -88,4 +119,5 @@ def _wait_until_up(server: subprocess.Popen[bytes], host: str, port: int) -> Non
         except OSError:
             time.sleep(0.1)
         else:
-            return
+            return True
+    return False

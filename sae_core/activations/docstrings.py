@@ -8,6 +8,7 @@ import inspect
 import json
 import multiprocessing
 import re
+import signal
 import sys
 import sysconfig
 import zlib
@@ -278,7 +279,13 @@ def _parallel_map(batches: Sequence[tuple[str, str, list[str]]], workers: int) -
         return
     # "forkserver" and "spawn" start clean: forking a process that already runs torch's threads can deadlock.
     method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
-    pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context(method))
+    pool = ProcessPoolExecutor(
+        max_workers=workers,
+        mp_context=multiprocessing.get_context(method),
+        # Ctrl-C in a terminal goes to every process; the caller's answer to it is enough.
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         ahead = 8 * workers
         pending = [pool.submit(_read_batch, batch) for batch in batches[:ahead]]
