@@ -102,7 +102,8 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Everything that the next steps depend on, by name; `load_state` takes it back bit by bit.
 
-        Ask for it only after a multiple of `REFRESH` steps, when the list of dead features is renewed anyway.
+        Ask for it only after a multiple of `REFRESH` steps, when the list of dead features is renewed anyway, or after
+        the last.
         """
         state = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
         for name, parameter in self.sae.named_parameters():
@@ -118,10 +119,11 @@ class Trainer:
         """
         try:
             self.sae.load_state_dict({name: state[f"sae.{name}"] for name in self.sae.state_dict()})
+            steps = torch.zeros((), device=self.sae.b_dec.device)
             for name, parameter in self.sae.named_parameters():
-                # Moments too must lie in memory as their parameter does.
+                # Moments too must lie in memory as their parameter does; fused Adam counts its steps beside them.
                 self._optimizer.state[parameter] = {
-                    key.split(".")[1]: torch.empty_like(parameter).copy_(tensor) if tensor.dim() else tensor.clone()
+                    key.split(".")[1]: torch.empty_like(parameter if tensor.dim() else steps).copy_(tensor)
                     for key, tensor in state.items()
                     if key.startswith("adam.") and key.endswith(f".{name}")
                 }
