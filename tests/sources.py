@@ -32,9 +32,18 @@ class TensorSource:
 def sparse_data(rows: int, *, d_in: int = 24, features: int = 48, active: int = 3, seed: int = 0) -> Tensor:
     """Activations [rows, d_in]: a mean, plus sums of few unit atoms with positive coefficients, plus a little noise."""
     generator = torch.Generator().manual_seed(seed)
-    atoms = torch.randn(features, d_in, generator=generator)
-    atoms /= atoms.norm(dim=1, keepdim=True)
+    atoms = _draw_atoms(features, d_in, generator)
     fires = torch.rand(rows, features, generator=generator) < active / features
     coefs = fires * (1 + torch.rand(rows, features, generator=generator))
     mean = torch.randn(d_in, generator=generator) * 0.5
     return 5 * (mean + coefs @ atoms + 0.02 * torch.randn(rows, d_in, generator=generator))
+
+
+def true_atoms(*, d_in: int = 24, features: int = 48, seed: int = 0) -> Tensor:
+    """The unit atoms [features, d_in] of `sparse_data` with the same options."""
+    return _draw_atoms(features, d_in, torch.Generator().manual_seed(seed))
+
+
+def _draw_atoms(features: int, d_in: int, generator: torch.Generator) -> Tensor:
+    atoms = torch.randn(features, d_in, generator=generator)
+    return atoms / atoms.norm(dim=1, keepdim=True)
