@@ -34,12 +34,17 @@ def say(message: str) -> None:
 
 
 def print_rows(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
-    """Print rows that share their keys as a table."""
+    """Print rows that share their keys as a table that stands on its side: a row becomes a column.
+
+    The figures are many and what they compare few, so this fits a terminal of 80 characters.
+    """
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
-    for number, name in enumerate(rows[0] if rows else ()):
-        table.add_column(name, justify="left" if number == 0 else "right")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row.values()))
+    heads = [next(iter(row.values())) for row in rows]
+    table.add_column("")
+    for head in heads:
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for name in list(rows[0])[1:] if rows else ():
+        table.add_row(Text(name), *(Text(row[name]) for row in rows))
     output.print(table)
 
 

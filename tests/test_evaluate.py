@@ -191,3 +191,12 @@ def test_faults_end_in_one_sentence(evaluated, tmp_path, model):
         evaluate_task(evaluated, tmp_path / "missing.csv")
     with pytest.raises(UserError, match="device"):
         evaluate_run(write_run(tmp_path / "other", model), device="abacus")
+
+
+def test_detection_is_the_mean_over_concepts_then_tasks_without_the_confounded_one(evaluated):
+    table = read_table(evaluated.evaluation_table("concepts"))
+    rows = {row["ensemble"]: row for row in summarize(evaluated)}
+    for ending, variant in (("", "plain"), ("_standardised", "standardised")):
+        chosen = table[(table["method"] == "bagged") & (table["m"] == 5) & (table["variant"] == variant)]
+        means = [chosen[chosen["task"] == task]["accuracy"].mean() for task in ("library", "kind")]
+        assert rows["bagged"][f"concept_accuracy_5{ending}"] == pytest.approx(sum(means) / 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sae_core.evaluation.tasks import CONFOUNDED
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
 
@@ -17,8 +18,9 @@ def summarize(run: Run) -> list[dict[str, Any]]:
 
     Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high, mse, l0,
     dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
-    member_stability_null (the same for random dictionaries), concept_accuracy_1 and _5 (mean over tasks and concepts,
-    plain coefficients, m = 1 and 5 features), train_seconds, train_flops, parameters.
+    member_stability_null (the same for random dictionaries), concept_accuracy_1 and _5 (mean over concepts,
+    then over tasks but the confounded one, with m = 1 and 5 features, plain coefficients), the same with _standardised
+    behind it, train_seconds, train_flops, parameters.
     """
     measured = {name: _read(run, name) for name in ("reconstruction", "dictionary", "cost")}
     concepts = _concept_accuracy(run)
@@ -44,7 +46,11 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "connectivity": atoms.get("connectivity"),
                 "member_stability": stability.get("pw_mcc"),
                 "member_stability_null": stability.get("null_matched"),
-                **{f"concept_accuracy_{m}": concepts.get((folder.name, m)) for m in CONCEPT_FEATURES},
+                **{
+                    f"concept_accuracy_{m}{ending}": concepts.get((folder.name, m, variant))
+                    for variant, ending in (("plain", ""), ("standardised", "_standardised"))
+                    for m in CONCEPT_FEATURES
+                },
                 "train_seconds": cost.get("train_seconds"),
                 "train_flops": cost.get("train_flops"),
                 "parameters": cost.get("parameters"),
@@ -61,37 +67,42 @@ def _read(run: Run, name: str) -> dict[str, Any]:
     return value
 
 
-def _concept_accuracy(run: Run) -> dict[tuple[str, int], float]:
+def _concept_accuracy(run: Run) -> dict[tuple[str, int, str], float]:
+    """Mean accuracy by (method, m, variant)."""
     path = run.evaluation_table("concepts")
     if not path.exists():
         return {}
     table: pd.DataFrame = read_table(path)
-    plain = table[table["variant"] == "plain"]
+    # What the confounded task measures is not whether a concept is found, but what a detector leans on.
+    table = table[table["task"] != CONFOUNDED]
     # Mean over concepts, then over tasks, so that a task with many classes does not outweigh the others.
-    by_task = plain.groupby(["method", "m", "task"])["accuracy"].mean().groupby(["method", "m"]).mean()
-    flat = by_task.rename("accuracy").reset_index()
+    by_task = table.groupby(["method", "m", "variant", "task"])["accuracy"].mean()
+    means = by_task.groupby(["method", "m", "variant"]).mean().rename("accuracy").reset_index()
     return {
-        (str(method), int(m)): float(accuracy)
-        for method, m, accuracy in zip(flat["method"], flat["m"], flat["accuracy"], strict=True)
+        (str(method), int(m), str(variant)): float(accuracy)
+        for method, m, variant, accuracy in means[["method", "m", "variant", "accuracy"]].itertuples(index=False)
     }
 
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row of `summarize` for people: column heads with units, rounded figures, a dash for what is not measured."""
     ev, low, high = row["explained_variance"], row["explained_variance_low"], row["explained_variance_high"]
-    interval = "" if ev is None or low is None else f" [{low:.3f}, {high:.3f}]"
     return {
         "ensemble": row["ensemble"],
         "SAEs × features": f"{row['members']} × {row['features'] // row['members']}",
-        "explained variance [95 %]": _number(ev, ".3f") + interval,
+        "explained variance": _number(ev, ".4f"),
+        "  95 % from": _number(low, ".4f"),
+        "  to": _number(high, ".4f"),
         "MSE": _number(row["mse"], ".4g"),
         "L0": _number(row["l0"], ".1f"),
         "dead": _number(row["dead_fraction"], ".1%"),
         "diverse": _number(row["diversity_fraction"], ".1%"),
-        "stability (null)": _number(row["member_stability"], ".2f")
-        + ("" if row["member_stability_null"] is None else f" ({row['member_stability_null']:.2f})"),
+        "member stability": _number(row["member_stability"], ".2f"),
+        "  random dictionaries": _number(row["member_stability_null"], ".2f"),
         "detection, 1 feature": _number(row["concept_accuracy_1"], ".1%"),
-        "5 features": _number(row["concept_accuracy_5"], ".1%"),
+        "  1, standardised": _number(row["concept_accuracy_1_standardised"], ".1%"),
+        "detection, 5 features": _number(row["concept_accuracy_5"], ".1%"),
+        "  5, standardised": _number(row["concept_accuracy_5_standardised"], ".1%"),
         "training": "–" if row["train_seconds"] is None else f"{row['train_seconds']:.0f} s",
     }
 

@@ -18,6 +18,8 @@ from sae_core.activations.text import Document
 from sae_core.errors import UserError
 from sae_core.evaluation.probes import Problem
 
+CONFOUNDED = "confounded"
+"""Name of the task whose labels go together with something else in training, but not in testing."""
 CONFOUNDED_SHARE = 0.2
 """Share of the pool that is drawn for the confounded task; the other two share the rest."""
 TEST_SHARE = 0.3
@@ -162,7 +164,7 @@ def _confounded(train: Passages, test: Passages, pool: int, *, limits: tuple[int
     )
     test_texts = [text for library in best for kind in KINDS for text in test.get((library, kind), [])[:count_test]]
     return Task(
-        "confounded",
+        CONFOUNDED,
         description,
         train.get((one, listed), [])[:count_train] + train.get((other, told), [])[:count_train],
         [one] * count_train + [other] * count_train,
