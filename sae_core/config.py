@@ -48,7 +48,7 @@ class ModelSettings(_Settings):
     """embedded, a local folder in transformers format or a hub id."""
     revision: str | None = None
     """Revision of a hub model."""
-    layer: Annotated[int, Field(ge=0)] = 3
+    layer: Annotated[int, Field(ge=0)] = 4
     """Index of the block whose output is read; 0 is the first block."""
     site: Site = "residual"
     """residual (the block's output), mlp or attention (what that part adds to the residual stream)."""
