@@ -1,4 +1,7 @@
-"""The dashboard in a real browser: every page opens without an error, and a label travels from a click to a file."""
+"""The dashboard in a real browser, on a run that was really trained.
+
+Every page opens without an error, a label travels from a click to a file, and markup in text stays text.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,13 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlparse
 
 import pytest
-from synthetic_run import write_synthetic_run
+from conftest import MARKUP
 
 import dashboard
+from dashboard.parts import compare
+from sae_core.browse.labels import LabelStore
+from sae_core.files import read_table
+from sae_core.run import Run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -39,17 +46,18 @@ PAGES = {
     "labels": "Labels",
 }
 LABEL, NOTE, AUTHOR = "=1+1 definite article", "<img src=x onerror=alert(1)>", "Ada"
+FAMILIES_A_PAGE = 6
 PATIENCE = 60_000
 
 
 @pytest.fixture(scope="module")
-def browsable_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run folder."""
-    return write_synthetic_run(tmp_path_factory.mktemp("browser") / "run").path
+def run(tmp_path_factory: pytest.TempPathFactory, trained_run: Run) -> Run:
+    """A copy of the trained run, in which labels may be written."""
+    return Run.open(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("browser") / "run"))
 
 
 @pytest.fixture(scope="module")
-def address(browsable_run: Path) -> Iterator[str]:
+def address(run: Run) -> Iterator[str]:
     """The address of a dashboard that serves the run."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -64,7 +72,7 @@ def address(browsable_run: Path) -> Iterator[str]:
     }
     script = str(Path(dashboard.__file__).parent / "app.py")
     flags = [f"--{name}={value}" for name, value in options.items()]
-    server = subprocess.Popen([sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(browsable_run)])
+    server = subprocess.Popen([sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(run.path)])
     try:
         wait_until_up(f"http://localhost:{port}/_stcore/health", server)
         yield f"http://localhost:{port}"
@@ -149,7 +157,7 @@ def test_every_page_opens_without_an_error(browser: playwright.Browser, address:
     one.context.close()
 
 
-def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: str) -> None:
+def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: str, run: Run) -> None:
     page = watched.page
     page.goto(f"{address}/features?run=run&ensemble=bagged&sort=stability")
     table = page.get_by_test_id("stDataFrame")
@@ -183,7 +191,7 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     assert len(rows) == 1
     row = rows[0]
     assert (row["run"], row["ensemble"]) == ("run", "bagged")
-    assert 24 * int(row["member"]) + int(row["feature"]) == matched
+    assert run.settings.sae.width * int(row["member"]) + int(row["feature"]) == matched
     assert (row["label"], row["note"], row["author"]) == (f"'{LABEL}", NOTE, AUTHOR)
     assert row["time"]
     watched.fine()
@@ -219,17 +227,62 @@ def test_a_click_on_the_map_shows_the_feature(watched: Watched, address: str) ->
     watched.fine()
 
 
-def test_the_back_button_returns_to_the_feature_before(watched: Watched, address: str) -> None:
+def test_the_back_button_returns_to_the_feature_before(watched: Watched, address: str, run: Run) -> None:
+    atoms = read_table(run.ensemble("bagged").atoms)
+    first, second = atoms["feature"][~atoms["dead"]].iloc[30:32]  # of the order of the table, which hides dead ones
     page = watched.page
-    page.goto(f"{address}/feature?run=run&ensemble=bagged&feature=30&sort=feature")
-    page.get_by_role("heading", name="Feature 30", exact=True).wait_for()
+    page.goto(f"{address}/feature?run=run&ensemble=bagged&feature={first}&sort=feature")
+    page.get_by_role("heading", name=f"Feature {first}", exact=True).wait_for()
     watched.settled()
     page.get_by_role("button", name="Next").click()
-    page.get_by_role("heading", name="Feature 31", exact=True).wait_for()
+    page.get_by_role("heading", name=f"Feature {second}", exact=True).wait_for()
     watched.settled()
     page.go_back()
-    page.get_by_role("heading", name="Feature 30", exact=True).wait_for()
+    page.get_by_role("heading", name=f"Feature {first}", exact=True).wait_for()
     watched.fine()
+
+
+def test_markup_in_tokens_and_labels_stays_text(watched: Watched, address: str, run: Run) -> None:
+    atoms = read_table(run.ensemble("bagged").atoms)
+    chosen = atoms[atoms["top_token"] == MARKUP].sort_values("family_size").iloc[-1]
+    feature, size = int(chosen["feature"]), int(chosen["family_size"])
+    assert size > 1, "no feature of the markup is in a family; the small run has changed"
+    member, latent = divmod(feature, run.settings.sae.width)
+    store = LabelStore(run.labels, run.name)
+    store.set("bagged", member, latent, feature, NOTE, "<script>alert(2)</script>", "<b onclick=alert(3)>Ada</b>")
+    page, dialogs = watched.page, []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    try:
+        page.goto(f"{address}/feature?run=run&ensemble=bagged&feature={feature}")
+        page.get_by_text(NOTE, exact=True).wait_for()  # the label, beside the title
+        page.get_by_text("Last saved by <b onclick=alert(3)>Ada</b>").wait_for()
+        page.locator(".strips").get_by_text(MARKUP).first.wait_for()
+        assert_no_element_of_it(watched)
+
+        page.goto(f"{address}/compare?run=run&ensemble=bagged")
+        if size != max(compare.family_sizes(atoms)):  # the largest are shown first
+            page.get_by_text(f"in {size} members (").click()
+        watched.settled()
+        families = compare.families(atoms, size=size)
+        place = next(number for number, family in enumerate(families) if feature in family.features.values())
+        page.get_by_label("Page (of").fill(str(1 + place // FAMILIES_A_PAGE))
+        page.get_by_label("Page (of").press("Enter")
+        page.locator(".card").get_by_text(MARKUP).first.wait_for()
+        assert_no_element_of_it(watched)
+
+        page.goto(f"{address}/labels?run=run&ensemble=bagged")
+        # The table is drawn on a canvas; readers of the screen get these cells.
+        page.locator("td[role=gridcell]", has_text=NOTE).wait_for(state="attached")
+        assert_no_element_of_it(watched)
+    finally:
+        store.delete("bagged", feature)
+    assert not dialogs
+
+
+def assert_no_element_of_it(watched: Watched) -> None:
+    watched.fine()
+    count = watched.page.evaluate("document.querySelectorAll('img[src=x], [onerror], [onclick]').length")
+    assert count == 0
 
 
 def test_an_unknown_run_gets_a_message_and_a_way_out(watched: Watched, address: str) -> None:

@@ -1,0 +1,72 @@
+"""What the tests share: quiet surroundings, and one run that is really trained, for those who look at a run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+# Before anything imports huggingface_hub, which reads it once: a test that needs the network is a broken test.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from models import build_model, build_tokenizer, sample_texts
+
+from sae_core import pipeline
+from sae_core.config import RunSettings
+from sae_core.run import Run
+
+# The tensors here are so small that handing them to threads costs more than computing them, above all where other jobs
+# share the cores; and one thread adds up in one order, so that a seed gives the same bits on every machine.
+torch.set_num_threads(1)
+
+MARKUP = "<img/src=x/onerror=alert(1)>"
+"""A token of the small model's vocabulary that stands in most texts and must never become an element of a page.
+
+Slashes do between attributes what spaces do, and the dashboard shows spaces of a token as dots.
+"""
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small language model with random weights that has `MARKUP` as one of its tokens."""
+    folder = tmp_path_factory.mktemp("model")
+    model, tokenizer = build_model(), build_tokenizer()
+    tokenizer.add_tokens([MARKUP])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        # As long as the other tokens' vectors, which `build_model` has lengthened.
+        model.get_input_embeddings().weight[-1].mul_(5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JSON lines with ``text``, a ``label`` to detect in it, and ``topic``, which says nothing about the text."""
+    path = tmp_path_factory.mktemp("text") / "texts.jsonl"
+    rows = []
+    for number, text in enumerate(sample_texts(320, seed=9)):
+        label = "page" if "the " in text else "plain"
+        rows.append({"text": text.replace("the ", MARKUP), "label": label, "topic": f"topic {number % 4}"})
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, small_model: Path, labelled_texts: Path) -> Run:
+    """A run called ``run``, trained, indexed and evaluated through the real pipeline. Copy it before changing it."""
+    settings = {
+        "text": {"source": str(labelled_texts)},
+        "model": {"name": str(small_model), "layer": 1, "context": 64, "batch_size": 16},
+        "data": {"train_tokens": 6000, "index_tokens": 4000, "evaluation_tokens": 800},
+        "sae": {"width": 48, "k": 4, "dead_after_tokens": 4000},
+        "training": {"members": 3, "tokens": 40_000, "batch_size": 128, "learning_rate": 3e-3, "device": "cpu"},
+        "evaluation": {"train_texts": 100, "test_texts": 40, "tokens_per_text": 40, "bootstrap": 50},
+    }
+    run = Run.create(tmp_path_factory.mktemp("trained") / "run", RunSettings.model_validate(settings))
+    pipeline.run_everything(run)
+    pipeline.evaluate_task(run, labelled_texts, text_column="text", label_column="label")
+    return run
