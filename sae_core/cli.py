@@ -137,6 +137,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help=_setting("training.seed"))] = None,
     device: Annotated[str | None, typer.Option(help=_setting("training.device"))] = None,
     precision: Annotated[str | None, typer.Option(help=_setting("training.precision"))] = None,
+    kernels: Annotated[str | None, typer.Option(help=_setting("training.kernels"))] = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
@@ -156,6 +157,7 @@ def train(
         "training.seed": seed,
         "training.device": device,
         "training.precision": precision,
+        "training.kernels": kernels,
     }
     overrides = {name: value for name, value in given.items() if value is not None}
     opened = _open_or_create(run, config, {**overrides, **_parse_assignments(assignments)})

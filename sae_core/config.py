@@ -13,6 +13,7 @@ from sae_core.errors import UserError
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Site = Literal["residual", "mlp", "attention"]
+Kernels = Literal["auto", "plain", "fast"]
 Method = Literal["single", "bagged", "boosted", "expanded"]
 METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
 EMBEDDED = "embedded"
@@ -125,6 +126,8 @@ class TrainingSettings(_Settings):
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere."""
+    kernels: Kernels = "auto"
+    """plain (PyTorch), fast (compiled loops for sparse codes on a CPU, same result) or auto (fast on a CPU)."""
 
 
 class EvaluationSettings(_Settings):

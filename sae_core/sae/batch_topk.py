@@ -49,7 +49,7 @@ class BatchTopKSAE(SAE):
         values_1K, places_1K = largest(pre_BN.reshape(1, -1), self.k * pre_BN.shape[0])
         places_K, order_K = places_1K.flatten().sort()
         values_K = values_1K.flatten()[order_K].relu()
-        self._update_threshold(values_K.detach())
+        self.update_threshold(values_K.detach())
         rows_K = torch.div(places_K, self.width, rounding_mode="floor")
         return SparseCode(values_K, places_K % self.width, rows_K, (pre_BN.shape[0], self.width))
 
@@ -60,7 +60,8 @@ class BatchTopKSAE(SAE):
         return pre_BN * (pre_BN > self.threshold.clamp_min(0.0))
 
     @torch.no_grad()
-    def _update_threshold(self, values_K: Tensor) -> None:
+    def update_threshold(self, values_K: Tensor) -> None:
+        """Move the threshold towards the smallest positive one of the coefficients [K] that a batch kept."""
         # Zeros among the kept (fewer than B·k positive preactivations) say nothing about the threshold.
         smallest = torch.where(values_K > 0, values_K, torch.inf).min()
         smallest = torch.where(smallest.isfinite(), smallest, self.threshold.clamp_min(0.0))

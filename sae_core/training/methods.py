@@ -25,6 +25,7 @@ from sae_core.run import Run
 from sae_core.sae import SAE, make_sae
 from sae_core.sae.saelens_format import load_sae, save_sae
 from sae_core.training.boosting import residual_statistics
+from sae_core.training.kernels import has_fast_bfloat16, use_fast
 from sae_core.training.source import Source
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, train_stage
 from sae_core.training.step import Trainer, assert_members_differ
@@ -162,11 +163,19 @@ def make_trainer(settings: RunSettings, b_dec_D: Tensor, plan: Plan, *, member: 
     sae = make_sae(settings.sae, len(b_dec_D), width=width, seed=member_seed(settings.training.seed, member))
     with torch.no_grad():
         sae.b_dec.copy_(b_dec_D)
-    precision = settings.training.precision
-    low = precision == "bfloat16" or (
-        precision == "auto" and plan.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    return Trainer(sae.to(plan.device), settings.sae, settings.training, steps=plan.steps, low_precision=low)
+    sae = sae.to(plan.device)
+    fast = use_fast(settings.training.kernels, sae)
+    low = _low_precision(settings.training.precision, plan.device, fast=fast)
+    return Trainer(sae, settings.sae, settings.training, steps=plan.steps, low_precision=low, fast=fast)
+
+
+def _low_precision(precision: str, device: torch.device, *, fast: bool) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # The plain step would take coarser codes; the fast one only chooses by bfloat16 what it then computes in float32.
+    return fast and has_fast_bfloat16()
 
 
 def _finished(trainer: Trainer, scale: float) -> SAE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from sae_core.errors import UserError
 from sae_core.sae import SAE
 from sae_core.training.gradients import Outcome, compute
 from sae_core.training.schedule import learning_rate, sparsity_weight
+
+if TYPE_CHECKING:
+    from sae_core.training.kernels.fast import FastStep
 
 REFRESH = 25
 """Steps between two looks at which features are dead, the only moment at which a step waits for the device."""
@@ -32,6 +36,7 @@ class Trainer:
         training: How it is trained.
         steps: Number of steps that the whole training takes, for the schedules.
         low_precision: Whether the encoder product runs in bfloat16.
+        fast: Whether the compiled loops of `kernels` do the steps; where a code is not sparse, the plain ones do.
 
     Attributes:
         sae: The SAE.
@@ -40,7 +45,14 @@ class Trainer:
     """
 
     def __init__(
-        self, sae: SAE, settings: SAESettings, training: TrainingSettings, *, steps: int, low_precision: bool = False
+        self,
+        sae: SAE,
+        settings: SAESettings,
+        training: TrainingSettings,
+        *,
+        steps: int,
+        low_precision: bool = False,
+        fast: bool = False,
     ) -> None:
         self.sae = sae.train()
         self.settings, self.training, self.steps, self.low_precision = settings, training, steps, low_precision
@@ -53,6 +65,18 @@ class Trainer:
             betas=(training.beta1, training.beta2),
             eps=ADAM_EPSILON,
             fused=True,
+        )
+        self._fast = self._fast_step() if fast else None
+
+    def _fast_step(self) -> FastStep:
+        from sae_core.training.kernels.fast import FastStep  # compiles, or reads what was compiled, on import
+
+        return FastStep(
+            self.sae,
+            self._optimizer,
+            self.training,
+            aux_coefficient=self.settings.aux_coefficient,
+            low_precision=self.low_precision,
         )
 
     @property
@@ -69,22 +93,26 @@ class Trainer:
         """Train on one batch [B, D] (scaled activations or residuals) and say what it gave."""
         if self.done % REFRESH == 0:
             self._dead_M = self.dead_N.nonzero().flatten()
-        outcome = compute(
-            self.sae,
-            x_BD,
-            self._dead_M,
-            sparsity=self.settings.sparsity * sparsity_weight(self.done, self.steps, self.training),
-            aux_coefficient=self.settings.aux_coefficient,
-            low_precision=self.low_precision,
-        )
-        self._apply(outcome.gradients)
+        sparsity = self.settings.sparsity * sparsity_weight(self.done, self.steps, self.training)
+        rate = learning_rate(self.done, self.steps, self.training)
+        outcome = self._fast(x_BD, self._dead_M, sparsity=sparsity, learning_rate=rate) if self._fast else None
+        if outcome is None:
+            outcome = compute(
+                self.sae,
+                x_BD,
+                self._dead_M,
+                sparsity=sparsity,
+                aux_coefficient=self.settings.aux_coefficient,
+                low_precision=self.low_precision and not self._fast,
+            )
+            self._apply(outcome.gradients, rate)
         self.idle_N += len(x_BD)
         self.idle_N.masked_fill_(outcome.fired_N, 0)
         self.done += 1
         return outcome
 
     @torch.no_grad()
-    def _apply(self, gradients: Mapping[str, Tensor]) -> None:
+    def _apply(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         # Atoms keep unit norm: what would only lengthen them is taken out of the gradient, the rest is normalised away.
         grad_ND, atoms_ND = gradients["W_dec"], self.sae.W_dec
         grad_ND.sub_((grad_ND * atoms_ND).sum(dim=1, keepdim=True) * atoms_ND)
@@ -95,7 +123,7 @@ class Trainer:
         # The norm stays on the device: clipping needs no comparison on the host.
         torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.training.clip, foreach=True)
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self.done, self.steps, self.training)
+            group["lr"] = rate
         self._optimizer.step()
         self.sae.normalize_atoms()
 
