@@ -6,8 +6,13 @@ import json
 import os
 from pathlib import Path
 
-# Before anything imports huggingface_hub, which reads it once: a test that needs the network is a broken test.
+# Set before the libraries that read them are imported, and passed on to the programs that tests start.
+# A test that needs the network is a broken test.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# The tensors here are so small that handing them to threads costs more than computing them, above all where other jobs
+# share the cores; and one thread adds up in one order, so that a seed gives the same bits on every machine. numba, which
+# the atom map uses, would otherwise set the number of threads that torch uses, too.
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -17,8 +22,7 @@ from sae_core import pipeline
 from sae_core.config import RunSettings
 from sae_core.run import Run
 
-# The tensors here are so small that handing them to threads costs more than computing them, above all where other jobs
-# share the cores; and one thread adds up in one order, so that a seed gives the same bits on every machine.
+# Where a plugin has imported torch before this file, the variables come too late.
 torch.set_num_threads(1)
 
 MARKUP = "<img/src=x/onerror=alert(1)>"
