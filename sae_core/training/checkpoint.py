@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sae_core.errors import UserError
 from sae_core.files import read_tensors, write_tensors
@@ -32,7 +35,8 @@ class Progressed:
 def save_checkpoint(path: Path, trainers: Sequence[Trainer], progressed: Progressed) -> None:
     """Write the state of trainers that were given the same batches."""
     rows = torch.tensor(progressed.rows, dtype=torch.float64).view(-1, len(COLUMNS))
-    tensors = {"seconds": torch.tensor(progressed.seconds, dtype=torch.float64), "curves": rows}
+    seconds = torch.tensor(progressed.seconds, dtype=torch.float64)
+    tensors = {"training": _fingerprint(trainers), "seconds": seconds, "curves": rows}
     for number, trainer in enumerate(trainers):
         tensors |= {f"{number}.{name}": tensor for name, tensor in trainer.state().items()}
     write_tensors(path, tensors)
@@ -42,15 +46,24 @@ def load_checkpoint(path: Path, trainers: Sequence[Trainer]) -> Progressed:
     """Put trainers back to where they were; they stay as they are if there is no checkpoint.
 
     Raises:
-        UserError: If the checkpoint is damaged or belongs to other trainers.
+        UserError: If the checkpoint is damaged or belongs to a training with other settings.
     """
     if not path.exists():
         return Progressed()
     tensors = read_tensors(path)
+    if not torch.equal(tensors.get("training", torch.empty(0)), _fingerprint(trainers)):
+        raise UserError(f"{path} is the checkpoint of a training with other settings; delete it to start anew.")
     for number, trainer in enumerate(trainers):
         prefix = f"{number}."
         trainer.load_state({name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)})
-    steps = {trainer.done for trainer in trainers}
-    if len(steps) != 1 or not {"seconds", "curves"} <= tensors.keys():
-        raise UserError(f"{path} is not a checkpoint of this training; delete it.")
-    return Progressed(steps.pop(), float(tensors["seconds"]), tensors["curves"].tolist())
+    return Progressed(trainers[0].done, float(tensors["seconds"]), tensors["curves"].tolist())
+
+
+def _fingerprint(trainers: Sequence[Trainer]) -> Tensor:
+    """Hash [32] of what a checkpoint cannot be continued without: number and shape of the members, steps, settings."""
+    first = trainers[0]
+    # Which ensembles are trained, and how they are computed, may change between interruption and continuation.
+    free = {"methods", "members", "device", "precision", "kernels"}
+    settings = [first.settings.model_dump(), first.training.model_dump(exclude=free)]
+    text = json.dumps([len(trainers), *first.sae.W_dec.shape, first.steps, *settings], sort_keys=True)
+    return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

@@ -23,7 +23,7 @@ from sae_core.files import read_table, write_table
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
 from sae_core.sae import SAE, make_sae
-from sae_core.sae.saelens_format import load_sae, save_sae
+from sae_core.sae.saelens_format import CONFIG, WEIGHTS, load_sae, save_sae
 from sae_core.training.boosting import residual_statistics
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
 from sae_core.training.source import Source
@@ -84,7 +84,7 @@ def train_run(
         write_table(folder.curves, trained.curves)
         save_ensemble(trained.ensemble, folder)
         members = (folder.member(number) for number in range(len(trained.ensemble)))
-        files = [folder.curves, folder.manifest, *(file for member in members for file in member.iterdir())]
+        files = [folder.curves, folder.manifest, *(member / name for member in members for name in (CONFIG, WEIGHTS))]
         run.finish(f"train/{method}", _facts(trained, settings, plan), files=files)
         shutil.rmtree(folder.checkpoint, ignore_errors=True)
 

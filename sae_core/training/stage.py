@@ -19,6 +19,7 @@ from sae_core.progress import Progress, Tick, silent
 from sae_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.gradients import Outcome
+from sae_core.training.interrupt import noting_interrupts
 from sae_core.training.source import Source
 from sae_core.training.step import REFRESH, Trainer
 
@@ -58,7 +59,13 @@ class Plan:
         stages: int = 1,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> Plan:
-        """The plan that settings make for a source; a batch is never larger than the source."""
+        """The plan that settings make for a source; a batch is never larger than the source.
+
+        Raises:
+            UserError: If the source is empty.
+        """
+        if not source.rows:
+            raise UserError("There are no activations to train on; gather some first.")
         batch_size = min(training.batch_size, source.rows)
         steps = max(1, training.tokens // batch_size)
         return cls(name, steps, batch_size, stages, training.seed, device, checkpoint_seconds)
@@ -76,6 +83,8 @@ def train_stage(
 ) -> pd.DataFrame:
     """Train members to the end of their schedule, from the checkpoint on if there is one.
 
+    A first Ctrl-C ends it at the next multiple of `REFRESH` steps, after a checkpoint; a second one ends it at once.
+
     Args:
         trainers: The members; all are given the same batches.
         source: The activations.
@@ -90,6 +99,7 @@ def train_stage(
 
     Raises:
         UserError: If the loss is no longer finite, or the checkpoint cannot be used.
+        KeyboardInterrupt: After Ctrl-C.
     """
     stage = 0 if frozen is None else len(frozen)
     start = load_checkpoint(checkpoint, trainers)
@@ -97,22 +107,29 @@ def train_stage(
     label = f"train {plan.name}" + (f", stage {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
     began, saved = time.perf_counter() - start.seconds, time.perf_counter()
     batches = source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
-    for done in range(start.step + 1, plan.steps + 1):
-        acts_BD = next(batches).to(plan.device, non_blocking=True)
-        targets_BD, outcomes = _step(trainers, acts_BD, scale, frozen)
-        curves.add(acts_BD, targets_BD, _total_error(targets_BD, outcomes) / scale**2, outcomes)
-        if done % REFRESH and done != plan.steps:
-            continue
-        dead = torch.stack([trainer.dead_N.float().mean() for trainer in trainers]).tolist()
-        seconds, tokens = time.perf_counter() - began, done * plan.batch_size
-        rate = trainers[0].learning_rate
-        rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rate=rate)
-        figures = _figures(rows, label)
-        if done % REFRESH == 0 and time.perf_counter() - saved >= plan.checkpoint_seconds:
-            save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows))
-            saved = time.perf_counter()
-        one_stage = plan.steps * plan.batch_size
-        progress(Tick(label, stage * one_stage + tokens, plan.stages * one_stage, "tokens", figures))
+    with noting_interrupts() as interrupted:
+        for done in range(start.step + 1, plan.steps + 1):
+            acts_BD = next(batches).to(plan.device, non_blocking=True)
+            targets_BD, outcomes = _step(trainers, acts_BD, scale, frozen)
+            curves.add(acts_BD, targets_BD, _total_error(targets_BD, outcomes) / scale**2, outcomes)
+            if done % REFRESH and done != plan.steps:
+                continue
+            dead = torch.stack([trainer.dead_N.float().mean() for trainer in trainers]).tolist()
+            seconds, tokens = time.perf_counter() - began, done * plan.batch_size
+            rate = trainers[0].learning_rate
+            rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rate=rate)
+            one_stage = plan.steps * plan.batch_size
+            tick = Tick(label, stage * one_stage + tokens, plan.stages * one_stage, "tokens", _figures(rows, label))
+            try:
+                progress(tick)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+            except BaseException:  # Ctrl-C, or whoever watches the progress has failed
+                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows))
+                raise
+            if done < plan.steps and time.perf_counter() - saved >= plan.checkpoint_seconds:
+                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows))
+                saved = time.perf_counter()
     return curves.table()
 
 
@@ -137,5 +154,8 @@ def _figures(rows: Sequence[Sequence[float]], label: str) -> dict[str, float]:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for loss, step in zip(table["loss"], table["step"], strict=True):
         if not math.isfinite(loss):
-            raise UserError(f"The loss of {label} is {loss} at step {step:.0f}; lower training.learning_rate.")
+            raise UserError(
+                f"The loss of {label} is {loss} at step {step:.0f}; lower training.learning_rate, or look for "
+                "activations that are not finite."
+            )
     return {"explained variance": float(table["explained_variance_total"].iloc[-1]), "L0": float(table["l0"].mean())}
