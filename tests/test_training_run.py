@@ -195,10 +195,16 @@ def test_activations_a_thousand_times_as_large_give_as_good_an_ensemble(
 
 
 def test_bfloat16_products_train_as_well(run: Run, tmp_path: Path) -> None:
-    low = trained(tmp_path / "low", precision="bfloat16", methods=["single"])
-    explains = [explained(ensembles(each)["single"](data()), data()) for each in (run, low)]
+    """Through compiled loops bit by bit: there bfloat16 only rules features out. Plainly it may choose others."""
+    fast, plain = (
+        trained(tmp_path / kernels, precision="bfloat16", methods=["single"], kernels=kernels)
+        for kernels in ("fast", "plain")
+    )
+    exact = weights(run)["single.members.0.W_dec"]
+    assert torch.equal(weights(fast)["single.members.0.W_dec"], exact)
+    assert not torch.equal(weights(plain)["single.members.0.W_dec"], exact)
+    explains = [explained(ensembles(each)["single"](data()), data()) for each in (run, plain)]
     assert explains[1] == pytest.approx(explains[0], abs=0.03)
-    assert not torch.equal(weights(low)["single.members.0.W_dec"], weights(run)["single.members.0.W_dec"])
 
 
 # --- what is recorded
