@@ -122,9 +122,8 @@ def test_help_for_dead_features_is_the_plain_one(architecture: Architecture, dea
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     for architecture in ALL:
         states = []
-        for entries in (2**22, 200 * 7):  # 60 activations: one chunk, and eight chunks of 7 and one of 4
+        for entries in (2**23, 200 * 7):  # 60 activations: one chunk, and eight chunks of 7 and one of 4
             monkeypatch.setattr(screen, "CHUNK_ENTRIES", entries)
-            monkeypatch.setattr(auxiliary, "CHUNK_ENTRIES", 2**22)
             fast = trainer(sparse_sae(architecture), fast=True, low_precision=True)
             for seed in range(3):
                 fast.step(noise(60, 40, seed=seed))
@@ -517,9 +516,8 @@ def test_compiling_needs_no_folder_that_may_be_written(tmp_path: Path) -> None:
     code = """
 import os, sys
 os.environ["NUMBA_CACHE_DIR"] = "/dev/null/nowhere"
-from sae_core.training.kernels import compiled
-function = compiled.compiled("int64(int64)")(lambda number: number + 1)
-assert function(1) == 2
+from sae_core.training.kernels.compiled import loop
+assert loop("int64(int64)")(lambda number: number + 1)(1) == 2
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ})
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.sae import SAE
-from sae_core.training.kernels.screen import CHUNK_ENTRIES
+
+CHUNK_ENTRIES = 2**21
+"""Coefficients of dead features that exist at a time."""
 
 
 @dataclass(frozen=True, slots=True)

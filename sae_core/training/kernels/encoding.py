@@ -16,8 +16,9 @@ from sae_core.training.kernels import select_loops, team
 from sae_core.training.kernels.screen import Screen
 from sae_core.training.kernels.workspace import Workspace
 
-DENSEST = 0.1
-"""Largest share of features that may have to be looked at for a code to count as sparse; measured break-even."""
+DENSEST = 0.3
+"""Largest share of features that may have to be looked at for a code to count as sparse; at 0.35 both steps take as
+long (512 dimensions, 8192 features), at 0.01 the fast one a tenth."""
 
 _KEYS = 2**15
 """Number of keys that are not negative."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from sae_core.training.kernels import select_loops, team
 from sae_core.training.kernels.workspace import Workspace
 
-CHUNK_ENTRIES = 2**22
+CHUNK_ENTRIES = 2**23
 """Preactivations that exist at a time."""
 
 _BIAS_COLUMNS = 16

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from sae_core.training.kernels.compiled import compiled
+from sae_core.training.kernels.compiled import inlined, loop
 
 GROUPED = 8
 """Features in a group of which only the largest key is looked at first."""
@@ -43,20 +43,20 @@ def _bits_of(typing_context: Any, number: Any) -> Any:
     return types.uint32(types.float32), generate
 
 
-@compiled()
+@inlined
 def _bfloat16(number):
     """The bits of a number rounded to bfloat16, to nearest even."""
     bits = _bits_of(number)
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@compiled()
+@inlined
 def _number(key):
     """The number that a bfloat16's bits stand for."""
     return _float_of(np.uint32(np.uint32(np.uint16(key)) << np.uint32(16)))
 
 
-@compiled("void(int64, int64, float32[:, ::1], uint16[:, ::1], float32[::1], float32[::1])")
+@loop("void(int64, int64, float32[:, ::1], uint16[:, ::1], float32[::1], float32[::1])")
 def round_rows(part, parts, table_RD, rounded_RK, norms_R, slips_R):
     """Round rows to bfloat16; their norms, and the norms of what rounding took away."""
     rows, columns = table_RD.shape
@@ -73,20 +73,22 @@ def round_rows(part, parts, table_RD, rounded_RK, norms_R, slips_R):
         slips_R[row] = np.sqrt(slip)
 
 
-@compiled()
+@inlined
 def _group_maxima(keys_N, groups, grouped, maxima_G):
     """Largest key of each group: group g holds the features g, g + groups, …; the last few are their own groups."""
-    maxima_G[:groups] = keys_N[:groups]
+    for group in range(groups):
+        maxima_G[group] = keys_N[group]
     for member in range(1, grouped):
         slice_G = keys_N[member * groups : (member + 1) * groups]
         for group in range(groups):
             maxima_G[group] = slice_G[group] if slice_G[group] > maxima_G[group] else maxima_G[group]
     rest = len(keys_N) - groups * grouped
-    maxima_G[groups : groups + rest] = keys_N[groups * grouped :]
+    for place in range(rest):
+        maxima_G[groups + place] = keys_N[groups * grouped + place]
     return groups + rest
 
 
-@compiled()
+@inlined
 def _kth_largest(keys_G, count, k):
     """The largest number that at least k of the positive keys reach; 0 if fewer than k are positive."""
     low, high = np.int64(0), np.int64(1) << np.int64(8 * keys_G.itemsize - 1)
@@ -103,7 +105,7 @@ def _kth_largest(keys_G, count, k):
     return low
 
 
-@compiled()
+@inlined
 def _candidates(keys_N, slack, k, grouped, maxima_G, found_N):
     """Collect the features that may be among the k largest, given that keys are off by at most slack.
 
@@ -132,14 +134,16 @@ def _candidates(keys_N, slack, k, grouped, maxima_G, found_N):
     return found, lowest_key
 
 
-@compiled()
+@inlined
 def _preactivations(x_D, W_enc_ND, b_enc_N, found_N, picks_N, count, exact_N):
     """exact[pick] = preactivation of the feature found[pick], for count picks; three more places are written to.
 
     Always four at a time, as a sum in another order would make a result depend on a feature's place in the list.
     """
+    spare = len(found_N) - 1
+    found_N[spare] = 0
     for place in range(count, count + 3):
-        picks_N[place] = len(found_N) - 1
+        picks_N[place] = spare
     for place in range(0, count, 4):
         pick_0, pick_1, pick_2, pick_3 = picks_N[place], picks_N[place + 1], picks_N[place + 2], picks_N[place + 3]
         row_0, row_1, row_2, row_3 = found_N[pick_0], found_N[pick_1], found_N[pick_2], found_N[pick_3]
@@ -153,7 +157,7 @@ def _preactivations(x_D, W_enc_ND, b_enc_N, found_N, picks_N, count, exact_N):
         exact_N[pick_2], exact_N[pick_3] = sum_2 + b_enc_N[row_2], sum_3 + b_enc_N[row_3]
 
 
-@compiled()
+@inlined
 def _keep_largest(found_N, exact_N, exact_bits_N, count, k, features_E, values_E, place):
     """Write down the k largest of count numbers, as far as they are positive, from a place on; where that ends."""
     bound = _kth_largest(exact_bits_N, count, k)
@@ -169,7 +173,7 @@ def _keep_largest(found_N, exact_N, exact_bits_N, count, k, features_E, values_E
     return place
 
 
-@compiled(
+@loop(
     "void(int64, int64, int16[:, ::1], int64, float32[:, ::1], float32[::1], float32[:, ::1], float32[::1], int64,"
     " int64, int64[::1], int32[::1], float32[::1])"
 )
@@ -182,7 +186,7 @@ def select_topk(
     """
     rows, width = keys_CN.shape
     maxima_G = np.empty(width, np.int16)
-    found_N, picks_N = np.zeros(width + 1, np.int32), np.empty(width + 3, np.int32)
+    found_N, picks_N = np.empty(width + 1, np.int32), np.empty(width + 3, np.int32)
     exact_N = np.empty(width + 1, np.float32)
     exact_bits_N = exact_N.view(np.int32)  # positive float32 numbers are ordered as their bits are
     for row in range(part * rows // parts, (part + 1) * rows // parts):
@@ -205,14 +209,14 @@ def select_topk(
         stops_B[token] = _keep_largest(found_N, exact_N, exact_bits_N, found, k, features_E, values_E, token * k)
 
 
-@compiled()
+@inlined
 def _reaches(key, bound):
     """Whether what a key was rounded from may be as large as a bound."""
     number = _number(key)
     return number + abs(number) / np.float32(128) >= bound
 
 
-@compiled("void(int64, int64, int16[:, ::1], int64, float32[::1], int64, int32[:, ::1])")
+@loop("void(int64, int64, int16[:, ::1], int64, float32[::1], int64, int32[:, ::1])")
 def count_maxima(part, parts, keys_CN, first, slacks_B, grouped, counts_PK):
     """Count the largest keys of groups, each lowered by what it may be off: a row of counts per part."""
     rows, width = keys_CN.shape
@@ -228,7 +232,7 @@ def count_maxima(part, parts, keys_CN, first, slacks_B, grouped, counts_PK):
                 counts_PK[part, _bits_of(least) >> np.uint32(16)] += 1
 
 
-@compiled("void(int64, int64, int16[:, ::1], int64, float32[::1], float32[::1], int64[::1])")
+@loop("void(int64, int64, int16[:, ::1], int64, float32[::1], float32[::1], int64[::1])")
 def count_reaching(part, parts, keys_CN, first, lowest_B, bounds_N, counts_C):
     """How many keys of each activation may reach lowest + bound, the one its own, the other the feature's."""
     rows, width = keys_CN.shape
@@ -239,26 +243,22 @@ def count_reaching(part, parts, keys_CN, first, lowest_B, bounds_N, counts_C):
         counts_C[row] = count
 
 
-@compiled("void(int64, int64, int16[:, ::1], int64, float32[::1], float32[::1], int64[::1], int32[::1], int16[::1])")
+@loop("void(int64, int64, int16[:, ::1], int64, float32[::1], float32[::1], int64[::1], int32[::1], int16[::1])")
 def collect_reaching(part, parts, keys_CN, first, lowest_B, bounds_N, starts_B, features_E, keys_E):
     """Write down what `count_reaching` counts, from starts on."""
     rows, width = keys_CN.shape
+    found_N = np.empty(width + 1, np.int32)
     for row in range(part * rows // parts, (part + 1) * rows // parts):
-        keys_N, lowest, place = keys_CN[row], lowest_B[first + row], starts_B[first + row]
-        for block in range(0, width, 32):
-            end = min(block + 32, width)
-            count = np.int32(0)
-            for feature in range(block, end):
-                count = np.int32(count + np.int32(_reaches(keys_N[feature], lowest + bounds_N[feature])))
-            if count == 0:
-                continue
-            for feature in range(block, end):
-                if _reaches(keys_N[feature], lowest + bounds_N[feature]):
-                    features_E[place], keys_E[place] = feature, keys_N[feature]
-                    place += 1
+        keys_N, lowest, found = keys_CN[row], lowest_B[first + row], 0
+        for feature in range(width):  # without a branch, which nobody could predict
+            found_N[found] = feature
+            found += int(_reaches(keys_N[feature], lowest + bounds_N[feature]))
+        start = starts_B[first + row]
+        for place in range(found):
+            features_E[start + place], keys_E[start + place] = found_N[place], keys_N[found_N[place]]
 
 
-@compiled(
+@loop(
     "void(int64, int64, int64[::1], int64[::1], int32[::1], int16[::1], float32[::1], float32[::1], float32[:, ::1],"
     " float32[:, ::1], float32[::1], float32[::1])"
 )
@@ -267,7 +267,7 @@ def score_entries(
 ):
     """Drop entries that cannot reach lowest + bound after all; preactivations of the others, 0 for those dropped."""
     rows, width = len(starts_B), len(b_enc_N)
-    found_N, picks_N = np.zeros(width + 1, np.int32), np.empty(width + 3, np.int32)
+    found_N, picks_N = np.empty(width + 1, np.int32), np.empty(width + 3, np.int32)
     exact_N = np.empty(width + 1, np.float32)
     for row in range(part * rows // parts, (part + 1) * rows // parts):
         start, count = starts_B[row], 0
@@ -281,7 +281,7 @@ def score_entries(
         stops_B[row] = start + count
 
 
-@compiled("void(int64[::1], int64[::1], int32[::1], float32[::1], float32, int64)")
+@loop("void(int64[::1], int64[::1], int32[::1], float32[::1], float32, int64)")
 def keep_above(starts_B, stops_B, features_E, values_E, bound, spare):
     """Keep the entries above a bound that is not negative, and the first few at it."""
     for row in range(len(starts_B)):
@@ -295,7 +295,7 @@ def keep_above(starts_B, stops_B, features_E, values_E, bound, spare):
         stops_B[row] = place
 
 
-@compiled("void(int64[::1], int64[::1], int32[::1], float32[::1], float32[::1], float32, boolean[::1])")
+@loop("void(int64[::1], int64[::1], int32[::1], float32[::1], float32[::1], float32, boolean[::1])")
 def keep_open(starts_B, stops_B, features_E, values_E, thresholds_N, reach, near_E):
     """Keep the entries above their threshold, and as zeros those less than `reach` below it; say which are near it."""
     for row in range(len(starts_B)):

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from sae_core.training.kernels.compiled import Loop
+
 PARTS_PER_THREAD = 4
 """Parts are handed out one by one, so a thread that is held up does fewer of them."""
 
@@ -26,9 +28,11 @@ def run(loop: Callable[..., None], *arguments: Any) -> None:
     """Call ``loop(part, parts, *arguments)`` for every part, on as many threads as torch uses.
 
     Args:
-        loop: A compiled function without the interpreter lock; its parts must not depend on each other.
+        loop: A compiled function; its parts must not depend on each other.
         arguments: What it is given besides.
     """
+    if isinstance(loop, Loop):
+        loop = loop.compiled  # here, as the stacks of other threads may be too small for a compiler
     threads, parts = torch.get_num_threads(), count_parts()
     numbers = iter(range(parts))
     if threads > 1:

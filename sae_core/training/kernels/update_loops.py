@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from sae_core.training.kernels.compiled import compiled
+from sae_core.training.kernels.compiled import inlined, loop
 
 
-@compiled()
+@inlined
 def _dot(left_RD, row, right_RD, other):
     total = np.float32(0)
     for column in range(left_RD.shape[1]):
@@ -19,7 +19,7 @@ def _dot(left_RD, row, right_RD, other):
     return total
 
 
-@compiled()
+@inlined
 def _add_rows(sum_D, table_RD, picks_E, weights_E, start, stop):
     """Add weight·table[pick] to a sum [D] for the entries start … stop, four at a time, as that spares reads of it."""
     columns = table_RD.shape[1]
@@ -37,7 +37,7 @@ def _add_rows(sum_D, table_RD, picks_E, weights_E, start, stop):
             sum_D[column] += by_0 * table_RD[row_0, column]
 
 
-@compiled(
+@loop(
     "void(int64, int64, int64[::1], int64[::1], int32[::1], float32[::1], float32[:, ::1], float32[::1],"
     " float32[:, ::1], float32, float32[:, ::1], float32[:, ::1], float32[::1], float64[::1])"
 )
@@ -61,7 +61,8 @@ def decode(
     rows, columns = x_BD.shape
     sum_D = np.empty(columns, np.float32)
     for row in range(part * rows // parts, (part + 1) * rows // parts):
-        sum_D[:] = b_dec_D
+        for column in range(columns):
+            sum_D[column] = b_dec_D[column]
         _add_rows(sum_D, W_dec_ND, features_E, values_E, starts_B[row], stops_B[row])
         squares = np.float32(0)
         for column in range(columns):
@@ -74,7 +75,7 @@ def decode(
             slopes_E[entry] = _dot(grad_BD, row, W_dec_ND, features_E[entry])
 
 
-@compiled(
+@loop(
     "void(int64[::1], int64[::1], int32[::1], float32[::1], float32[::1], int64[::1], int32[::1], float32[::1],"
     " float32[::1], float32[::1])"
 )
@@ -83,8 +84,9 @@ def sort_by_feature(
 ):
     """Active entries sorted by feature, then by activation: those of feature i lie at pointers[i] … pointers[i + 1]."""
     width = len(grad_b_enc_N)
-    pointers_P[:] = 0
-    grad_b_enc_N[:] = 0
+    for feature in range(width):
+        pointers_P[feature], grad_b_enc_N[feature] = 0, 0
+    pointers_P[width] = pointers_P[width + 1] = 0
     for row in range(len(starts_B)):
         for entry in range(starts_B[row], stops_B[row]):
             if values_E[entry] > 0:
@@ -102,14 +104,15 @@ def sort_by_feature(
                 by_value_E[place], by_slope_E[place] = values_E[entry], slopes_E[entry]
 
 
-@compiled(
+@loop(
     "void(int64[::1], int64[::1], int32[::1], boolean[::1], float32[::1], float32[::1], float32, float32, float32[::1])"
 )
 def threshold_gradient(
     starts_B, stops_B, features_E, near_E, slopes_E, thresholds_N, bandwidth, per_feature, grad_threshold_N
 ):
     """Straight-through gradient of JumpReLU's thresholds; per_feature is what an active feature costs."""
-    grad_threshold_N[:] = 0
+    for feature in range(len(grad_threshold_N)):
+        grad_threshold_N[feature] = 0
     for row in range(len(starts_B)):
         for entry in range(starts_B[row], stops_B[row]):
             if near_E[entry]:
@@ -117,7 +120,7 @@ def threshold_gradient(
                 grad_threshold_N[feature] -= (thresholds_N[feature] * slopes_E[entry] + per_feature) / bandwidth
 
 
-@compiled()
+@inlined
 def _share(part, parts, pointers_P, width):
     """The first feature of a part, such that parts have about as much work: a row costs as much as some entries."""
     row_cost = 6
@@ -132,7 +135,7 @@ def _share(part, parts, pointers_P, width):
     return low
 
 
-@compiled()
+@inlined
 def _row_gradients(
     feature,
     pointers_P,
@@ -150,11 +153,9 @@ def _row_gradients(
 ):
     """Gradient of a feature's encoder and decoder row, the latter without the part that is parallel to the atom."""
     start, stop, rank = pointers_P[feature], pointers_P[feature + 1], ranks_N[feature]
-    if rank >= 0:
-        enc_D[:], dec_D[:] = aux_enc_MD[rank], aux_dec_MD[rank]
-    else:
-        enc_D[:] = 0
-        dec_D[:] = 0
+    for column in range(len(enc_D)):
+        enc_D[column] = aux_enc_MD[rank, column] if rank >= 0 else np.float32(0)
+        dec_D[column] = aux_dec_MD[rank, column] if rank >= 0 else np.float32(0)
     _add_rows(enc_D, centred_BD, tokens_E, slopes_E, start, stop)
     _add_rows(dec_D, grad_BD, tokens_E, values_E, start, stop)
     along = np.float32(0)
@@ -171,7 +172,7 @@ _GRADIENTS = (
 """Types of what `_row_gradients` reads."""
 
 
-@compiled(f"void(int64, int64, {_GRADIENTS}, float64[::1])")
+@loop(f"void(int64, int64, {_GRADIENTS}, float64[::1])")
 def square_gradients(
     part,
     parts,
@@ -201,7 +202,7 @@ def square_gradients(
         squares_N[feature] = total
 
 
-@compiled(
+@loop(
     "float64(int64[::1], int32[::1], float32[::1], float32[::1], float32[::1], float32[::1], int32[::1], float32[::1],"
     " float32[::1])"
 )
@@ -221,7 +222,7 @@ def bound_square(
     return total * 1.001  # room for the rounding of all these sums
 
 
-@compiled()
+@inlined
 def _adam_row(grad_D, factor, adam_7, weights_RD, means_RD, squares_RD, row):
     """Adam on one row, as torch's: a mean and a mean square of the gradient, both corrected for their start at 0."""
     rate, keep_1, new_1, keep_2, new_2, correction, epsilon = adam_7
@@ -233,7 +234,7 @@ def _adam_row(grad_D, factor, adam_7, weights_RD, means_RD, squares_RD, row):
         weights_RD[row, column] -= rate * mean / (np.sqrt(square) / correction + epsilon)
 
 
-@compiled(
+@loop(
     f"void(int64, int64, {_GRADIENTS}, float32[:, ::1], float32[:, ::1], float32[:, ::1], float32[:, ::1],"
     " float32[:, ::1], float32, UniTuple(float32, 7))"
 )
@@ -276,13 +277,13 @@ def update(
             W_dec_ND[feature, column] /= norm
 
 
-@compiled("void(float32[::1], float32[::1], float32[::1], float32[::1], float32, UniTuple(float32, 7))")
+@loop("void(float32[::1], float32[::1], float32[::1], float32[::1], float32, UniTuple(float32, 7))")
 def update_vector(grad_N, weights_N, means_N, squares_N, factor, adam_7):
     """Adam on a vector."""
     _adam_row(grad_N, factor, adam_7, weights_N.reshape(1, -1), means_N.reshape(1, -1), squares_N.reshape(1, -1), 0)
 
 
-@compiled("float64(int64[::1], int64[::1], float32[::1])")
+@loop("float64(int64[::1], int64[::1], float32[::1])")
 def total(starts_B, stops_B, values_E):
     """Sum over the entries of a code."""
     result = np.float64(0)
