@@ -37,7 +37,7 @@ _UsageError: Any = typer.BadParameter.__base__
 def main() -> None:
     """Entry point: bad input, or a fault of the disk, ends in one sentence and exit code 2."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="sae-ensemble"))
     except UserError as error:
         message = str(error)
     except _UsageError as error:
@@ -53,7 +53,8 @@ def _usage_sentence(error: Any) -> str:
     """Empty where Typer has printed the help instead, as it does when no command is given."""
     message = error.format_message().strip().rstrip(".")
     command = error.ctx.command_path if error.ctx else "sae-ensemble"
-    return f"{message}; see {command} --help." if message else ""
+    joint = " See" if message.endswith("?") else "; see"
+    return f"{message}{joint} {command} --help." if message else ""
 
 
 def _disk_sentence(error: OSError) -> str:
@@ -284,10 +285,12 @@ def _parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
 
 
 def _open_or_create(path: Path, config: Path | None, overrides: dict[str, Any]) -> Run:
-    """The run at ``path``, made if there is none; without any settings an existing run goes on with its own."""
-    if config is None and not overrides and (path / "run.json").exists():
-        return Run.open(path)
-    return Run.create(path, load_settings(config, overrides))
+    """The run at ``path``, made if there is none. What is not given is as it is in a run that has begun."""
+    there = Run.open(path) if (path / "run.json").exists() else None
+    if there and config is None and not overrides:
+        return there
+    base = there.settings if there and there.manifest["finished"] else None
+    return Run.create(path, load_settings(config, overrides, base=base))
 
 
 def _command(*words: object) -> str:

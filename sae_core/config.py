@@ -164,16 +164,24 @@ class RunSettings(_Settings):
         return self
 
 
-def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> RunSettings:
+def load_settings(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, base: RunSettings | None = None
+) -> RunSettings:
     """Settings from a TOML file, then from dotted overrides such as ``{"sae.k": 32}``.
+
+    Args:
+        path: The TOML file.
+        overrides: Settings by their dotted names.
+        base: What is not given is as it is here; by default the defaults.
 
     Raises:
         UserError: If the file is missing or not TOML, or a setting is unknown or out of range; the message names it.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = base.model_dump() if base else {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            for section, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+                values[section] = {**values.get(section, {}), **table} if isinstance(table, dict) else table
         except FileNotFoundError:
             raise UserError(f"The settings file {path} does not exist; give the path of a TOML file.") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -43,6 +43,16 @@ def test_unreadable_settings_file_is_named(tmp_path, content):
         load_settings(path)
 
 
+def test_what_is_not_given_is_as_in_the_base(tmp_path):
+    path = tmp_path / "settings.toml"
+    path.write_text('[sae]\nk = 8\n[training]\nmethods = ["boosted"]\n')
+    base = load_settings(overrides={"sae.k": 4, "sae.width": 96, "text.source": "a.csv"})
+    settings = load_settings(path, {"training.members": 2}, base=base)
+    assert (settings.sae.k, settings.sae.width, settings.text.source) == (8, 96, "a.csv")
+    assert (settings.training.methods, settings.training.members) == (("boosted",), 2)
+    assert load_settings(base=base) == base
+
+
 def test_every_setting_has_a_description():
     for section in RunSettings.model_fields.values():
         for name, field in section.annotation.model_fields.items():
