@@ -11,9 +11,11 @@ import re
 import signal
 import sys
 import sysconfig
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -279,22 +281,30 @@ def _parallel_map(batches: Sequence[tuple[str, str, list[str]]], workers: int) -
         return
     # "forkserver" and "spawn" start clean: forking a process that already runs torch's threads can deadlock.
     method = "spawn" if sys.platform in ("win32", "darwin") else "forkserver"
-    pool = ProcessPoolExecutor(
-        max_workers=workers,
-        mp_context=multiprocessing.get_context(method),
-        # Ctrl-C in a terminal goes to every process; the caller's answer to it is enough.
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
+    pool = ProcessPoolExecutor(max_workers=workers, mp_context=multiprocessing.get_context(method))
     try:
         ahead = 8 * workers
-        pending = [pool.submit(_read_batch, batch) for batch in batches[:ahead]]
+        with _deaf_to_interrupts():  # the first submissions start all processes
+            pending = [pool.submit(_read_batch, batch) for batch in batches[:ahead]]
         for index in range(len(batches)):
             yield pending[index].result()
             if index + ahead < len(batches):
                 pending.append(pool.submit(_read_batch, batches[index + ahead]))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that are started within this ignore Ctrl-C, which a terminal sends to all; the caller answers it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def write_jsonl(passages: Iterable[Passage], path: Path) -> None:
