@@ -10,8 +10,8 @@ from pathlib import Path
 # A test that needs the network is a broken test.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # The tensors here are so small that handing them to threads costs more than computing them, above all where other jobs
-# share the cores; and one thread adds up in one order, so that a seed gives the same bits on every machine. numba, which
-# the atom map uses, would otherwise set the number of threads that torch uses, too.
+# share the cores; and one thread adds up in one order, so that a seed gives the same bits on every machine. numba,
+# which the atom map uses, would otherwise set the number of threads that torch uses, too.
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import pytest
