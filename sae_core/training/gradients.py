@@ -24,7 +24,7 @@ class Outcome:
     """What one batch gave; all tensors, none read back to the host.
 
     Attributes:
-        gradients: Gradient of the loss for each parameter, by its name.
+        gradients: Gradient of the loss for each parameter, by its name; the fast step keeps none.
         recon_BD: The reconstruction.
         loss: The loss, with penalty and help for dead features.
         squared_error: Σ over the batch of ‖x − g(x)‖².

@@ -90,7 +90,10 @@ class Trainer:
         return learning_rate(max(0, self.done - 1), self.steps, self.training)
 
     def step(self, x_BD: Tensor) -> Outcome:
-        """Train on one batch [B, D] (scaled activations or residuals) and say what it gave."""
+        """Train on one batch [B, D] (scaled activations or residuals) and say what it gave.
+
+        The fast step overwrites the reconstruction of an outcome when it makes the next one.
+        """
         if self.done % REFRESH == 0:
             self._dead_M = self.dead_N.nonzero().flatten()
         sparsity = self.settings.sparsity * sparsity_weight(self.done, self.steps, self.training)
