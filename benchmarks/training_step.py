@@ -194,18 +194,19 @@ def take_turn(process: subprocess.Popen[str]) -> dict[str, float]:
     return dict(json.loads(answer))
 
 
-def measure(size: tuple[int, ...], contenders: list[Contender], rounds: int, peers: str) -> list[dict[str, Any]]:
-    """One row for every contender and allocator."""
-    entries = [(contender, allocator) for contender in contenders for allocator in ALLOCATORS]
-    answers: list[list[dict[str, float]]] = [[] for _ in entries]
+def measure(
+    size: tuple[int, ...], contenders: list[Contender], allocator: str, rounds: int, peers: str
+) -> list[dict[str, Any]]:
+    """One row for every contender."""
+    answers: list[list[dict[str, float]]] = [[] for _ in contenders]
     with ExitStack() as stack:
-        processes = [stack.enter_context(running(*entry, size, peers)) for entry in entries]
+        processes = [stack.enter_context(running(contender, allocator, size, peers)) for contender in contenders]
         for _ in range(rounds):
             for process, seen in zip(processes, answers, strict=True):
                 time.sleep(0.02)  # until the idle threads of the one before have stopped spinning
                 seen.append(take_turn(process))
     rows = []
-    for (contender, allocator), seen in zip(entries, answers, strict=True):
+    for contender, seen in zip(contenders, answers, strict=True):
         steps, products = ([answer[key] for answer in seen] for key in ("step", "product"))
         ratios = [step / product / contender.members for step, product in zip(steps, products, strict=True)]
         rows.append(
@@ -256,8 +257,12 @@ def main() -> None:
     ]
     rows: list[dict[str, Any]] = []
     for number in options.size or range(len(SIZES)):
-        measured = measure(SIZES[number], contenders, options.rounds, options.peers)
         d_in, width, k = SIZES[number]
+        measured = [
+            row
+            for allocator in ALLOCATORS
+            for row in measure(SIZES[number], contenders, allocator, options.rounds, options.peers)
+        ]
         print(f"\n{BATCH} activations of dimension {d_in}, {width} features, {k} active\n{table(measured)}", flush=True)
         rows += measured
     if options.json:

@@ -125,7 +125,8 @@ class TrainingSettings(_Settings):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere."""
+    """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere.
+    The fast kernels only choose features by it, and take bfloat16 where the processor has it."""
     kernels: Kernels = "auto"
     """plain (PyTorch), fast (compiled loops for sparse codes on a CPU, same result) or auto (fast on a CPU)."""
 

@@ -198,10 +198,14 @@ def keys_and_screen(sae: SAE, x_BD: Tensor, *, low_precision: bool) -> tuple[Ten
 
 
 @PRODUCTS
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
-def test_the_bound_on_the_products_error_holds_and_is_not_idle(low_precision: bool, scale: float) -> None:
-    sae, x_BD = sparse_sae("topk", width=500), noise(300, 40) * scale
-    x_BD[3] *= 50  # one activation far larger than the others
+@pytest.mark.parametrize(
+    ("rows", "d_in", "scale"), [(300, 40, 1.0), (300, 40, 1e-3), (300, 40, 1e3), (1, 600, 1.0), (64, 600, 1.0)]
+)
+def test_the_bound_on_the_products_error_holds_and_is_not_idle(
+    low_precision: bool, rows: int, d_in: int, scale: float
+) -> None:
+    sae, x_BD = sparse_sae("topk", d_in=d_in, width=500), noise(rows, d_in) * scale
+    x_BD[0] *= 50  # one activation far larger than the others
     keys_BN, screened = keys_and_screen(sae, x_BD, low_precision=low_precision)
     exact_BN = (x_BD - sae.b_dec).detach().double() @ sae.W_enc.detach().double() + sae.b_enc.detach().double()
     rounding_BN = keys_BN.double().abs() / 256
@@ -209,7 +213,8 @@ def test_the_bound_on_the_products_error_holds_and_is_not_idle(low_precision: bo
     slacks_B = torch.from_numpy(screened.slacks_B).double()
     assert bool((off_B <= slacks_B).all())
     if low_precision:
-        assert float((off_B / slacks_B).max()) > 0.1  # within one order of what happens
+        # Errors add up as random ones do, the bound as if all were parallel: it is looser by about √D.
+        assert float((off_B / slacks_B).max()) > 0.5 / d_in**0.5
     else:
         assert float(slacks_B.max() / exact_BN.abs().max()) < 1e-4
 

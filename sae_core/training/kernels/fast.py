@@ -88,7 +88,7 @@ class FastStep:
             if the code is not sparse.
         """
         with self._workspace.lock:
-            return self._step(x_BD.contiguous(), dead_M, sparsity, learning_rate)
+            return self._step(x_BD.float().contiguous(), dead_M, sparsity, learning_rate)
 
     def _step(self, x_BD: Tensor, dead_M: Tensor, sparsity: float, learning_rate: float) -> Outcome | None:
         sae, (batch, d_in) = self._sae, x_BD.shape
