@@ -272,7 +272,7 @@ def test_markup_in_tokens_and_labels_stays_text(watched: Watched, address: str, 
 
         page.goto(f"{address}/labels?run=run&ensemble=bagged")
         # The table is drawn on a canvas; readers of the screen get these cells.
-        page.locator("td[role=gridcell]", has_text=NOTE).wait_for(state="attached")
+        page.locator("td[role=gridcell]", has_text=NOTE).first.wait_for(state="attached")
         assert_no_element_of_it(watched)
     finally:
         store.delete("bagged", feature)

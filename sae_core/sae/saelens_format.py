@@ -74,8 +74,8 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
             # Here b_dec is always subtracted before encoding; the encoder's bias takes that back.
             tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
         sae.to(device).load_state_dict(tensors)
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{folder} does not hold an SAE in SAELens 6 format ({reason}).") from None
     return sae.eval()
 
