@@ -14,6 +14,7 @@ from sae_core.errors import UserError
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Site = Literal["residual", "mlp", "attention"]
 Kernels = Literal["auto", "plain", "fast"]
+Residuals = Literal["auto", "cached", "recomputed"]
 Method = Literal["single", "bagged", "boosted", "expanded"]
 METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
 EMBEDDED = "embedded"
@@ -129,6 +130,9 @@ class TrainingSettings(_Settings):
     The fast kernels only choose features by it, and take bfloat16 where the processor has it."""
     kernels: Kernels = "auto"
     """plain (PyTorch), fast (compiled loops for sparse codes on a CPU, same result) or auto (fast on a CPU)."""
+    residuals: Residuals = "auto"
+    """What boosted stages learn: cached (written to disk after each stage), recomputed (for every batch, through all
+    earlier stages) or auto (cached if that is less work and the disk has room)."""
 
 
 class EvaluationSettings(_Settings):
@@ -162,6 +166,12 @@ class RunSettings(_Settings):
     def _k_fits_width(self) -> Self:
         if self.sae.architecture in ("topk", "batchtopk") and self.sae.k > self.sae.width:
             raise ValueError(f"sae.k is {self.sae.k} but sae.width only {self.sae.width}")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_have_no_rows(self) -> Self:
+        if self.data.storage == "stream" and self.training.residuals == "cached":
+            raise ValueError("training.residuals is cached, which needs data.storage to be disk")
         return self
 
 

@@ -21,7 +21,7 @@ from sae_core.errors import UserError
 from sae_core.sae import SAE, make_sae
 from sae_core.training.methods import make_trainer, member_seed
 from sae_core.training.schedule import learning_rate, sparsity_weight
-from sae_core.training.stage import Plan, train_stage
+from sae_core.training.stage import Plan, Target, train_stage
 from sae_core.training.step import REFRESH, Trainer, assert_members_differ
 
 D, N, K = 16, 64, 3
@@ -225,7 +225,8 @@ def test_a_boosted_stage_trains_on_the_residual_auxk_included(tmp_path: Path) ->
     frozen = Ensemble([random_sae("topk", d_in=D, width=30, seed=seed) for seed in (4, 5)], wiring="residual").eval()
     plan = Plan("boosted", steps=60, batch_size=32, stages=3, seed=7, device=torch.device("cpu"))
     stage, by_hand = (Trainer(make_sae(settings, D, seed=1), settings, training, steps=60) for _ in range(2))
-    curves = train_stage([stage], source, plan, scale=0.4, checkpoint=tmp_path / "checkpoint", frozen=frozen)
+    target = Target(source, torch.zeros(D), 0.4, stage=2, frozen=frozen)
+    curves = train_stage([stage], target, plan, checkpoint=tmp_path / "checkpoint")
     losses, dead = [], []
     for acts_BD in islice(source.batches(batch_size=32, seed=7), 60):
         residual_BD = 0.4 * (acts_BD - sum(part_BD for _, part_BD in frozen.member_codes(acts_BD)))
@@ -301,6 +302,7 @@ def test_a_stage_never_waits_for_the_device_between_refreshes(members: int, tmp_
 
         source = Watched(sparse_data(800, d_in=D))
         reads.names.clear()
-        train_stage(trainers, source, plan, scale=0.3, checkpoint=tmp_path / "checkpoint", frozen=frozen)
+        target = Target(source, torch.zeros(D), 0.3, stage=1, frozen=frozen)
+        train_stage(trainers, target, plan, checkpoint=tmp_path / "checkpoint")
     counts.append(len(reads.names))
     assert [step for step in range(60) if counts[step + 1] > counts[step]] == [0, 24, 25, 49, 50, 59]

@@ -63,7 +63,7 @@ def _fingerprint(trainers: Sequence[Trainer]) -> Tensor:
     """Hash [32] of what a checkpoint cannot be continued without: number and shape of the members, steps, settings."""
     first = trainers[0]
     # Which ensembles are trained, and how they are computed, may change between interruption and continuation.
-    free = {"methods", "members", "device", "precision", "kernels"}
+    free = {"methods", "members", "device", "precision", "kernels", "residuals"}
     settings = [first.settings.model_dump(), first.training.model_dump(exclude=free)]
     text = json.dumps([len(trainers), *first.sae.W_dec.shape, first.steps, *settings], sort_keys=True)
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

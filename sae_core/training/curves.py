@@ -50,10 +50,13 @@ class Curves:
         first_member: Number of the first member.
         members: How many there are.
         rows: Rows that were recorded before an interruption.
+        variance: E‖a − E a‖² of the activations, where the batches no longer show it; otherwise it is measured.
     """
 
-    def __init__(self, *, first_member: int, members: int, rows: Sequence[Sequence[float]] = ()) -> None:
-        self.first_member, self.members = first_member, members
+    def __init__(
+        self, *, first_member: int, members: int, rows: Sequence[Sequence[float]] = (), variance: float | None = None
+    ) -> None:
+        self.first_member, self.members, self.variance = first_member, members, variance
         self.rows: list[list[float]] = [list(row) for row in rows]
         self._clear()
 
@@ -67,14 +70,15 @@ class Curves:
         """Add one step.
 
         Args:
-            acts_BD: The activations.
+            acts_BD: The activations; not looked at if their variance is known.
             targets_BD: What the members had to reconstruct, in the scale in which they did.
             total_error: Σ over the batch of ‖a − ensemble so far‖².
             outcomes: What the step gave, one a member.
         """
         self._steps += 1
         self._targets.add(targets_BD)
-        self._acts.add(acts_BD)
+        if self.variance is None:
+            self._acts.add(acts_BD)
         self._total = self._total + total_error.double()
         for sums, outcome in zip(self._sums, outcomes, strict=True):
             sums[0] = sums[0] + outcome.loss.double()
@@ -86,7 +90,8 @@ class Curves:
     ) -> list[list[float]]:
         """Write down the mean of what was added since the last time; one row a member, also returned."""
         count, variance = self._targets.count, self._targets.total()
-        total = 1.0 - float(self._total) / max(self._acts.total(), 1e-30)
+        whole = self._acts.total() if self.variance is None else count * self.variance
+        total = 1.0 - float(self._total) / max(whole, 1e-30)
         new = []
         for number, (loss, error, active) in enumerate(self._sums):
             explained = 1.0 - float(error) / max(variance, 1e-30)

@@ -24,10 +24,10 @@ from sae_core.progress import Progress, silent
 from sae_core.run import Run
 from sae_core.sae import SAE, make_sae
 from sae_core.sae.saelens_format import CONFIG, WEIGHTS, load_sae, save_sae
-from sae_core.training.boosting import residual_statistics
+from sae_core.training.boosting import Residuals
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
 from sae_core.training.source import Source
-from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, train_stage
+from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target, train_stage
 from sae_core.training.step import Trainer, assert_members_differ
 
 _ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
@@ -36,12 +36,16 @@ _ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
 
 @dataclass(frozen=True, slots=True)
 class _Trained:
-    """An ensemble just trained, its curves, and the seconds it cost, of which some were spent on another method."""
+    """An ensemble just trained, its curves, and the seconds it cost, of which some were spent on another method.
+
+    ``residual_rows`` are those that were written after each stage, where residuals were cached.
+    """
 
     ensemble: Ensemble
     curves: pd.DataFrame
     seconds: float
     shared_seconds: float = 0.0
+    residual_rows: int | None = None
 
 
 def train_run(
@@ -103,7 +107,7 @@ def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progr
     ]
     assert_members_differ([trainer.sae for trainer in trainers])
     checkpoint = run.ensemble(method).checkpoint / "stage_00.safetensors"
-    curves = train_stage(trainers, source, plan, scale=source.scale, checkpoint=checkpoint, progress=progress)
+    curves = train_stage(trainers, Target.activations(source), plan, checkpoint=checkpoint, progress=progress)
     saes = [_finished(trainer, source.scale) for trainer in trainers]
     return _Trained(Ensemble(saes, wiring="parallel", method=method), curves, _seconds(curves))
 
@@ -113,28 +117,27 @@ def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> 
     shared = _shared_member(run, plan)
     members: list[SAE] = [shared.ensemble[0]] if shared else []
     tables = [shared.curves] if shared else []
+    residuals = Residuals(source, plan, wanted=settings.training.residuals, folder=folder.checkpoint, progress=progress)
     for stage in range(len(members), plan.stages):
         finished = folder.checkpoint / f"stage_{stage:02d}.parquet"
         if finished.exists():  # written after the member
             members.append(load_sae(folder.member(stage), device=str(plan.device)))
             tables.append(read_table(finished))
             continue
-        frozen = Ensemble(members, wiring="residual").eval() if members else None
-        mean_D, scale = (source.mean_D, source.scale) if frozen is None else residual_statistics(frozen, source, plan)
-        trainer = make_trainer(settings, mean_D * scale, plan, member=stage, width=settings.sae.width)
+        target = residuals.after(members)
+        trainer = make_trainer(settings, target.mean_D * target.scale, plan, member=stage, width=settings.sae.width)
         assert_members_differ([*members, trainer.sae])
         checkpoint = folder.checkpoint / f"stage_{stage:02d}.safetensors"
-        curves = train_stage(
-            [trainer], source, plan, scale=scale, checkpoint=checkpoint, frozen=frozen, progress=progress
-        )
-        members.append(_finished(trainer, scale))
+        curves = train_stage([trainer], target, plan, checkpoint=checkpoint, progress=progress)
+        members.append(_finished(trainer, target.scale))
         tables.append(curves)
         save_sae(members[-1], folder.member(stage))
         write_table(finished, curves)
         checkpoint.unlink(missing_ok=True)
     ensemble = Ensemble(members, wiring="residual", method="boosted")
     seconds = sum(_seconds(table) for table in tables)
-    return _Trained(ensemble, pd.concat(tables), seconds, shared.seconds if shared else 0.0)
+    rows = source.rows if len(members) > 1 and residuals.cached else None
+    return _Trained(ensemble, pd.concat(tables), seconds, shared.seconds if shared else 0.0, rows)
 
 
 def _shared_member(run: Run, plan: Plan) -> _Trained | None:
@@ -190,32 +193,39 @@ def _seconds(curves: pd.DataFrame) -> float:
 
 def _facts(trained: _Trained, settings: RunSettings, plan: Plan) -> dict[str, float | int | str]:
     ensemble = trained.ensemble
-    on_gpu = plan.device.type == "cuda"
+    tokens, on_gpu = plan.steps * plan.batch_size, plan.device.type == "cuda"
     # Linux counts in KiB, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "seconds": round(trained.seconds, 3),
         "shared_seconds": round(trained.shared_seconds, 3),
-        "tokens": plan.steps * plan.batch_size,
+        "tokens": tokens,
         "steps": plan.steps,
-        "flops": plan.steps * plan.batch_size * training_flops(ensemble, settings.sae),
+        "flops": training_flops(ensemble, settings.sae, tokens=tokens, residual_rows=trained.residual_rows),
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "peak_memory_bytes": torch.cuda.max_memory_allocated(plan.device) if on_gpu else peak,
         "device": torch.cuda.get_device_name(plan.device) if on_gpu else "cpu",
     }
 
 
-def training_flops(ensemble: Ensemble, settings: SAESettings) -> int:
-    """Floating-point operations per token to train an ensemble; AuxK and the optimiser are not counted.
+def training_flops(ensemble: Ensemble, settings: SAESettings, *, tokens: int, residual_rows: int | None = None) -> int:
+    """Floating-point operations to train an ensemble; AuxK and the optimiser are not counted.
 
     A product of B×D by D×N counts 2·B·D·N. Trained densely, an SAE needs five (encoder, decoder, and three for
     gradients); trained through sparse codes one, and four sums over k entries. A boosted stage also runs the members
-    before it.
+    before it, or each but the last of them runs once over the rows of which the residual is kept.
+
+    Args:
+        ensemble: The trained ensemble.
+        settings: Options of its members.
+        tokens: Activations that each member was trained on.
+        residual_rows: Rows of the residual that was written after each stage; None if none was.
     """
     total = 0
     for number, member in enumerate(ensemble):
         product, entries = 2 * member.d_in * member.width, 2 * member.d_in * settings.k
         train, run = (product + 4 * entries, product + entries) if member.selects else (5 * product, 2 * product)
         later = len(ensemble) - 1 - number if ensemble.wiring == "residual" else 0
-        total += train + later * run
+        runs = later * tokens if residual_rows is None else min(later, 1) * residual_rows
+        total += tokens * train + runs * run
     return total

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,3 +29,15 @@ class Source(Protocol):
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
         """Shuffled activations [batch_size, D] without end, from batch ``first_step`` on."""
+
+
+@runtime_checkable
+class StoredSource(Source, Protocol):
+    """A source whose rows also can be read one after another, in the order in which they are stored."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all rows."""
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` [stop − start, D]."""

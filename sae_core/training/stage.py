@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 import torch
@@ -71,14 +72,40 @@ class Plan:
         return cls(name, steps, batch_size, stages, training.seed, device, checkpoint_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the members of one stage learn to reconstruct: activations, or what finished stages leave of them.
+
+    Attributes:
+        source: Its batches are the target, unless ``frozen`` is given.
+        mean_D: Mean of the target [D].
+        scale: Factor that brings the target to E‖x‖² = D.
+        stage: How many stages are finished.
+        frozen: Finished stages whose reconstruction is still to be taken from each batch.
+        variance: E‖a − E a‖² of the activations, where the source no longer gives them.
+        seconds: What making the source cost; counted with the seconds of the stage.
+    """
+
+    source: Source
+    mean_D: Tensor
+    scale: float
+    stage: int = 0
+    frozen: Ensemble | None = None
+    variance: float | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def activations(cls, source: Source) -> Self:
+        """The activations themselves."""
+        return cls(source, source.mean_D, source.scale)
+
+
 def train_stage(
     trainers: Sequence[Trainer],
-    source: Source,
+    target: Target,
     plan: Plan,
     *,
-    scale: float,
     checkpoint: Path,
-    frozen: Ensemble | None = None,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """Train members to the end of their schedule, from the checkpoint on if there is one.
@@ -87,11 +114,9 @@ def train_stage(
 
     Args:
         trainers: The members; all are given the same batches.
-        source: The activations.
+        target: What they learn to reconstruct.
         plan: Steps, batch size and so on.
-        scale: Factor that brings what the members see to E‖x‖² = D.
         checkpoint: Where the checkpoint lies.
-        frozen: The finished earlier stages; the members see what these leave. Without it they see the activations.
         progress: Told the tokens done and the explained variance.
 
     Returns:
@@ -101,16 +126,16 @@ def train_stage(
         UserError: If the loss is no longer finite, or the checkpoint cannot be used.
         KeyboardInterrupt: After Ctrl-C.
     """
-    stage = 0 if frozen is None else len(frozen)
+    stage, scale = target.stage, target.scale
     start = load_checkpoint(checkpoint, trainers)
-    curves = Curves(first_member=stage, members=len(trainers), rows=start.rows)
+    curves = Curves(first_member=stage, members=len(trainers), rows=start.rows, variance=target.variance)
     label = f"train {plan.name}" + (f", stage {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
-    began, saved = time.perf_counter() - start.seconds, time.perf_counter()
-    batches = source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
+    began, saved = time.perf_counter() - (start.seconds or target.seconds), time.perf_counter()
+    batches = target.source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
     with noting_interrupts() as interrupted:
         for done in range(start.step + 1, plan.steps + 1):
             acts_BD = next(batches).to(plan.device, non_blocking=True)
-            targets_BD, outcomes = _step(trainers, acts_BD, scale, frozen)
+            targets_BD, outcomes = _step(trainers, acts_BD, scale, target.frozen)
             curves.add(acts_BD, targets_BD, _total_error(targets_BD, outcomes) / scale**2, outcomes)
             if done % REFRESH and done != plan.steps:
                 continue
