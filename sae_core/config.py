@@ -130,9 +130,12 @@ class TrainingSettings(_Settings):
     The fast kernels only choose features by it, and take bfloat16 where the processor has it."""
     kernels: Kernels = "auto"
     """plain (PyTorch), fast (compiled loops for sparse codes on a CPU, same result) or auto (fast on a CPU)."""
+    boosting: Literal["sequential", "pipelined"] = "sequential"
+    """sequential (a stage begins when the one before it is finished) or pipelined (all stages learn side by side, each
+    from what those before it leave at that step; about as fast as bagging)."""
     residuals: Residuals = "auto"
-    """What boosted stages learn: cached (written to disk after each stage), recomputed (for every batch, through all
-    earlier stages) or auto (cached if that is less work and the disk has room)."""
+    """What sequentially boosted stages learn: cached (written to disk after each stage), recomputed (for every batch,
+    through all earlier stages) or auto (cached if that is less work and the disk has room)."""
 
 
 class EvaluationSettings(_Settings):

@@ -259,14 +259,14 @@ def test_curves_sum_what_steps_gave() -> None:
         return Outcome({}, nothing, torch.tensor(loss), torch.tensor(error), torch.tensor(active), nothing)
 
     # Σ‖a − mean‖² is 20 + 12; the targets are half as large, so a quarter of that.
-    collected.add(acts[0], acts[0] / 2, torch.tensor(3.0), [outcome(1, 0.5, 3), outcome(2, 1, 4)])
-    collected.add(acts[1], acts[1] / 2, torch.tensor(5.0), [outcome(3, 1.5, 5), outcome(4, 3, 8)])
+    collected.add(acts[0], [acts[0] / 2], [torch.tensor(3.0)], [outcome(1, 0.5, 3), outcome(2, 1, 4)])
+    collected.add(acts[1], [acts[1] / 2], [torch.tensor(5.0)], [outcome(3, 1.5, 5), outcome(4, 3, 8)])
     rows = collected.record(step=2, tokens=4, seconds=0.5, dead=[0.25, 0.5], learning_rate=1e-3)
     assert rows == [
         [4.0, 2, 4, 0.5, 2.0, 1 - 2 / 8, 1 - 8 / 32, 2.0, 0.25, 1e-3],
         [5.0, 2, 4, 0.5, 3.0, 1 - 4 / 8, 1 - 8 / 32, 3.0, 0.5, 1e-3],
     ]
-    collected.add(acts[1], acts[1], torch.tensor(0.0), [outcome(7, 0, 2), outcome(7, 10, 2)])
+    collected.add(acts[1], [acts[1]], [torch.tensor(0.0)], [outcome(7, 0, 2), outcome(7, 10, 2)])
     collected.record(step=3, tokens=6, seconds=0.7, dead=[0.0, 0.0], learning_rate=1e-4)
     table = collected.table()
     assert table["loss"].tolist() == [2.0, 3.0, 7.0, 7.0]

@@ -25,11 +25,13 @@ class Progressed:
         step: Steps done.
         seconds: Seconds that they took.
         rows: The rows of the training curves.
+        mean_square_J: What a pipeline of stages has measured.
     """
 
     step: int = 0
     seconds: float = 0.0
     rows: Sequence[Sequence[float]] = ()
+    mean_square_J: Tensor | None = None
 
 
 def save_checkpoint(path: Path, trainers: Sequence[Trainer], progressed: Progressed) -> None:
@@ -37,6 +39,8 @@ def save_checkpoint(path: Path, trainers: Sequence[Trainer], progressed: Progres
     rows = torch.tensor(progressed.rows, dtype=torch.float64).view(-1, len(COLUMNS))
     seconds = torch.tensor(progressed.seconds, dtype=torch.float64)
     tensors = {"training": _fingerprint(trainers), "seconds": seconds, "curves": rows}
+    if progressed.mean_square_J is not None:
+        tensors["mean_square"] = progressed.mean_square_J
     for number, trainer in enumerate(trainers):
         tensors |= {f"{number}.{name}": tensor for name, tensor in trainer.state().items()}
     write_tensors(path, tensors)
@@ -56,14 +60,16 @@ def load_checkpoint(path: Path, trainers: Sequence[Trainer]) -> Progressed:
     for number, trainer in enumerate(trainers):
         prefix = f"{number}."
         trainer.load_state({name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)})
-    return Progressed(trainers[0].done, float(tensors["seconds"]), tensors["curves"].tolist())
+    return Progressed(
+        trainers[0].done, float(tensors["seconds"]), tensors["curves"].tolist(), tensors.get("mean_square")
+    )
 
 
 def _fingerprint(trainers: Sequence[Trainer]) -> Tensor:
     """Hash [32] of what a checkpoint cannot be continued without: number and shape of the members, steps, settings."""
     first = trainers[0]
     # Which ensembles are trained, and how they are computed, may change between interruption and continuation.
-    free = {"methods", "members", "device", "precision", "kernels", "residuals"}
+    free = {"methods", "members", "device", "precision", "kernels", "residuals", "boosting"}
     settings = [first.settings.model_dump(), first.training.model_dump(exclude=free)]
     text = json.dumps([len(trainers), *first.sae.W_dec.shape, first.steps, *settings], sort_keys=True)
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

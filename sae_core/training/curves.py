@@ -61,25 +61,30 @@ class Curves:
         self._clear()
 
     def _clear(self) -> None:
-        self._targets, self._acts = _Spread(), _Spread()
+        self._targets, self._acts = [_Spread() for _ in range(self.members)], _Spread()
         self._sums: list[list[Tensor | float]] = [[0.0, 0.0, 0.0] for _ in range(self.members)]
-        self._total: Tensor | float = 0.0
+        self._totals: list[Tensor | float] = [0.0] * self.members
         self._steps = 0
 
-    def add(self, acts_BD: Tensor, targets_BD: Tensor, total_error: Tensor, outcomes: Sequence[Outcome]) -> None:
+    def add(
+        self, acts_BD: Tensor, targets: Sequence[Tensor], errors: Sequence[Tensor], outcomes: Sequence[Outcome]
+    ) -> None:
         """Add one step.
 
         Args:
             acts_BD: The activations; not looked at if their variance is known.
-            targets_BD: What the members had to reconstruct, in the scale in which they did.
-            total_error: Σ over the batch of ‖a − ensemble so far‖².
+            targets: What the members had to reconstruct, in the scale in which they did: [B, D] each, or one for all.
+            errors: Σ over the batch of ‖a − ensemble so far‖², one a member or one for all.
             outcomes: What the step gave, one a member.
         """
         self._steps += 1
-        self._targets.add(targets_BD)
+        for spread, target_BD in zip(self._targets, targets, strict=False):
+            spread.add(target_BD)
         if self.variance is None:
             self._acts.add(acts_BD)
-        self._total = self._total + total_error.double()
+        self._totals[: len(errors)] = [
+            total + error.double() for total, error in zip(self._totals, errors, strict=False)
+        ]
         for sums, outcome in zip(self._sums, outcomes, strict=True):
             sums[0] = sums[0] + outcome.loss.double()
             sums[1] = sums[1] + outcome.squared_error.double()
@@ -89,12 +94,16 @@ class Curves:
         self, *, step: int, tokens: int, seconds: float, dead: Sequence[float], learning_rate: float
     ) -> list[list[float]]:
         """Write down the mean of what was added since the last time; one row a member, also returned."""
-        count, variance = self._targets.count, self._targets.total()
+        count = self._targets[0].count
+        variances = [spread.total() for spread in self._targets if spread.count]
+        errors = self._totals[: len(variances)]
         whole = self._acts.total() if self.variance is None else count * self.variance
-        total = 1.0 - float(self._total) / max(whole, 1e-30)
         new = []
         for number, (loss, error, active) in enumerate(self._sums):
-            explained = 1.0 - float(error) / max(variance, 1e-30)
+            # One for all members, where they have the same target.
+            own = min(number, len(variances) - 1)
+            explained = 1.0 - float(error) / max(variances[own], 1e-30)
+            total = 1.0 - float(errors[own]) / max(whole, 1e-30)
             figures = (float(loss) / self._steps, explained, total, float(active) / count)
             member = self.first_member + number
             new.append([float(member), step, tokens, seconds, *figures, dead[number], learning_rate])

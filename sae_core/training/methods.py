@@ -26,6 +26,7 @@ from sae_core.sae import SAE, make_sae
 from sae_core.sae.saelens_format import CONFIG, WEIGHTS, load_sae, save_sae
 from sae_core.training.boosting import Residuals
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
+from sae_core.training.pipeline import Pipeline
 from sae_core.training.source import Source
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target, train_stage
 from sae_core.training.step import Trainer, assert_members_differ
@@ -38,7 +39,7 @@ _ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
 class _Trained:
     """An ensemble just trained, its curves, and the seconds it cost, of which some were spent on another method.
 
-    ``residual_rows`` are those that were written after each stage, where residuals were cached.
+    ``residual_rows`` are those that were written after each stage, where residuals were cached; none in a pipeline.
     """
 
     ensemble: Ensemble
@@ -79,7 +80,8 @@ def train_run(
 
         source = train_source(run, device=str(torch_device))
     for method in missing:
-        stages = settings.training.members if method == "boosted" else 1
+        sequential = method == "boosted" and settings.training.boosting == "sequential"
+        stages = settings.training.members if sequential else 1
         plan = Plan.of(method, source, settings.training, torch_device, stages, checkpoint_seconds)
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
@@ -96,7 +98,8 @@ def train_run(
 def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progress) -> _Trained:
     settings, members = run.settings, run.settings.training.members
     if method == "boosted":
-        return _train_boosted(run, source, plan, progress)
+        pipelined = settings.training.boosting == "pipelined"
+        return (_train_pipelined if pipelined else _train_boosted)(run, source, plan, progress)
     if method == "single" and (shared := _shared_member(run, plan)):
         return shared
     width = settings.sae.width * (members if method == "expanded" else 1)
@@ -138,6 +141,24 @@ def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> 
     seconds = sum(_seconds(table) for table in tables)
     rows = source.rows if len(members) > 1 and residuals.cached else None
     return _Trained(ensemble, pd.concat(tables), seconds, shared.seconds if shared else 0.0, rows)
+
+
+def _train_pipelined(run: Run, source: Source, plan: Plan, progress: Progress) -> _Trained:
+    settings, members = run.settings, run.settings.training.members
+    moving = round((1 - settings.training.decay) * plan.steps)
+    pipeline = Pipeline(source.scale, members, moving_steps=max(1, moving), device=plan.device)
+    # What a stage will leave on average is not known before it has learnt anything.
+    means = [source.mean_D * source.scale, *[torch.zeros(source.d_in)] * (members - 1)]
+    trainers = [
+        make_trainer(settings, mean_D, plan, member=number, width=settings.sae.width)
+        for number, mean_D in enumerate(means)
+    ]
+    assert_members_differ([trainer.sae for trainer in trainers])
+    checkpoint = run.ensemble("boosted").checkpoint / "stage_00.safetensors"
+    target = Target.activations(source, pipeline=pipeline)
+    curves = train_stage(trainers, target, plan, checkpoint=checkpoint, progress=progress)
+    saes = [_finished(trainer, scale) for trainer, scale in zip(trainers, pipeline.scales(), strict=True)]
+    return _Trained(Ensemble(saes, wiring="residual", method="boosted"), curves, _seconds(curves), residual_rows=0)
 
 
 def _shared_member(run: Run, plan: Plan) -> _Trained | None:

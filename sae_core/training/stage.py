@@ -21,6 +21,7 @@ from sae_core.training.checkpoint import Progressed, load_checkpoint, save_check
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.gradients import Outcome
 from sae_core.training.interrupt import noting_interrupts
+from sae_core.training.pipeline import Pipeline
 from sae_core.training.source import Source
 from sae_core.training.step import REFRESH, Trainer
 
@@ -84,6 +85,7 @@ class Target:
         frozen: Finished stages whose reconstruction is still to be taken from each batch.
         variance: E‖a − E a‖² of the activations, where the source no longer gives them.
         seconds: What making the source cost; counted with the seconds of the stage.
+        pipeline: Hands what each member leaves to the next one; without it all members have the same target.
     """
 
     source: Source
@@ -93,11 +95,12 @@ class Target:
     frozen: Ensemble | None = None
     variance: float | None = None
     seconds: float = 0.0
+    pipeline: Pipeline | None = None
 
     @classmethod
-    def activations(cls, source: Source) -> Self:
+    def activations(cls, source: Source, *, pipeline: Pipeline | None = None) -> Self:
         """The activations themselves."""
-        return cls(source, source.mean_D, source.scale)
+        return cls(source, source.mean_D, source.scale, pipeline=pipeline)
 
 
 def train_stage(
@@ -126,8 +129,11 @@ def train_stage(
         UserError: If the loss is no longer finite, or the checkpoint cannot be used.
         KeyboardInterrupt: After Ctrl-C.
     """
-    stage, scale = target.stage, target.scale
+    stage, pipeline = target.stage, target.pipeline
     start = load_checkpoint(checkpoint, trainers)
+    if pipeline is not None and start.mean_square_J is not None:
+        pipeline.mean_square_J.copy_(start.mean_square_J)
+    measured_J = None if pipeline is None else pipeline.mean_square_J
     curves = Curves(first_member=stage, members=len(trainers), rows=start.rows, variance=target.variance)
     label = f"train {plan.name}" + (f", stage {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
     began, saved = time.perf_counter() - (start.seconds or target.seconds), time.perf_counter()
@@ -135,8 +141,7 @@ def train_stage(
     with noting_interrupts() as interrupted:
         for done in range(start.step + 1, plan.steps + 1):
             acts_BD = next(batches).to(plan.device, non_blocking=True)
-            targets_BD, outcomes = _step(trainers, acts_BD, scale, target.frozen)
-            curves.add(acts_BD, targets_BD, _total_error(targets_BD, outcomes) / scale**2, outcomes)
+            curves.add(acts_BD, *_step(trainers, acts_BD, target))
             if done % REFRESH and done != plan.steps:
                 continue
             dead = torch.stack([trainer.dead_N.float().mean() for trainer in trainers]).tolist()
@@ -150,20 +155,24 @@ def train_stage(
                 if interrupted.is_set():
                     raise KeyboardInterrupt
             except BaseException:  # Ctrl-C, or whoever watches the progress has failed
-                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows))
+                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows, measured_J))
                 raise
             if done < plan.steps and time.perf_counter() - saved >= plan.checkpoint_seconds:
-                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows))
+                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows, measured_J))
                 saved = time.perf_counter()
     return curves.table()
 
 
 def _step(
-    trainers: Sequence[Trainer], acts_BD: Tensor, scale: float, frozen: Ensemble | None
-) -> tuple[Tensor, list[Outcome]]:
+    trainers: Sequence[Trainer], acts_BD: Tensor, target: Target
+) -> tuple[list[Tensor], list[Tensor], list[Outcome]]:
+    """One step: the targets and the ensemble's errors, of each member or one for all, and what the members gave."""
+    if target.pipeline is not None:
+        return target.pipeline.step(trainers, acts_BD)
     with torch.no_grad():
-        targets_BD = (acts_BD if frozen is None else acts_BD - frozen(acts_BD)) * scale
-    return targets_BD, [trainer.step(targets_BD) for trainer in trainers]
+        target_BD = (acts_BD if target.frozen is None else acts_BD - target.frozen(acts_BD)) * target.scale
+    outcomes = [trainer.step(target_BD) for trainer in trainers]
+    return [target_BD], [_total_error(target_BD, outcomes) / target.scale**2], outcomes
 
 
 def _total_error(targets_BD: Tensor, outcomes: Sequence[Outcome]) -> Tensor:
