@@ -165,6 +165,7 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     watched.settled()
     table.click(position={"x": 40, "y": 55})  # the first row below the heading
     page.get_by_text("Examples in context").wait_for()
+    page.wait_for_url(lambda url: feature_in(url) is not None)
     watched.settled()
     first = feature_in(page.url)
     match = page.get_by_test_id("stPageLink").get_by_role("link").first
@@ -265,8 +266,10 @@ def test_markup_in_tokens_and_labels_stays_text(watched: Watched, address: str, 
         watched.settled()
         families = compare.families(atoms, size=size)
         place = next(number for number, family in enumerate(families) if feature in family.features.values())
-        page.get_by_label("Page (of").fill(str(1 + place // FAMILIES_A_PAGE))
-        page.get_by_label("Page (of").press("Enter")
+        pages = -(-len(families) // FAMILIES_A_PAGE)
+        number = page.get_by_role("spinbutton", name=f"Page (of {pages})", exact=True)
+        number.fill(str(1 + place // FAMILIES_A_PAGE))
+        number.press("Enter")
         page.locator(".card").get_by_text(MARKUP).first.wait_for()
         assert_no_element_of_it(watched)
 
