@@ -208,3 +208,21 @@ def test_concept_page_leads_to_the_detecting_features(monkeypatch: pytest.Monkey
     assert len([link for link in links(app) if "feature=" in link]) == 5
     app.segmented_control(key="method-bagged").set_value("boosted").run()
     assert all("ensemble=boosted" in link for link in links(app))
+
+
+def test_label_form_keeps_its_place_after_a_link_to_another_feature(
+    monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
+    # If it moved, the browser would make it anew and forget what is being typed there.
+    app = open_page(monkeypatch, runs, "feature", run="complete", ensemble="bagged", feature="3")
+    app.query_params["feature"] = "4"
+    app.run()
+    assert "scrollTo" in html(app)
+    followed = place_of_form(app)
+    app.text_input(key="author").set_value("Ada").run()
+    assert "scrollTo" not in html(app)
+    assert place_of_form(app) == followed
+
+
+def place_of_form(app: AppTest) -> int:
+    return next(place for place, block in app.main.children.items() if block.type == "form")

@@ -121,8 +121,10 @@ def _take(here: Here, file: Any) -> None:
 
 def _said() -> None:
     said = st.session_state.pop(_SAID, None)
+    # Its place is always taken, so that the search field below stays the same one when the message goes.
+    place = st.empty()
     if said is not None:
-        (st.success if said[0] else st.error)(plain(said[1]))
+        (place.success if said[0] else place.error)(plain(said[1]))
 
 
 show(here())
