@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import shlex
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from sae_core import console, pipeline
-from sae_core.config import RunSettings, load_settings
+from sae_core.config import load_settings
 from sae_core.errors import UserError
+from sae_core.options import AsJson, Assignments, Chosen, parse_assignments, takes_settings
 from sae_core.run import Run, find_runs
 from sae_core.serve import LAST_PORT, serve_dashboard
 
@@ -72,25 +72,7 @@ def _disk_sentence(error: OSError) -> str:
             return f"{where}: {error.strerror or error}."
 
 
-def _setting(dotted: str) -> str:
-    """The help of one setting: its docstring in config.py, and its default."""
-    section, _, name = dotted.partition(".")
-    model = RunSettings.model_fields[section].annotation
-    field = model.model_fields[name]  # type: ignore[union-attr]
-    return f"{field.description} ({dotted}, default {_plain(field.default)})"
-
-
-def _plain(default: Any) -> str:
-    return ",".join(default) if isinstance(default, tuple) else str(default)
-
-
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
-ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
-Assignments = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Set any setting by its dotted name, e.g. sae.k=32; repeatable."),
-]
 Port = Annotated[
     int,
     typer.Option(min=1, max=LAST_PORT, help="Port of the dashboard; if it is taken, the next free one is used."),
@@ -112,7 +94,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and browse ensembles on the embedded text and model; needs no network, takes some minutes."""
-    opened = _open_or_create(run, None, _parse_assignments(assignments))
+    opened = _open_or_create(run, Chosen(None, parse_assignments(assignments)))
     with _stoppable(_command("demo", "--run", run)), console.drawn_progress() as progress:
         pipeline.run_everything(opened, progress=progress)
     _print_summary(opened, as_json=as_json)
@@ -121,47 +103,10 @@ def demo(
 
 
 @app.command()
-def train(
-    run: RunPath,
-    config: ConfigPath = None,
-    text: Annotated[str | None, typer.Option(help=_setting("text.source"))] = None,
-    text_column: Annotated[str | None, typer.Option(help=_setting("text.text_column"))] = None,
-    model: Annotated[str | None, typer.Option(help=_setting("model.name"))] = None,
-    layer: Annotated[int | None, typer.Option(help=_setting("model.layer"))] = None,
-    site: Annotated[str | None, typer.Option(help=_setting("model.site"))] = None,
-    architecture: Annotated[str | None, typer.Option(help=_setting("sae.architecture"))] = None,
-    width: Annotated[int | None, typer.Option(help=_setting("sae.width"))] = None,
-    k: Annotated[int | None, typer.Option(help=_setting("sae.k"))] = None,
-    methods: Annotated[str | None, typer.Option(help=f"Comma-separated. {_setting('training.methods')}")] = None,
-    members: Annotated[int | None, typer.Option(help=_setting("training.members"))] = None,
-    tokens: Annotated[int | None, typer.Option(help=_setting("training.tokens"))] = None,
-    seed: Annotated[int | None, typer.Option(help=_setting("training.seed"))] = None,
-    device: Annotated[str | None, typer.Option(help=_setting("training.device"))] = None,
-    precision: Annotated[str | None, typer.Option(help=_setting("training.precision"))] = None,
-    kernels: Annotated[str | None, typer.Option(help=_setting("training.kernels"))] = None,
-    assignments: Assignments = None,
-    as_json: AsJson = False,
-) -> None:
+@takes_settings
+def train(run: RunPath, chosen: Chosen, as_json: AsJson = False) -> None:
     """Gather activations and train the ensembles. Stopped, it goes on where it was."""
-    given = {
-        "text.source": text,
-        "text.text_column": text_column,
-        "model.name": model,
-        "model.layer": layer,
-        "model.site": site,
-        "sae.architecture": architecture,
-        "sae.width": width,
-        "sae.k": k,
-        "training.methods": methods.split(",") if methods else None,
-        "training.members": members,
-        "training.tokens": tokens,
-        "training.seed": seed,
-        "training.device": device,
-        "training.precision": precision,
-        "training.kernels": kernels,
-    }
-    overrides = {name: value for name, value in given.items() if value is not None}
-    opened = _open_or_create(run, config, {**overrides, **_parse_assignments(assignments)})
+    opened = _open_or_create(run, chosen)
     with _stoppable(_command("train", run)), console.drawn_progress() as progress:
         pipeline.train(opened, progress=progress)
     facts = {folder.name: opened.facts(f"train/{folder.name}") for folder in opened.ensembles()}
@@ -270,27 +215,13 @@ def import_labels(
     console.say(f"Imported {count} labels.")
 
 
-def _parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
-    """``["sae.k=32"]`` as ``{"sae.k": 32}``: values are TOML, and plain text where they are not."""
-    values: dict[str, Any] = {}
-    for assignment in assignments or []:
-        name, equals, text = assignment.partition("=")
-        if not equals or "." not in name:
-            raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
-        try:
-            values[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name] = text
-    return values
-
-
-def _open_or_create(path: Path, config: Path | None, overrides: dict[str, Any]) -> Run:
+def _open_or_create(path: Path, chosen: Chosen) -> Run:
     """The run at ``path``, made if there is none. What is not given is as it is in a run that has begun."""
     there = Run.open(path) if (path / "run.json").exists() else None
-    if there and config is None and not overrides:
+    if there and chosen.config is None and not chosen.overrides:
         return there
     base = there.settings if there and there.manifest["finished"] else None
-    return Run.create(path, load_settings(config, overrides, base=base))
+    return Run.create(path, load_settings(chosen.config, chosen.overrides, base=base))
 
 
 def _command(*words: object) -> str:

@@ -1,0 +1,111 @@
+"""Options that commands share: how what is given on the command line becomes settings."""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import update_wrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sae_core.config import RunSettings
+from sae_core.errors import UserError
+
+ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set any setting by its dotted name, e.g. sae.k=32; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
+
+SETTINGS = {
+    "text": "text.source",
+    "text_column": "text.text_column",
+    "model": "model.name",
+    "layer": "model.layer",
+    "site": "model.site",
+    "architecture": "sae.architecture",
+    "width": "sae.width",
+    "k": "sae.k",
+    "methods": "training.methods",
+    "members": "training.members",
+    "tokens": "training.tokens",
+    "seed": "training.seed",
+    "device": "training.device",
+    "precision": "training.precision",
+    "kernels": "training.kernels",
+}
+"""The settings that have an option of their own, by its name. The others are given by --set or --config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The settings that were given to a command.
+
+    Attributes:
+        config: A TOML file of settings.
+        overrides: Settings by their dotted names; they take precedence.
+    """
+
+    config: Path | None
+    overrides: dict[str, Any]
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have the options of `SETTINGS`, --config and --set, in place of its parameter ``chosen``."""
+
+    def with_options(*, config: Path | None, assignments: list[str] | None, **given: Any) -> None:
+        overrides = {dotted: value for name, dotted in SETTINGS.items() if (value := given.pop(name)) is not None}
+        if isinstance(methods := overrides.get("training.methods"), str):
+            overrides["training.methods"] = methods.split(",")
+        command(chosen=Chosen(config, {**overrides, **parse_assignments(assignments)}), **given)
+
+    own = inspect.signature(command, eval_str=True).parameters
+    options = [
+        _parameter("config", ConfigPath),
+        *(_parameter(name, _option(dotted)) for name, dotted in SETTINGS.items()),
+        _parameter("assignments", Assignments),
+    ]
+    parameters = [new for name, old in own.items() for new in (options if name == "chosen" else [old])]
+    update_wrapper(with_options, command)
+    # Typer reads a command's options from its signature.
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
+    """``["sae.k=32"]`` as ``{"sae.k": 32}``: values are TOML, and plain text where they are not.
+
+    Raises:
+        UserError: If one is not of the form section.name=value.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments or []:
+        name, equals, text = assignment.partition("=")
+        if not equals or "." not in name:
+            raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
+        try:
+            values[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = text
+    return values
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+
+
+def _option(dotted: str) -> Any:
+    """The option of one setting; its help is the setting's docstring in config.py, and its default."""
+    section, _, name = dotted.partition(".")
+    model = RunSettings.model_fields[section].annotation
+    field = model.model_fields[name]  # type: ignore[union-attr]
+    many = isinstance(field.default, tuple)
+    default = ",".join(field.default) if many else field.default
+    text = f"{'Comma-separated. ' if many else ''}{field.description} ({dotted}, default {default})"
+    return Annotated[(int if field.annotation is int else str) | None, typer.Option(help=text)]
