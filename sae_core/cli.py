@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sae_core import console, pipeline
-from sae_core.config import load_settings
+from sae_core.config import DEMO, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.options import AsJson, Assignments, Chosen, parse_assignments, takes_settings
 from sae_core.run import Run, find_runs
@@ -94,7 +94,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and browse ensembles on the embedded text and model; needs no network, takes some minutes."""
-    opened = _open_or_create(run, Chosen(None, parse_assignments(assignments)))
+    opened = _open_or_create(run, Chosen(None, parse_assignments(assignments)), start=load_settings(overrides=DEMO))
     with _stoppable(_command("demo", "--run", run)), console.drawn_progress() as progress:
         pipeline.run_everything(opened, progress=progress)
     _print_summary(opened, as_json=as_json)
@@ -215,12 +215,12 @@ def import_labels(
     console.say(f"Imported {count} labels.")
 
 
-def _open_or_create(path: Path, chosen: Chosen) -> Run:
-    """The run at ``path``, made if there is none. What is not given is as it is in a run that has begun."""
+def _open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = None) -> Run:
+    """The run at ``path``, made if there is none. What is not given is as in a begun run, else as in ``start``."""
     there = Run.open(path) if (path / "run.json").exists() else None
     if there and chosen.config is None and not chosen.overrides:
         return there
-    base = there.settings if there and there.manifest["finished"] else None
+    base = there.settings if there and there.manifest["finished"] else start
     return Run.create(path, load_settings(chosen.config, chosen.overrides, base=base))
 
 

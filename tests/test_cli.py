@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from command_line import PROGRAM, Outcome, call, run_program, start_program
 
+from sae_core.config import DEMO
 from sae_core.run import Run
 
 SMALL = {
@@ -200,6 +201,8 @@ def test_the_demo_runs_on_the_embedded_text_and_model(tmp_path: Path) -> None:
     assert all(0 < row["explained_variance"] < 1 for row in rows)
     opened = Run.open(run)
     assert (opened.settings.text.source, opened.settings.model.name) == ("embedded", "embedded")
+    assert opened.settings.training.learning_rate == DEMO["training.learning_rate"]
+    assert opened.settings.training.batch_size == 256
     assert opened.facts("corpus")["n_layers"] == 6
     documents = pd.read_parquet(opened.corpus.documents)
     assert {"torch", "transformers"} <= set(documents["package"])

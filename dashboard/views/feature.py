@@ -52,8 +52,8 @@ def _to_the_top(feature: int) -> None:
     """After a link to another feature, start at its top; the step buttons leave the page where it is, to compare."""
     before, stepped = st.session_state.get(_BEFORE), st.session_state.pop(_STEPPED, False)
     st.session_state[_BEFORE] = feature
-    # Its place is always taken. Otherwise all below would move up at the next run, and the browser would make the label's
-    # form anew and forget what is being typed there.
+    # Its place is always taken. Otherwise all below would move up at the next run, and the browser would make the
+    # label's form anew and forget what is being typed there.
     place = st.empty()
     if before is not None and before != feature and not stepped:
         script = "document.querySelector('[data-testid=stMain]')?.scrollTo(0, 0)"
