@@ -68,7 +68,7 @@ def ours(d_in: int, width: int, k: int, members: int, *, kernels: str) -> Step:
     import torch
 
     from sae_core.config import RunSettings
-    from sae_core.training.methods import make_trainer
+    from sae_core.training.members import make_trainer
     from sae_core.training.stage import Plan
 
     settings = RunSettings.model_validate({"sae": {"width": width, "k": k}, "training": {"kernels": kernels}})

@@ -114,7 +114,9 @@ def train(run: RunPath, chosen: Chosen, as_json: AsJson = False) -> None:
         console.print_json(facts)
     else:
         seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts.items())
-        console.say(f"Trained in {run}: {seconds}. Next: {_command('index', run)}")
+        peak = max((fact.get("peak_memory_bytes", 0) for fact in facts.values()), default=0)
+        memory = f"; peak memory {peak / 1e9:.1f} GB" if peak else ""
+        console.say(f"Trained in {run}: {seconds}{memory}. Next: {_command('index', run)}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ EMBEDDED = "embedded"
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class _Settings(BaseModel):
@@ -121,8 +122,20 @@ class TrainingSettings(_Settings):
     """Share of the steps in which the sparsity penalty rises to its full weight (relu and jumprelu)."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient of the loss per dimension."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Member j is initialised from this seed and j; the order of activations comes from it too."""
+    member_seeds: tuple[Seed, ...] | None = None
+    """Seed of each member of the bagged ensemble, and of each stage of the boosted one: such a member starts as the
+    single SAE of a run with that seed. The order of activations stays that of training.seed."""
+    member_k: tuple[Positive, ...] | None = None
+    """sae.k of each member of the bagged ensemble, and of each stage of the boosted one."""
+    member_sparsity: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    """sae.sparsity of each member of the bagged ensemble, and of each stage of the boosted one."""
+    member_learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """training.learning_rate of each member of the bagged ensemble, and of each stage of the boosted one."""
+    group: Annotated[int, Field(ge=0)] = 0
+    """Members of the bagged ensemble that are trained in one pass over the activations; 0 means as many as fit into the
+    free memory. Their weights do not depend on it, but what the whole ensemble explains is not followed in groups."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -136,6 +149,15 @@ class TrainingSettings(_Settings):
     residuals: Residuals = "auto"
     """What sequentially boosted stages learn: cached (written to disk after each stage), recomputed (for every batch,
     through all earlier stages) or auto (cached if that is less work and the disk has room)."""
+
+
+MEMBER_SETTINGS = {
+    "member_seeds": "seed",
+    "member_k": "k",
+    "member_sparsity": "sparsity",
+    "member_learning_rates": "learning_rate",
+}
+"""Settings with one value a member, and the settings of one SAE that these take the place of."""
 
 
 class EvaluationSettings(_Settings):
@@ -169,6 +191,38 @@ class RunSettings(_Settings):
     def _k_fits_width(self) -> Self:
         if self.sae.architecture in ("topk", "batchtopk") and self.sae.k > self.sae.width:
             raise ValueError(f"sae.k is {self.sae.k} but sae.width only {self.sae.width}")
+        return self
+
+    @model_validator(mode="after")
+    def _members_have_their_settings(self) -> Self:
+        training, selects = self.training, self.sae.architecture in ("topk", "batchtopk")
+        for name, used in MEMBER_SETTINGS.items():
+            values = getattr(training, name)
+            if values is None:
+                continue
+            if len(values) != training.members:
+                raise ValueError(
+                    f"training.{name} holds {len(values)} values, but training.members is {training.members}; "
+                    "give one a member"
+                )
+            if used in ("k", "sparsity") and (used == "k") != selects:
+                raise ValueError(f"training.{name} is given, but {self.sae.architecture} has no sae.{used}")
+        if training.member_k and max(training.member_k) > self.sae.width:
+            raise ValueError(f"training.member_k holds {max(training.member_k)} but sae.width is only {self.sae.width}")
+        return self
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> Self:
+        training = self.training
+        seeds = training.member_seeds or range(training.members)
+        others = [getattr(training, name) for name in MEMBER_SETTINGS if name != "member_seeds"]
+        members = list(zip(seeds, *(values for values in others if values is not None), strict=True))
+        for number, member in enumerate(members):
+            if member in members[:number]:
+                raise ValueError(
+                    f"members {members.index(member)} and {number} have the same seed {seeds[number]} in "
+                    "training.member_seeds and no other difference"
+                )
         return self
 
     @model_validator(mode="after")

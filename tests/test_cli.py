@@ -149,7 +149,9 @@ def test_a_second_time_nothing_is_done(worked: Worked) -> None:
     before = snapshot(worked.path)
     for name, command in worked.again.items():
         assert command() == Outcome(0, worked.said["task" if name == "evaluate" else name].out, "")
-    assert call("train", worked.path).code == 0  # without the settings: with the run's own
+    train = call("train", worked.path)  # without the settings: with the run's own
+    assert train.code == 0
+    assert re.search(r"single \d+ s, bagged \d+ s; peak memory \d\.\d GB\. Next: ", train.err), train.err
     assert snapshot(worked.path) == before
 
 

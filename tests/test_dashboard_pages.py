@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from synthetic_run import INJECTION, write_synthetic_run
 import dashboard
 from sae_core.browse.labels import LabelStore
 from sae_core.errors import UserError
+from sae_core.files import read_json, write_json
 from sae_core.run import Run
 
 APP = Path(dashboard.__file__).parent / "app.py"
@@ -226,3 +228,14 @@ def test_label_form_keeps_its_place_after_a_link_to_another_feature(
 
 def place_of_form(app: AppTest) -> int:
     return next(place for place, block in app.main.children.items() if block.type == "form")
+
+
+def test_the_overview_names_the_k_of_each_member(monkeypatch: pytest.MonkeyPatch, runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "complete", tmp_path / "mixture")
+    manifest = tmp_path / "mixture" / "run.json"
+    settings = read_json(manifest)
+    settings["settings"]["training"]["member_k"] = [2, 4, 8]
+    write_json(manifest, settings)
+    app = open_page(monkeypatch, tmp_path, run="mixture")
+    assert not app.exception
+    assert "k = 4, by member 2, 4, 8<" in html(app)

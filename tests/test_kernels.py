@@ -22,7 +22,7 @@ from sae_core.training import kernels
 from sae_core.training.kernels import auxiliary, encoding, screen, select_loops, team, update_loops
 from sae_core.training.kernels.screen import Screen
 from sae_core.training.kernels.workspace import Workspace, shared_workspace
-from sae_core.training.methods import make_trainer
+from sae_core.training.members import make_trainer
 from sae_core.training.stage import Plan
 from sae_core.training.step import Trainer
 

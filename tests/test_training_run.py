@@ -35,7 +35,7 @@ from sae_core.sae import make_sae
 from sae_core.training import train_run
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.gradients import Outcome
-from sae_core.training.methods import member_seed
+from sae_core.training.members import member_seed
 
 RECORDED = [25, 50, 60]
 SPARSE = {"sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}
@@ -261,13 +261,13 @@ def test_curves_sum_what_steps_gave() -> None:
     # Σ‖a − mean‖² is 20 + 12; the targets are half as large, so a quarter of that.
     collected.add(acts[0], [acts[0] / 2], [torch.tensor(3.0)], [outcome(1, 0.5, 3), outcome(2, 1, 4)])
     collected.add(acts[1], [acts[1] / 2], [torch.tensor(5.0)], [outcome(3, 1.5, 5), outcome(4, 3, 8)])
-    rows = collected.record(step=2, tokens=4, seconds=0.5, dead=[0.25, 0.5], learning_rate=1e-3)
+    rows = collected.record(step=2, tokens=4, seconds=0.5, dead=[0.25, 0.5], learning_rates=[1e-3, 2e-3])
     assert rows == [
         [4.0, 2, 4, 0.5, 2.0, 1 - 2 / 8, 1 - 8 / 32, 2.0, 0.25, 1e-3],
-        [5.0, 2, 4, 0.5, 3.0, 1 - 4 / 8, 1 - 8 / 32, 3.0, 0.5, 1e-3],
+        [5.0, 2, 4, 0.5, 3.0, 1 - 4 / 8, 1 - 8 / 32, 3.0, 0.5, 2e-3],
     ]
     collected.add(acts[1], [acts[1]], [torch.tensor(0.0)], [outcome(7, 0, 2), outcome(7, 10, 2)])
-    collected.record(step=3, tokens=6, seconds=0.7, dead=[0.0, 0.0], learning_rate=1e-4)
+    collected.record(step=3, tokens=6, seconds=0.7, dead=[0.0, 0.0], learning_rates=[1e-4, 1e-4])
     table = collected.table()
     assert table["loss"].tolist() == [2.0, 3.0, 7.0, 7.0]
     assert table["explained_variance"].tolist() == [0.75, 0.5, 1.0, 0.0]

@@ -19,7 +19,7 @@ from sae_core.config import Architecture, RunSettings, SAESettings, TrainingSett
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.sae import SAE, make_sae
-from sae_core.training.methods import make_trainer, member_seed
+from sae_core.training.members import make_trainer, member_seed
 from sae_core.training.schedule import learning_rate, sparsity_weight
 from sae_core.training.stage import Plan, Target, train_stage
 from sae_core.training.step import REFRESH, Trainer, assert_members_differ

@@ -69,7 +69,9 @@ def _chips(here: Here) -> list[str]:
     sae, facts = here.run.settings.sae, here.run.facts("corpus")
     chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
     if sae.architecture in ("topk", "batchtopk"):
-        chips.append(chip(f"k = {sae.k}"))
+        member_k = here.run.settings.training.member_k
+        own = f", by member {', '.join(map(str, member_k))}" if member_k else ""
+        chips.append(chip(f"k = {sae.k}{own}"))
     if "d_in" in facts:
         chips.append(chip(f"d = {facts['d_in']}"))
     if "documents" in facts:

@@ -82,10 +82,11 @@ class Residuals:
             kept = self._kept(source, members)
             variance = source.d_in / source.scale**2 - float(source.mean_D.double().square().sum())
             seconds = _seconds(kept.folder)
-            return Target(kept, kept.mean_D.float(), kept.scale, stage, variance=variance, seconds=seconds)
+            mean_D = kept.mean_D.float()
+            return Target(kept, mean_D, kept.scale, stage, first_member=stage, variance=variance, seconds=seconds)
         frozen = Ensemble(members, wiring="residual").eval()
         mean_D, scale = residual_statistics(frozen, source, self._plan)
-        return Target(source, mean_D, scale, stage, frozen=frozen)
+        return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
 
     def _worth_caching(self) -> bool:
         source, plan = self._source, self._plan

@@ -67,9 +67,8 @@ def load_checkpoint(path: Path, trainers: Sequence[Trainer]) -> Progressed:
 
 def _fingerprint(trainers: Sequence[Trainer]) -> Tensor:
     """Hash [32] of what a checkpoint cannot be continued without: number and shape of the members, steps, settings."""
-    first = trainers[0]
     # Which ensembles are trained, and how they are computed, may change between interruption and continuation.
-    free = {"methods", "members", "device", "precision", "kernels", "residuals", "boosting"}
-    settings = [first.settings.model_dump(), first.training.model_dump(exclude=free)]
-    text = json.dumps([len(trainers), *first.sae.W_dec.shape, first.steps, *settings], sort_keys=True)
+    free = {"methods", "members", "group", "device", "precision", "kernels", "residuals", "boosting"}
+    settings = [[trainer.settings.model_dump(), trainer.training.model_dump(exclude=free)] for trainer in trainers]
+    text = json.dumps([*trainers[0].sae.W_dec.shape, trainers[0].steps, settings], sort_keys=True)
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -23,7 +24,8 @@ COLUMNS = (
     "learning_rate",
 )
 """Columns of training.parquet. explained_variance is a member's, of its own target (for a boosted one the residual);
-explained_variance_total is that of the whole ensemble so far, of the activation. dead is a share of the features."""
+explained_variance_total is that of the whole ensemble so far, of the activation; not a number where the members of a
+bag were trained in groups, since none of the passes has all reconstructions. dead is a share of the features."""
 
 
 class _Spread:
@@ -51,12 +53,19 @@ class Curves:
         members: How many there are.
         rows: Rows that were recorded before an interruption.
         variance: E‖a − E a‖² of the activations, where the batches no longer show it; otherwise it is measured.
+        whole: Whether these members are all of the ensemble so far.
     """
 
     def __init__(
-        self, *, first_member: int, members: int, rows: Sequence[Sequence[float]] = (), variance: float | None = None
+        self,
+        *,
+        first_member: int,
+        members: int,
+        rows: Sequence[Sequence[float]] = (),
+        variance: float | None = None,
+        whole: bool = True,
     ) -> None:
-        self.first_member, self.members, self.variance = first_member, members, variance
+        self.first_member, self.members, self.variance, self.whole = first_member, members, variance, whole
         self.rows: list[list[float]] = [list(row) for row in rows]
         self._clear()
 
@@ -91,7 +100,7 @@ class Curves:
             sums[2] = sums[2] + outcome.active.double()
 
     def record(
-        self, *, step: int, tokens: int, seconds: float, dead: Sequence[float], learning_rate: float
+        self, *, step: int, tokens: int, seconds: float, dead: Sequence[float], learning_rates: Sequence[float]
     ) -> list[list[float]]:
         """Write down the mean of what was added since the last time; one row a member, also returned."""
         count = self._targets[0].count
@@ -103,10 +112,10 @@ class Curves:
             # One for all members, where they have the same target.
             own = min(number, len(variances) - 1)
             explained = 1.0 - float(error) / max(variances[own], 1e-30)
-            total = 1.0 - float(errors[own]) / max(whole, 1e-30)
+            total = 1.0 - float(errors[own]) / max(whole, 1e-30) if self.whole else math.nan
             figures = (float(loss) / self._steps, explained, total, float(active) / count)
             member = self.first_member + number
-            new.append([float(member), step, tokens, seconds, *figures, dead[number], learning_rate])
+            new.append([float(member), step, tokens, seconds, *figures, dead[number], learning_rates[number]])
         self.rows += new
         self._clear()
         return new

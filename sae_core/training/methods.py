@@ -1,31 +1,32 @@
 """Training of a run: the single SAE, the bagged and the boosted ensemble and the expanded SAE, one after another.
 
 The single SAE is member 0 of the bagged ensemble and stage 1 of the boosted one: the same seed, the same batches in
-the same order, no influence from the other members. It is trained once and copied; costs are recorded in full.
+the same order, no influence from the other members. It is trained once and copied; costs are recorded in full. Where
+member 0 has settings of its own, only the two ensembles share it.
 """
 
 from __future__ import annotations
 
-import resource
 import shutil
-import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from sae_core.config import Method, RunSettings, SAESettings
+from sae_core.config import Method
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
-from sae_core.files import read_table, write_table
+from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, silent
-from sae_core.run import Run
-from sae_core.sae import SAE, make_sae
+from sae_core.run import EnsembleFolder, Run
+from sae_core.sae import SAE
 from sae_core.sae.saelens_format import CONFIG, WEIGHTS, load_sae, save_sae
 from sae_core.training.boosting import Residuals
-from sae_core.training.kernels import has_fast_bfloat16, use_fast
+from sae_core.training.facts import Trained, longest, training_facts
+from sae_core.training.members import initial_seed, make_trainer, starts_as_single
+from sae_core.training.memory import fitting_members, free_memory
 from sae_core.training.pipeline import Pipeline
 from sae_core.training.source import Source
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target, train_stage
@@ -33,20 +34,6 @@ from sae_core.training.step import Trainer, assert_members_differ
 
 _ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
 """Bagged first: its members are trained in one pass over the stream, and the first is the single SAE."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Trained:
-    """An ensemble just trained, its curves, and the seconds it cost, of which some were spent on another method.
-
-    ``residual_rows`` are those that were written after each stage, where residuals were cached; none in a pipeline.
-    """
-
-    ensemble: Ensemble
-    curves: pd.DataFrame
-    seconds: float
-    shared_seconds: float = 0.0
-    residual_rows: int | None = None
 
 
 def train_run(
@@ -91,38 +78,89 @@ def train_run(
         save_ensemble(trained.ensemble, folder)
         members = (folder.member(number) for number in range(len(trained.ensemble)))
         files = [folder.curves, folder.manifest, *(member / name for member in members for name in (CONFIG, WEIGHTS))]
-        run.finish(f"train/{method}", _facts(trained, settings, plan), files=files)
+        run.finish(f"train/{method}", training_facts(trained, plan), files=files)
         shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 
-def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progress) -> _Trained:
-    settings, members = run.settings, run.settings.training.members
+def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progress) -> Trained:
+    settings = run.settings
+    if method == "bagged":
+        return _train_bagged(run, source, plan, progress)
     if method == "boosted":
         pipelined = settings.training.boosting == "pipelined"
         return (_train_pipelined if pipelined else _train_boosted)(run, source, plan, progress)
-    if method == "single" and (shared := _shared_member(run, plan)):
+    if method == "single" and (shared := _shared_member(run, method, plan)):
         return shared
-    width = settings.sae.width * (members if method == "expanded" else 1)
-    count = members if method == "bagged" else 1
+    width = settings.sae.width * (settings.training.members if method == "expanded" else 1)
+    trainer = make_trainer(settings, source.mean_D * source.scale, plan, member=None, width=width)
+    checkpoint = _checkpoint(run.ensemble(method), 0)
+    curves = train_stage([trainer], Target.activations(source), plan, checkpoint=checkpoint, progress=progress)
+    ensemble = Ensemble([_finished(trainer, source.scale)], wiring="parallel", method=method)
+    return Trained(ensemble, curves, longest(curves))
+
+
+def _train_bagged(run: Run, source: Source, plan: Plan, progress: Progress) -> Trained:
+    """Groups of members, one pass over the stream each; what a finished pass gave is kept, as after boosted stages."""
+    folder, members = run.ensemble("bagged"), run.settings.training.members
+    size = _members_in_a_pass(run, plan, source.d_in)
+    firsts = range(0, members, size)
+    plan = replace(plan, stages=len(firsts), stage_name="pass")
+    tables = []
+    for number, first in enumerate(firsts):
+        finished = _finished_table(folder, number)
+        if not finished.exists():  # written after the members
+            group = range(first, min(first + size, members))
+            target = Target.activations(source, stage=number, first_member=first, whole=len(group) == members)
+            _train_group(run, group, target, plan, progress)
+        tables.append(read_table(finished))
+    saes = [load_sae(folder.member(number)) for number in range(members)]
+    ensemble = Ensemble(saes, wiring="parallel", method="bagged")
+    seconds = sum(longest(table) for table in tables)
+    return Trained(ensemble, pd.concat(tables), seconds, side_by_side=size)
+
+
+def _train_group(run: Run, group: range, target: Target, plan: Plan, progress: Progress) -> None:
+    """Train some members of the bag and write them, then their curves."""
+    settings, folder, source = run.settings, run.ensemble("bagged"), target.source
     trainers = [
-        make_trainer(settings, source.mean_D * source.scale, plan, member=number, width=width)
-        for number in range(count)
+        make_trainer(settings, source.mean_D * source.scale, plan, member=number, width=settings.sae.width)
+        for number in group
     ]
-    assert_members_differ([trainer.sae for trainer in trainers])
-    checkpoint = run.ensemble(method).checkpoint / "stage_00.safetensors"
-    curves = train_stage(trainers, Target.activations(source), plan, checkpoint=checkpoint, progress=progress)
-    saes = [_finished(trainer, source.scale) for trainer in trainers]
-    return _Trained(Ensemble(saes, wiring="parallel", method=method), curves, _seconds(curves))
+    _assert_seeds_count(run, group, trainers)
+    checkpoint = _checkpoint(folder, target.stage)
+    curves = train_stage(trainers, target, plan, checkpoint=checkpoint, progress=progress)
+    for number, trainer in zip(group, trainers, strict=True):
+        save_sae(_finished(trainer, source.scale), folder.member(number))
+    write_table(_finished_table(folder, target.stage), curves)
+    checkpoint.unlink(missing_ok=True)
 
 
-def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> _Trained:
+def _members_in_a_pass(run: Run, plan: Plan, d_in: int) -> int:
+    """Decided once: an interrupted training goes on in the same groups, however much memory there is then."""
+    decision, settings = run.ensemble("bagged").checkpoint / "group.json", run.settings
+    if not decision.exists():
+        forced = settings.training.group
+        fitting = forced or fitting_members(settings, plan, d_in, free=free_memory(plan.device))
+        write_json(decision, min(fitting, settings.training.members))
+    return int(read_json(decision))
+
+
+def _assert_seeds_count(run: Run, numbers: Sequence[int], trainers: Sequence[Trainer]) -> None:
+    """Members with the same seed, which differ otherwise, start from the same weights; all others must not."""
+    by_seed = {
+        initial_seed(run.settings, number): trainer.sae for number, trainer in zip(numbers, trainers, strict=True)
+    }
+    assert_members_differ(list(by_seed.values()))
+
+
+def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> Trained:
     folder, settings = run.ensemble("boosted"), run.settings
-    shared = _shared_member(run, plan)
+    shared = _shared_member(run, "boosted", plan)
     members: list[SAE] = [shared.ensemble[0]] if shared else []
     tables = [shared.curves] if shared else []
     residuals = Residuals(source, plan, wanted=settings.training.residuals, folder=folder.checkpoint, progress=progress)
     for stage in range(len(members), plan.stages):
-        finished = folder.checkpoint / f"stage_{stage:02d}.parquet"
+        finished = _finished_table(folder, stage)
         if finished.exists():  # written after the member
             members.append(load_sae(folder.member(stage), device=str(plan.device)))
             tables.append(read_table(finished))
@@ -130,7 +168,7 @@ def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> 
         target = residuals.after(members)
         trainer = make_trainer(settings, target.mean_D * target.scale, plan, member=stage, width=settings.sae.width)
         assert_members_differ([*members, trainer.sae])
-        checkpoint = folder.checkpoint / f"stage_{stage:02d}.safetensors"
+        checkpoint = _checkpoint(folder, stage)
         curves = train_stage([trainer], target, plan, checkpoint=checkpoint, progress=progress)
         members.append(_finished(trainer, target.scale))
         tables.append(curves)
@@ -138,12 +176,13 @@ def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> 
         write_table(finished, curves)
         checkpoint.unlink(missing_ok=True)
     ensemble = Ensemble(members, wiring="residual", method="boosted")
-    seconds = sum(_seconds(table) for table in tables)
+    seconds = sum(longest(table) for table in tables)
     rows = source.rows if len(members) > 1 and residuals.cached else None
-    return _Trained(ensemble, pd.concat(tables), seconds, shared.seconds if shared else 0.0, rows)
+    shared_seconds = shared.seconds if shared else 0.0
+    return Trained(ensemble, pd.concat(tables), seconds, shared_seconds, residual_rows=rows)
 
 
-def _train_pipelined(run: Run, source: Source, plan: Plan, progress: Progress) -> _Trained:
+def _train_pipelined(run: Run, source: Source, plan: Plan, progress: Progress) -> Trained:
     settings, members = run.settings, run.settings.training.members
     moving = round((1 - settings.training.decay) * plan.steps)
     pipeline = Pipeline(source.scale, members, moving_steps=max(1, moving), device=plan.device)
@@ -153,53 +192,31 @@ def _train_pipelined(run: Run, source: Source, plan: Plan, progress: Progress) -
         make_trainer(settings, mean_D, plan, member=number, width=settings.sae.width)
         for number, mean_D in enumerate(means)
     ]
-    assert_members_differ([trainer.sae for trainer in trainers])
-    checkpoint = run.ensemble("boosted").checkpoint / "stage_00.safetensors"
+    _assert_seeds_count(run, range(members), trainers)
+    checkpoint = _checkpoint(run.ensemble("boosted"), 0)
     target = Target.activations(source, pipeline=pipeline)
     curves = train_stage(trainers, target, plan, checkpoint=checkpoint, progress=progress)
     saes = [_finished(trainer, scale) for trainer, scale in zip(trainers, pipeline.scales(), strict=True)]
-    return _Trained(Ensemble(saes, wiring="residual", method="boosted"), curves, _seconds(curves), residual_rows=0)
+    ensemble = Ensemble(saes, wiring="residual", method="boosted")
+    return Trained(ensemble, curves, longest(curves), side_by_side=members, residual_rows=0)
 
 
-def _shared_member(run: Run, plan: Plan) -> _Trained | None:
-    """The single SAE, if it has been trained as such or as a member of the bagged ensemble."""
-    for method in ("single", "bagged"):
-        if not run.is_finished(f"train/{method}"):
+def _shared_member(run: Run, method: Method, plan: Plan) -> Trained | None:
+    """The first member of a method, if it has been trained as the single SAE or as a member of the bagged ensemble."""
+    for other in ("single", "bagged"):
+        if not run.is_finished(f"train/{other}"):
             continue
-        folder = run.ensemble(method)
+        if "single" in (method, other) and not starts_as_single(run.settings):
+            continue
+        folder = run.ensemble(other)
         curves = read_table(folder.curves)
-        seconds = _seconds(curves) / len(load_ensemble(folder))
         curves = curves[curves["member"] == 0]
+        seconds = longest(curves) / run.facts(f"train/{other}").get("side_by_side", len(load_ensemble(folder)))
         own_seconds = curves["seconds"] * (seconds / curves["seconds"].max())
         curves = curves.assign(explained_variance_total=curves["explained_variance"], seconds=own_seconds)
         member = load_sae(folder.member(0), device=str(plan.device))
-        return _Trained(Ensemble([member], wiring="parallel", method="single"), curves, seconds, seconds)
+        return Trained(Ensemble([member], wiring="parallel", method="single"), curves, seconds, seconds)
     return None
-
-
-def member_seed(seed: int, member: int) -> int:
-    """Seed of the initial weights of a member; different for every pair of run seed and member."""
-    return int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def make_trainer(settings: RunSettings, b_dec_D: Tensor, plan: Plan, *, member: int, width: int) -> Trainer:
-    """A fresh member, ready to be trained; its decoder bias starts as the mean [D] of what it will see."""
-    sae = make_sae(settings.sae, len(b_dec_D), width=width, seed=member_seed(settings.training.seed, member))
-    with torch.no_grad():
-        sae.b_dec.copy_(b_dec_D)
-    sae = sae.to(plan.device)
-    fast = use_fast(settings.training.kernels, sae)
-    low = _low_precision(settings.training.precision, plan.device, fast=fast)
-    return Trainer(sae, settings.sae, settings.training, steps=plan.steps, low_precision=low, fast=fast)
-
-
-def _low_precision(precision: str, device: torch.device, *, fast: bool) -> bool:
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # The plain step would take coarser codes; the fast one only chooses by bfloat16 what it then computes in float32.
-    return fast and has_fast_bfloat16()
 
 
 def _finished(trainer: Trainer, scale: float) -> SAE:
@@ -208,45 +225,10 @@ def _finished(trainer: Trainer, scale: float) -> SAE:
     return trainer.sae.eval().requires_grad_(False)
 
 
-def _seconds(curves: pd.DataFrame) -> float:
-    return float(curves["seconds"].max())
+def _checkpoint(folder: EnsembleFolder, stage: int) -> Path:
+    return folder.checkpoint / f"stage_{stage:02d}.safetensors"
 
 
-def _facts(trained: _Trained, settings: RunSettings, plan: Plan) -> dict[str, float | int | str]:
-    ensemble = trained.ensemble
-    tokens, on_gpu = plan.steps * plan.batch_size, plan.device.type == "cuda"
-    # Linux counts in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
-        "seconds": round(trained.seconds, 3),
-        "shared_seconds": round(trained.shared_seconds, 3),
-        "tokens": tokens,
-        "steps": plan.steps,
-        "flops": training_flops(ensemble, settings.sae, tokens=tokens, residual_rows=trained.residual_rows),
-        "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(plan.device) if on_gpu else peak,
-        "device": torch.cuda.get_device_name(plan.device) if on_gpu else "cpu",
-    }
-
-
-def training_flops(ensemble: Ensemble, settings: SAESettings, *, tokens: int, residual_rows: int | None = None) -> int:
-    """Floating-point operations to train an ensemble; AuxK and the optimiser are not counted.
-
-    A product of B×D by D×N counts 2·B·D·N. Trained densely, an SAE needs five (encoder, decoder, and three for
-    gradients); trained through sparse codes one, and four sums over k entries. A boosted stage also runs the members
-    before it, or each but the last of them runs once over the rows of which the residual is kept.
-
-    Args:
-        ensemble: The trained ensemble.
-        settings: Options of its members.
-        tokens: Activations that each member was trained on.
-        residual_rows: Rows of the residual that was written after each stage; None if none was.
-    """
-    total = 0
-    for number, member in enumerate(ensemble):
-        product, entries = 2 * member.d_in * member.width, 2 * member.d_in * settings.k
-        train, run = (product + 4 * entries, product + entries) if member.selects else (5 * product, 2 * product)
-        later = len(ensemble) - 1 - number if ensemble.wiring == "residual" else 0
-        runs = later * tokens if residual_rows is None else min(later, 1) * residual_rows
-        total += tokens * train + runs * run
-    return total
+def _finished_table(folder: EnsembleFolder, stage: int) -> Path:
+    """Curves of a stage; where they are, its members are finished and written."""
+    return folder.checkpoint / f"stage_{stage:02d}.parquet"

@@ -41,6 +41,7 @@ class Plan:
         seed: Seed of the order of the activations.
         device: Where it is trained.
         checkpoint_seconds: Smallest age at which a checkpoint is replaced.
+        stage_name: What a stage is called in the progress: a stage, or a pass of members that have no stages.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Plan:
     seed: int
     device: torch.device
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    stage_name: str = "stage"
 
     @classmethod
     def of(
@@ -81,7 +83,9 @@ class Target:
         source: Its batches are the target, unless ``frozen`` is given.
         mean_D: Mean of the target [D].
         scale: Factor that brings the target to E‖x‖² = D.
-        stage: How many stages are finished.
+        stage: How many stages, or passes, are finished.
+        first_member: Number of the first of the members that learn it.
+        whole: Whether the ensemble so far is these members and ``frozen``, so that what it explains can be measured.
         frozen: Finished stages whose reconstruction is still to be taken from each batch.
         variance: E‖a − E a‖² of the activations, where the source no longer gives them.
         seconds: What making the source cost; counted with the seconds of the stage.
@@ -92,15 +96,27 @@ class Target:
     mean_D: Tensor
     scale: float
     stage: int = 0
+    first_member: int = 0
+    whole: bool = True
     frozen: Ensemble | None = None
     variance: float | None = None
     seconds: float = 0.0
     pipeline: Pipeline | None = None
 
     @classmethod
-    def activations(cls, source: Source, *, pipeline: Pipeline | None = None) -> Self:
+    def activations(
+        cls,
+        source: Source,
+        *,
+        stage: int = 0,
+        first_member: int = 0,
+        whole: bool = True,
+        pipeline: Pipeline | None = None,
+    ) -> Self:
         """The activations themselves."""
-        return cls(source, source.mean_D, source.scale, pipeline=pipeline)
+        return cls(
+            source, source.mean_D, source.scale, stage, first_member=first_member, whole=whole, pipeline=pipeline
+        )
 
 
 def train_stage(
@@ -134,8 +150,14 @@ def train_stage(
     if pipeline is not None and start.mean_square_J is not None:
         pipeline.mean_square_J.copy_(start.mean_square_J)
     measured_J = None if pipeline is None else pipeline.mean_square_J
-    curves = Curves(first_member=stage, members=len(trainers), rows=start.rows, variance=target.variance)
-    label = f"train {plan.name}" + (f", stage {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
+    curves = Curves(
+        first_member=target.first_member,
+        members=len(trainers),
+        rows=start.rows,
+        variance=target.variance,
+        whole=target.whole,
+    )
+    label = f"train {plan.name}" + (f", {plan.stage_name} {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
     began, saved = time.perf_counter() - (start.seconds or target.seconds), time.perf_counter()
     batches = target.source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
     with noting_interrupts() as interrupted:
@@ -146,8 +168,8 @@ def train_stage(
                 continue
             dead = torch.stack([trainer.dead_N.float().mean() for trainer in trainers]).tolist()
             seconds, tokens = time.perf_counter() - began, done * plan.batch_size
-            rate = trainers[0].learning_rate
-            rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rate=rate)
+            rates = [trainer.learning_rate for trainer in trainers]
+            rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rates=rates)
             one_stage = plan.steps * plan.batch_size
             tick = Tick(label, stage * one_stage + tokens, plan.stages * one_stage, "tokens", _figures(rows, label))
             try:
@@ -184,7 +206,10 @@ def _total_error(targets_BD: Tensor, outcomes: Sequence[Outcome]) -> Tensor:
 
 
 def _figures(rows: Sequence[Sequence[float]], label: str) -> dict[str, float]:
-    """What the progress shows: the ensemble's explained variance and the mean L0 of its members."""
+    """What the progress shows: the mean L0 of the members, and the explained variance of the ensemble.
+
+    Of an ensemble of which these members are only a part it is theirs, on average.
+    """
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for loss, step in zip(table["loss"], table["step"], strict=True):
         if not math.isfinite(loss):
@@ -192,4 +217,6 @@ def _figures(rows: Sequence[Sequence[float]], label: str) -> dict[str, float]:
                 f"The loss of {label} is {loss} at step {step:.0f}; lower training.learning_rate, or look for "
                 "activations that are not finite."
             )
-    return {"explained variance": float(table["explained_variance_total"].iloc[-1]), "L0": float(table["l0"].mean())}
+    total = float(table["explained_variance_total"].iloc[-1])
+    explained = float(table["explained_variance"].mean()) if math.isnan(total) else total
+    return {"explained variance": explained, "L0": float(table["l0"].mean())}

@@ -1,0 +1,88 @@
+"""What one member is trained with: its own settings, and a fresh trainer for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_core.config import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
+from sae_core.sae import make_sae
+from sae_core.training.kernels import has_fast_bfloat16, use_fast
+from sae_core.training.stage import Plan
+from sae_core.training.step import Trainer
+
+
+def member_seed(seed: int, member: int) -> int:
+    """Seed of the initial weights of a member; different for every pair of run seed and member."""
+    return int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def initial_seed(settings: RunSettings, member: int | None) -> int:
+    """Seed of the initial weights of a member of the bagged or boosted ensemble; None means an SAE by itself."""
+    seeds = settings.training.member_seeds
+    if member is not None and seeds is not None:
+        return member_seed(seeds[member], 0)
+    return member_seed(settings.training.seed, member or 0)
+
+
+def member_settings(settings: RunSettings, member: int | None) -> tuple[SAESettings, TrainingSettings]:
+    """The options with which a member is trained.
+
+    Args:
+        settings: Those of the run.
+        member: Number of the member in the bagged ensemble, or of the stage in the boosted one; None for the single and
+            the expanded SAE, to which the settings with one value a member do not apply.
+
+    Returns:
+        The run's settings with the member's own k, sparsity and learning rate in their places. Of the settings with one
+        value a member the seed alone is kept, as that of this member.
+    """
+    training = settings.training
+    own: dict[str, Any] = {}
+    if member is not None:
+        given = {name: getattr(training, name) for name in MEMBER_SETTINGS}
+        own = {MEMBER_SETTINGS[name]: values[member] for name, values in given.items() if values is not None}
+    seed = own.pop("seed", None)
+    changed: dict[str, Any] = dict.fromkeys(MEMBER_SETTINGS)
+    changed["member_seeds"] = None if seed is None else (seed,)
+    changed["learning_rate"] = own.pop("learning_rate", training.learning_rate)
+    return settings.sae.model_copy(update=own), training.model_copy(update=changed)
+
+
+def starts_as_single(settings: RunSettings) -> bool:
+    """Whether the first member of the bagged and of the boosted ensemble is trained as the single SAE is."""
+    (sae, training), (single, alone) = (member_settings(settings, member) for member in (0, None))
+    same_seed = initial_seed(settings, 0) == initial_seed(settings, None)
+    return sae == single and training.learning_rate == alone.learning_rate and same_seed
+
+
+def make_trainer(settings: RunSettings, b_dec_D: Tensor, plan: Plan, *, member: int | None, width: int) -> Trainer:
+    """A fresh member, ready to be trained; its decoder bias starts as the mean [D] of what it will see.
+
+    Args:
+        settings: Those of the run.
+        b_dec_D: That mean.
+        plan: How it will be trained.
+        member: As in `member_settings`.
+        width: Its features, N.
+    """
+    sae_settings, training = member_settings(settings, member)
+    sae = make_sae(sae_settings, len(b_dec_D), width=width, seed=initial_seed(settings, member))
+    with torch.no_grad():
+        sae.b_dec.copy_(b_dec_D)
+    sae = sae.to(plan.device)
+    fast = use_fast(training.kernels, sae)
+    low = _low_precision(training.precision, plan.device, fast=fast)
+    return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast)
+
+
+def _low_precision(precision: str, device: torch.device, *, fast: bool) -> bool:
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # The plain step would take coarser codes; the fast one only chooses by bfloat16 what it then computes in float32.
+    return fast and has_fast_bfloat16()

@@ -1,0 +1,98 @@
+"""How much memory is free, and how many members of a bag can be trained side by side in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from sae_core.config import RunSettings
+from sae_core.training.stage import Plan
+
+USABLE = 0.9
+"""Share of the free memory that training may fill; the rest is for what other programs will want meanwhile."""
+
+BYTES_PER_PARAMETER = {"cpu": 28, "cuda": 20}
+"""float32: weight, gradient (twice where one lies in memory otherwise than its parameter) and Adam's two moments. On a
+CPU also the copies that writing a checkpoint makes of what lies transposed; measured were 18 (fast kernels), 23 (plain,
+TopK) and 27 (plain, ReLU). Of a GPU such copies are made on the host."""
+
+DENSE_BUFFERS, SPARSE_BUFFERS = 6, 2
+"""Tables [B, N] of float32 that a step holds at once: preactivations and their like with gradients, or alone."""
+
+ROW_BUFFERS = 8
+"""Tables [B, D] of float32 that a step holds at once, besides one reconstruction a member."""
+
+
+def fitting_members(settings: RunSettings, plan: Plan, d_in: int, *, free: int | None) -> int:
+    """How many of the bag's members are to be trained in one pass, so that weights, moments and buffers fit.
+
+    Args:
+        settings: Those of the run.
+        plan: Batch size and device.
+        d_in: Dimension of the activations, D.
+        free: Free memory in bytes; None, where it is unknown, is taken for enough.
+
+    Returns:
+        At least 1 and at most J; as few as leave the number of passes the same.
+    """
+    members, width = settings.training.members, settings.sae.width
+    if free is None:
+        return members
+    parameters = 2 * width * d_in + 2 * width + d_in
+    row = 4 * plan.batch_size
+    member = parameters * BYTES_PER_PARAMETER[plan.device.type] + row * d_in
+    tables = SPARSE_BUFFERS if settings.sae.architecture in ("topk", "batchtopk") else DENSE_BUFFERS
+    shared = row * (tables * width + ROW_BUFFERS * d_in)
+    fitting = min(members, max(1, int(USABLE * free - shared) // member))
+    passes = -(-members // fitting)
+    return -(-members // passes)
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that training may still take on a device; None if this system does not say.
+
+    On a CPU the smaller one of what Linux counts as available and of what control groups, which containers are made
+    with, still allow. On a GPU what is free and what torch keeps for itself without using it.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free_host_memory()
+
+
+def free_host_memory(root: Path = Path("/")) -> int | None:
+    """As `free_memory`, for the CPU, from the files of Linux below ``root``."""
+    lines = _text(root / "proc/meminfo").splitlines()
+    available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return min([*available, *_left_in_groups(root)], default=None)
+
+
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Bytes left in each control group, of version 2 or 1, that this process is in and that has a limit."""
+    mounted = root / "sys/fs/cgroup"
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, limit, used, cache = mounted, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, limit, used = mounted / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cache = "total_inactive_file"
+        else:
+            continue
+        # In a container the path is that of the host, while the limit that holds stands at the top.
+        own = top / path.strip("/")
+        for group in (own, *(parent for parent in own.parents if parent.is_relative_to(top))):
+            values = [_text(group / name).strip() for name in (limit, used)]
+            if all(value.isdecimal() for value in values):
+                # Files that were read and are kept in memory count as used, but make room.
+                stat = dict(entry.split() for entry in _text(group / "memory.stat").splitlines())
+                yield int(values[0]) - int(values[1]) + int(stat.get(cache, 0))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""
