@@ -85,6 +85,15 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, metadata
 
 
+def tensor_places(path: Path) -> dict[str, int]:
+    """Where in an intact safetensors file the contents of each tensor begin, in bytes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
+
+
 def _view(data: Array, body: int, entry: Mapping[str, Any]) -> Array:
     first, end = entry["data_offsets"]
     dtype, shape = np.dtype(_READABLE[entry["dtype"]]), tuple(entry["shape"])

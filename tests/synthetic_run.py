@@ -18,7 +18,8 @@ from torch import Tensor
 
 from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
-from sae_core.browse.index import ActivationIndex, build_index
+from sae_core.browse.index import ActivationIndex
+from sae_core.browse.indexing import build_index
 from sae_core.browse.matching import match_members
 from sae_core.config import METHODS, RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from sae_core.browse.index import ActivationIndex, build_index
+from sae_core.browse.external_sort import EntrySorter, write_merged
+from sae_core.browse.index import ActivationIndex
+from sae_core.browse.indexing import build_index, build_index_shard, merge_index_shards, shard_bounds
 from sae_core.config import Architecture, SAESettings
 from sae_core.ensemble import Ensemble, Wiring
 from sae_core.errors import UserError
@@ -17,6 +25,7 @@ from sae_core.progress import Tick
 from sae_core.sae import BatchTopKSAE, make_sae
 
 D, TOKENS = 8, 203
+Array = NDArray[Any]
 
 
 def make_ensemble(architecture: Architecture, wiring: Wiring, widths: tuple[int, ...] = (24, 40, 16)) -> Ensemble:
@@ -44,7 +53,7 @@ def test_the_index_is_the_dense_code(
     tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, wiring: Wiring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensemble = make_ensemble(architecture, wiring)
-    monkeypatch.setattr("sae_core.browse.index.DENSE_CELLS", 40 * 50)  # passes of 50 tokens
+    monkeypatch.setattr("sae_core.browse.indexing.BLOCK", 50)
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index", entries_in_memory=200)
     index = ActivationIndex.open(tmp_path / "index")
     with torch.no_grad():
@@ -80,6 +89,184 @@ def test_the_bytes_do_not_depend_on_how_much_fits_into_memory(tmp_path: Path, ac
     assert (tmp_path / "small").read_bytes() == (tmp_path / "large").read_bytes()
     assert (tmp_path / "middle").read_bytes() == (tmp_path / "large").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "middle", "small"]  # no temporary is left
+
+
+def sorted_plainly(features: Array, positions: Array, values: Array, count: int) -> tuple[Array, Array, Array]:
+    """The plain twin of the compiled sort and merge."""
+    order = np.argsort(features, kind="stable")
+    pointers = np.searchsorted(features[order], np.arange(count + 1))
+    return pointers, positions[order], values[order]
+
+
+def random_entries(count: int, features: int, seed: int = 0) -> tuple[Array, Array, Array]:
+    """Entries as encoding gives them: positions ascend, features are as uneven as they are in practice."""
+    generator = np.random.default_rng(seed)
+    uneven = (features * generator.random(count) ** 3).astype(np.int64)
+    return uneven, np.sort(generator.integers(0, 10**6, count)), generator.random(count, np.float32)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("count", "features"), [(0, 5), (1, 1), (1000, 1), (1000, 7), (20_000, 3000), (50, 4000)])
+def test_the_compiled_sort_is_the_plain_one(tmp_path: Path, count: int, features: int, threads: int) -> None:
+    columns = random_entries(count, features)
+    pointers, positions, values = sorted_plainly(*columns, features)
+    torch.set_num_threads(threads)
+    try:
+        for capacity in (max(1, count // 7), count + 1):
+            sorter = EntrySorter(tmp_path, features, capacity)
+            for start in range(0, count, 300):
+                sorter.add(*(column[start : start + 300] for column in columns))
+            runs = sorter.finish()
+            assert (len(runs) > 1) == (count > max(capacity, features))
+            write_merged(tmp_path / "merged", runs, features, capacity, {})
+            arrays, _ = map_tensors(tmp_path / "merged")
+            assert np.array_equal(arrays["pointers"], pointers)
+            assert np.array_equal(arrays["positions"], positions)
+            assert np.array_equal(arrays["values"], values)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_sorting_and_merging_hold_no_more_than_they_may(tmp_path: Path) -> None:
+    features, capacity, pieces = 500, 100_000, [random_entries(30_000, 500, seed) for seed in range(40)]
+    tracemalloc.start()  # numpy tells it of every array
+    try:
+        sorter = EntrySorter(tmp_path, features, capacity)
+        for number, (which, positions, values) in enumerate(pieces):
+            sorter.add(which, np.minimum(positions, 10**6 - 1) + number * 10**6, values)
+        runs = sorter.finish()
+        sorting = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        write_merged(tmp_path / "merged", runs, features, capacity, {})
+        merging = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(runs) == 12
+    assert sorting < 24 * capacity + 100_000
+    assert merging < 24 * capacity + 100_000
+    assert merging > 10 * capacity  # it was traced at all
+
+
+def test_encoding_holds_as_much_however_many_tokens(tmp_path: Path) -> None:
+    ensemble, acts_BD = make_ensemble("topk", "parallel"), torch.randn(1000, D)
+    peaks = []
+    for tokens in (20_000, 200_000):
+        tracemalloc.start()
+        build_index(
+            ensemble,
+            lambda a, b: acts_BD[torch.arange(a, b) % 1000],
+            tokens,
+            tmp_path / "index",
+            entries_in_memory=10**5,
+        )
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def build_shards(folder: Path, ensemble: Ensemble, acts_TD: torch.Tensor, bounds: list[tuple[int, int]]) -> list[Path]:
+    paths = [folder / f"shard_{start}" for start, _ in bounds]
+    for path, (start, stop) in zip(paths, bounds, strict=True):
+
+        def read(first: int, end: int, start: int = start, stop: int = stop) -> torch.Tensor:
+            assert start <= first < end <= stop  # a process needs its own part of the activations only
+            return acts_TD[first:end]
+
+        build_index_shard(ensemble, read, start, stop, path, entries_in_memory=100)
+    return paths
+
+
+@pytest.mark.parametrize("wiring", ["parallel", "residual"])
+@pytest.mark.parametrize("architecture", ["relu", "topk", "batchtopk", "jumprelu"])
+def test_shards_merge_to_the_bytes_of_one_process(
+    tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, wiring: Wiring
+) -> None:
+    """Three shards of unequal size, merged in any order, with much memory or little."""
+    ensemble = make_ensemble(architecture, wiring)
+    if architecture != "topk":
+        for member in ensemble:  # so that codes are sparse enough for the compiled loops
+            member.b_enc.data.sub_(2.5)
+    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
+    assert ActivationIndex.open(tmp_path / "whole").entries > 100
+    first, second, third = build_shards(tmp_path, ensemble, acts_TD, [(0, 31), (31, 32), (32, TOKENS)])
+    for entries in (7, 10**6):
+        merge_index_shards([third, first, second], tmp_path / "merged", entries_in_memory=entries)
+        assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ["relu", "topk"])
+def test_plainly_encoded_shards_that_start_where_blocks_do_merge_to_the_same_bytes(
+    tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sae_core.browse.indexing.BLOCK", 16)
+    monkeypatch.setattr("sae_core.training.kernels.frozen.use_fast", lambda *_: False)
+    ensemble = make_ensemble(architecture, "residual")
+    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
+    bounds = [shard_bounds(TOKENS, rank, 3) for rank in range(3)]
+    merge_index_shards(build_shards(tmp_path, ensemble, acts_TD, bounds), tmp_path / "merged")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_shard_bounds_cover_the_corpus_in_whole_blocks() -> None:
+    for tokens, world in ((1, 1), (8192 * 5 + 3, 3), (10, 4), (10**6, 7), (8192 * 8, 8)):
+        bounds = [shard_bounds(tokens, rank, world) for rank in range(world)]
+        assert [start for start, _ in bounds] == [0, *(stop for _, stop in bounds[:-1])]
+        assert bounds[-1][1] == tokens
+        assert all(start % 8192 == 0 or start == tokens for start, _ in bounds)
+        sizes = [stop - start for start, stop in bounds]
+        assert max(sizes) - min(sizes) <= 2 * 8192
+
+
+@pytest.mark.slow
+def test_processes_build_an_index_together(tmp_path: Path) -> None:
+    """Under torchrun's environment variables, each with its own memory; the last to finish may merge."""
+    script = Path(__file__).with_name("index_shard.py")
+    tokens, world = 20_000, 3
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, str(tokens), tmp_path],
+            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world)},
+        )
+        for rank in range(world)
+    ]
+    assert [process.wait(120) for process in processes] == [0] * world
+    merge_index_shards(sorted(tmp_path.glob("shard_*")), tmp_path / "merged")
+    ensemble = make_ensemble("topk", "residual")
+    acts_TD = torch.randn(tokens, D, generator=torch.Generator().manual_seed(3))
+    build_index(ensemble, lambda a, b: acts_TD[a:b], tokens, tmp_path / "whole")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_shards_that_do_not_make_a_whole_are_refused(tmp_path: Path, acts_TD: torch.Tensor) -> None:
+    ensemble = make_ensemble("topk", "parallel")
+    first, second, third = build_shards(tmp_path, ensemble, acts_TD, [(0, 40), (40, 90), (90, TOKENS)])
+    for shards, message in (
+        ([first, third], "shard_90 begins at token 90 and not at 40"),
+        ([second, third], "shard_40 begins at token 40 and not at 0"),
+        ([first, first], "shard_0 begins at token 0 and not at 40"),
+        ([first, tmp_path / "shard_7"], "shard_7 does not exist"),
+        ([], "no shards"),
+    ):
+        with pytest.raises(UserError, match=message):
+            merge_index_shards(shards, tmp_path / "merged")
+    (other,) = build_shards(tmp_path, make_ensemble("topk", "parallel", (24,)), acts_TD, [(40, TOKENS)])
+    with pytest.raises(UserError, match=r"shard_40 has 24 features and .*shard_0 has 80"):
+        merge_index_shards([first, other], tmp_path / "merged")
+    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
+    with pytest.raises(UserError, match="whole is not a shard of an index"):
+        merge_index_shards([tmp_path / "whole"], tmp_path / "merged")
+    third.write_bytes(third.read_bytes()[:-1])
+    with pytest.raises(UserError, match="shard_90 is damaged"):
+        merge_index_shards([first, second, third], tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_are_refused(tmp_path: Path, acts_TD: torch.Tensor, bad: float) -> None:
+    acts_TD[100, 3] = bad
+    with pytest.raises(UserError, match="tokens 0 to 203 is not finite"):
+        build_index(make_ensemble("topk", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_feature_is_a_read_only_view_of_the_file(tmp_path: Path, acts_TD: torch.Tensor) -> None:

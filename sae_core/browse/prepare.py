@@ -14,7 +14,8 @@ from sae_core.activations.harvest import train_cache
 from sae_core.browse.atom_map import cluster_map, map_atoms
 from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
-from sae_core.browse.index import ActivationIndex, build_index
+from sae_core.browse.index import ActivationIndex
+from sae_core.browse.indexing import build_index
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
 from sae_core.device import resolve_device

@@ -12,6 +12,7 @@ from torch import Tensor
 from sae_core.ensemble import Ensemble
 from sae_core.sae import SAE
 from sae_core.sae.sparse import SparseCode
+from sae_core.training.kernels.frozen import FrozenEncoder
 
 BLOCK = 2048
 """Activations encoded at a time."""
@@ -40,9 +41,9 @@ class MemberCode:
 
 
 @torch.no_grad()
-def member_code(sae: SAE, acts_BD: Tensor, *, decode: bool = True) -> MemberCode:
+def member_code(sae: SAE, acts_BD: Tensor, *, encode: FrozenEncoder | None = None, decode: bool = True) -> MemberCode:
     """Encode, and decode if it is wanted, without a dense code where the code is sparse."""
-    code = sae.encode_sparse(acts_BD)
+    code = (encode or FrozenEncoder())(sae, acts_BD)
     if not decode:
         return MemberCode(code, None)
     batch, width = code.shape
@@ -61,6 +62,7 @@ class Encoders:
 
     def __init__(self, ensembles: Mapping[str, Ensemble]) -> None:
         self.ensembles = dict(ensembles)
+        self._encode = FrozenEncoder()
         distinct: list[SAE] = []
         uses: Counter[int] = Counter()
         self._same_as: dict[int, int] = {}
@@ -96,7 +98,8 @@ class Encoders:
             sharable = key in self._shared and (number == 0 or not residual)
             code = known.get(key) if sharable else None
             if code is None or ((decode or feeds_next) and code.decoded_BD is None):
-                code = member_code(member, input_BD, decode=decode or feeds_next or sharable)
+                wanted = decode or feeds_next or sharable
+                code = member_code(member, input_BD, encode=self._encode, decode=wanted)
             if sharable:
                 known[key] = code
             if feeds_next and code.decoded_BD is not None:

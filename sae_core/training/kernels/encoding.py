@@ -44,10 +44,10 @@ class Code:
 
 
 def encode(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
-    """The code of a screened batch, or nothing if it is not sparse; a BatchTopK SAE's threshold is updated."""
+    """The code of a screened batch, or nothing if it is not sparse; in training BatchTopK's threshold is updated."""
     if isinstance(sae, TopKSAE):
         return _topk(sae, screen, workspace)
-    if isinstance(sae, BatchTopKSAE):
+    if isinstance(sae, BatchTopKSAE) and sae.training:
         return _batch_topk(sae, screen, workspace)
     return _thresholded(sae, screen, workspace)
 
@@ -95,10 +95,12 @@ def _batch_topk(sae: BatchTopKSAE, screen: Screen, workspace: Workspace) -> Code
 
 
 def _thresholded(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
-    """ReLU and JumpReLU: what is above its threshold, and what is near it."""
+    """ReLU, JumpReLU and a trained BatchTopK: what is above its threshold, and in JumpReLU's training what is near."""
     jumps = isinstance(sae, JumpReLUSAE)
-    thresholds_N = sae.threshold if isinstance(sae, JumpReLUSAE) else torch.zeros_like(sae.b_enc)
-    reach = sae.bandwidth / 2 if isinstance(sae, JumpReLUSAE) else 0.0
+    thresholds_N = torch.zeros_like(sae.b_enc)
+    if isinstance(sae, JumpReLUSAE | BatchTopKSAE):
+        thresholds_N += sae.threshold.clamp_min(0.0) if isinstance(sae, BatchTopKSAE) else sae.threshold
+    reach = sae.bandwidth / 2 if isinstance(sae, JumpReLUSAE) and sae.training else 0.0
     bounds_N = (thresholds_N - reach).numpy()
     collected = _Collected(len(screen.x_BD), workspace)
     for first, keys_CN in screen.chunks():

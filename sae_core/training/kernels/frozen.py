@@ -1,0 +1,91 @@
+"""The sparse code of an SAE that is no longer trained, as fast as this machine can; for whoever only encodes.
+
+The training step's encoding where its compiled loops work, and what `SAE.encode_sparse` does elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_core.sae import SAE
+from sae_core.sae.sparse import SparseCode
+from sae_core.training.kernels import has_fast_bfloat16, use_fast
+from sae_core.training.kernels.workspace import shared_workspace
+
+if TYPE_CHECKING:
+    from sae_core.training.kernels.encoding import Code
+
+CELLS = 2**25
+"""Activations times features that are encoded at a time; what that takes is a fraction of as many numbers."""
+DENSE_CELLS = 2**24
+"""The same where a code has to become dense on its way (64 MB)."""
+
+
+class FrozenEncoder:
+    """Encodes with SAEs in evaluation mode; keep it as long as there is something to encode, as it keeps buffers."""
+
+    def __init__(self) -> None:
+        self._workspace = shared_workspace()
+
+    @torch.no_grad()
+    def __call__(self, sae: SAE, acts_BD: Tensor) -> SparseCode:
+        """The coefficients of `SAE.encode` as a list of entries; some of those of TopK may be 0.
+
+        With compiled loops an activation's code does not depend, to the last bit, on those that it is encoded with.
+
+        Args:
+            sae: An SAE; one in training mode may learn from what it encodes, and is left to itself.
+            acts_BD: Activations, on the SAE's device.
+        """
+        if sae.training or not len(acts_BD) or not use_fast("auto", sae):
+            return _plain(sae, acts_BD)
+        rows = max(1, CELLS // sae.width)
+        blocks = acts_BD.float().split(rows)
+        return _joined([self._compiled(sae, block_BD) or _plain(sae, block_BD) for block_BD in blocks], sae.width)
+
+    def _compiled(self, sae: SAE, acts_BD: Tensor) -> SparseCode | None:
+        """The code, or nothing if it is not sparse."""
+        from sae_core.training.kernels.encoding import encode  # compiles, or reads what was compiled, on import
+        from sae_core.training.kernels.screen import Screen
+
+        with self._workspace.lock:
+            centred_BD = torch.sub(acts_BD, sae.b_dec, out=self._workspace.take("centred", *acts_BD.shape))
+            # Read from the SAELens format, the encoder lies in memory dimension by dimension.
+            W_enc_ND = sae.W_enc.T.contiguous()
+            screen = Screen(centred_BD, W_enc_ND, sae.b_enc, self._workspace, low_precision=has_fast_bfloat16())
+            code = encode(sae, screen, self._workspace)
+            return None if code is None else _packed(code, sae.width)
+
+
+def _plain(sae: SAE, acts_BD: Tensor) -> SparseCode:
+    if sae.training:
+        return sae.encode_sparse(acts_BD)  # BatchTopK looks at the whole batch then
+    rows = max(1, DENSE_CELLS // sae.width)
+    return _joined([sae.encode_sparse(block_BD) for block_BD in acts_BD.split(rows)], sae.width)
+
+
+def _packed(code: Code, width: int) -> SparseCode:
+    """The entries side by side, in memory of their own; the workspace's belongs to the next batch."""
+    counts_B = code.stops_B - code.starts_B
+    gaps_B = code.starts_B - (counts_B.cumsum() - counts_B)
+    places_E = np.arange(counts_B.sum()) + np.repeat(gaps_B, counts_B)
+    rows_E = np.repeat(np.arange(len(counts_B)), counts_B)
+    values_E, features_E = code.values_E[places_E], code.features_E[places_E].astype(np.int64)
+    values, features, rows = (torch.from_numpy(column_E) for column_E in (values_E, features_E, rows_E))
+    return SparseCode(values, features, rows, (len(counts_B), width))
+
+
+def _joined(codes: list[SparseCode], width: int) -> SparseCode:
+    if len(codes) == 1:
+        return codes[0]
+    starts = np.cumsum([0, *(code.shape[0] for code in codes)]).tolist()
+    return SparseCode(
+        torch.cat([code.values_E for code in codes]),
+        torch.cat([code.features_E for code in codes]),
+        torch.cat([code.rows_E + start for code, start in zip(codes, starts, strict=False)]),
+        (starts[-1], width),
+    )
