@@ -30,12 +30,18 @@ from sae_core.config import Architecture, SAESettings, TrainingSettings
 from sae_core.progress import Tick
 from sae_core.run import Run
 from sae_core.sae import make_sae
-from sae_core.training import train_run
+from sae_core.training import prefetch, train_run
 from sae_core.training.pipeline import MOMENTUM, Pipeline
 from sae_core.training.step import Trainer
 
 SPARSE = {"sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}
 METHODS = ["single", "boosted"]
+
+
+@pytest.fixture(autouse=True)
+def _batches_are_made_when_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is certain how many were made."""
+    monkeypatch.setattr(prefetch, "AHEAD", 0)
 
 
 @pytest.fixture(scope="module")

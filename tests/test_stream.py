@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from sae_core.activations.harvest import harvest, train_cache, train_source
 from sae_core.activations.language_model import LanguageModel
-from sae_core.activations.stream import StreamedActivations
+from sae_core.activations.stream import StreamedActivations, _Stopped
 from sae_core.config import ModelSettings, RunSettings
 from sae_core.errors import UserError
 from sae_core.run import Run
 from sae_core.training import train_run
+from sae_core.training.prefetch import Prefetched, Waiting
+from sae_core.training.source import SlowBatches
 
 TEXTS = sample_texts(80, seed=3)
 BATCH = 32
@@ -84,6 +87,28 @@ def test_any_batch_can_be_the_first(model: LanguageModel) -> None:
         assert torch.equal(again, all_of_them[first]), first
     other = next(stream.batches(batch_size=BATCH, seed=3))
     assert not torch.equal(other, all_of_them[0])
+
+
+@pytest.mark.parametrize("wanted", [3, 1000])
+def test_chunks_are_read_in_advance_and_given_up_at_once(model: LanguageModel, wanted: int) -> None:
+    """With 3 batches wanted the thread ends by itself; with many it is stopped in the midst of a chunk."""
+    plain = stream_of(model, shuffle_bytes=5 * BATCH * 32 * 4).batches(batch_size=BATCH, seed=2)
+    batches = stream_of(model, shuffle_bytes=5 * BATCH * 32 * 4).batches(batch_size=BATCH, seed=2)
+    assert isinstance(batches, SlowBatches)
+    assert batches.ahead == 5
+    waiting, threads = Waiting(), threading.active_count()
+    device = torch.device("cpu")
+    with Prefetched(batches, count=wanted, device=device, waiting=waiting, ahead=batches.ahead) as ready:
+        for _ in range(3):
+            assert torch.equal(next(ready), next(plain))
+    assert threading.active_count() == threads
+
+
+def test_a_chunk_that_nobody_wants_is_not_read_to_its_end(model: LanguageModel) -> None:
+    batches = stream_of(model, shuffle_bytes=2**24).batches(batch_size=BATCH, seed=2)
+    batches.stop()
+    with pytest.raises(_Stopped):
+        next(batches)
 
 
 def test_too_little_text_is_said(model: LanguageModel) -> None:

@@ -26,7 +26,7 @@ from sae_core.errors import UserError
 from sae_core.files import read_tensors
 from sae_core.progress import Tick
 from sae_core.run import Run
-from sae_core.training import train_run
+from sae_core.training import prefetch, train_run
 from sae_core.training.boosting import SAMPLED_BATCHES
 from sae_core.training.interrupt import noting_interrupts
 
@@ -34,6 +34,12 @@ NEVER, ALWAYS = 1e9, 0.0
 """Values of checkpoint_seconds."""
 STOPS_OF_A_STAGE = 3
 """After steps 25, 50 and 60."""
+
+
+@pytest.fixture(autouse=True)
+def _batches_are_made_when_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is certain how many were made."""
+    monkeypatch.setattr(prefetch, "AHEAD", 0)
 
 
 class Eventful(TensorSource):

@@ -46,6 +46,8 @@ def training_facts(trained: Trained, plan: Plan) -> dict[str, float | int | str]
     return {
         "seconds": round(trained.seconds, 3),
         "shared_seconds": round(trained.shared_seconds, 3),
+        # Since the training last went on, as far as it was interrupted.
+        "wait_seconds": round(plan.waiting.seconds, 3),
         "tokens": tokens,
         "steps": plan.steps,
         "side_by_side": trained.side_by_side,

@@ -32,6 +32,21 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class SlowBatches(Protocol):
+    """Batches that a source makes many at a time, with long work in between, as a language model does."""
+
+    @property
+    def ahead(self) -> int:
+        """Batches made at a time: with as many kept ready, the next ones are made while these are used."""
+
+    def __next__(self) -> Tensor:
+        """The next batch."""
+
+    def stop(self) -> None:
+        """Give up the work in progress; called by another thread than the one that waits for a batch."""
+
+
+@runtime_checkable
 class StoredSource(Source, Protocol):
     """A source whose rows also can be read one after another, in the order in which they are stored."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.gradients import Outcome
 from sae_core.training.interrupt import noting_interrupts
 from sae_core.training.pipeline import Pipeline
+from sae_core.training.prefetch import Prefetched, Waiting
 from sae_core.training.source import Source
 from sae_core.training.step import REFRESH, Trainer
 
@@ -42,6 +43,7 @@ class Plan:
         device: Where it is trained.
         checkpoint_seconds: Smallest age at which a checkpoint is replaced.
         stage_name: What a stage is called in the progress: a stage, or a pass of members that have no stages.
+        waiting: Adds up for how long steps wait for activations.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Plan:
     device: torch.device
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     stage_name: str = "stage"
+    waiting: Waiting = field(default_factory=Waiting)
 
     @classmethod
     def of(
@@ -160,9 +163,10 @@ def train_stage(
     label = f"train {plan.name}" + (f", {plan.stage_name} {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
     began, saved = time.perf_counter() - (start.seconds or target.seconds), time.perf_counter()
     batches = target.source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
-    with noting_interrupts() as interrupted:
+    ready = Prefetched(batches, count=plan.steps - start.step, device=plan.device, waiting=plan.waiting)
+    with noting_interrupts() as interrupted, ready:
         for done in range(start.step + 1, plan.steps + 1):
-            acts_BD = next(batches).to(plan.device, non_blocking=True)
+            acts_BD = next(ready)
             curves.add(acts_BD, *_step(trainers, acts_BD, target))
             if done % REFRESH and done != plan.steps:
                 continue
