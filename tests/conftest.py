@@ -14,8 +14,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # which the atom map uses, would otherwise set the number of threads that torch uses, too.
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
-import pytest
 import torch
+
+# Without a GPU Triton's programs are interpreted, which has to be said before anything imports triton.
+os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
+
+import pytest
 from models import build_model, build_tokenizer, sample_texts
 
 from sae_core import pipeline

@@ -16,6 +16,7 @@ from sae_core.training.schedule import learning_rate, sparsity_weight
 
 if TYPE_CHECKING:
     from sae_core.training.kernels.fast import FastStep
+    from sae_core.training.kernels.gpu import GpuStep
 
 REFRESH = 25
 """Steps between two looks at which features are dead, the only moment at which a step waits for the device."""
@@ -36,7 +37,8 @@ class Trainer:
         training: How it is trained.
         steps: Number of steps that the whole training takes, for the schedules.
         low_precision: Whether the encoder product runs in bfloat16.
-        fast: Whether the compiled loops of `kernels` do the steps; where a code is not sparse, the plain ones do.
+        fast: Whether the compiled code of `kernels` does the steps; where a code is not sparse on a CPU, the plain
+            one does.
 
     Attributes:
         sae: The SAE.
@@ -68,10 +70,18 @@ class Trainer:
         )
         self._fast = self._fast_step() if fast else None
 
-    def _fast_step(self) -> FastStep:
-        from sae_core.training.kernels.fast import FastStep  # compiles, or reads what was compiled, on import
+    def _fast_step(self) -> FastStep | GpuStep:
+        kind: type[FastStep | GpuStep]
+        # Imported here, as each needs a compiler that the other's machine may lack.
+        if self.sae.b_dec.device.type == "cpu":
+            from sae_core.training.kernels.fast import FastStep
 
-        return FastStep(
+            kind = FastStep
+        else:
+            from sae_core.training.kernels.gpu import GpuStep
+
+            kind = GpuStep
+        return kind(
             self.sae,
             self._optimizer,
             self.training,

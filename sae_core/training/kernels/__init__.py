@@ -1,6 +1,8 @@
-"""The fast training step on a CPU; `gradients.py` is its plain twin and what every other device uses."""
+"""The fast training steps, `fast.py` on a CPU and `gpu.py` on a GPU; `gradients.py` is the plain twin of both."""
 
 from __future__ import annotations
+
+import importlib
 
 import torch
 
@@ -27,14 +29,21 @@ def use_fast(wanted: str, sae: SAE) -> bool:
 
 
 def _obstacle(sae: SAE) -> str | None:
-    if sae.b_dec.device.type != "cpu":
-        return f"the fast kernels run on a CPU and training.device is {sae.b_dec.device.type}"
+    device = sae.b_dec.device
+    if device.type not in ("cpu", "cuda"):
+        return f"the fast kernels run on a CPU or a CUDA device and training.device is {device.type}"
     if any(parameter.dtype != torch.float32 for parameter in sae.parameters()):
         return "the weights are not float32"
+    if device.type == "cuda":
+        if torch.__version__ < "2.8":
+            return f"they need torch 2.8 on a GPU and this is {torch.__version__}"
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"
+    compiler = "numba" if device.type == "cpu" else "triton"
     try:
-        import numba  # noqa: F401
+        importlib.import_module(compiler)
     except ImportError as error:
-        return f"numba cannot be imported ({error})"
+        return f"{compiler} cannot be imported ({error})"
     return None
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.sae import SAE
@@ -24,28 +22,24 @@ class Auxiliary:
     """What the M dead features get besides the gradient that everyone gets.
 
     Attributes:
-        ranks_N: Place of each feature among the dead, −1 for those that are not.
+        ranks_N: Place of each feature among the dead (int32), −1 for those that are not.
         grad_enc_MD: Gradient of their encoder rows.
         grad_dec_MD: Gradient of their atoms.
         vectors: Gradients [M] of their places in other parameters, by the parameter's name.
         loss: The auxiliary loss, weight included.
     """
 
-    ranks_N: NDArray[np.int32]
+    ranks_N: Tensor
     grad_enc_MD: Tensor
     grad_dec_MD: Tensor
     vectors: Mapping[str, Tensor] = field(default_factory=dict)
     loss: Tensor | float = 0.0
 
-    def norms(self) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        """The ranks, and the norms of the gradients of encoder rows and atoms."""
-        return self.ranks_N, self.grad_enc_MD.norm(dim=1).numpy(), self.grad_dec_MD.norm(dim=1).numpy()
-
 
 def no_help(sae: SAE) -> Auxiliary:
     """What there is when no feature is dead."""
-    none_MD = torch.zeros(0, sae.d_in)
-    return Auxiliary(np.full(sae.width, -1, np.int32), none_MD, none_MD)
+    none_MD = sae.W_dec.new_zeros(0, sae.d_in)
+    return Auxiliary(_ranks(sae, torch.zeros(0, dtype=torch.int64, device=none_MD.device)), none_MD, none_MD)
 
 
 def reconstruct_rest(sae: SAE, centred_BD: Tensor, left_BD: Tensor, dead_M: Tensor, coefficient: float) -> Auxiliary:
@@ -61,7 +55,7 @@ def reconstruct_rest(sae: SAE, centred_BD: Tensor, left_BD: Tensor, dead_M: Tens
     batch, d_in = left_BD.shape
     encoder_MD, atoms_MD, bias_M = sae.W_enc.T[dead_M], sae.W_dec[dead_M], sae.b_enc[dead_M]
     grad_enc_MD, grad_dec_MD = torch.zeros_like(encoder_MD), torch.zeros_like(atoms_MD)
-    grad_b_enc_M, loss = torch.zeros_like(bias_M), torch.tensor(0.0)
+    grad_b_enc_M, loss = torch.zeros_like(bias_M), bias_M.new_zeros(())
     k, scale, rows = max(1, d_in // 2), coefficient / (batch * d_in), _chunk(dead_M)
     for x_CD, left_CD in zip(centred_BD.split(rows), left_BD.split(rows), strict=True):
         coefs_CM = torch.addmm(bias_M, x_CD, encoder_MD.T).relu_()
@@ -89,7 +83,7 @@ def revive(sae: SAE, centred_BD: Tensor, dead_M: Tensor, coefficient: float) -> 
     """
     scale, names = coefficient / centred_BD.numel(), dict(sae.named_parameters())
     encoder_MD, offset_M = sae.W_enc.T[dead_M], sae.thresholds(dead_M) - sae.b_enc[dead_M]
-    grad_enc_MD, below_M, loss = torch.zeros_like(encoder_MD), torch.zeros_like(offset_M), torch.tensor(0.0)
+    grad_enc_MD, below_M, loss = torch.zeros_like(encoder_MD), torch.zeros_like(offset_M), offset_M.new_zeros(())
     for x_CD in centred_BD.split(_chunk(dead_M)):
         missing_CM = torch.addmm(offset_M, x_CD, encoder_MD.T, alpha=-1).relu_()
         loss += missing_CM.sum() * scale
@@ -106,7 +100,7 @@ def _chunk(dead_M: Tensor) -> int:
     return max(1, CHUNK_ENTRIES // len(dead_M))
 
 
-def _ranks(sae: SAE, dead_M: Tensor) -> NDArray[np.int32]:
-    ranks_N = np.full(sae.width, -1, np.int32)
-    ranks_N[dead_M.numpy()] = np.arange(len(dead_M))
+def _ranks(sae: SAE, dead_M: Tensor) -> Tensor:
+    ranks_N = torch.full((sae.width,), -1, dtype=torch.int32, device=dead_M.device)
+    ranks_N[dead_M] = torch.arange(len(dead_M), dtype=torch.int32, device=dead_M.device)
     return ranks_N

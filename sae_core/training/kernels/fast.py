@@ -189,13 +189,15 @@ class FastStep:
     ) -> None:
         """Clip, Adam, unit norm; gradients holds those of the vectors."""
         sae = self._sae
+        ranks_N, aux_MD = helped.ranks_N.numpy(), (helped.grad_enc_MD, helped.grad_dec_MD)
         rows = (
             *(*tables.entries(), tables.centred_BD, tables.grad_BD),
-            *(helped.ranks_N, helped.grad_enc_MD.numpy(), helped.grad_dec_MD.numpy(), sae.W_dec.numpy()),
+            *(ranks_N, *(grad_MD.numpy() for grad_MD in aux_MD), sae.W_dec.numpy()),
         )
         vectors = float(sum(gradient.square().sum() for gradient in gradients.values()))
         # Nearly always a bound on the norm rules out that it is too large, and spares computing all gradients twice.
-        square = vectors + update_loops.bound_square(*tables.entries(), *norms_B, *helped.norms())
+        aux_norms = (grad_MD.norm(dim=1).numpy() for grad_MD in aux_MD)
+        square = vectors + update_loops.bound_square(*tables.entries(), *norms_B, ranks_N, *aux_norms)
         if not math.sqrt(square) + 1e-6 < self._training.clip:
             squares_N = np.empty(sae.width)
             team.run(update_loops.square_gradients, *rows, squares_N)

@@ -11,9 +11,14 @@ from torch import Tensor
 
 
 class Workspace:
-    """Named buffers that are given out again and again; what they hold is worth nothing after a step."""
+    """Named buffers that are given out again and again; what they hold is worth nothing after a step.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where they lie.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = device
         self.lock = threading.Lock()
         """Held during a step, as two steps at a time would write into the same buffers."""
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
@@ -25,14 +30,14 @@ class Workspace:
         if buffer is None or len(buffer) < size:
             self._buffers.pop((name, dtype), None)  # freed before its successor is allocated
             del buffer
-            buffer = self._buffers[name, dtype] = torch.zeros(size, dtype=dtype)
+            buffer = self._buffers[name, dtype] = torch.zeros(size, dtype=dtype, device=self._device)
         return buffer[:size].view(shape)
 
     def extend(self, name: str, used: int, size: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
         """As `take`, for a vector whose first `used` places keep what they hold."""
         buffer = self._buffers.get((name, dtype))
         if buffer is None or len(buffer) < size:
-            larger = torch.zeros(size + size // 2, dtype=dtype)
+            larger = torch.zeros(size + size // 2, dtype=dtype, device=self._device)
             if buffer is not None:
                 larger[:used] = buffer[:used]
             buffer = self._buffers[name, dtype] = larger
@@ -46,9 +51,9 @@ class Workspace:
 _alive: weakref.WeakValueDictionary[str, Workspace] = weakref.WeakValueDictionary()
 
 
-def shared_workspace() -> Workspace:
-    """The process's workspace; it lives as long as somebody uses it."""
-    workspace = _alive.get("shared")
+def shared_workspace(device: torch.device | str = "cpu") -> Workspace:
+    """The process's workspace on a device; it lives as long as somebody uses it."""
+    workspace = _alive.get(str(device))
     if workspace is None:
-        workspace = _alive["shared"] = Workspace()
+        workspace = _alive[str(device)] = Workspace(device)
     return workspace
