@@ -74,6 +74,9 @@ class DataSettings(_Settings):
     """disk (training activations are gathered once) or stream (every pass runs the model again and fills no disk)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the activation cache."""
+    shuffle: Literal["auto", "memory", "disk"] = "auto"
+    """memory (rows are drawn from all over the cache), disk (they are first dealt to random piles on disk, which are
+    then read one after another) or auto (disk if the cache is larger than the free memory and the disk has room)."""
 
 
 class SAESettings(_Settings):

@@ -44,15 +44,20 @@ def writing_tensors(
 
     Args:
         path: The file.
-        layout: For each tensor its dtype and shape. Put the widest dtypes first, so that all stay aligned.
+        layout: For each tensor its dtype (``BF16`` for bfloat16, given as integers) and shape. Put the widest dtypes
+            first, so that all stay aligned.
         metadata: Strings kept in the header.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata or {})}
     dtypes, places, end = {}, {}, 0
     for name, (dtype, shape) in layout.items():
-        dtypes[name], places[name] = np.dtype(dtype), end
+        dtypes[name], places[name] = np.dtype(_READABLE["BF16"] if dtype == "BF16" else dtype), end
         end += math.prod(shape) * dtypes[name].itemsize
-        header[name] = {"dtype": _NAMES[dtypes[name]], "shape": list(shape), "data_offsets": [places[name], end]}
+        header[name] = {
+            "dtype": _NAMES.get(dtypes[name], "BF16"),
+            "shape": list(shape),
+            "data_offsets": [places[name], end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path) as partial, partial.open("wb") as file:

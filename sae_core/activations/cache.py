@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.shuffle import draw_piles
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json, write_tensors
 from sae_core.mapped import map_tensors
@@ -22,8 +23,8 @@ FORMAT = 1
 SHARD_BYTES = 256 * 2**20
 SERIAL_NUMBERS = 2**15 - 1
 """torch works on fewer numbers than 2**15 with one thread (at::internal::GRAIN_SIZE)."""
-_META = "meta.json"
-_TENSOR = "activations"
+META = "meta.json"
+TENSOR = "activations"
 _TORCH: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -38,9 +39,19 @@ class CacheWriter:
         dtype: Number format on disk.
         contents: What the rows are (data, model, layer …); a cache of other contents is not continued.
         shard_rows: A shard is closed once it has this many rows.
+        piles: Rows of each of the piles, if the rows lie in random piles; see `ActivationCache.piles`.
     """
 
-    def __init__(self, folder: Path, *, d_in: int, dtype: Dtype, contents: str, shard_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        d_in: int,
+        dtype: Dtype,
+        contents: str,
+        shard_rows: int | None = None,
+        piles: Sequence[int] | None = None,
+    ) -> None:
         self.folder, self.d_in, self.dtype = folder, d_in, dtype
         self._shard_rows = shard_rows or max(1, SHARD_BYTES // (d_in * _TORCH[dtype].itemsize))
         self._pieces: list[Tensor] = []
@@ -54,6 +65,7 @@ class CacheWriter:
             "sum": [0.0] * d_in,
             "sum_of_squares": 0.0,
             "finished": False,
+            **({"piles": list(piles)} if piles else {}),
         }
         self._continue()
 
@@ -89,14 +101,14 @@ class CacheWriter:
             raise UserError(f"No activations were written to {self.folder}; give more text.")
         checksums = "".join(shard["checksum"] for shard in self._meta["shards"])
         self._meta |= {"finished": True, "fingerprint": hashlib.sha256(checksums.encode()).hexdigest()[:16]}
-        write_json(self.folder / _META, self._meta)
+        write_json(self.folder / META, self._meta)
         return ActivationCache.open(self.folder)
 
     def _continue(self) -> None:
         """Take over the whole shards of an unfinished cache with the same contents."""
-        if not (self.folder / _META).exists():
+        if not (self.folder / META).exists():
             return
-        meta = read_json(self.folder / _META)
+        meta = read_json(self.folder / META)
         same = all(meta.get(key) == self._meta[key] for key in ("format", "contents", "d_in", "dtype"))
         if same and all(_shard_is_whole(self.folder, shard) for shard in meta["shards"]):
             self._meta = {**meta, "finished": False}
@@ -105,15 +117,15 @@ class CacheWriter:
         acts_RD = torch.cat(self._pieces)
         self._pieces.clear()
         name = f"shard_{len(self._meta['shards']):05d}.safetensors"
-        write_tensors(self.folder / name, {_TENSOR: acts_RD})
+        write_tensors(self.folder / name, {TENSOR: acts_RD})
         # Of the numbers as they are stored, in float64: float32 sums over millions of rows lose digits.
         exact_RD = acts_RD.double()
         total_D = torch.tensor(self._meta["sum"], dtype=torch.float64) + exact_RD.sum(dim=0)
         self._meta["sum"] = total_D.tolist()
         self._meta["sum_of_squares"] += float(exact_RD.square().sum())
-        self._meta["shards"].append({"file": name, "rows": len(acts_RD), "checksum": _checksum(self.folder / name)})
+        self._meta["shards"].append({"file": name, "rows": len(acts_RD), "checksum": file_checksum(self.folder / name)})
         self._meta["rows"] += len(acts_RD)
-        write_json(self.folder / _META, self._meta)
+        write_json(self.folder / META, self._meta)
 
 
 class ActivationCache:
@@ -126,6 +138,8 @@ class ActivationCache:
         mean_D: Mean activation [D], float64.
         scale: sqrt(D / E‖a‖²): times this, activations have E‖a‖² = D.
         fingerprint: Hash of all that is stored.
+        piles: Where rows were dealt to piles at random (`dealt.py`), the rows of each; then batches are drawn from a
+            few piles at a time.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
@@ -135,6 +149,7 @@ class ActivationCache:
         mean_square = meta["sum_of_squares"] / self.rows
         self.scale = float((self.d_in / mean_square) ** 0.5) if mean_square else 1.0
         self.fingerprint = str(meta["fingerprint"])
+        self.piles: list[int] | None = meta.get("piles")
         self._shards = [_map_shard(folder / shard["file"]) for shard in meta["shards"]]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         if self._starts[-1] != self.rows or any(shard.shape[1] != self.d_in for shard in self._shards):
@@ -147,9 +162,9 @@ class ActivationCache:
         Raises:
             UserError: If it is missing, unfinished or damaged.
         """
-        if not (folder / _META).exists():
+        if not (folder / META).exists():
             raise UserError(f"There are no activations in {folder}; gather them again with sae-ensemble train.")
-        meta = read_json(folder / _META)
+        meta = read_json(folder / META)
         try:
             if meta["format"] != FORMAT:
                 raise UserError(f"The activation cache {folder} is of another version; delete it and gather it again.")
@@ -157,7 +172,7 @@ class ActivationCache:
                 raise UserError(f"The activation cache {folder} is not finished; run the command again to go on.")
             return cls(folder, meta)
         except (KeyError, TypeError):
-            raise UserError(f"{folder / _META} is damaged; delete {folder} and run the command again.") from None
+            raise UserError(f"{folder / META} is damaged; delete {folder} and run the command again.") from None
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` as float32 [stop − start, D].
@@ -167,10 +182,18 @@ class ActivationCache:
         """
         if not 0 <= start <= stop <= self.rows:
             raise UserError(f"Rows {start} to {stop} were asked for; {self.folder} holds {self.rows}.")
-        return self._take(np.arange(start, stop)) if stop > start else torch.empty(0, self.d_in)
+        return self._as_float32(self.stored(start, stop))
+
+    def stored(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows ``start`` to ``stop`` in the cache's number format, bfloat16 as integers [stop − start, D]."""
+        parts = [
+            shard[max(0, start - first) : max(0, stop - first)]
+            for shard, first in zip(self._shards, self._starts[:-1], strict=True)
+        ]
+        return np.concatenate(parts)
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
-        """Endless float32 batches [batch_size, D], each pass a new permutation of all rows.
+        """Endless float32 batches [batch_size, D], each pass a new random permutation of all rows.
 
         The rows that do not fill a batch at the end of a pass are left out of that pass.
 
@@ -188,6 +211,9 @@ class ActivationCache:
                 f"The cache holds {self.rows} activations, fewer than training.batch_size ({batch_size}); give more "
                 "text or a smaller batch."
             )
+        if self.piles:
+            drawn = draw_piles(self.stored, self.piles, batch_size=batch_size, seed=seed, first_step=first_step)
+            yield from map(self._as_float32, drawn)
         number, index = divmod(first_step, per_pass)
         while True:
             order = np.random.default_rng([seed, number]).permutation(self.rows)
@@ -204,6 +230,9 @@ class ActivationCache:
             if end > first:
                 # Clipped only because numpy then writes to its place at once; all numbers are in range.
                 np.take(shard, rows[first:end] - start, axis=0, out=stored_RD[first:end], mode="clip")
+        return self._as_float32(stored_RD)
+
+    def _as_float32(self, stored_RD: NDArray[Any]) -> Tensor:
         stored = torch.from_numpy(stored_RD)
         return _float32(stored.view(torch.bfloat16) if self.dtype == "bfloat16" else stored)
 
@@ -225,17 +254,18 @@ def _float32(stored_RD: Tensor) -> Tensor:
 
 def _map_shard(path: Path) -> NDArray[Any]:
     arrays, _ = map_tensors(path)
-    if _TENSOR not in arrays or arrays[_TENSOR].ndim != 2:
+    if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
         raise UserError(f"{path} holds no activations; delete its folder and run the command again.")
-    return arrays[_TENSOR]
+    return arrays[TENSOR]
 
 
 def _shard_is_whole(folder: Path, shard: dict[str, Any]) -> bool:
     path = folder / shard["file"]
-    return path.exists() and _checksum(path) == str(shard["checksum"])
+    return path.exists() and file_checksum(path) == str(shard["checksum"])
 
 
-def _checksum(path: Path) -> str:
+def file_checksum(path: Path) -> str:
+    """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

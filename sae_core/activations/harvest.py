@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.activations.dealt import deal
+from sae_core.activations.shuffle import free_memory
 from sae_core.activations.stream import StreamedActivations
 from sae_core.activations.text import Document, load_documents
 from sae_core.config import RunSettings
@@ -65,14 +68,24 @@ def train_cache(run: Run) -> ActivationCache:
     return ActivationCache.open(run.activations / "train")
 
 
-def train_source(run: Run, *, device: str = "cpu") -> ActivationCache | StreamedActivations:
+def train_source(
+    run: Run, *, device: str = "cpu", progress: Progress = silent
+) -> ActivationCache | StreamedActivations:
     """The activations to train on: the cache, or the model itself with ``data.storage = "stream"``.
+
+    Args:
+        run: The run.
+        device: Where the model runs, if it has to.
+        progress: Told the rows that are shuffled on disk, if they have to be.
 
     Raises:
         UserError: If the cache is missing, unfinished or damaged.
     """
     cache = train_cache(run)
     if run.settings.data.storage == "disk":
+        # As it was decided when the cache was written: trainings of one run, interrupted or not, share their order.
+        if run.facts("activations").get("shuffle") == "disk":
+            return deal(cache, run.activations / "dealt", seed=run.settings.training.seed, progress=progress)
         return cache
 
     def load() -> LanguageModel:
@@ -211,13 +224,28 @@ def _write_activations(run: Run, model: LanguageModel, progress: Progress) -> No
     total = facts[kept] + facts["evaluation_tokens"]
     train = _write_cache(run, model, "train", lambda rows: progress(_tick(rows, total)))
     evaluation = _write_cache(run, model, "evaluation", lambda rows: progress(_tick(train.rows + rows, total)))
+    before = run.facts("activations")
     activations_facts = {
         "seconds": time.perf_counter() - started,
         "tokens": train.rows + evaluation.rows,
         "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
         "mean_square_norm": train.d_in / train.scale**2,
+        "shuffle": before.get("shuffle", "memory") if before else _choose_shuffle(run, train),
     }
-    run.finish("activations", activations_facts, files=run.activations.glob("*/*.*"))
+    files = [file for cache in (train, evaluation) for file in cache.folder.glob("*.*")]
+    run.finish("activations", activations_facts, files=files)
+
+
+def _choose_shuffle(run: Run, cache: ActivationCache) -> str:
+    """How batches are drawn from a new cache: in ``memory``, or from piles on ``disk``."""
+    data, training = run.settings.data, run.settings.training
+    if data.shuffle != "auto":
+        return data.shuffle
+    # Boosting may keep residuals in float32 and draws them in the same order.
+    residuals = "boosted" in training.methods and training.residuals != "recomputed"
+    itemsize = 4 if residuals or data.dtype == "float32" else 2
+    room = shutil.disk_usage(run.path).free > cache.rows * cache.d_in * itemsize
+    return "disk" if cache.rows * cache.d_in * itemsize > free_memory() and room else "memory"
 
 
 def _tick(rows: int, total: int) -> Tick:

@@ -107,7 +107,14 @@ class Residuals:
         shard_rows = min(SHARD_BYTES // (source.d_in * torch.float32.itemsize), source.rows // PASS_SHARDS)
         shard_rows = max(1, shard_rows // BLOCK_ROWS) * BLOCK_ROWS
         contents = f"residual {_identity(source, members)}"
-        writer = CacheWriter(folders[1], d_in=source.d_in, dtype="float32", contents=contents, shard_rows=shard_rows)
+        writer = CacheWriter(
+            folders[1],
+            d_in=source.d_in,
+            dtype="float32",
+            contents=contents,
+            shard_rows=shard_rows,
+            piles=source.piles if isinstance(source, ActivationCache) else None,
+        )
         if writer.rows < source.rows:
             before = source if stage == 1 else self._kept(source, members[:-1])
             self._write(writer, before, members[-1], f"residual after stage {stage}", shard_rows)

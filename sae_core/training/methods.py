@@ -65,7 +65,7 @@ def train_run(
     if source is None:
         from sae_core.activations.harvest import train_source
 
-        source = train_source(run, device=str(torch_device))
+        source = train_source(run, device=str(torch_device), progress=progress)
     for method in missing:
         sequential = method == "boosted" and settings.training.boosting == "sequential"
         stages = settings.training.members if sequential else 1
