@@ -16,6 +16,7 @@ from sae_core import console, pipeline
 from sae_core.config import DEMO, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.options import AsJson, Assignments, Chosen, parse_assignments, takes_settings
+from sae_core.planning.machines import FOUND, MACHINES
 from sae_core.run import Run, find_runs
 from sae_core.serve import LAST_PORT, serve_dashboard
 
@@ -120,6 +121,32 @@ def train(run: RunPath, chosen: Chosen, as_json: AsJson = False) -> None:
 
 
 @app.command()
+@takes_settings
+def plan(
+    chosen: Chosen,
+    run: Annotated[Path, typer.Argument(help="Where the run is to be kept; nothing is written there.")] = Path("runs"),
+    machine: Annotated[
+        str, typer.Option(help=f"found (this machine, measured for some seconds) or a name: {', '.join(MACHINES)}.")
+    ] = FOUND,
+    as_json: AsJson = False,
+) -> None:
+    """Say what train, index and evaluate would take: time, memory, disk and arithmetic. Takes the options of train."""
+    from sae_core.planning import report
+    from sae_core.planning.plan import make_plan
+
+    with console.drawn_progress() as progress:
+        made = make_plan(_settings(run, chosen), machine=machine, folder=run, progress=progress)
+    if as_json:
+        console.print_json(made.as_json())
+        return
+    console.print_rows(
+        report.table(made), title=f"Plan for {made.work.settings.model.name} on {made.work.machine.name}"
+    )
+    for sentence in report.sentences(made):
+        console.say(sentence)
+
+
+@app.command()
 def index(run: RunPath, as_json: AsJson = False) -> None:
     """Index every activation by feature, match features over members and map the atoms, for the dashboard."""
     opened = _trained(run)
@@ -219,11 +246,18 @@ def import_labels(
 
 def _open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = None) -> Run:
     """The run at ``path``, made if there is none. What is not given is as in a begun run, else as in ``start``."""
+    nothing_given = chosen.config is None and not chosen.overrides
+    if nothing_given and (path / "run.json").exists():
+        return Run.open(path)
+    return Run.create(path, _settings(path, chosen, start))
+
+
+def _settings(path: Path, chosen: Chosen, start: RunSettings | None = None) -> RunSettings:
     there = Run.open(path) if (path / "run.json").exists() else None
     if there and chosen.config is None and not chosen.overrides:
-        return there
+        return there.settings
     base = there.settings if there and there.manifest["finished"] else start
-    return Run.create(path, load_settings(chosen.config, chosen.overrides, base=base))
+    return load_settings(chosen.config, chosen.overrides, base=base)
 
 
 def _command(*words: object) -> str:

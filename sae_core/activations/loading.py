@@ -26,9 +26,8 @@ def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel
         UserError: If the model or its tokenizer is missing or unusable, or has no block ``settings.layer``.
     """
     source, options = _locate(settings)
+    config = load_config(settings)
     with _quiet():
-        config = _attempt(settings, lambda: AutoConfig.from_pretrained(source, **options))
-        _check(config, settings)
         tokenizer = _attempt(
             settings, lambda: AutoTokenizer.from_pretrained(source, **options), what="its tokenizer cannot be loaded"
         )
@@ -36,6 +35,19 @@ def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         model = _attempt(settings, lambda: kind.from_pretrained(source, dtype=dtype, use_safetensors=True, **options))
     return model.eval(), tokenizer
+
+
+def load_config(settings: ModelSettings) -> Any:
+    """The model's configuration, as transformers made it.
+
+    Raises:
+        UserError: If the model is missing or unusable, or has no block ``settings.layer``.
+    """
+    source, options = _locate(settings)
+    with _quiet():
+        config = _attempt(settings, lambda: AutoConfig.from_pretrained(source, **options))
+    _check(config, settings)
+    return config
 
 
 def is_causal(config: Any) -> bool:

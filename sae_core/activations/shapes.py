@@ -1,0 +1,132 @@
+"""The shape of a language model, without its weights: enough to count what running it up to a layer costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sae_core.config import ModelSettings
+from sae_core.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """A transformer's dimensions.
+
+    Attributes:
+        kind: Its model_type in transformers.
+        layers: Blocks.
+        d_model: Dimension of the residual stream, D.
+        heads: Attention heads.
+        kv_heads: Heads of keys and values, fewer where several query heads share them.
+        head_dim: Dimension of a head.
+        mlp: Width of the MLP.
+        mlp_matrices: Matrices of an MLP: 2, or 3 where it is gated.
+        vocabulary: Tokens, V.
+        context: Tokens it takes at most; 0 if it does not say.
+        tied: Whether embedding and unembedding are one matrix.
+    """
+
+    kind: str
+    layers: int
+    d_model: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    mlp_matrices: int
+    vocabulary: int
+    context: int = 0
+    tied: bool = True
+
+    @property
+    def block_weights(self) -> int:
+        """Entries of the matrices of one block; vectors are left out."""
+        attention = self.d_model * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return attention + self.mlp_matrices * self.d_model * self.mlp
+
+    def weights(self, blocks: int | None = None) -> int:
+        """Entries of all matrices, or of those that are left once only the first blocks are run."""
+        embeddings = self.vocabulary * self.d_model * (1 if self.tied else 2)
+        return embeddings + self.block_weights * (self.layers if blocks is None else blocks)
+
+    def forward_flops(self, length: int, blocks: int) -> int:
+        """Floating-point operations for one text of ``length`` tokens through the first blocks.
+
+        Two for each entry of a matrix and token, and 4·L²·heads·head_dim for scores and weighted sums of attention,
+        which are computed whole and then masked. Norms, softmax and activation functions are not counted.
+        """
+        return blocks * (2 * length * self.block_weights + 4 * length**2 * self.heads * self.head_dim)
+
+
+_PYTHIA: dict[str, Any] = {"kind": "gpt_neox", "mlp_matrices": 2, "vocabulary": 50304, "context": 2048, "tied": False}
+KNOWN = {
+    "eleutherai/pythia-70m": ModelShape(
+        layers=6, d_model=512, heads=8, kv_heads=8, head_dim=64, mlp=2048, **_PYTHIA
+    ),  # https://github.com/EleutherAI/pythia, the table of models
+    "eleutherai/pythia-160m": ModelShape(
+        layers=12, d_model=768, heads=12, kv_heads=12, head_dim=64, mlp=3072, **_PYTHIA
+    ),
+    "openai-community/gpt2": ModelShape(
+        "gpt2", 12, 768, heads=12, kv_heads=12, head_dim=64, mlp=3072, mlp_matrices=2, vocabulary=50257, context=1024
+    ),  # Radford et al. 2019
+    "google/gemma-2-2b": ModelShape(
+        "gemma2", 26, 2304, heads=8, kv_heads=4, head_dim=256, mlp=9216, mlp_matrices=3, vocabulary=256000, context=8192
+    ),  # Gemma Team 2024, *Gemma 2*, table 1
+}
+"""Shapes of models that SAEs are often trained on, so that planning needs no hub; ids in lower case."""
+_SAME_SHAPE = {"gpt2": "openai-community/gpt2", "google/gemma-2-2b-it": "google/gemma-2-2b"}
+
+
+def find_shape(settings: ModelSettings) -> ModelShape:
+    """The shape of the model that is named: known here, or from its configuration in a folder or on the hub.
+
+    Raises:
+        UserError: If there is no such model, or it has no block ``settings.layer``.
+    """
+    name = settings.name.lower().removesuffix("-deduped")
+    shape = KNOWN.get(_SAME_SHAPE.get(name, name))
+    if shape is None:
+        from sae_core.activations.loading import load_config  # imports transformers, which takes seconds
+
+        shape = shape_of(load_config(settings))
+    if settings.layer >= shape.layers:
+        raise UserError(
+            f"Model {settings.name!r} has {shape.layers} layers, so model.layer must be 0 to {shape.layers - 1}, "
+            f"not {settings.layer}."
+        )
+    return shape
+
+
+def shape_of(config: Any) -> ModelShape:
+    """The shape that a configuration of transformers describes."""
+    text = config.get_text_config()
+    d_model, heads, kind = int(text.hidden_size), int(text.num_attention_heads), str(text.model_type)
+    mlp = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * d_model
+    bare = ModelShape(
+        kind=kind,
+        layers=int(text.num_hidden_layers),
+        d_model=d_model,
+        heads=heads,
+        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        head_dim=int(getattr(text, "head_dim", None) or d_model // heads),
+        mlp=int(mlp),
+        mlp_matrices=0,
+        vocabulary=int(text.vocab_size),
+        context=int(getattr(text, "max_position_embeddings", None) or 0),
+        tied=bool(getattr(config, "tie_word_embeddings", True)),
+    )
+    return replace(bare, mlp_matrices=round((_block_entries(text) - bare.block_weights) / (d_model * int(mlp))))
+
+
+def _block_entries(config: Any) -> int:
+    """Entries of the matrices of one block, as its code makes them; a configuration does not say if MLPs are gated."""
+    import torch
+    from transformers import AutoModel
+
+    from sae_core.activations.sites import find_blocks
+
+    with torch.device("meta"):  # shapes without memory
+        model = AutoModel.from_config(config)
+    block = find_blocks(model, int(config.num_hidden_layers))[0]
+    return sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 2)

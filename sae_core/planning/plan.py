@@ -1,0 +1,166 @@
+"""A plan: all stages of a run with totals, whether they fit, what to change if not, and what is not counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sae_core.activations.shapes import find_shape
+from sae_core.config import RunSettings
+from sae_core.device import resolve_device
+from sae_core.planning.later_stages import stages_of_looking
+from sae_core.planning.machines import FOUND, find_machine, this_machine
+from sae_core.planning.rates import named_rates
+from sae_core.planning.stages import Stage, Work
+from sae_core.planning.train_stages import stages_of_training
+from sae_core.progress import Progress, silent
+
+NOT_COUNTED = (
+    "downloads, and waiting for the disk where the activation cache is larger than the memory that is free",
+    "help for dead features (AuxK), which makes a step longer the more of them there are",
+    "fitting concept detectors, and the time in which the libraries are imported and compiled",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What stages take together: times, operations and files add up, memory is that of the largest.
+
+    Attributes:
+        seconds: Of all stages.
+        flops: Of all stages.
+        memory: At the highest.
+        mapped: At the highest.
+        gpu_memory: At the highest.
+        disk: What they leave.
+        temporary: The most that one needs besides.
+    """
+
+    seconds: float
+    flops: int
+    memory: int
+    mapped: int
+    gpu_memory: int
+    disk: int
+    temporary: int
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Total:
+        """The total of some stages."""
+        return cls(
+            seconds=sum(stage.seconds for stage in stages),
+            flops=sum(stage.flops for stage in stages),
+            memory=max(stage.memory for stage in stages),
+            mapped=max(stage.mapped for stage in stages),
+            gpu_memory=max(stage.gpu_memory for stage in stages),
+            disk=sum(stage.disk for stage in stages),
+            temporary=max(stage.temporary for stage in stages),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What a run will take.
+
+    Attributes:
+        work: What was planned, where, and with which rates.
+        stages: Its stages, in order.
+    """
+
+    work: Work
+    stages: list[Stage]
+
+    @property
+    def training(self) -> Total:
+        """What the command train takes."""
+        return Total.of([stage for stage in self.stages if stage.part == "train"])
+
+    @property
+    def whole(self) -> Total:
+        """What everything takes."""
+        return Total.of(self.stages)
+
+    @property
+    def fits(self) -> dict[str, bool | None]:
+        """Whether it fits in memory, in a GPU's memory and on the disk; None where a size is unknown."""
+        machine, whole = self.work.machine, self.whole
+        host = machine.host_memory if machine.gpu else machine.memory
+        return {
+            "memory": _within(whole.memory, host),
+            "gpu_memory": _within(whole.gpu_memory, machine.memory) if machine.gpu else None,
+            "disk": _within(whole.disk + whole.temporary, machine.disk),
+        }
+
+    @property
+    def remedies(self) -> list[str]:
+        """What to change where it does not fit."""
+        settings, fits = self.work.settings, self.fits
+        found = []
+        if fits["disk"] is False:
+            if settings.data.storage == "disk":
+                found.append("--set data.storage=stream keeps no activations of the training text on disk")
+                found.append("a smaller data.train_tokens keeps fewer of them and goes over them more often")
+            if any(stage.temporary for stage in self.stages if stage.name == "train boosted"):
+                found.append("--set training.residuals=recomputed keeps no residuals")
+            found.append("a smaller data.index_tokens makes a smaller index")
+        if fits["memory"] is False or fits["gpu_memory"] is False:
+            found.append("fewer --members at a time, or their training spread over several machines")
+            found.append("a smaller --width, or a smaller training.batch_size")
+            if "expanded" in settings.training.methods:
+                found.append("--methods without expanded, which is as wide as all members together")
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as plain values; seconds, bytes and operations."""
+        work, training = self.work, self.work.settings.training
+        return {
+            "machine": asdict(work.machine),
+            "measured": work.rates.measured,
+            "model": {"name": work.settings.model.name, **asdict(work.shape)},
+            "training": {
+                "tokens": work.trained_tokens,
+                "steps": work.steps,
+                "members": training.members,
+                "parameters": {method: sum(m.parameters for m in work.members(method)) for method in training.methods},
+            },
+            "stages": [asdict(stage) for stage in self.stages],
+            "totals": {"train": asdict(self.training), "all": asdict(self.whole)},
+            "fits": self.fits,
+            "remedies": self.remedies,
+            "remarks": list(work.rates.remarks),
+            "not_counted": list(NOT_COUNTED),
+        }
+
+
+def make_plan(settings: RunSettings, *, machine: str, folder: Path, progress: Progress = silent) -> RunPlan:
+    """Plan a run. Nothing is left on disk, no model is downloaded.
+
+    Args:
+        settings: The settings.
+        machine: A name of `MACHINES`, or `FOUND` for the machine at hand, which is measured for some seconds.
+        folder: The run folder; it need not be there.
+        progress: Told the seconds that were spent on measuring.
+
+    Raises:
+        UserError: If there is no such machine, model or text.
+    """
+    named = None if machine == FOUND else find_machine(machine)
+    shape = find_shape(settings.model)
+    if named is not None:
+        return _planned(Work(settings, shape, named, named_rates(named, settings, shape)))
+    device = resolve_device(settings.training.device)
+    found = this_machine(device, folder)
+    from sae_core.planning.calibration import calibrate  # imports all that will run
+
+    rates = calibrate(settings, shape, device=device, folder=folder, progress=progress)
+    return _planned(Work(settings, shape, found, rates))
+
+
+def _planned(work: Work) -> RunPlan:
+    return RunPlan(work, [*stages_of_training(work), *stages_of_looking(work)])
+
+
+def _within(need: int, there: int | None) -> bool | None:
+    return None if there is None else need <= there

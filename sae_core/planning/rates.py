@@ -1,0 +1,133 @@
+"""How long a unit of work takes: what calibration measures, or what a machine's public figures let expect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sae_core.activations.shapes import ModelShape
+from sae_core.config import RunSettings
+from sae_core.planning.machines import Machine
+from sae_core.training.work import FLOAT, SAEShape
+
+CHARS_PER_TOKEN, TOKENS_PER_TEXT = 4.0, 160.0
+"""English text, where no sample of it was read."""
+LIBRARIES = 700 * 10**6
+"""Bytes that a process has taken once all libraries are imported, where it was not measured."""
+
+UTILISATION = 0.4
+"""Share of a machine's arithmetic that long dense products reach beside what is between them, and of its bandwidth that
+passes over memory do. Published trainings reach 0.3 to 0.5 (Chowdhery et al. 2022, *PaLM*, section 4.1)."""
+DENSE_PASSES = 8
+"""Times that the plain step goes over a dense table [B, N] of float32: product, rounding, bias, search."""
+STATE_PASSES = 12
+"""Times that the plain step goes over all parameters: gradients, norms, clipping, Adam, unit norm."""
+
+ASSIGN, ASSIGN_POWER = 0.5, 2.5
+"""Seconds to match 2,048 features one to one, and how they grow: between the square and the cube of the number."""
+
+Member = tuple[int, int]
+"""(members side by side, features of each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Seconds of each unit of work.
+
+    Attributes:
+        step: Of one training step of members side by side.
+        run: Of one activation through a finished SAE of so many features.
+        index: Of one activation's codes of such an SAE, found and sorted.
+        forward: Of one token through the model up to the layer.
+        store: Of one byte written to the activation cache.
+        gather_start: Before the first text comes.
+        gather: Of one character of text.
+        flop: Of one operation of a dense float32 product.
+        assign: Of one matching of two members, one to one.
+        chars_per_token: Characters of text that a token has.
+        tokens_per_text: Tokens of a text, cut to the context.
+        libraries: Bytes that a process has before it does anything.
+        fast: Whether the fast training step is taken.
+        low_precision: Whether the encoder product runs in bfloat16.
+        measured: Whether it was measured on the machine itself.
+        remarks: What could only be estimated.
+    """
+
+    step: Mapping[Member, float]
+    run: Mapping[int, float]
+    index: Mapping[int, float]
+    forward: float
+    store: float
+    gather_start: float
+    gather: float
+    flop: float
+    assign: float
+    chars_per_token: float = CHARS_PER_TOKEN
+    tokens_per_text: float = TOKENS_PER_TEXT
+    libraries: int = LIBRARIES
+    fast: bool = False
+    low_precision: bool = False
+    measured: bool = False
+    remarks: list[str] = field(default_factory=list)
+
+
+def needed_steps(settings: RunSettings) -> list[Member]:
+    """The groups of members that the methods of the settings train side by side."""
+    training, width = settings.training, settings.sae.width
+    groups: dict[Member, None] = {}
+    for method in training.methods:
+        together = method == "bagged" or (method == "boosted" and training.boosting == "pipelined")
+        features = width * training.members if method == "expanded" else width
+        groups[(training.members if together else 1, features)] = None
+    return list(groups)
+
+
+def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape) -> Rates:
+    """What a machine's public figures let expect; nothing is measured, so it may be off by a factor of two."""
+    training = settings.training
+    low = machine.gpu and training.precision != "float32"
+    fast = not machine.gpu and training.kernels != "plain"
+    product = 1 / (UTILISATION * (machine.bfloat16 if low else machine.float32))
+    move = 1 / (UTILISATION * machine.bandwidth)
+    flop = 1 / (UTILISATION * machine.float32)
+    batch, d_in = training.batch_size, shape.d_model
+    length = _length(settings)
+
+    def run(width: int) -> float:
+        sae = SAEShape(settings.sae.architecture, d_in, width, settings.sae.k)
+        return sae.run_flops * flop + DENSE_PASSES * FLOAT * width * move + FLOAT * d_in * sae.k * move
+
+    def step(members: int, width: int) -> float:
+        sae = SAEShape(settings.sae.architecture, d_in, width, settings.sae.k)
+        sums = 4 * FLOAT * batch * d_in * sae.k if sae.selects else 0
+        passes = (0 if fast else DENSE_PASSES) * FLOAT * batch * width + STATE_PASSES * FLOAT * sae.parameters
+        dense = 2 * d_in * width * (1 if sae.selects else 5)
+        return members * (batch * dense * product + (passes + sums) * move)
+
+    steps = {group: step(*group) for group in needed_steps(settings)}
+    widths = {width for _, width in steps} | {settings.sae.width}
+    runs = {width: run(width) for width in widths}
+    blocks = settings.model.layer + 1
+    return Rates(
+        step=steps,
+        run=runs,
+        index={width: seconds + 2e-8 * settings.sae.k for width, seconds in runs.items()},
+        forward=shape.forward_flops(length, blocks) / length * product,
+        store=1e-9,
+        gather_start=0.0,
+        gather=1e-6,
+        flop=flop,
+        assign=ASSIGN * (settings.sae.width / 2048) ** ASSIGN_POWER,
+        tokens_per_text=min(TOKENS_PER_TEXT, length),
+        fast=fast,
+        low_precision=low,
+        remarks=[
+            f"Nothing was measured: times are from public figures of the {machine.name} at {UTILISATION:.0%} of its "
+            "peak rates, and may be off by a factor of two. Run plan there without --machine to measure."
+        ],
+    )
+
+
+def _length(settings: RunSettings) -> int:
+    """Tokens of the texts for which attention is counted."""
+    return min(settings.model.context, int(TOKENS_PER_TEXT))

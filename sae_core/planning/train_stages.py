@@ -1,0 +1,186 @@
+"""What gathering text, reading activations and training will take: counted work times the seconds of a unit of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sae_core.activations.cache import SHARD_BYTES
+from sae_core.activations.harvest import CHARS_PER_TOKEN, HELD_OUT_PERCENT, TYPICAL_TOKENS
+from sae_core.activations.stream import SHUFFLE_BYTES
+from sae_core.config import Method, RunSettings
+from sae_core.planning.stages import ITEM, Stage, Work, cache_bytes
+from sae_core.training.boosting import BLOCK_ROWS, PASS_SHARDS
+from sae_core.training.members import starts_as_single
+from sae_core.training.stage import CHECKPOINT_SECONDS
+from sae_core.training.step import REFRESH
+from sae_core.training.work import (
+    FLOAT,
+    Boosting,
+    SAEShape,
+    checkpoint_bytes,
+    ensemble_flops,
+    kept_residuals,
+    residual_bytes,
+)
+
+WINDOW_BYTES, CPU_TOKENS = 64 * 2**20, 2048
+"""As in `activations.language_model`, whose import takes seconds."""
+CACHE_SHARDS = 8
+"""A small cache has about as many shards."""
+ORDER = 16
+"""Bytes a row of the cache takes while a pass is shuffled."""
+TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
+"""As `methods._ORDER`: the bag's first member is the single SAE and the first boosted stage."""
+
+
+def stages_of_training(work: Work) -> list[Stage]:
+    """Everything that the command train does, in order."""
+    wanted = work.settings.training.methods
+    return [_gather(work), _read(work), *(_train(work, method) for method in TRAINING_ORDER if method in wanted)]
+
+
+def characters(settings: RunSettings) -> int:
+    """Characters of text that are gathered, as `harvest` asks for them."""
+    data, share = settings.data, HELD_OUT_PERCENT / 100
+    wanted = max(data.train_tokens / (1 - share), data.evaluation_tokens / share)
+    return int(wanted * CHARS_PER_TOKEN * max(1.0, TYPICAL_TOKENS / settings.model.context))
+
+
+def _gather(work: Work) -> Stage:
+    chars, rates, shape = characters(work.settings), work.rates, work.shape
+    tokens = work.rows + work.evaluated
+    kept_chars = int(tokens * rates.chars_per_token)
+    documents = int(tokens / max(1.0, rates.tokens_per_text))
+    lens = FLOAT * shape.d_model * (shape.vocabulary + 2)
+    return Stage(
+        "gather text",
+        "train",
+        seconds=rates.gather_start + chars * rates.gather,
+        # A text, its tokens and what is known of it; some hundred bytes of objects each.
+        memory=rates.libraries + work.model_bytes * (not work.machine.gpu) + chars + 8 * tokens + 800 * documents,
+        gpu_memory=work.model_bytes * work.machine.gpu,
+        disk=FLOAT * work.indexed + 8 * documents + lens + kept_chars // 2,
+    )
+
+
+def _read(work: Work) -> Stage:
+    settings, rates, d_in = work.settings, work.rates, work.shape.d_model
+    tokens, item = work.kept_rows + work.evaluated, ITEM[settings.data.dtype]
+    most = SHARD_BYTES // (FLOAT * d_in)
+    window = WINDOW_BYTES // (FLOAT * d_in)
+    shard = max(min(window, work.kept_rows), min(most, work.kept_rows // CACHE_SHARDS))
+    shards = -(-work.kept_rows // max(1, shard)) + -(-work.evaluated // max(1, shard))
+    # Two windows of float32; a shard twice as it is stored, and twice in float64 for its mean.
+    writing = 2 * min(WINDOW_BYTES, FLOAT * d_in * tokens) + shard * d_in * (2 * item + 16)
+    passed = CPU_TOKENS if not work.machine.gpu else settings.model.batch_size * settings.model.context
+    running = passed * (FLOAT // (1 + work.machine.gpu)) * (3 * work.shape.mlp + 8 * d_in)
+    disk = cache_bytes(tokens, d_in, settings.data.dtype, shards=shards)
+    on_host = (work.model_bytes + running) * (not work.machine.gpu)
+    return Stage(
+        "read activations",
+        "train",
+        seconds=tokens * rates.forward + tokens * d_in * item * rates.store,
+        flops=tokens * work.token_flops,
+        memory=rates.libraries + on_host + writing,
+        gpu_memory=(work.model_bytes + running + WINDOW_BYTES) * work.machine.gpu,
+        disk=disk,
+    )
+
+
+def _train(work: Work, method: Method) -> Stage:
+    sae, members = work.sae(method), work.members(method)
+    boosting = _boosting(work) if method == "boosted" else None
+    sequential = boosting in ("cached", "recomputed")
+    shared = (sequential or method == "single") and _is_shared(work, method)
+    passes = (len(members) if sequential else 1) - shared
+    together = 1 if sequential else len(members)
+    seconds = passes * work.steps * work.rates.step[(together, sae.width)] if passes else 0.0
+    if method == "bagged":
+        together = work.side_by_side
+        passes = -(-len(members) // together)
+    seconds += _checkpoints(work, together, sae, seconds, passes)
+    flops = ensemble_flops(members, tokens=work.trained_tokens, boosting=boosting, rows=work.rows)
+    stage = Stage(
+        f"train {method}",
+        "train",
+        seconds=seconds,
+        flops=flops - shared * work.trained_tokens * members[0].step_flops,
+        disk=sum(member.weight_bytes for member in members),
+        temporary=2 * checkpoint_bytes([sae] * together) if seconds > CHECKPOINT_SECONDS else 0,
+        **_training_memory(work, sae, together, is_long=seconds > CHECKPOINT_SECONDS),
+    )
+    if boosting == "cached":
+        stage = _with_residuals(work, stage, sae, len(members) - 1)
+    elif boosting == "recomputed":
+        before = sum(range(len(members)))
+        stage = replace(stage, seconds=stage.seconds + before * work.trained_tokens * work.rates.run[sae.width])
+    if work.streamed:
+        again = passes * work.trained_tokens
+        again_flops = again * work.token_flops
+        stage = replace(stage, seconds=stage.seconds + again * work.rates.forward, flops=stage.flops + again_flops)
+    return stage
+
+
+def _is_shared(work: Work, method: Method) -> bool:
+    """Whether another method has trained the first member already."""
+    wanted, alike = work.settings.training.methods, starts_as_single(work.settings)
+    if method == "single":
+        return "bagged" in wanted and alike
+    return "bagged" in wanted or ("single" in wanted and alike)
+
+
+def _boosting(work: Work) -> Boosting:
+    settings = work.settings
+    if settings.training.boosting == "pipelined":
+        return "pipelined"
+    disk, d_in = work.machine.disk, work.shape.d_model
+    cache = cache_bytes(work.kept_rows, d_in, settings.data.dtype, shards=1)
+    free = None if disk is None else disk - cache - residual_bytes(work.rows, d_in)
+    kept = kept_residuals(settings, rows=work.rows, steps=work.steps, batch=work.batch, free=free)
+    return "cached" if kept else "recomputed"
+
+
+def _checkpoints(work: Work, together: int, sae: SAEShape, seconds: float, passes: int) -> float:
+    """Seconds that writing checkpoints takes, of a training that takes so many."""
+    interval = max(CHECKPOINT_SECONDS, REFRESH * seconds / max(1, passes * work.steps))
+    return int(seconds / interval) * checkpoint_bytes([sae] * together) * work.rates.store
+
+
+def _training_memory(work: Work, sae: SAEShape, together: int, *, is_long: bool) -> dict[str, int]:
+    rates, batch, d_in = work.rates, work.batch, sae.d_in
+    state = together * (sae.state_bytes + FLOAT * batch * d_in)
+    if rates.fast:
+        buffers = sae.fast_step_bytes(batch, low_precision=rates.low_precision)
+    else:
+        buffers = sae.plain_step_bytes(batch) + together * sae.kept_gradient_bytes
+    fed = 4 * FLOAT * batch * d_in
+    # A checkpoint of a training that is long enough for one, or else a member's weights, laid out for the file.
+    saved = 2 * checkpoint_bytes([sae] * together) if is_long else FLOAT * d_in * sae.width
+    if work.streamed:
+        source, mapped = 3 * SHUFFLE_BYTES + int(work.rows * (rates.chars_per_token + 8)), 0
+        source += work.model_bytes * (not work.machine.gpu)
+    else:
+        source, mapped = ORDER * work.rows, cache_bytes(work.rows, d_in, work.settings.data.dtype, shards=1)
+    if work.machine.gpu:
+        model = work.model_bytes if work.streamed else 0
+        return {
+            "memory": rates.libraries + source + saved + fed,
+            "gpu_memory": state + buffers + fed + model,
+            "mapped": mapped,
+        }
+    return {"memory": rates.libraries + source + state + buffers + max(fed, saved), "mapped": mapped}
+
+
+def _with_residuals(work: Work, stage: Stage, sae: SAEShape, writes: int) -> Stage:
+    """A sequentially boosted stage with the passes that write what stages leave."""
+    rates, rows, d_in = work.rates, work.rows, sae.d_in
+    seconds = writes * rows * (rates.run[sae.width] + FLOAT * d_in * rates.store)
+    shard = min(SHARD_BYTES // (FLOAT * d_in), max(BLOCK_ROWS, rows // PASS_SHARDS))
+    writing = shard * d_in * (2 * FLOAT + 16) + 3 * FLOAT * BLOCK_ROWS * sae.width
+    return replace(
+        stage,
+        seconds=stage.seconds + seconds,
+        memory=max(stage.memory, work.rates.libraries + ORDER * rows + 2 * FLOAT * sae.parameters + writing),
+        mapped=stage.mapped + residual_bytes(rows, d_in),
+        temporary=stage.temporary + residual_bytes(rows, d_in),
+    )
