@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sae_core.activations import checksums
 from sae_core.activations.cache import ActivationCache, CacheWriter, Dtype
 from sae_core.errors import UserError
+from sae_core.progress import Tick
 
 D = 6
 
@@ -19,8 +22,10 @@ def make_acts(rows: int, *, seed: int = 0) -> Tensor:
     return torch.randn(rows, D, generator=torch.Generator().manual_seed(seed)) * 3 + 50
 
 
-def writer(folder: Path, *, dtype: Dtype = "float32", contents: str = "x", shard_rows: int | None = 10) -> CacheWriter:
-    return CacheWriter(folder, d_in=D, dtype=dtype, contents=contents, shard_rows=shard_rows)
+def writer(
+    folder: Path, *, dtype: Dtype = "float32", contents: str = "x", shard_rows: int | None = 10, refill: bool = False
+) -> CacheWriter:
+    return CacheWriter(folder, d_in=D, dtype=dtype, contents=contents, shard_rows=shard_rows, refill=refill)
 
 
 def write(folder: Path, acts_RD: Tensor, *, dtype: Dtype = "float32", piece: int = 4) -> ActivationCache:
@@ -201,3 +206,69 @@ def test_missing_and_damaged_caches_are_refused(tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text('{"format": 1, "finished": true}')
     with pytest.raises(UserError, match="damaged"):
         ActivationCache.open(tmp_path)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_byte_is_found_before_anything_is_read(tmp_path: Path) -> None:
+    write(tmp_path, make_acts(50))
+    shard = tmp_path / "shard_00002.safetensors"
+    flip_a_byte(shard)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"shard_00002\.safetensors .* damaged \(its checksum .*; delete that file"):
+            ActivationCache.open(tmp_path)
+    flip_a_byte(shard)
+    ActivationCache.open(tmp_path)
+
+
+def test_shards_are_read_for_their_checksum_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = write(tmp_path / "one", make_acts(50))
+    read: list[str] = []
+
+    def counting(path: Path) -> str:
+        read.append(path.name)
+        return real(path)
+
+    real = checksums.file_checksum
+    monkeypatch.setattr(checksums, "file_checksum", counting)
+    ActivationCache.open(cache.folder)
+    assert read == []
+    (cache.folder / "shard_00001.safetensors").touch()
+    ActivationCache.open(cache.folder)
+    assert read == ["shard_00001.safetensors"]
+    read.clear()
+    shutil.copytree(cache.folder, tmp_path / "two")  # keeps size, time and what was remembered
+    ticks: list[Tick] = []
+    ActivationCache.open(tmp_path / "two", progress=ticks.append)
+    assert len(read) == len(ticks) == 5
+    (tmp_path / "two" / "verified.json").write_text("[]")
+    ActivationCache.open(tmp_path / "two")
+    assert len(read) == 10
+
+
+def test_a_gap_is_filled_with_what_was_there(tmp_path: Path) -> None:
+    acts = make_acts(50)
+    before = write(tmp_path, acts)
+    (tmp_path / "shard_00001.safetensors").unlink()
+    flip_a_byte(tmp_path / "shard_00003.safetensors")
+    again = writer(tmp_path, refill=True)
+    assert again.gaps == [(12, 24), (36, 48)]
+    assert again.rows == 50
+    assert all(again.refill(acts[start:stop]) for start, stop in tuple(again.gaps))
+    cache = again.finish()
+    assert torch.equal(cache.read(0, 50), acts)
+    assert (cache.fingerprint, cache.scale) == (before.fingerprint, before.scale)
+
+
+def test_a_gap_that_is_filled_with_something_else_begins_anew(tmp_path: Path) -> None:
+    write(tmp_path, make_acts(50))
+    (tmp_path / "shard_00001.safetensors").unlink()
+    again = writer(tmp_path, refill=True)
+    assert not again.refill(make_acts(12, seed=1))
+    assert (again.rows, again.gaps) == (0, [])
+    again.append(make_acts(20, seed=2))
+    assert torch.equal(again.finish().read(0, 20), make_acts(20, seed=2))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +132,54 @@ def test_what_is_finished_is_not_done_again(
     harvest.harvest(run)
     monkeypatch.setattr(LanguageModel, "load", lambda *_, **__: pytest.fail("the model was loaded again"))
     harvest.harvest(run)
+
+
+@pytest.mark.parametrize("name", ["train", "evaluation"])
+def test_only_a_shard_that_is_gone_is_read_again(
+    tmp_path: Path, model_path: Path, corpus_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(language_model, "WINDOW_BYTES", 4 * 32 * 150)
+    run = make_run(tmp_path / "run", model_path, corpus_path)
+    harvest.harvest(run)
+    shards = sorted((run.activations / name).glob("*.safetensors"))
+    before = {shard: shard.read_bytes() for shard in shards}
+    number = min(2, len(shards) - 1)
+    shards[number].write_bytes(before[shards[number]][:-1] + b"?")
+    with pytest.raises(UserError, match=rf"{shards[number].name} .* is damaged"):
+        (harvest.train_cache if name == "train" else harvest.evaluation_cache)(run)
+    assert run.is_finished("activations")
+    shards[number].unlink()
+    assert not run.is_finished("activations")
+    texts: list[str] = []
+    real = LanguageModel.activations
+
+    def counting(self: LanguageModel, chosen: list[str], **options: Any) -> Any:
+        for batch in real(self, chosen, **options):
+            texts.extend(chosen[: int(batch.document_T[-1]) + 1])
+            yield batch
+
+    monkeypatch.setattr(LanguageModel, "activations", counting)
+    harvest.harvest(run)
+    assert {shard: shard.read_bytes() for shard in shards} == before
+    assert run.is_finished("activations")
+    assert 0 < len(set(texts)) < 0.4 * len(harvest.documents(run, held_out=False))
+
+
+def test_a_cut_off_shard_and_a_cache_of_another_dimension_are_refused(
+    tmp_path: Path, model_path: Path, corpus_path: Path
+) -> None:
+    run = make_run(tmp_path / "run", model_path, corpus_path)
+    harvest.harvest(run)
+    shard = run.activations / "evaluation" / "shard_00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"evaluation/shard_00000\.safetensors is damaged"):
+        harvest.evaluation_cache(run)
+    other = make_run(tmp_path / "other", build_model_folder(tmp_path / "wide", d=64), corpus_path)
+    harvest.harvest(other)
+    shutil.rmtree(run.activations)
+    shutil.copytree(other.activations, run.activations)
+    with pytest.raises(UserError, match="have dimension 64, those of this run 32; delete that folder"):
+        harvest.train_source(run)
 
 
 def test_text_is_read_again_until_there_is_enough(

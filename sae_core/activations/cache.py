@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.checksums import Verified, verify
 from sae_core.activations.shuffle import draw_piles
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json, write_tensors
 from sae_core.mapped import map_tensors
+from sae_core.progress import Progress, silent
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -40,6 +42,11 @@ class CacheWriter:
         contents: What the rows are (data, model, layer …); a cache of other contents is not continued.
         shard_rows: A shard is closed once it has this many rows.
         piles: Rows of each of the piles, if the rows lie in random piles; see `ActivationCache.piles`.
+        refill: Keep the other shards where some are missing or damaged, for whoever fills the gaps by `refill`; without
+            it such a cache is begun anew.
+
+    Attributes:
+        gaps: First and last row (exclusive) of shards that are missing or damaged, in order.
     """
 
     def __init__(
@@ -51,11 +58,14 @@ class CacheWriter:
         contents: str,
         shard_rows: int | None = None,
         piles: Sequence[int] | None = None,
+        refill: bool = False,
     ) -> None:
         self.folder, self.d_in, self.dtype = folder, d_in, dtype
         self._shard_rows = shard_rows or max(1, SHARD_BYTES // (d_in * _TORCH[dtype].itemsize))
         self._pieces: list[Tensor] = []
-        self._meta: dict[str, Any] = {
+        self._verified = Verified(folder)
+        self.gaps: list[tuple[int, int]] = []
+        self._empty: dict[str, Any] = {
             "format": FORMAT,
             "contents": contents,
             "d_in": d_in,
@@ -67,7 +77,8 @@ class CacheWriter:
             "finished": False,
             **({"piles": list(piles)} if piles else {}),
         }
-        self._continue()
+        self._meta = self._empty
+        self._continue(refill)
 
     @property
     def rows(self) -> int:
@@ -80,14 +91,29 @@ class CacheWriter:
         Raises:
             UserError: If a value is not finite in the cache's number format, or of another dimension.
         """
-        if acts_BD.ndim != 2 or acts_BD.shape[1] != self.d_in:
-            raise UserError(f"The cache {self.folder} takes rows of {self.d_in} numbers, not {list(acts_BD.shape)}.")
-        piece = acts_BD.to("cpu", _TORCH[self.dtype])
-        if not piece.isfinite().all():
-            raise _not_finite(acts_BD, self.dtype)
-        self._pieces.append(piece)
+        self._pieces.append(self._checked(acts_BD))
         if sum(len(piece) for piece in self._pieces) >= self._shard_rows:
             self._write_shard()
+
+    def refill(self, acts_RD: Tensor) -> bool:
+        """Write the shard of the first gap again.
+
+        Args:
+            acts_RD: Its rows.
+
+        Returns:
+            Whether they are what they were. If not, as may be with another number of threads, the cache begins anew.
+
+        Raises:
+            UserError: As `append`.
+        """
+        starts = np.cumsum([0, *(shard["rows"] for shard in self._meta["shards"])])
+        shard = self._meta["shards"][int(np.searchsorted(starts, self.gaps.pop(0)[0]))]
+        write_tensors(self.folder / shard["file"], {TENSOR: self._checked(acts_RD)})
+        if self._verified.is_right(shard["file"], shard["checksum"]):
+            return True
+        self._meta, self.gaps = self._empty, []
+        return False
 
     def finish(self) -> ActivationCache:
         """Write what is left and the manifest.
@@ -102,16 +128,33 @@ class CacheWriter:
         checksums = "".join(shard["checksum"] for shard in self._meta["shards"])
         self._meta |= {"finished": True, "fingerprint": hashlib.sha256(checksums.encode()).hexdigest()[:16]}
         write_json(self.folder / META, self._meta)
+        self._verified.save()
         return ActivationCache.open(self.folder)
 
-    def _continue(self) -> None:
-        """Take over the whole shards of an unfinished cache with the same contents."""
+    def _checked(self, acts_BD: Tensor) -> Tensor:
+        """The rows in the cache's number format."""
+        if acts_BD.ndim != 2 or acts_BD.shape[1] != self.d_in:
+            raise UserError(f"The cache {self.folder} takes rows of {self.d_in} numbers, not {list(acts_BD.shape)}.")
+        piece = acts_BD.to("cpu", _TORCH[self.dtype])
+        if not piece.isfinite().all():
+            raise _not_finite(acts_BD, self.dtype)
+        return piece
+
+    def _continue(self, refill: bool) -> None:
+        """Take over the shards of a cache with the same contents."""
         if not (self.folder / META).exists():
             return
         meta = read_json(self.folder / META)
-        same = all(meta.get(key) == self._meta[key] for key in ("format", "contents", "d_in", "dtype"))
-        if same and all(_shard_is_whole(self.folder, shard) for shard in meta["shards"]):
-            self._meta = {**meta, "finished": False}
+        if any(meta.get(key) != self._meta[key] for key in ("format", "contents", "d_in", "dtype")):
+            return
+        starts = np.cumsum([0, *(shard["rows"] for shard in meta["shards"])]).tolist()
+        gaps = [
+            (start, start + shard["rows"])
+            for shard, start in zip(meta["shards"], starts[:-1], strict=True)
+            if not self._verified.is_right(shard["file"], shard["checksum"])
+        ]
+        if not gaps or refill:
+            self._meta, self.gaps = {**meta, "finished": False}, gaps
 
     def _write_shard(self) -> None:
         acts_RD = torch.cat(self._pieces)
@@ -123,7 +166,8 @@ class CacheWriter:
         total_D = torch.tensor(self._meta["sum"], dtype=torch.float64) + exact_RD.sum(dim=0)
         self._meta["sum"] = total_D.tolist()
         self._meta["sum_of_squares"] += float(exact_RD.square().sum())
-        self._meta["shards"].append({"file": name, "rows": len(acts_RD), "checksum": file_checksum(self.folder / name)})
+        checksum = self._verified.record(name)
+        self._meta["shards"].append({"file": name, "rows": len(acts_RD), "checksum": checksum})
         self._meta["rows"] += len(acts_RD)
         write_json(self.folder / META, self._meta)
 
@@ -150,14 +194,24 @@ class ActivationCache:
         self.scale = float((self.d_in / mean_square) ** 0.5) if mean_square else 1.0
         self.fingerprint = str(meta["fingerprint"])
         self.piles: list[int] | None = meta.get("piles")
-        self._shards = [_map_shard(folder / shard["file"]) for shard in meta["shards"]]
+        self._paths = [folder / shard["file"] for shard in meta["shards"]]
+        self._shards = [_map_shard(path) for path in self._paths]
         self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
         if self._starts[-1] != self.rows or any(shard.shape[1] != self.d_in for shard in self._shards):
             raise UserError(f"The activation cache {folder} is damaged; delete it and run the command again.")
 
+    @property
+    def files(self) -> list[Path]:
+        """All files without which it is not whole."""
+        return [self.folder / META, *self._paths]
+
     @classmethod
-    def open(cls, folder: Path) -> ActivationCache:
-        """Open a cache; nothing is read yet.
+    def open(cls, folder: Path, *, progress: Progress = silent) -> ActivationCache:
+        """Open a cache. Shards that were not checked since they were last changed are read once, to check them.
+
+        Args:
+            folder: Where it lies.
+            progress: Told the shards that are checked.
 
         Raises:
             UserError: If it is missing, unfinished or damaged.
@@ -170,7 +224,9 @@ class ActivationCache:
                 raise UserError(f"The activation cache {folder} is of another version; delete it and gather it again.")
             if not meta["finished"]:
                 raise UserError(f"The activation cache {folder} is not finished; run the command again to go on.")
-            return cls(folder, meta)
+            cache = cls(folder, meta)
+            verify(folder, {shard["file"]: shard["checksum"] for shard in meta["shards"]}, progress=progress)
+            return cache
         except (KeyError, TypeError):
             raise UserError(f"{folder / META} is damaged; delete {folder} and run the command again.") from None
 
@@ -257,17 +313,6 @@ def _map_shard(path: Path) -> NDArray[Any]:
     if TENSOR not in arrays or arrays[TENSOR].ndim != 2:
         raise UserError(f"{path} holds no activations; delete its folder and run the command again.")
     return arrays[TENSOR]
-
-
-def _shard_is_whole(folder: Path, shard: dict[str, Any]) -> bool:
-    path = folder / shard["file"]
-    return path.exists() and file_checksum(path) == str(shard["checksum"])
-
-
-def file_checksum(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _not_finite(acts_BD: Tensor, dtype: str) -> UserError:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_core.activations.cache import META, TENSOR, ActivationCache, file_checksum
+from sae_core.activations.cache import META, TENSOR, ActivationCache
+from sae_core.activations.checksums import Verified
 from sae_core.files import read_json, write_json
 from sae_core.mapped import writing_tensors
 from sae_core.progress import Progress, Tick, silent
@@ -48,8 +49,10 @@ def deal(
     """
     pile_bytes = pile_bytes or PILE_BYTES
     contents = f"dealt {cache.fingerprint} {seed} {pile_bytes}"
-    if (folder / META).exists() and read_json(folder / META).get("contents") == contents:
-        return ActivationCache.open(folder)
+    if (folder / META).exists():
+        there = read_json(folder / META)
+        if there.get("contents") == contents and all((folder / shard["file"]).exists() for shard in there["shards"]):
+            return ActivationCache.open(folder, progress=progress)
     (folder / META).unlink(missing_ok=True)  # its shards are about to be replaced
     row_bytes = cache.d_in * cache.stored(0, 1).itemsize
     piles = min(MAX_PILES, -(-cache.rows * row_bytes // pile_bytes))
@@ -78,11 +81,13 @@ def deal(
                 writers[pile].write(TENSOR, int(filled[pile]) * cache.d_in, rows_RD)
             filled += counts
             progress(Tick("shuffle activations on disk", first + len(number_R), cache.rows))
+    verified = Verified(folder)
     shards = [
-        {"file": path.name, "rows": int(size), "checksum": file_checksum(path)}
+        {"file": path.name, "rows": int(size), "checksum": verified.record(path.name)}
         for path, size in zip(paths, sizes, strict=True)
     ]
     fingerprint = hashlib.sha256("".join(str(shard["checksum"]) for shard in shards).encode()).hexdigest()[:16]
+    verified.save()
     meta: dict[str, Any] = {**read_json(cache.folder / META), "contents": contents, "shards": shards}
     write_json(folder / META, {**meta, "fingerprint": fingerprint, "piles": [shard["rows"] for shard in shards]})
     return ActivationCache.open(folder)

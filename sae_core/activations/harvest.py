@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
 from sae_core.activations.dealt import deal
@@ -57,7 +58,7 @@ def harvest(run: Run, *, progress: Progress = silent) -> None:
     _write_activations(run, model, progress)
 
 
-def train_cache(run: Run) -> ActivationCache:
+def train_cache(run: Run, *, progress: Progress = silent) -> ActivationCache:
     """Activations of the training documents, in corpus order: row p is position p of the indexed corpus.
 
     With ``data.storage = "stream"`` only those of the indexed corpus are kept.
@@ -65,7 +66,7 @@ def train_cache(run: Run) -> ActivationCache:
     Raises:
         UserError: If it is missing, unfinished or damaged.
     """
-    return ActivationCache.open(run.activations / "train")
+    return _open_cache(run, "train", progress)
 
 
 def train_source(
@@ -76,12 +77,12 @@ def train_source(
     Args:
         run: The run.
         device: Where the model runs, if it has to.
-        progress: Told the rows that are shuffled on disk, if they have to be.
+        progress: Told the shards that are checked and the rows that are shuffled on disk, as far as they have to be.
 
     Raises:
         UserError: If the cache is missing, unfinished or damaged.
     """
-    cache = train_cache(run)
+    cache = train_cache(run, progress=progress)
     if run.settings.data.storage == "disk":
         # As it was decided when the cache was written: trainings of one run, interrupted or not, share their order.
         if run.facts("activations").get("shuffle") == "disk":
@@ -104,7 +105,18 @@ def evaluation_cache(run: Run) -> ActivationCache:
     Raises:
         UserError: If it is missing, unfinished or damaged.
     """
-    return ActivationCache.open(run.activations / "evaluation")
+    return _open_cache(run, "evaluation", silent)
+
+
+def _open_cache(run: Run, name: str, progress: Progress) -> ActivationCache:
+    cache = ActivationCache.open(run.activations / name, progress=progress)
+    wanted = run.facts("corpus").get("d_in", cache.d_in)
+    if cache.d_in != wanted:
+        raise UserError(
+            f"The activations in {cache.folder} have dimension {cache.d_in}, those of this run {wanted}; delete that "
+            "folder and run train again."
+        )
+    return cache
 
 
 def documents(run: Run, *, held_out: bool) -> list[Document]:
@@ -232,8 +244,7 @@ def _write_activations(run: Run, model: LanguageModel, progress: Progress) -> No
         "mean_square_norm": train.d_in / train.scale**2,
         "shuffle": before.get("shuffle", "memory") if before else _choose_shuffle(run, train),
     }
-    files = [file for cache in (train, evaluation) for file in cache.folder.glob("*.*")]
-    run.finish("activations", activations_facts, files=files)
+    run.finish("activations", activations_facts, files=[*train.files, *evaluation.files])
 
 
 def _choose_shuffle(run: Run, cache: ActivationCache) -> str:
@@ -264,7 +275,12 @@ def _write_cache(run: Run, model: LanguageModel, name: str, tell: Callable[[int]
         dtype=run.settings.data.dtype,
         contents=f"{name} {run.facts('corpus')['fingerprint']}",
         shard_rows=max(1, min(most, int(offsets[-1]) // _SHARDS)),
+        refill=True,
     )
+    for start, stop in tuple(writer.gaps):
+        acts_RD = _read_rows(model, table["text"].tolist()[int(np.searchsorted(offsets, start)) :], stop - start)
+        if not writer.refill(acts_RD):
+            break
     # A shard ends where a batch of texts ends, so the rows that are there already belong to whole documents.
     first = int(np.searchsorted(offsets, writer.rows))
     texts = table["text"].tolist()[first:]
@@ -273,6 +289,16 @@ def _write_cache(run: Run, model: LanguageModel, name: str, tell: Callable[[int]
     if writer.rows != offsets[-1]:
         raise UserError(f"The model's tokenizer has changed since {run.corpus.path} was written; use a new folder.")
     return writer.finish()
+
+
+def _read_rows(model: LanguageModel, texts: Sequence[str], rows: int) -> Tensor:
+    """The first activations of texts, of which a batch ends after so many."""
+    pieces: list[Tensor] = []
+    for batch in model.activations(texts):
+        pieces.append(batch.acts_TD)
+        if sum(map(len, pieces)) >= rows:
+            break
+    return torch.cat(pieces)
 
 
 def _documents_table(run: Run, held_out: bool) -> pd.DataFrame:
