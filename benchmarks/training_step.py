@@ -1,4 +1,4 @@
-"""Seconds and memory of one training step of TopK SAEs on a CPU: ours, plain and fast, and those of three libraries.
+"""Seconds and memory of one training step of TopK SAEs: ours, plain and fast, and those of three libraries.
 
 Every contender runs in a process of its own, and the processes take turns step by step, so that what else the machine
 does hits all alike. Each step is preceded by one dense float32 encoder product in the same process, the yardstick.
@@ -6,6 +6,14 @@ does hits all alike. Each step is preceded by one dense float32 encoder product 
     python benchmarks/training_step.py --peers ../peers/bin/python --json step.json
 
 The peers' interpreter needs torch, eai-sparsify, dictionary-learning and sae-lens; without --peers only ours run.
+
+On a GPU everything runs in bfloat16 (the peers by autocast), the yardstick is the encoder product in bfloat16, and the
+card's matrix rate, a large square product of random numbers, is measured between the steps, too. There also
+
+    python benchmarks/training_step.py --device cuda --profile
+
+shows where the time of a fast step goes. On a card that has not run it before, run the tests first, as they compile
+there what is interpreted elsewhere: pytest tests/test_triton_kernels.py
 """
 
 from __future__ import annotations
@@ -21,13 +29,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-BATCH = 2048
-SIZES = ((512, 8192, 32), (768, 16384, 64))
-"""(dimension, features, active features)."""
+SIZES = {"cpu": ((2048, 512, 8192, 32), (2048, 768, 16384, 64)), "cuda": ((8192, 768, 16128, 128),)}
+"""(activations, dimension, features, active features)."""
+
+SQUARE = 8192
+"""Rows and columns of the product that measures a GPU's matrix rate."""
 
 ALLOCATORS: dict[str, dict[str, str]] = {
     "as it comes": {},
@@ -57,13 +67,33 @@ class Contender:
     peer: bool = False
 
 
+@dataclass(frozen=True)
+class Case:
+    """What is trained where."""
+
+    device: str
+    batch: int
+    d_in: int
+    width: int
+    k: int
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device != "cpu"
+
+    def small(self) -> Case:
+        """The same with few features."""
+        return replace(self, width=64, k=4)
+
+
 CONTENDERS = (
     *(Contender(kernels, members) for members in (1, 4, 8) for kernels in ("fast", "plain")),
     *(Contender(name, peer=True) for name in ("sparsify", "dictionary_learning", "sae_lens")),
 )
 
 
-def ours(d_in: int, width: int, k: int, members: int, *, kernels: str) -> Step:
+def ours(case: Case, members: int, *, kernels: str) -> Step:
     """The members' steps on one batch, as `train_stage` does them."""
     import torch
 
@@ -71,45 +101,54 @@ def ours(d_in: int, width: int, k: int, members: int, *, kernels: str) -> Step:
     from sae_core.training.members import make_trainer
     from sae_core.training.stage import Plan
 
-    settings = RunSettings.model_validate({"sae": {"width": width, "k": k}, "training": {"kernels": kernels}})
-    plan = Plan("bagged", 10_000, BATCH, 1, 0, torch.device("cpu"))
-    trainers = [make_trainer(settings, torch.zeros(d_in), plan, member=j, width=width) for j in range(members)]
+    sae = {"width": case.width, "k": case.k}
+    settings = RunSettings.model_validate({"sae": sae, "training": {"kernels": kernels}})
+    plan = Plan("bagged", 10_000, case.batch, 1, 0, torch.device(case.device))
+    b_dec_D = torch.zeros(case.d_in)
+    trainers = [make_trainer(settings, b_dec_D, plan, member=j, width=case.width) for j in range(members)]
     return lambda x_BD: [trainer.step(x_BD) for trainer in trainers]
 
 
-def dictionary_learning(d_in: int, width: int, k: int, _: int) -> Step:
+def dictionary_learning(case: Case, _: int) -> Step:
     """`TopKTrainer.update`; not its first one, which also takes a median."""
     from dictionary_learning.trainers.top_k import TopKTrainer
 
-    trainer = TopKTrainer(10_000, d_in, width, k, layer=0, lm_name="none", device="cpu", seed=0)
+    size = (10_000, case.d_in, case.width, case.k)
+    trainer = TopKTrainer(*size, layer=0, lm_name="none", device=case.device, seed=0)
     return lambda x_BD: trainer.update(1, x_BD)
 
 
-def sae_lens(d_in: int, width: int, k: int, _: int) -> Step:
+def sae_lens(case: Case, _: int) -> Step:
     """`SAETrainer.step`; with sparse activations it does not run on a CPU."""
     from sae_lens.config import SAETrainerConfig
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    config = TopKTrainingSAEConfig(d_in=d_in, d_sae=width, k=k, device="cpu")
-    schedule = SAETrainerConfig(total_training_samples=10_000 * BATCH, train_batch_size_samples=BATCH, lr_end=3e-5)
+    config = TopKTrainingSAEConfig(d_in=case.d_in, d_sae=case.width, k=case.k, device=case.device)
+    schedule = SAETrainerConfig(
+        total_training_samples=10_000 * case.batch,
+        train_batch_size_samples=case.batch,
+        lr_end=3e-5,
+        device=case.device,
+        autocast=case.on_gpu,
+    )
     return SAETrainer(schedule, TopKTrainingSAE(config), data_provider=iter(())).step
 
 
-def sparsify(d_in: int, width: int, k: int, _: int) -> Step:
+def sparsify(case: Case, _: int) -> Step:
     """What the `Trainer` of sparsify does with the activations of one hook, with its option adam."""
     import torch
     from sparsify import SparseCoder, SparseCoderConfig
 
-    coder = SparseCoder(d_in, SparseCoderConfig(num_latents=width, k=k))
+    coder = SparseCoder(case.d_in, SparseCoderConfig(num_latents=case.width, k=case.k), device=case.device)
     adam = torch.optim.Adam(coder.parameters(), lr=1e-3)
-    idle_N = torch.zeros(width, dtype=torch.long)
+    idle_N = torch.zeros(case.width, dtype=torch.long, device=case.device)
 
     def step(x_BD: torch.Tensor) -> None:
         coder.set_decoder_norm_to_unit_norm()
         total_variance = (x_BD - x_BD.mean(0)).pow(2).sum()
         out = coder(x=x_BD, y=x_BD, dead_mask=None, total_variance=total_variance)
-        fired_N = torch.zeros(width, dtype=torch.bool)
+        fired_N = torch.zeros(case.width, dtype=torch.bool, device=case.device)
         fired_N[out.latent_indices.flatten()] = True
         float(out.fvu.detach())
         (out.fvu + out.multi_topk_fvu / 8).backward()
@@ -122,37 +161,112 @@ def sparsify(d_in: int, width: int, k: int, _: int) -> Step:
     return step
 
 
-STEPS: dict[str, Callable[[int, int, int, int], Step]] = {
-    "fast": lambda *size: ours(*size, kernels="fast"),
-    "plain": lambda *size: ours(*size, kernels="plain"),
-    "sparsify": sparsify,
-    "dictionary_learning": dictionary_learning,
+def in_bfloat16(make: Callable[[Case, int], Step]) -> Callable[[Case, int], Step]:
+    """A peer's step under autocast where it runs on a GPU, as its own training loop does."""
+
+    def made(case: Case, members: int) -> Step:
+        import torch
+
+        step = make(case, members)
+
+        def cast(x_BD: torch.Tensor) -> None:
+            with torch.autocast("cuda", torch.bfloat16):
+                step(x_BD)
+
+        return cast if case.on_gpu else step
+
+    return made
+
+
+STEPS: dict[str, Callable[[Case, int], Step]] = {
+    "fast": lambda case, members: ours(case, members, kernels="fast"),
+    "plain": lambda case, members: ours(case, members, kernels="plain"),
+    "sparsify": in_bfloat16(sparsify),
+    "dictionary_learning": in_bfloat16(dictionary_learning),
     "sae_lens": sae_lens,
 }
 
 
-def work(name: str, members: int, d_in: int, width: int, k: int) -> None:
+def work(name: str, members: int, case: Case) -> None:
     """Be one contender: for every line on standard input do a product and a step, and answer with their seconds."""
     with redirect_stdout(sys.stderr):
         import torch
 
-        generator = torch.Generator().manual_seed(0)
-        batches = [torch.randn(BATCH, d_in, generator=generator) for _ in range(4)]
-        W_DN, product_BN = torch.randn(width, d_in, generator=generator).T, torch.empty(BATCH, width)
-        torch.mm(batches[0], W_DN, out=product_BN)
-        STEPS[name](d_in, 64, 4, 1)(batches[0])  # imports and compiles
-        before = resident_bytes()
-        step = STEPS[name](d_in, width, k, members)
+        batches = random_tables(case, [(case.batch, case.d_in)] * 4)
+        product, square = yardsticks(case)
+        STEPS[name](case.small(), 1)(batches[0])  # imports and compiles
+        seconds_of(product, case)
+        seconds_of(square, case)
+        if case.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if case.on_gpu else resident_bytes()
+        step = STEPS[name](case, members)
         for x_BD in batches[:2]:
             step(x_BD)
     for number, _ in enumerate(sys.stdin):
+        x_BD = batches[number % len(batches)]
+        with redirect_stdout(sys.stderr):
+            seconds = {"product": seconds_of(product, case), "step": seconds_of(lambda: step(x_BD), case)}  # noqa: B023
+            rate = 2 * SQUARE**3 / seconds_of(square, case) if case.on_gpu else 0.0
+        highest = (
+            torch.cuda.max_memory_allocated()
+            if case.on_gpu
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        print(json.dumps({**seconds, "peak": highest - before, "rate": rate}), flush=True)
+
+
+def random_tables(case: Case, shapes: list[tuple[int, int]]) -> list[Any]:
+    """Normal numbers, the same wherever they are drawn."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(*shape, generator=generator).to(case.device) for shape in shapes]
+
+
+def yardsticks(case: Case) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """The encoder product, and the product that measures the matrix rate of a GPU."""
+    import torch
+
+    number = torch.bfloat16 if case.on_gpu else torch.float32
+    x_BD, W_ND = (table.to(number) for table in random_tables(case, [(case.batch, case.d_in), (case.width, case.d_in)]))
+    product_BN = torch.empty(case.batch, case.width, dtype=number, device=case.device)
+    if not case.on_gpu:
+        return lambda: torch.mm(x_BD, W_ND.T, out=product_BN), lambda: None
+    left, right = (torch.randn(SQUARE, SQUARE, dtype=number, device=case.device) for _ in range(2))
+    out = torch.empty_like(left)
+    return lambda: torch.mm(x_BD, W_ND.T, out=product_BN), lambda: torch.mm(left, right, out=out)
+
+
+def seconds_of(action: Callable[[], Any], case: Case) -> float:
+    """Seconds that something takes until the device is done with it; on a GPU the mean of ten times in a row."""
+    import torch
+
+    if not case.on_gpu:
         began = time.perf_counter()
-        torch.mm(batches[0], W_DN, out=product_BN)
-        middle = time.perf_counter()
-        step(batches[number % len(batches)])
-        seconds = time.perf_counter() - middle
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-        print(json.dumps({"product": middle - began, "step": seconds, "peak": peak}), flush=True)
+        action()
+        return time.perf_counter() - began
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    for _ in range(10):
+        action()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - began) / 10
+
+
+def profile(case: Case) -> None:
+    """Print the time of everything that a fast step starts on a GPU."""
+    import torch
+
+    (x_BD,), step = random_tables(case, [(case.batch, case.d_in)]), STEPS["fast"](case, 1)
+    for _ in range(5):
+        step(x_BD)
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as recorded:
+        for _ in range(10):
+            step(x_BD)
+        torch.cuda.synchronize()
+    print(recorded.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=60))
 
 
 def resident_bytes() -> int:
@@ -162,10 +276,10 @@ def resident_bytes() -> int:
 
 
 @contextmanager
-def running(contender: Contender, allocator: str, size: tuple[int, ...], peers: str) -> Iterator[subprocess.Popen[str]]:
+def running(contender: Contender, allocator: str, case: Case, peers: str) -> Iterator[subprocess.Popen[str]]:
     """The process of a contender."""
     interpreter = peers if contender.peer else sys.executable
-    command = [interpreter, __file__, "--worker", contender.name, str(contender.members), *map(str, size)]
+    command = [interpreter, __file__, "--worker", contender.name, str(contender.members), *map(str, astuple(case))]
     environment = {**os.environ, **ALLOCATORS[allocator]}
     pipe = subprocess.PIPE
     with (
@@ -194,13 +308,11 @@ def take_turn(process: subprocess.Popen[str]) -> dict[str, float]:
     return dict(json.loads(answer))
 
 
-def measure(
-    size: tuple[int, ...], contenders: list[Contender], allocator: str, rounds: int, peers: str
-) -> list[dict[str, Any]]:
+def measure(case: Case, contenders: list[Contender], allocator: str, rounds: int, peers: str) -> list[dict[str, Any]]:
     """One row for every contender."""
     answers: list[list[dict[str, float]]] = [[] for _ in contenders]
     with ExitStack() as stack:
-        processes = [stack.enter_context(running(contender, allocator, size, peers)) for contender in contenders]
+        processes = [stack.enter_context(running(contender, allocator, case, peers)) for contender in contenders]
         for _ in range(rounds):
             for process, seen in zip(processes, answers, strict=True):
                 time.sleep(0.02)  # until the idle threads of the one before have stopped spinning
@@ -212,7 +324,7 @@ def measure(
         rows.append(
             {
                 **asdict(contender),
-                **dict(zip(("d_in", "width", "k"), size, strict=True)),
+                **asdict(case),
                 "allocator": allocator,
                 "seconds": statistics.median(steps),
                 "seconds_per_member": statistics.median(steps) / contender.members,
@@ -220,18 +332,30 @@ def measure(
                 "products_per_member": statistics.median(ratios),
                 "fastest_seconds": min(steps),
                 "peak_bytes": max(answer["peak"] for answer in seen),
+                **matrix_rate(case, contender.members, statistics.median(steps), seen),
             }
         )
     return rows
 
 
+def matrix_rate(case: Case, members: int, seconds: float, seen: list[dict[str, float]]) -> dict[str, float]:
+    """A GPU's matrix rate, and the share of it that the encoder products of a step of some seconds come to."""
+    if not case.on_gpu:
+        return {}
+    rate = statistics.median(answer["rate"] for answer in seen)
+    done = 2 * case.batch * case.d_in * case.width * members
+    return {"operations_per_second": rate, "share_of_rate": done / seconds / rate}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as text."""
-    lines = ["contender            members  allocator     s/step  s/member  products/member  peak MB"]
+    lines = ["contender            members  allocator       s/step   s/member  products/member  peak MB  share of rate"]
     for row in sorted(rows, key=lambda row: row["seconds_per_member"]):
-        figures = f"{row['seconds']:8.3f}  {row['seconds_per_member']:8.3f}  {row['products_per_member']:15.2f}"
+        figures = f"{row['seconds']:9.5f}  {row['seconds_per_member']:9.5f}  {row['products_per_member']:15.2f}"
+        share = f"{row['share_of_rate']:13.3f}" if "share_of_rate" in row else ""
         lines.append(
             f"{row['name']:<20} {row['members']:>7}  {row['allocator']:<11} {figures}  {row['peak_bytes'] / 1e6:7.0f}"
+            f"  {share}".rstrip()
         )
     return "\n".join(lines)
 
@@ -241,14 +365,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--peers", default="", help="Python interpreter that has the peers.")
     parser.add_argument("--rounds", type=int, default=9, help="Steps that are counted.")
-    parser.add_argument("--size", type=int, choices=range(len(SIZES)), action="append", help="Only this size.")
+    parser.add_argument("--device", choices=tuple(SIZES), default="cpu")
+    parser.add_argument("--size", type=int, action="append", help="Only the size with this number.")
     parser.add_argument("--only", action="append", help="Only these contenders.")
     parser.add_argument("--json", type=Path, help="Also write all rows there.")
-    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", action="store_true", help="Only show where the time of a step on a GPU goes.")
+    parser.add_argument("--worker", nargs=7, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        name, *numbers = options.worker
-        work(name, *map(int, numbers))
+        name, members, device, *numbers = options.worker
+        work(name, int(members), Case(device, *map(int, numbers)))
+        return
+    cases = [Case(options.device, *size) for size in SIZES[options.device]]
+    cases = [cases[number] for number in options.size or range(len(cases))]
+    if options.profile:
+        profile(cases[0])
         return
     contenders = [
         contender
@@ -256,14 +387,13 @@ def main() -> None:
         if (options.peers or not contender.peer) and (not options.only or contender.name in options.only)
     ]
     rows: list[dict[str, Any]] = []
-    for number in options.size or range(len(SIZES)):
-        d_in, width, k = SIZES[number]
+    for case in cases:
         measured = [
             row
-            for allocator in ALLOCATORS
-            for row in measure(SIZES[number], contenders, allocator, options.rounds, options.peers)
+            for allocator in (ALLOCATORS if options.device == "cpu" else ["as it comes"])
+            for row in measure(case, contenders, allocator, options.rounds, options.peers)
         ]
-        print(f"\n{BATCH} activations of dimension {d_in}, {width} features, {k} active\n{table(measured)}", flush=True)
+        print(f"\n{case}\n{table(measured)}", flush=True)
         rows += measured
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
