@@ -143,9 +143,11 @@ class TrainingSettings(_Settings):
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere.
-    The fast kernels only choose features by it, and take bfloat16 where the processor has it."""
+    The fast kernels of a CPU only choose features by it, and take bfloat16 where the processor has it; those of a GPU
+    read everything that they multiply in it, and add in float32."""
     kernels: Kernels = "auto"
-    """plain (PyTorch), fast (compiled loops for sparse codes on a CPU, same result) or auto (fast on a CPU)."""
+    """plain (PyTorch), fast (compiled code: Numba on a CPU, Triton on a CUDA device, in float32 the same result) or
+    auto (fast where it runs)."""
     boosting: Literal["sequential", "pipelined"] = "sequential"
     """sequential (a stage begins when the one before it is finished) or pipelined (all stages learn side by side, each
     from what those before it leave at that step; about as fast as bagging)."""
