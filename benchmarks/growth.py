@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,9 @@ GROWING: dict[tuple[str, str], tuple[int, ...]] = {
     ("index", "tokens"): (8192, 16_384, 32_768, 65_536),
 }
 """What is measured, what grows, and through which values; everything else stays at its base."""
-REPEATS = {"step": 9, "index": 3}
+REPEATS = {"step": 5, "index": 1}
+ROUNDS = 3
+"""How often all points are measured, one after another; a point is the median of its rounds."""
 
 
 def step(members: int, width: int, tokens: int) -> Callable[[], Any]:
@@ -79,17 +81,23 @@ def work(kind: str, size: dict[str, int]) -> dict[str, float]:
     return {"seconds": statistics.median(seconds), "megabytes": peak / 1e6}
 
 
-def measure() -> Iterator[dict[str, Any]]:
-    """All points; one that lies on several lines is measured once."""
-    known: dict[str, dict[str, float]] = {}
-    for (kind, growing), values in GROWING.items():
-        for value in values:
-            size = {**BASE, growing: value}
-            key = json.dumps([kind, size])
-            if key not in known:
-                command = [sys.executable, __file__, "--worker", key]
-                known[key] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-            yield {"kind": kind, "growing": growing, **size, **known[key]}
+def measure() -> list[dict[str, Any]]:
+    """All points; one that lies on several lines is measured once a round."""
+    points = [
+        {"kind": kind, "growing": growing, **BASE, growing: value}
+        for (kind, growing), values in GROWING.items()
+        for value in values
+    ]
+    keys = [json.dumps([point["kind"], {name: point[name] for name in BASE}]) for point in points]
+    seen: dict[str, list[dict[str, float]]] = {key: [] for key in keys}
+    for _ in range(ROUNDS):
+        for key, answers in seen.items():
+            command = [sys.executable, __file__, "--worker", key]
+            answers.append(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    return [
+        {**point, **{name: statistics.median(answer[name] for answer in seen[key]) for name in COLORS}}
+        for point, key in zip(points, keys, strict=True)
+    ]
 
 
 PANEL, GAP, MARGIN = 170, 62, 56
@@ -157,14 +165,10 @@ def main() -> None:
     if options.worker:
         print(json.dumps(work(*json.loads(options.worker))))
         return
-    rows = []
-    for row in measure():
-        rows.append(row)
-        print(
-            f"{row['kind']:<6} {row['growing']} {row[row['growing']]}:"
-            f" {row['seconds']:.3f} s, {row['megabytes']:.0f} MB",
-            flush=True,
-        )
+    rows = measure()
+    for row in rows:
+        size = f"{row['growing']} {row[row['growing']]}"
+        print(f"{row['kind']:<6} {size}: {row['seconds']:.3f} s, {row['megabytes']:.0f} MB")
     options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     options.plot.write_text(plot(rows), encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """The activation index against SAEDashboard's feature data: same model, SAE and tokens, each in a process of its own.
 
 SAEDashboard runs the model and the whole encoder again for every batch of features. It is measured on one batch of its
-own default size and extrapolated to all features; ours is measured on all of them.
+own default size and extrapolated to all features; ours is measured on all of them. Both take turns, for medians.
 
     python benchmarks/index.py --peer ../peers/bin/python --json index.json
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -79,9 +80,9 @@ def make_dashboard(folder: Path, features: int) -> dict[str, float]:
     began = time.perf_counter()
     data = SaeVisRunner(config).run(encoder=sae, model=model, tokens=tokens)
     seconds = time.perf_counter() - began
-    data.save_json(folder / "dashboard.json")
+    data.save_json(folder / "feature_data.json")
     written = time.perf_counter() - began - seconds
-    return {"seconds": seconds, "written": written, "bytes": (folder / "dashboard.json").stat().st_size}
+    return {"seconds": seconds, "written": written, "bytes": (folder / "feature_data.json").stat().st_size}
 
 
 class Stopwatch:
@@ -103,7 +104,7 @@ class Stopwatch:
 
 
 def build(folder: Path) -> dict[str, Any]:
-    """(Ours) Build the index of all features, check it, ask it."""
+    """(Ours) Build the index of all features."""
     from sae_core.browse import external_sort, indexing
     from sae_core.ensemble import Ensemble
     from sae_core.sae.saelens_format import load_sae
@@ -128,9 +129,17 @@ def build(folder: Path) -> dict[str, Any]:
         **watch.seconds,
         "peak_bytes_above_start": 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before),
         "bytes": path.stat().st_size,
-        "checked": check(path, ensemble, acts_TD),
-        "milliseconds": answer(path, ensemble, np.load(folder / "tokens.npy")),
     }
+
+
+def ask(folder: Path) -> dict[str, Any]:
+    """(Ours) Check the index, and time the answers to questions."""
+    from sae_core.ensemble import Ensemble
+    from sae_core.sae.saelens_format import load_sae
+
+    path, ensemble = folder / "index.safetensors", Ensemble([load_sae(folder / "sae")], wiring="parallel")
+    checked = check(path, ensemble, np.load(folder / "acts.npy", mmap_mode="r"))
+    return {"checked": checked, "milliseconds": answer(path, ensemble, np.load(folder / "tokens.npy"))}
 
 
 def reader(acts_TD: Any) -> Callable[[int, int], Any]:
@@ -194,11 +203,11 @@ def answer(path: Path, ensemble: Any, tokens: Any) -> dict[str, float]:
         "co_active": lambda feature: co_active(index, feature, 3),
     }
     features, milliseconds = sampled(index, ANSWERED), {}
-    for name, ask in questions.items():
-        ask(features[0])
+    for name, question in questions.items():
+        question(features[0])
         began = time.perf_counter()
         for feature in features:
-            ask(feature)
+            question(feature)
         milliseconds[name] = 1000 * (time.perf_counter() - began) / len(features)
     lens = {"unembed_VD": torch.randn(VOCABULARY, D_IN), "norm_weight_D": torch.ones(D_IN)}
     began = time.perf_counter()
@@ -211,12 +220,13 @@ WORKERS: dict[str, Callable[..., dict[str, Any]]] = {
     "activations": write_activations,
     "dashboard": make_dashboard,
     "build": build,
+    "ask": ask,
 }
 
 
-def run(interpreter: str, worker: str, folder: Path, *numbers: int) -> dict[str, Any]:
+def run(interpreter: str, worker: str, folder: Path, *numbers: int, turn: int = 0) -> dict[str, Any]:
     """What a worker answers from a fresh process, or has answered before."""
-    known = folder / f"{worker}.json"
+    known = folder / f"{worker}_{turn}.json"
     if known.exists():
         return dict(json.loads(known.read_text(encoding="utf-8")))
     command = [interpreter, __file__, "--worker", worker, str(folder), *map(str, numbers)]
@@ -240,25 +250,42 @@ def prepare(folder: Path, width: int, k: int) -> None:
     save_sae(sae, folder / "sae")
 
 
-def measure(folder: Path, peer: str, *, width: int, k: int, tokens: int, features: int) -> dict[str, Any]:
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each figure."""
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+
+
+def measure(folder: Path, peer: str, *, width: int, k: int, tokens: int, features: int, turns: int) -> dict[str, Any]:
     """Everything about one size."""
     generator = np.random.default_rng(0)
-    row: dict[str, Any] = {"width": width, "k": k, "tokens": tokens, "d_in": D_IN}
     if not (folder / "tokens.npy").exists():
         np.save(folder / "tokens.npy", generator.integers(0, VOCABULARY, (tokens // CONTEXT, CONTEXT)))
-    if peer:
-        row["forward_seconds"] = run(peer, "activations", folder)["seconds"]
-    elif not (folder / "acts.npy").exists():
+    if not peer and not (folder / "acts.npy").exists():
         np.save(folder / "acts.npy", generator.standard_normal((tokens, D_IN), np.float32))
-    if not (folder / "sae").exists():
-        prepare(folder, width, k)
-    row["ours"] = run(sys.executable, "build", folder)
+    forwards, builds, dashboards = [], [], []
+    for turn in range(turns):
+        if peer:
+            forwards.append(run(peer, "activations", folder, turn=turn))
+        if not (folder / "sae").exists():
+            prepare(folder, width, k)
+        builds.append(run(sys.executable, "build", folder, turn=turn))
+        if peer:
+            dashboards.append(run(peer, "dashboard", folder, features, turn=turn))
+    row: dict[str, Any] = {"width": width, "k": k, "tokens": tokens, "d_in": D_IN, "turns": turns}
+    row["ours"] = {**medians(builds), **run(sys.executable, "ask", folder)}
     if peer:
-        theirs = run(peer, "dashboard", folder, features)
-        seconds = theirs["seconds"] * width / features
-        with_forward = row["ours"]["seconds"] + row["forward_seconds"]
-        row["theirs"] = {**theirs, "features": features, "seconds_extrapolated": seconds}
-        row["times"] = {"with forward": seconds / with_forward, "without": seconds / row["ours"]["seconds"]}
+        scale = width / features
+        row["forward_seconds"] = medians(forwards)["seconds"]
+        row["theirs"] = {**medians(dashboards), "features": features}
+        row["theirs"]["seconds_extrapolated"] = scale * row["theirs"]["seconds"]
+        pairs = [
+            (forward["seconds"], ours["seconds"], scale * theirs["seconds"])
+            for forward, ours, theirs in zip(forwards, builds, dashboards, strict=True)
+        ]
+        row["times"] = {
+            "with forward": statistics.median(theirs / (forward + ours) for forward, ours, theirs in pairs),
+            "without": statistics.median(theirs / ours for _, ours, theirs in pairs),
+        }
     return row
 
 
@@ -293,6 +320,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=131_072)
     parser.add_argument("--features", type=int, default=256, help="Features that SAEDashboard is measured on.")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="Keep everything there; what it holds is not measured again.")
     parser.add_argument("--json", type=Path, help="Also write the figures there.")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
@@ -303,7 +331,7 @@ def main() -> None:
             answered = WORKERS[name](Path(folder), *map(int, numbers))
         print(json.dumps(answered))
         return
-    size = {name: getattr(options, name) for name in ("width", "k", "tokens", "features")}
+    size = {name: getattr(options, name) for name in ("width", "k", "tokens", "features", "turns")}
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
