@@ -8,17 +8,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sae_core import console, pipeline
+from sae_core import console, launch, pipeline
 from sae_core.config import DEMO, RunSettings, load_settings
-from sae_core.errors import UserError
+from sae_core.errors import ElsewhereError, UserError
 from sae_core.options import AsJson, Assignments, Chosen, parse_assignments, takes_settings
 from sae_core.planning.machines import FOUND, MACHINES
 from sae_core.run import Run, find_runs
 from sae_core.serve import LAST_PORT, serve_dashboard
+
+if TYPE_CHECKING:
+    from sae_core.training.processes import Processes
 
 app = typer.Typer(
     help="Train, evaluate and browse bagged and boosted ensembles of sparse autoencoders.",
@@ -106,10 +109,16 @@ def demo(
 @app.command()
 @takes_settings
 def train(run: RunPath, chosen: Chosen, as_json: AsJson = False) -> None:
-    """Gather activations and train the ensembles. Stopped, it goes on where it was."""
-    opened = _open_or_create(run, chosen)
-    with _stoppable(_command("train", run)), console.drawn_progress() as progress:
-        pipeline.train(opened, progress=progress)
+    """Gather activations and train the ensembles. Stopped, it goes on where it was.
+
+    Started by torchrun (torchrun --nproc-per-node 2 -m sae_core train RUN), several processes train together.
+    """
+    with _started_together() as processes:
+        opened = _open_together(run, chosen, processes) if processes else _open_or_create(run, chosen)
+        with _stoppable(_command("train", run)), console.drawn_progress() as progress:
+            pipeline.train(opened, progress=progress, processes=processes)
+    if launch.rank():
+        return
     facts = {folder.name: opened.facts(f"train/{folder.name}") for folder in opened.ensembles()}
     if as_json:
         console.print_json(facts)
@@ -258,6 +267,37 @@ def _settings(path: Path, chosen: Chosen, start: RunSettings | None = None) -> R
         return there.settings
     base = there.settings if there and there.manifest["finished"] else start
     return load_settings(chosen.config, chosen.overrides, base=base)
+
+
+@app.callback()
+def _refuse_repetition(context: typer.Context) -> None:
+    """Refuse to do in several processes what each of them would do again."""
+    if launch.processes() > 1 and context.invoked_subcommand != "train":
+        raise UserError(f"Only train runs in several processes; call {context.invoked_subcommand} without torchrun.")
+
+
+@contextmanager
+def _started_together() -> Iterator[Processes | None]:
+    """The processes that torchrun has started, if it has. The first one's errors are said by `main`."""
+    if launch.processes() == 1:
+        yield None
+        return
+    from sae_core.training.processes import joined
+
+    try:
+        with joined() as processes:
+            yield processes
+    except (UserError, OSError) as error:
+        if launch.rank() and not isinstance(error, ElsewhereError):
+            console.complain(_disk_sentence(error) if isinstance(error, OSError) else str(error))
+        raise
+
+
+def _open_together(path: Path, chosen: Chosen, processes: Processes) -> Run:
+    """The run, made or opened by the first process and then opened by all."""
+    processes.first(lambda: _open_or_create(path, chosen))
+    processes.require_same_folder(path)
+    return processes.together(lambda: Run.open(path))
 
 
 def _command(*words: object) -> str:

@@ -147,7 +147,7 @@ class TrainingSettings(_Settings):
     read everything that they multiply in it, and add in float32."""
     kernels: Kernels = "auto"
     """plain (PyTorch), fast (compiled code: Numba on a CPU, Triton on a CUDA device, in float32 the same result) or
-    auto (fast where it runs)."""
+    auto (fast where it runs). Several processes that split batches among them always use the plain ones."""
     boosting: Literal["sequential", "pipelined"] = "sequential"
     """sequential (a stage begins when the one before it is finished) or pipelined (all stages learn side by side, each
     from what those before it leave at that step; about as fast as bagging)."""

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
+from sae_core import launch
 from sae_core.progress import Progress as ProgressCallback
-from sae_core.progress import Tick
+from sae_core.progress import Tick, silent
 
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
-output = Console(highlight=False)
+# Of several processes that do the same only the first one speaks.
+errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.rank() > 0)
+output = Console(highlight=False, quiet=launch.rank() > 0)
 LINE_EVERY_SECONDS = 5.0
 """Where there is no terminal to redraw, one line of progress is printed this often."""
 
@@ -31,6 +33,11 @@ def print_json(value: Any) -> None:
 def say(message: str) -> None:
     """Print a plain line to standard error; markup in it is not interpreted."""
     errors.print(message, markup=False)
+
+
+def complain(message: str) -> None:
+    """Print an error that only this one of several processes has seen."""
+    sys.stderr.write(f"Error in process {launch.rank()}: {message}\n")
 
 
 def print_rows(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
@@ -62,6 +69,9 @@ class _Rate(ProgressColumn):
 @contextmanager
 def drawn_progress() -> Iterator[ProgressCallback]:
     """Yield a progress callback that draws: bars in a terminal, now and then a line elsewhere."""
+    if errors.quiet:
+        yield silent
+        return
     if not errors.is_terminal:
         yield _Lines()
         return

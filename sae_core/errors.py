@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one clear sentence that names the file, field or value and says what to do. The command line prints
     it without a traceback and ends with exit code 2.
     """
+
+
+class ElsewhereError(UserError):
+    """Another process that works on the same task has failed; that one says why, and this one says nothing."""

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_core.progress import Progress, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run
+
+if TYPE_CHECKING:
+    from sae_core.training.processes import Processes
 
 # The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
 # is served at once.
 
 
-def train(run: Run, *, progress: Progress = silent) -> None:
-    """Gather activations and train every ensemble that the settings name."""
+def train(run: Run, *, progress: Progress = silent, processes: Processes | None = None) -> None:
+    """Gather activations and train every ensemble that the settings name.
+
+    Args:
+        run: The run folder.
+        progress: Told how far it is.
+        processes: Those that train together; the first one gathers the activations for all.
+    """
     if is_trained(run):
         return
     from sae_core.activations.harvest import harvest
     from sae_core.training import train_run
+    from sae_core.training.processes import ALONE
 
-    harvest(run, progress=progress)
-    train_run(run, progress=progress)
+    processes = processes or ALONE
+    processes.first(lambda: harvest(run, progress=progress))
+    train_run(run, progress=progress, processes=processes)
 
 
 def prepare(run: Run, *, progress: Progress = silent) -> None:

@@ -261,6 +261,11 @@ class Run:
         return facts
 
 
+def meeting_point(path: Path, token: str) -> Path:
+    """A file by which processes on several machines find out whether a run folder is the same for all of them."""
+    return path / f".{token}.seen"
+
+
 def find_runs(path: Path) -> list[Path]:
     """The run folders at ``path``: itself, or the folders directly in it that hold a run.json.
 

@@ -67,3 +67,10 @@ def refused(outcome: Outcome, *words: str) -> str:
     assert all(word in errors[0] for word in words), errors[0]
     assert errors[0].endswith(".")
     return errors[0]
+
+
+def run_together(size: int, *words: object) -> Outcome:
+    """Run the module in that many processes, as torchrun starts them, and wait for their end."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    done = subprocess.run([*launcher, "-m", "sae_core", *map(str, words)], capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -12,6 +12,17 @@ from sae_core.sae.base import SAE
 from sae_core.sae.sparse import SparseCode, largest
 
 THRESHOLD_MOMENTUM = 0.99
+
+
+class WholeBatch(Protocol):
+    """The batch of which others have the other rows, in training by several processes."""
+
+    batch_size: int
+    place: int
+    """Which of the R parts of the batch this one is, from 0."""
+
+    def gather(self, values_K: Tensor) -> Tensor:
+        """Values [R, K] of all parts, from those of each; all give equally many."""
 
 
 class BatchTopKSAE(SAE):
@@ -30,6 +41,8 @@ class BatchTopKSAE(SAE):
     architecture = "batchtopk"
     selects = True
     threshold: Tensor
+    others: WholeBatch | None = None
+    """Where others have rows of the batch too, so that what is kept must be chosen among all."""
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
         super().__init__(d_in, width, seed=seed)
@@ -46,12 +59,32 @@ class BatchTopKSAE(SAE):
         """The code as entries sorted by activation; updates the threshold while training."""
         if not self.training:
             return SparseCode.from_dense(self.activate(pre_BN))
-        values_1K, places_1K = largest(pre_BN.reshape(1, -1), self.k * pre_BN.shape[0])
-        places_K, order_K = places_1K.flatten().sort()
-        values_K = values_1K.flatten()[order_K].relu()
-        self.update_threshold(values_K.detach())
+        values_K, places_K = self._kept(pre_BN.reshape(1, -1), pre_BN.shape[0])
+        places_K, order_K = places_K.sort()
+        values_K = values_K[order_K].relu()
         rows_K = torch.div(places_K, self.width, rounding_mode="floor")
         return SparseCode(values_K, places_K % self.width, rows_K, (pre_BN.shape[0], self.width))
+
+    def _kept(self, pre_1E: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """(values [K], places [K]) of the largest preactivations of a batch, as far as they are among these."""
+        if self.others is None:
+            values_K, places_K = (found.flatten() for found in largest(pre_1E, self.k * rows))
+            self.update_threshold(values_K.detach().relu())
+            return values_K, places_K
+        # All that a batch keeps may lie in the rows of one process.
+        wanted = self.k * self.others.batch_size
+        values_K, places_K = (found.flatten() for found in largest(pre_1E, min(wanted, pre_1E.shape[1])))
+        padded_K = values_K.detach().new_full((wanted,), -torch.inf)
+        padded_K[: len(values_K)] = values_K.detach()
+        all_RK = self.others.gather(padded_K)
+        best_K = all_RK.flatten().topk(wanted).values
+        self.update_threshold(best_K.relu())
+        # Of those that equal the smallest kept, as in bfloat16 many do, earlier parts keep theirs first.
+        ties_R = (all_RK == best_K[-1]).sum(dim=1)
+        left = (best_K == best_K[-1]).sum() - ties_R[: self.others.place].sum()
+        tied_K = values_K.detach() == best_K[-1]
+        here_K = (values_K > best_K[-1]) | (tied_K & (tied_K.cumsum(0) <= left))
+        return values_K[here_K], places_K[here_K]
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         """Sparse coefficients [B, N]; updates the threshold while training."""

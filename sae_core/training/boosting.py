@@ -64,9 +64,9 @@ class Residuals:
     @property
     def cached(self) -> bool:
         """Whether residuals are kept on disk. Decided once: an interrupted training goes on in the same way."""
-        decision = self._folder / "residuals.json"
-        if not decision.exists():
-            write_json(decision, "cached" if self._worth_caching() else "recomputed")
+        decision, processes = self._folder / "residuals.json", self._plan.processes
+        if not processes.of_first(decision.exists())[0]:
+            processes.first(lambda: write_json(decision, "cached" if self._worth_caching() else "recomputed"))
         return bool(read_json(decision) == "cached")
 
     def after(self, members: Sequence[SAE]) -> Target:
@@ -79,13 +79,15 @@ class Residuals:
         if not members:
             return Target.activations(source)
         if isinstance(source, StoredSource) and self.cached:
-            kept = self._kept(source, members)
+            self._plan.processes.first(lambda: self._kept(source, members))
+            kept = ActivationCache.open(self._cache(stage))
             variance = source.d_in / source.scale**2 - float(source.mean_D.double().square().sum())
             seconds = _seconds(kept.folder)
             mean_D = kept.mean_D.float()
             return Target(kept, mean_D, kept.scale, stage, first_member=stage, variance=variance, seconds=seconds)
         frozen = Ensemble(members, wiring="residual").eval()
         mean_D, scale = residual_statistics(frozen, source, self._plan)
+        (scale,) = self._plan.processes.of_first(scale)
         return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
 
     def _worth_caching(self) -> bool:
@@ -100,10 +102,13 @@ class Residuals:
         room = shutil.disk_usage(self._folder).free >= 2 * source.rows * source.d_in * torch.float32.itemsize
         return write < recompute and room
 
+    def _cache(self, stage: int) -> Path:
+        return self._folder / "residual" / f"after_{stage}"
+
     def _kept(self, source: StoredSource, members: Sequence[SAE]) -> ActivationCache:
         """The residual after members, from disk as far as it is there; the one before it is then removed."""
         stage = len(members)
-        folders = [self._folder / "residual" / f"after_{number}" for number in (stage - 1, stage)]
+        folders = [self._cache(number) for number in (stage - 1, stage)]
         shard_rows = min(SHARD_BYTES // (source.d_in * torch.float32.itemsize), source.rows // PASS_SHARDS)
         shard_rows = max(1, shard_rows // BLOCK_ROWS) * BLOCK_ROWS
         contents = f"residual {_identity(source, members)}"

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome
 
 COLUMNS = (
@@ -41,8 +42,9 @@ class _Spread:
         self.energy = self.energy + vectors_BD.square().sum().double()
         self.sum_D = self.sum_D + vectors_BD.sum(dim=0).double()
 
-    def total(self) -> float:
-        return float(self.energy - torch.as_tensor(self.sum_D).square().sum() / self.count)
+    def total(self, part: Part) -> float:
+        energy, sum_D = (part.sum_rows(torch.as_tensor(total)) for total in (self.energy, self.sum_D))
+        return float(energy - sum_D.square().sum() / part.whole(self.count))
 
 
 class Curves:
@@ -54,6 +56,7 @@ class Curves:
         rows: Rows that were recorded before an interruption.
         variance: E‖a − E a‖² of the activations, where the batches no longer show it; otherwise it is measured.
         whole: Whether these members are all of the ensemble so far.
+        part: What this process does of the stage.
     """
 
     def __init__(
@@ -64,8 +67,10 @@ class Curves:
         rows: Sequence[Sequence[float]] = (),
         variance: float | None = None,
         whole: bool = True,
+        part: Part | None = None,
     ) -> None:
         self.first_member, self.members, self.variance, self.whole = first_member, members, variance, whole
+        self._part = part or Part()
         self.rows: list[list[float]] = [list(row) for row in rows]
         self._clear()
 
@@ -102,20 +107,26 @@ class Curves:
     def record(
         self, *, step: int, tokens: int, seconds: float, dead: Sequence[float], learning_rates: Sequence[float]
     ) -> list[list[float]]:
-        """Write down the mean of what was added since the last time; one row a member, also returned."""
-        count = self._targets[0].count
-        variances = [spread.total() for spread in self._targets if spread.count]
-        errors = self._totals[: len(variances)]
-        whole = self._acts.total() if self.variance is None else count * self.variance
-        new = []
-        for number, (loss, error, active) in enumerate(self._sums):
+        """Write down the mean of what was added since the last time.
+
+        Returns:
+            The new rows: one a member, also for those that other processes train.
+        """
+        part, count = self._part, self._part.whole(self._targets[0].count)
+        variances = [spread.total(part) for spread in self._targets if spread.count]
+        errors = part.sum_rows(torch.stack([torch.as_tensor(error) for error in self._totals[: len(variances)]]))
+        whole = self._acts.total(part) if self.variance is None else count * self.variance
+        sums_J3 = part.sum_rows(torch.stack([torch.stack([torch.as_tensor(x) for x in sums]) for sums in self._sums]))
+        own_rows = []
+        for number, (loss, error, active) in enumerate(sums_J3.tolist()):
             # One for all members, where they have the same target.
             own = min(number, len(variances) - 1)
-            explained = 1.0 - float(error) / max(variances[own], 1e-30)
+            explained = 1.0 - error / max(variances[own], 1e-30)
             total = 1.0 - float(errors[own]) / max(whole, 1e-30) if self.whole else math.nan
-            figures = (float(loss) / self._steps, explained, total, float(active) / count)
+            figures = (loss / self._steps, explained, total, active / count)
             member = self.first_member + number
-            new.append([float(member), step, tokens, seconds, *figures, dead[number], learning_rates[number]])
+            own_rows.append([float(member), step, tokens, seconds, *figures, dead[number], learning_rates[number]])
+        new: list[list[float]] = part.every_member(torch.tensor(own_rows, dtype=torch.float64)).tolist()
         self.rows += new
         self._clear()
         return new

@@ -22,7 +22,7 @@ class Trained:
         curves: Its training curves.
         seconds: Seconds that it cost.
         shared_seconds: Those of them that were spent on another method.
-        side_by_side: Members that were trained side by side in one pass.
+        side_by_side: Members that one process trained side by side in one pass.
         residual_rows: Rows that were written after each stage, where residuals were cached; none in a pipeline.
     """
 
@@ -39,8 +39,14 @@ def longest(curves: pd.DataFrame) -> float:
     return float(curves["seconds"].max())
 
 
-def training_facts(trained: Trained, plan: Plan) -> dict[str, float | int | str]:
-    """What run.json keeps. Peak memory on a CPU is the process's, with all that it did before."""
+def training_facts(trained: Trained, plan: Plan, *, peak: int) -> dict[str, float | int | str]:
+    """What run.json keeps.
+
+    Args:
+        trained: The ensemble.
+        plan: How it was trained.
+        peak: The peak memory of the process that needed most.
+    """
     ensemble = trained.ensemble
     tokens, on_gpu = plan.steps * plan.batch_size, plan.device.type == "cuda"
     return {
@@ -51,14 +57,18 @@ def training_facts(trained: Trained, plan: Plan) -> dict[str, float | int | str]
         "tokens": tokens,
         "steps": plan.steps,
         "side_by_side": trained.side_by_side,
+        "processes": plan.processes.size,
         "flops": training_flops(ensemble, tokens=tokens, residual_rows=trained.residual_rows),
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
-        "peak_memory_bytes": torch.cuda.max_memory_allocated(plan.device) if on_gpu else _peak_memory(),
+        "peak_memory_bytes": peak,
         "device": torch.cuda.get_device_name(plan.device) if on_gpu else "cpu",
     }
 
 
-def _peak_memory() -> int:
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has taken at most: on a GPU for tensors, on a CPU for all that it did before, too."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sae_core.config import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
-from sae_core.sae import make_sae
+from sae_core.sae import BatchTopKSAE, make_sae
+from sae_core.training.distribution import Part, Split
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
 from sae_core.training.stage import Plan
 from sae_core.training.step import Trainer
@@ -59,7 +60,15 @@ def starts_as_single(settings: RunSettings) -> bool:
     return sae == single and training.learning_rate == alone.learning_rate and same_seed
 
 
-def make_trainer(settings: RunSettings, b_dec_D: Tensor, plan: Plan, *, member: int | None, width: int) -> Trainer:
+def make_trainer(
+    settings: RunSettings,
+    b_dec_D: Tensor,
+    plan: Plan,
+    *,
+    member: int | None,
+    width: int,
+    part: Part | None = None,
+) -> Trainer:
     """A fresh member, ready to be trained; its decoder bias starts as the mean [D] of what it will see.
 
     Args:
@@ -68,15 +77,18 @@ def make_trainer(settings: RunSettings, b_dec_D: Tensor, plan: Plan, *, member: 
         plan: How it will be trained.
         member: As in `member_settings`.
         width: Its features, N.
+        part: What this process does of its training. Where batches are split, the plain kernels are used.
     """
     sae_settings, training = member_settings(settings, member)
     sae = make_sae(sae_settings, len(b_dec_D), width=width, seed=initial_seed(settings, member))
     with torch.no_grad():
         sae.b_dec.copy_(b_dec_D)
     sae = sae.to(plan.device)
-    fast = use_fast(training.kernels, sae)
+    if isinstance(part, Split) and isinstance(sae, BatchTopKSAE):
+        sae.others = part
+    fast = use_fast("plain" if isinstance(part, Split) else training.kernels, sae)
     low = _low_precision(training.precision, plan.device, fast=fast)
-    return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast)
+    return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast, part=part)
 
 
 def _low_precision(precision: str, device: torch.device, *, fast: bool) -> bool:

@@ -32,20 +32,22 @@ def fitting_members(settings: RunSettings, plan: Plan, d_in: int, *, free: int |
         settings: Those of the run.
         plan: Batch size and device.
         d_in: Dimension of the activations, D.
-        free: Free memory in bytes; None, where it is unknown, is taken for enough.
+        free: Free memory of the device in bytes; None, where it is unknown, is taken for enough. The processes of one
+            machine share that of its CPU.
 
     Returns:
-        At least 1 and at most J; as few as leave the number of passes the same.
+        At least one a process and at most J; as few as leave the number of passes the same.
     """
     members, width = settings.training.members, settings.sae.width
     if free is None:
         return members
+    free = free if plan.device.type == "cuda" else free // plan.processes.here
     parameters = 2 * width * d_in + 2 * width + d_in
     row = 4 * plan.batch_size
     member = parameters * BYTES_PER_PARAMETER[plan.device.type] + row * d_in
     tables = SPARSE_BUFFERS if settings.sae.architecture in ("topk", "batchtopk") else DENSE_BUFFERS
     shared = row * (tables * width + ROW_BUFFERS * d_in)
-    fitting = min(members, max(1, int(USABLE * free - shared) // member))
+    fitting = min(members, plan.processes.size * max(1, int(USABLE * free - shared) // member))
     passes = -(-members // fitting)
     return -(-members // passes)
 

@@ -50,7 +50,7 @@ class Pipeline:
         outcomes: list[Outcome] = []
         left_BD = acts_BD
         for stage, trainer in enumerate(trainers):
-            scale = self._follow(stage, left_BD, trainer.done) if stage else self._scale
+            scale = self._follow(stage, left_BD, trainer) if stage else self._scale
             target_BD = left_BD * scale
             outcome = trainer.step(target_BD)
             left_BD = left_BD - outcome.recon_BD.detach() / scale
@@ -59,11 +59,11 @@ class Pipeline:
             outcomes.append(outcome)
         return targets, errors, outcomes
 
-    def _follow(self, stage: int, left_BD: Tensor, done: int) -> Tensor:
+    def _follow(self, stage: int, left_BD: Tensor, trainer: Trainer) -> Tensor:
         """Scale of a stage's target, after a look at it if scales still follow; a tensor, so that no host waits."""
-        if done < self._moving_steps:
-            now = left_BD.square().mean()
-            past = self.mean_square_J[stage] if done else now
+        if trainer.done < self._moving_steps:
+            now = trainer.part.mean(left_BD.square().mean())
+            past = self.mean_square_J[stage] if trainer.done else now
             self.mean_square_J[stage] = MOMENTUM * past + (1 - MOMENTUM) * now
         return self.mean_square_J[stage].clamp_min(1e-30).rsqrt()
 

@@ -19,10 +19,12 @@ from sae_core.errors import UserError
 from sae_core.progress import Progress, Tick, silent
 from sae_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from sae_core.training.curves import COLUMNS, Curves
+from sae_core.training.distribution import Part, part_of
 from sae_core.training.gradients import Outcome
 from sae_core.training.interrupt import noting_interrupts
 from sae_core.training.pipeline import Pipeline
 from sae_core.training.prefetch import Prefetched, Waiting
+from sae_core.training.processes import ALONE, Processes
 from sae_core.training.source import Source
 from sae_core.training.step import REFRESH, Trainer
 
@@ -42,6 +44,7 @@ class Plan:
         seed: Seed of the order of the activations.
         device: Where it is trained.
         checkpoint_seconds: Smallest age at which a checkpoint is replaced.
+        processes: Those that train together.
         stage_name: What a stage is called in the progress: a stage, or a pass of members that have no stages.
         waiting: Adds up for how long steps wait for activations.
     """
@@ -53,6 +56,7 @@ class Plan:
     seed: int
     device: torch.device
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    processes: Processes = ALONE
     stage_name: str = "stage"
     waiting: Waiting = field(default_factory=Waiting)
 
@@ -65,6 +69,7 @@ class Plan:
         device: torch.device,
         stages: int = 1,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
+        processes: Processes = ALONE,
     ) -> Plan:
         """The plan that settings make for a source; a batch is never larger than the source.
 
@@ -75,7 +80,11 @@ class Plan:
             raise UserError("There are no activations to train on; gather some first.")
         batch_size = min(training.batch_size, source.rows)
         steps = max(1, training.tokens // batch_size)
-        return cls(name, steps, batch_size, stages, training.seed, device, checkpoint_seconds)
+        return cls(name, steps, batch_size, stages, training.seed, device, checkpoint_seconds, processes)
+
+    def part(self, group: range, *, pipelined: bool = False) -> Part:
+        """What this process does in training a group of members; as `part_of`."""
+        return part_of(group, self.processes, batch_size=self.batch_size, pipelined=pipelined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,68 +138,85 @@ def train_stage(
     *,
     checkpoint: Path,
     progress: Progress = silent,
+    part: Part | None = None,
 ) -> pd.DataFrame:
     """Train members to the end of their schedule, from the checkpoint on if there is one.
 
     A first Ctrl-C ends it at the next multiple of `REFRESH` steps, after a checkpoint; a second one ends it at once.
 
     Args:
-        trainers: The members; all are given the same batches.
+        trainers: The members, of several processes those of this one; all are given the same batches.
         target: What they learn to reconstruct.
         plan: Steps, batch size and so on.
         checkpoint: Where the checkpoint lies.
         progress: Told the tokens done and the explained variance.
+        part: What this process does of the stage; all of it, if not given.
 
     Returns:
-        The training curves.
+        The training curves of all members.
 
     Raises:
         UserError: If the loss is no longer finite, or the checkpoint cannot be used.
         KeyboardInterrupt: After Ctrl-C.
     """
-    stage, pipeline = target.stage, target.pipeline
-    start = load_checkpoint(checkpoint, trainers)
+    pipeline, first = target.pipeline, target.first_member
+    part = part or Part(range(first, first + len(trainers)))
+    part.start_alike([parameter for trainer in trainers for parameter in trainer.sae.parameters()])
+    start = load_checkpoint(checkpoint, trainers, part)
     if pipeline is not None and start.mean_square_J is not None:
         pipeline.mean_square_J.copy_(start.mean_square_J)
     measured_J = None if pipeline is None else pipeline.mean_square_J
     curves = Curves(
-        first_member=target.first_member,
+        first_member=part.members.start,
         members=len(trainers),
         rows=start.rows,
         variance=target.variance,
         whole=target.whole,
+        part=part,
     )
-    label = f"train {plan.name}" + (f", {plan.stage_name} {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
     began, saved = time.perf_counter() - (start.seconds or target.seconds), time.perf_counter()
     batches = target.source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
     ready = Prefetched(batches, count=plan.steps - start.step, device=plan.device, waiting=plan.waiting)
     with noting_interrupts() as interrupted, ready:
         for done in range(start.step + 1, plan.steps + 1):
-            acts_BD = next(ready)
-            curves.add(acts_BD, *_step(trainers, acts_BD, target))
+            acts_BD = part.rows(next(ready))
+            curves.add(acts_BD, *_step(trainers, acts_BD, target, part))
             if done % REFRESH and done != plan.steps:
                 continue
+            seconds = time.perf_counter() - began
             dead = torch.stack([trainer.dead_N.float().mean() for trainer in trainers]).tolist()
-            seconds, tokens = time.perf_counter() - began, done * plan.batch_size
             rates = [trainer.learning_rate for trainer in trainers]
+            tokens = done * plan.batch_size
             rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rates=rates)
-            one_stage = plan.steps * plan.batch_size
-            tick = Tick(label, stage * one_stage + tokens, plan.stages * one_stage, "tokens", _figures(rows, label))
-            try:
-                progress(tick)
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
-            except BaseException:  # Ctrl-C, or whoever watches the progress has failed
-                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows, measured_J))
-                raise
-            if done < plan.steps and time.perf_counter() - saved >= plan.checkpoint_seconds:
-                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows, measured_J))
+            failure = _told(progress, part.processes.together(lambda: _tick(rows, tokens, plan, target.stage)))  # noqa: B023
+            due = done < plan.steps and time.perf_counter() - saved >= plan.checkpoint_seconds
+            stop, due = part.processes.any(failure is not None or interrupted.is_set(), due)
+            if stop or due:
+                save_checkpoint(checkpoint, trainers, Progressed(done, seconds, curves.rows, measured_J), part)
                 saved = time.perf_counter()
+            if stop:
+                raise failure or KeyboardInterrupt
     return curves.table()
 
 
+def _tick(rows: Sequence[Sequence[float]], tokens: int, plan: Plan, stage: int) -> Tick:
+    """What there is to report after a number of tokens of a stage."""
+    label = f"train {plan.name}" + (f", {plan.stage_name} {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
+    whole_stage = plan.steps * plan.batch_size
+    return Tick(label, stage * whole_stage + tokens, plan.stages * whole_stage, "tokens", _figures(rows, label))
+
+
+def _told(progress: Progress, tick: Tick) -> BaseException | None:
+    """Report, and give back what whoever watches the progress has failed with: first a checkpoint is due."""
+    try:
+        progress(tick)
+    except BaseException as error:
+        return error
+    return None
+
+
 def _step(
-    trainers: Sequence[Trainer], acts_BD: Tensor, target: Target
+    trainers: Sequence[Trainer], acts_BD: Tensor, target: Target, part: Part
 ) -> tuple[list[Tensor], list[Tensor], list[Outcome]]:
     """One step: the targets and the ensemble's errors, of each member or one for all, and what the members gave."""
     if target.pipeline is not None:
@@ -198,14 +224,15 @@ def _step(
     with torch.no_grad():
         target_BD = (acts_BD if target.frozen is None else acts_BD - target.frozen(acts_BD)) * target.scale
     outcomes = [trainer.step(target_BD) for trainer in trainers]
-    return [target_BD], [_total_error(target_BD, outcomes) / target.scale**2], outcomes
+    error = _total_error(target_BD, outcomes, part) if target.whole else target_BD.new_zeros(())
+    return [target_BD], [error / target.scale**2], outcomes
 
 
-def _total_error(targets_BD: Tensor, outcomes: Sequence[Outcome]) -> Tensor:
+def _total_error(targets_BD: Tensor, outcomes: Sequence[Outcome], part: Part) -> Tensor:
     """Σ‖a − whole‖², scaled: the mean of members side by side; of a boosted stage what its one member leaves."""
-    if len(outcomes) == 1:
+    if len(part.group) == 1:
         return outcomes[0].squared_error
-    mean_BD = torch.stack([outcome.recon_BD for outcome in outcomes]).mean(dim=0)
+    mean_BD = part.mean_members(torch.stack([outcome.recon_BD for outcome in outcomes]))
     return (targets_BD - mean_BD).square().sum()
 
 

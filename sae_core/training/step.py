@@ -11,6 +11,7 @@ from torch import Tensor
 from sae_core.config import SAESettings, TrainingSettings
 from sae_core.errors import UserError
 from sae_core.sae import SAE
+from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome, compute
 from sae_core.training.schedule import learning_rate, sparsity_weight
 
@@ -39,6 +40,7 @@ class Trainer:
         low_precision: Whether the encoder product runs in bfloat16.
         fast: Whether the compiled code of `kernels` does the steps; where a code is not sparse on a CPU, the plain
             one does.
+        part: What this process does of the stage; fast steps are for whole batches, as they apply their gradients.
 
     Attributes:
         sae: The SAE.
@@ -55,7 +57,9 @@ class Trainer:
         steps: int,
         low_precision: bool = False,
         fast: bool = False,
+        part: Part | None = None,
     ) -> None:
+        self.part = part or Part()
         self.sae = sae.train()
         self.settings, self.training, self.steps, self.low_precision = settings, training, steps, low_precision
         self.done = 0
@@ -100,7 +104,10 @@ class Trainer:
         return learning_rate(max(0, self.done - 1), self.steps, self.training)
 
     def step(self, x_BD: Tensor) -> Outcome:
-        """Train on one batch [B, D] (scaled activations or residuals) and say what it gave.
+        """Train on one batch [B, D] (scaled activations or residuals), or on this process's rows of it.
+
+        Returns:
+            What it gave: for this process's rows, but for gradients and fired features, which are of the whole batch.
 
         The fast step overwrites the reconstruction of an outcome when it makes the next one.
         """
@@ -118,8 +125,9 @@ class Trainer:
                 aux_coefficient=self.settings.aux_coefficient,
                 low_precision=self.low_precision and not self._fast,
             )
+            outcome = self.part.combine(outcome)
             self._apply(outcome.gradients, rate)
-        self.idle_N += len(x_BD)
+        self.idle_N += self.part.whole(len(x_BD))
         self.idle_N.masked_fill_(outcome.fired_N, 0)
         self.done += 1
         return outcome

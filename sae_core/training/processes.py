@@ -1,0 +1,235 @@
+"""The processes that train a run together: what they say to each other (torch.distributed, started by torchrun).
+
+Two groups carry it. gloo with a patience of days is for words between hosts: agreements, and waiting while one process
+works for all. NCCL, where every process has a GPU of its own, or gloo is for tensors of the training.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sae_core import launch
+from sae_core.device import resolve_device
+from sae_core.errors import ElsewhereError, UserError
+from sae_core.files import write_text
+from sae_core.run import meeting_point
+
+Result = TypeVar("Result")
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for one that works for all, such as the first, which reads the activations."""
+
+SIGHT_SECONDS = 60.0
+"""How long a file may take to be seen by other machines; network storage looks for new files now and then."""
+
+
+class Processes:
+    """One process by itself: every question is answered at once, and nothing is sent.
+
+    Attributes:
+        rank: Number of this process.
+        size: How many there are.
+        here: How many of them are on this machine.
+    """
+
+    rank, size, here = 0, 1, 1
+
+    def place(self, wanted: str) -> torch.device:
+        """The device of this process for the setting ``training.device``.
+
+        Raises:
+            UserError: If it does not exist, or cannot be shared out.
+        """
+        return torch.device(resolve_device(wanted))
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Do something that every process does, and go on only if it succeeded in all of them.
+
+        Raises:
+            ElsewhereError: If it failed in another process, the first of those that failed raises its own exception.
+        """
+        return work()
+
+    def first(self, work: Callable[[], object]) -> None:
+        """Have the first process do something for all, while the others wait. Raises as `together` does."""
+        work()
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set in any process."""
+        return list(flags)
+
+    def of_first(self, *numbers: float) -> list[float]:
+        """Numbers as the first process has them, so that all decide alike."""
+        return list(numbers)
+
+    def largest(self, number: float) -> float:
+        """The largest of the numbers that the processes have."""
+        return number
+
+    def sum_on_host(self, table: Tensor) -> Tensor:
+        """Sum of a tensor on the CPU over the processes, in place."""
+        return table
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum of a contiguous tensor on the device over the processes, in place."""
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, stacked; all must have the same shape."""
+        return tensor[None]
+
+    def copy_of_first(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device as the first process has it, in place."""
+        return tensor
+
+    def hand_out(self, batch: Tensor) -> Tensor:
+        """A contiguous tensor on the CPU as the first process has it, in place; a thread may do this meanwhile."""
+        return batch
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+
+    def require_same_folder(self, path: Path, *, seconds: float = SIGHT_SECONDS) -> None:
+        """Check that all processes see the same folder at a path.
+
+        Raises:
+            UserError: If one does not.
+        """
+
+
+class _Joined(Processes):
+    def __init__(self) -> None:
+        self.rank, self.size, self.here = dist.get_rank(), dist.get_world_size(), launch.local_processes()
+        self._tensors: dist.ProcessGroup | None = None
+        # Messages of two threads must not get mixed up, so batches have a group of their own.
+        self._batches = dist.new_group(backend="gloo", timeout=PATIENCE)
+
+    def place(self, wanted: str) -> torch.device:
+        if wanted not in ("auto", "cpu", "cuda"):
+            raise self._refusal(
+                f"training.device is {wanted}, but {self.size} processes cannot share one device; set it to auto."
+            )
+        enough = torch.cuda.is_available() and torch.cuda.device_count() >= self.here
+        short = self.any(not enough)[0]
+        if wanted == "cuda" and short:
+            raise self._refusal("training.device is cuda, but there are more processes than GPUs; start fewer.")
+        on_gpu = wanted != "cpu" and not short
+        if self._tensors is None:
+            self._tensors = dist.new_group(backend="nccl" if on_gpu else "gloo")
+        device = torch.device("cuda", launch.local_rank()) if on_gpu else torch.device("cpu")
+        if on_gpu:
+            torch.cuda.set_device(device)
+        return device
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        result: list[Result] = []
+        failure: BaseException | None = None
+        try:
+            result.append(work())
+        except BaseException as error:
+            failure = error
+        failed = torch.tensor(self.size if failure is None else self.rank)
+        dist.all_reduce(failed, dist.ReduceOp.MIN)
+        if int(failed) == self.size:
+            return result[0]
+        if failure is not None and int(failed) == self.rank:
+            raise failure
+        raise ElsewhereError(f"Process {int(failed)} could not go on.") from failure
+
+    def first(self, work: Callable[[], object]) -> None:
+        self.together(work if self.rank == 0 else lambda: None)
+
+    def any(self, *flags: bool) -> list[bool]:
+        table = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(table, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in table.tolist()]
+
+    def of_first(self, *numbers: float) -> list[float]:
+        table = torch.tensor(numbers, dtype=torch.float64)
+        dist.broadcast(table, 0)
+        return list(table.tolist())
+
+    def largest(self, number: float) -> float:
+        table = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(table, dist.ReduceOp.MAX)
+        return float(table)
+
+    def sum_on_host(self, table: Tensor) -> Tensor:
+        dist.all_reduce(table)
+        return table
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        dist.all_reduce(tensor, group=self._tensors)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        dist.all_gather(parts, tensor, group=self._tensors)
+        return torch.stack(parts)
+
+    def copy_of_first(self, tensor: Tensor) -> Tensor:
+        dist.broadcast(tensor, 0, group=self._tensors)
+        return tensor
+
+    def hand_out(self, batch: Tensor) -> Tensor:
+        dist.broadcast(batch, 0, group=self._batches)
+        return batch
+
+    def barrier(self) -> None:
+        self.any(False)
+
+    def require_same_folder(self, path: Path, *, seconds: float = SIGHT_SECONDS) -> None:
+        token = torch.frombuffer(bytearray(secrets.token_bytes(8)), dtype=torch.uint8)
+        dist.broadcast(token, 0)
+        file = meeting_point(path, bytes(token.tolist()).hex())
+        self.first(lambda: write_text(file, ""))
+        deadline = time.monotonic() + seconds
+        while not (seen := file.exists()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        blind = self.any(not seen)[0]
+        self.first(file.unlink)
+        if blind:
+            raise self._refusal(
+                f"{path} is not the same folder for all processes; put the run on storage that all machines share."
+            )
+
+    def _refusal(self, sentence: str) -> UserError:
+        """What all processes raise; only the first one says it."""
+        return ElsewhereError(sentence) if self.rank else UserError(sentence)
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Join the processes that torchrun has started, if it has.
+
+    Raises:
+        UserError: If this torch was built without torch.distributed.
+    """
+    if launch.processes() == 1:
+        yield ALONE
+        return
+    if not dist.is_available():
+        raise UserError("This torch cannot train in several processes; install one with torch.distributed.")
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    yield _Joined()
+    # Not after a failure: processes that wait for each other would then wait for ever.
+    dist.destroy_process_group()
+
+
+def share(numbers: Sequence[int], rank: int, size: int) -> range:
+    """The consecutive numbers that one of several processes takes; their counts differ by one at most."""
+    first, last = (len(numbers) * end // size for end in (rank, rank + 1))
+    return range(numbers[0] + first, numbers[0] + last)
