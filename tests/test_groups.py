@@ -12,10 +12,11 @@ from sources import TensorSource
 from test_training_resume import failing_at
 
 from sae_core.config import RunSettings
+from sae_core.host_memory import free_host_memory
 from sae_core.progress import Tick
 from sae_core.run import Run
 from sae_core.training import methods, train_run
-from sae_core.training.memory import USABLE, fitting_members, free_host_memory
+from sae_core.training.memory import USABLE, fitting_members
 from sae_core.training.stage import Plan
 
 

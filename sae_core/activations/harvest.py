@@ -17,13 +17,13 @@ from torch import Tensor
 
 from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
 from sae_core.activations.dealt import deal
-from sae_core.activations.shuffle import free_memory
 from sae_core.activations.stream import StreamedActivations
 from sae_core.activations.text import Document, load_documents
 from sae_core.config import RunSettings
 from sae_core.device import resolve_device
 from sae_core.errors import UserError
 from sae_core.files import read_table, write_table, write_tensors
+from sae_core.host_memory import free_host_memory
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import Run
 
@@ -256,7 +256,8 @@ def _choose_shuffle(run: Run, cache: ActivationCache) -> str:
     residuals = "boosted" in training.methods and training.residuals != "recomputed"
     itemsize = 4 if residuals or data.dtype == "float32" else 2
     room = shutil.disk_usage(run.path).free > cache.rows * cache.d_in * itemsize
-    return "disk" if cache.rows * cache.d_in * itemsize > free_memory() and room else "memory"
+    free = free_host_memory()
+    return "disk" if free is not None and cache.rows * cache.d_in * itemsize > free and room else "memory"
 
 
 def _tick(rows: int, total: int) -> Tick:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,17 +96,3 @@ def _pass(groups: list[_Mixed], batch_size: int, skip: int) -> Iterator[NDArray[
                 rest, missing = [], batch_size
                 if ahead:
                     ahead.fill(share)
-
-
-def free_memory() -> int:
-    """Bytes that this process may still take, pages of files that the system can give up included."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # no such count: half of what there is
-    try:  # a container
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        return min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):
-        return free

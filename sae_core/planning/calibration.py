@@ -16,6 +16,7 @@ from sae_core.browse.indexing import build_index
 from sae_core.config import RunSettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.similarity import one_to_one
+from sae_core.host_memory import free_host_memory
 from sae_core.planning.machines import existing_parent, resident_memory
 from sae_core.planning.model_speed import measure_text
 from sae_core.planning.rates import ASSIGN_POWER, Member, Rates, needed_steps
@@ -23,7 +24,6 @@ from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
 from sae_core.training.kernels import use_fast
 from sae_core.training.members import make_trainer
-from sae_core.training.memory import free_host_memory
 from sae_core.training.stage import Plan, Target, train_stage
 from sae_core.training.work import SAEShape
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sae_core.errors import UserError
+from sae_core.host_memory import free_host_memory
 
 GB, TERA = 10**9, 10**12
 
@@ -79,8 +80,6 @@ def this_machine(device: str, folder: Path) -> Machine:
         folder: The run folder; it need not be there.
     """
     import torch
-
-    from sae_core.training.memory import free_host_memory
 
     free = shutil.disk_usage(existing_parent(folder)).free
     if torch.device(device).type != "cuda":

@@ -16,9 +16,9 @@ from sae_core.activations.language_model import CPU_TOKENS, LanguageModel
 from sae_core.activations.shapes import ModelShape
 from sae_core.activations.text import TEXT_FORMATS, load_documents
 from sae_core.config import EMBEDDED, RunSettings
+from sae_core.host_memory import free_host_memory
 from sae_core.planning.machines import resident_memory
 from sae_core.planning.rates import CHARS_PER_TOKEN, TOKENS_PER_TEXT
-from sae_core.training.memory import free_host_memory
 
 SAMPLE_CHARS = 200_000
 _FIRST_TEXTS = 32
