@@ -15,7 +15,7 @@ import typer
 from sae_core import console, launch, pipeline
 from sae_core.config import DEMO, RunSettings, load_settings
 from sae_core.errors import ElsewhereError, UserError
-from sae_core.options import AsJson, Assignments, Chosen, parse_assignments, takes_settings
+from sae_core.options import AsJson, Assignments, Chosen, choose_places, parse_assignments, takes_settings
 from sae_core.planning.machines import FOUND, MACHINES
 from sae_core.run import Run, find_runs
 from sae_core.serve import LAST_PORT, serve_dashboard
@@ -77,6 +77,15 @@ def _disk_sentence(error: OSError) -> str:
 
 
 RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="Comma-separated: train a run for each of these layers, in a folder of its own inside the run folder. The "
+        "model reads the text once for all.",
+    ),
+]
+Sites = Annotated[str | None, typer.Option(metavar="SITE,…", help="The same for several sites of each layer.")]
 Port = Annotated[
     int,
     typer.Option(min=1, max=LAST_PORT, help="Port of the dashboard; if it is taken, the next free one is used."),
@@ -108,25 +117,32 @@ def demo(
 
 @app.command()
 @takes_settings
-def train(run: RunPath, chosen: Chosen, as_json: AsJson = False) -> None:
+def train(run: RunPath, chosen: Chosen, layers: Layers = None, sites: Sites = None, as_json: AsJson = False) -> None:
     """Gather activations and train the ensembles. Stopped, it goes on where it was.
 
     Started by torchrun (torchrun --nproc-per-node 2 -m sae_core train RUN), several processes train together.
     """
     with _started_together() as processes:
-        opened = _open_together(run, chosen, processes) if processes else _open_or_create(run, chosen)
+        opened = _open_for_training(run, chosen, layers, sites, processes)
         with _stoppable(_command("train", run)), console.drawn_progress() as progress:
-            pipeline.train(opened, progress=progress, processes=processes)
+            if processes:
+                pipeline.train(opened[0], progress=progress, processes=processes)
+            else:
+                pipeline.train_together(opened, progress=progress)
     if launch.rank():
         return
-    facts = {folder.name: opened.facts(f"train/{folder.name}") for folder in opened.ensembles()}
+    facts = {
+        each.name: {folder.name: each.facts(f"train/{folder.name}") for folder in each.ensembles()} for each in opened
+    }
     if as_json:
-        console.print_json(facts)
-    else:
-        seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts.items())
-        peak = max((fact.get("peak_memory_bytes", 0) for fact in facts.values()), default=0)
+        _print_by_run(facts)
+        return
+    for each in opened:
+        seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts[each.name].items())
+        peak = max((fact.get("peak_memory_bytes", 0) for fact in facts[each.name].values()), default=0)
         memory = f"; peak memory {peak / 1e9:.1f} GB" if peak else ""
-        console.say(f"Trained in {run}: {seconds}{memory}. Next: {_command('index', run)}")
+        console.say(f"Trained in {each.path}: {seconds}{memory}.")
+    console.say(f"Next: {_command('index', run)}")
 
 
 @app.command()
@@ -160,13 +176,17 @@ def index(run: RunPath, as_json: AsJson = False) -> None:
     """Index every activation by feature, match features over members and map the atoms, for the dashboard."""
     opened = _trained(run)
     with _stoppable(_command("index", run)), console.drawn_progress() as progress:
-        pipeline.prepare(opened, progress=progress)
-    facts = {folder.name: opened.facts(f"index/{folder.name}") for folder in opened.ensembles()}
+        for each in opened:
+            pipeline.prepare(each, progress=progress)
+    facts = {
+        each.name: {folder.name: each.facts(f"index/{folder.name}") for folder in each.ensembles()} for each in opened
+    }
     if as_json:
-        console.print_json(facts)
-    else:
-        after = f"{_command('evaluate', run)}, {_command('dashboard', run)}"
-        console.say(f"Indexed {', '.join(facts)}. Next: {after}")
+        _print_by_run(facts)
+        return
+    for name, ensembles in facts.items():
+        console.say(f"Indexed {', '.join(ensembles)}{f' of {name}' if len(facts) > 1 else ''}.")
+    console.say(f"Next: {_command('evaluate', run)}, {_command('dashboard', run)}")
 
 
 @app.command()
@@ -182,10 +202,17 @@ def evaluate(
     """Measure reconstruction, dictionaries, concept detection and cost."""
     opened = _trained(run)
     with _stoppable(_command("evaluate", run)), console.drawn_progress() as progress:
-        pipeline.evaluate(opened, progress=progress)
-        for path in task or []:
-            pipeline.evaluate_task(opened, path, text_column=text_column, label_column=label_column, progress=progress)
-    _print_summary(opened, as_json=as_json)
+        for each in opened:
+            pipeline.evaluate(each, progress=progress)
+            for path in task or []:
+                pipeline.evaluate_task(
+                    each, path, text_column=text_column, label_column=label_column, progress=progress
+                )
+    if as_json:
+        _print_by_run({each.name: _summary(each) for each in opened})
+        return
+    for each in opened:
+        _print_summary(each, as_json=False)
 
 
 @app.command()
@@ -293,6 +320,21 @@ def _started_together() -> Iterator[Processes | None]:
         raise
 
 
+def _open_for_training(
+    path: Path, chosen: Chosen, layers: str | None, sites: str | None, processes: Processes | None
+) -> list[Run]:
+    """The run, or those of several layers and sites."""
+    if processes:
+        if layers or sites or _is_folder_of_runs(path):
+            raise UserError("Several processes train one run; train the runs of several layers one after another.")
+        return [_open_together(path, chosen, processes)]
+    if layers or sites:
+        return [_open_or_create(folder, own) for folder, own in choose_places(path, chosen, layers, sites).items()]
+    if chosen.config is None and not chosen.overrides and _is_folder_of_runs(path):
+        return [Run.open(found) for found in find_runs(path)]
+    return [_open_or_create(path, chosen)]
+
+
 def _open_together(path: Path, chosen: Chosen, processes: Processes) -> Run:
     """The run, made or opened by the first process and then opened by all."""
     processes.first(lambda: _open_or_create(path, chosen))
@@ -315,11 +357,21 @@ def _stoppable(command: str) -> Iterator[None]:
         raise typer.Exit(STOPPED) from None
 
 
-def _trained(path: Path) -> Run:
-    run = Run.open(path)
-    if not run.ensembles():
-        raise UserError(f"{path} has no trained ensemble yet; run: {_command('train', path)}")
-    return run
+def _is_folder_of_runs(path: Path) -> bool:
+    return not (path / "run.json").exists() and any(path.glob("*/run.json"))
+
+
+def _trained(path: Path) -> list[Run]:
+    runs = [Run.open(found) for found in (find_runs(path) if _is_folder_of_runs(path) else [path])]
+    for run in runs:
+        if not run.ensembles():
+            raise UserError(f"{run.path} has no trained ensemble yet; run: {_command('train', path)}")
+    return runs
+
+
+def _print_by_run(values: dict[str, Any]) -> None:
+    """JSON of one run as it is, and of several by their names."""
+    console.print_json(values if len(values) > 1 else next(iter(values.values())))
 
 
 def _summary(run: Run) -> list[dict[str, Any]]:

@@ -245,8 +245,8 @@ DEMO: Mapping[str, Any] = {
     "training.batch_size": 512,
     "training.learning_rate": 4e-3,
 }
-"""What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a quarter of
-the tokens what the defaults reach; they suit this small model and so short a training, and are no advice for others."""
+"""What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a quarter
+of the tokens what the defaults reach; they suit this small model and so short a training, no advice for others."""
 
 
 def load_settings(

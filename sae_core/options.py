@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sae_core.config import RunSettings
+from sae_core.config import RunSettings, load_settings
 from sae_core.errors import UserError
+from sae_core.run import layer_folder
 
 ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
 Assignments = Annotated[
@@ -76,6 +77,37 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
+
+
+def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | None) -> dict[Path, Chosen]:
+    """What --layers and --sites ask for: the folders of the runs, each with its settings.
+
+    Args:
+        run: The folder in which they lie.
+        chosen: The settings that they share.
+        layers: Layers, comma-separated; the one of the settings if not given.
+        sites: Sites, likewise.
+
+    Raises:
+        UserError: If a layer is not a number, one of both is also given by itself, or there is a run in the folder.
+    """
+    for name, given in (("layer", layers), ("site", sites)):
+        if given and f"model.{name}" in chosen.overrides:
+            raise UserError(f"Both --{name}s and model.{name} are given; leave one of them out.")
+    if (run / "run.json").exists():
+        raise UserError(f"{run} holds a run, so runs of several layers cannot lie in it; choose another folder.")
+    shared = load_settings(chosen.config, chosen.overrides).model
+    try:
+        numbers = [int(layer) for layer in layers.split(",")] if layers else [shared.layer]
+    except ValueError:
+        raise UserError(f"--layers {layers} is not of the form N,N,…, e.g. --layers 2,4,6.") from None
+    places = [(layer, site.strip()) for layer in numbers for site in (sites.split(",") if sites else [shared.site])]
+    return {
+        layer_folder(run, layer, site): Chosen(
+            chosen.config, {**chosen.overrides, "model.layer": layer, "model.site": site}
+        )
+        for layer, site in places
+    }
 
 
 def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_core.progress import Progress, silent
+from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run
 
 if TYPE_CHECKING:
@@ -32,6 +36,27 @@ def train(run: Run, *, progress: Progress = silent, processes: Processes | None 
     processes = processes or ALONE
     processes.first(lambda: harvest(run, progress=progress))
     train_run(run, progress=progress, processes=processes)
+
+
+def train_together(runs: Sequence[Run], *, progress: Progress = silent) -> None:
+    """`train` for several runs. Those that differ in layer and site alone share one pass through the model."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        if not is_trained(run):
+            settings = run.settings.model_dump(mode="json")
+            for name in ("layer", "site"):
+                del settings["model"][name]
+            alike.setdefault(json.dumps(settings), []).append(run)
+    for group in alike.values():
+        from sae_core.activations.harvest import harvest_together
+
+        harvest_together(group, progress=progress)
+        for run in group:
+            train(run, progress=partial(_tell_of, run.name, progress) if len(runs) > 1 else progress)
+
+
+def _tell_of(name: str, progress: Progress, tick: Tick) -> None:
+    progress(replace(tick, stage=f"{name}: {tick.stage}"))
 
 
 def prepare(run: Run, *, progress: Progress = silent) -> None:

@@ -266,6 +266,11 @@ def meeting_point(path: Path, token: str) -> Path:
     return path / f".{token}.seen"
 
 
+def layer_folder(path: Path, layer: int, site: str) -> Path:
+    """Where the run of one layer and site lies in a folder of runs."""
+    return path / (f"layer_{layer:02d}" if site == "residual" else f"layer_{layer:02d}_{site}")
+
+
 def find_runs(path: Path) -> list[Path]:
     """The run folders at ``path``: itself, or the folders directly in it that hold a run.json.
 

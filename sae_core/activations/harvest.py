@@ -22,7 +22,7 @@ from sae_core.activations.text import Document, load_documents
 from sae_core.config import RunSettings
 from sae_core.device import resolve_device
 from sae_core.errors import UserError
-from sae_core.files import read_table, write_table, write_tensors
+from sae_core.files import read_table, replacing, write_table, write_tensors
 from sae_core.host_memory import free_host_memory
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import Run
@@ -47,15 +47,34 @@ def harvest(run: Run, *, progress: Progress = silent) -> None:
     Raises:
         UserError: If text or model cannot be loaded, there is too little text, or an activation is not finite.
     """
-    if run.is_finished("corpus") and run.is_finished("activations"):
+    harvest_together([run], progress=progress)
+
+
+def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> None:
+    """`harvest` for runs that differ in layer and site alone: one forward pass fills the caches of all.
+
+    Each run gets the same files, bit by bit, as it would by itself.
+
+    Raises:
+        UserError: As `harvest`.
+    """
+    pending = [run for run in runs if not (run.is_finished("corpus") and run.is_finished("activations"))]
+    if not pending:
         return
     # transformers takes seconds to import, and those who only read a cache do not need it.
-    from sae_core.activations.language_model import LanguageModel
+    from sae_core.activations.language_model import LanguageModel, Place
 
-    model = LanguageModel.load(run.settings.model, device=resolve_device(run.settings.training.device))
-    if not run.is_finished("corpus"):
-        _write_corpus(run, model, progress)
-    _write_activations(run, model, progress)
+    settings = pending[0].settings
+    places = [Place(run.settings.model.layer, run.settings.model.site) for run in pending]
+    model = LanguageModel.load(settings.model, device=resolve_device(settings.training.device), places=places)
+    for run in pending:
+        if not run.is_finished("corpus"):
+            finished = next((other for other in runs if other.is_finished("corpus")), None)
+            if finished is None:
+                _write_corpus(run, model, progress)
+            else:
+                _copy_corpus(finished, run)
+    _write_activations(pending, model, progress)
 
 
 def train_cache(run: Run, *, progress: Progress = silent) -> ActivationCache:
@@ -174,6 +193,17 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     run.finish("corpus", facts, files=(file for file in corpus.path.rglob("*") if file.is_file()))
 
 
+def _copy_corpus(finished: Run, run: Run) -> None:
+    """Give a run the corpus of another one, in which everything but layer and site is the same."""
+    files = []
+    for file in sorted(path for path in finished.corpus.path.rglob("*") if path.is_file()):
+        files.append(run.corpus.path / file.relative_to(finished.corpus.path))
+        with replacing(files[-1]) as partial:
+            shutil.copyfile(file, partial)
+    own = {"seconds": 0.0, "layer": run.settings.model.layer, "site": run.settings.model.site}
+    run.finish("corpus", finished.facts("corpus") | own, files=files)
+
+
 def _choose_documents(
     settings: RunSettings, model: LanguageModel, progress: Progress
 ) -> tuple[pd.DataFrame, list[NDArray[np.int32]]]:
@@ -229,22 +259,27 @@ def _fitting(tokens: NDArray[np.int64], limit: int) -> int:
     return max(1, int(np.searchsorted(tokens.cumsum(), limit, side="right")))
 
 
-def _write_activations(run: Run, model: LanguageModel, progress: Progress) -> None:
+def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Progress) -> None:
+    """Write the caches of runs of which each has its place in the model."""
     started = time.perf_counter()
-    facts = run.facts("corpus")
-    kept = "train_tokens" if run.settings.data.storage == "disk" else "index_tokens"
+    facts = runs[0].facts("corpus")
+    kept = "train_tokens" if runs[0].settings.data.storage == "disk" else "index_tokens"
     total = facts[kept] + facts["evaluation_tokens"]
-    train = _write_cache(run, model, "train", lambda rows: progress(_tick(rows, total)))
-    evaluation = _write_cache(run, model, "evaluation", lambda rows: progress(_tick(train.rows + rows, total)))
-    before = run.facts("activations")
-    activations_facts = {
-        "seconds": time.perf_counter() - started,
-        "tokens": train.rows + evaluation.rows,
-        "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
-        "mean_square_norm": train.d_in / train.scale**2,
-        "shuffle": before.get("shuffle", "memory") if before else _choose_shuffle(run, train),
-    }
-    run.finish("activations", activations_facts, files=[*train.files, *evaluation.files])
+    trains = _write_caches(runs, model, "train", lambda rows: progress(_tick(rows, total)))
+    rows = trains[0].rows
+    evaluations = _write_caches(runs, model, "evaluation", lambda more: progress(_tick(rows + more, total)))
+    seconds = time.perf_counter() - started
+    for run, train, evaluation in zip(runs, trains, evaluations, strict=True):
+        before = run.facts("activations")
+        activations_facts = {
+            "seconds": seconds,
+            "runs_together": len(runs),
+            "tokens": train.rows + evaluation.rows,
+            "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
+            "mean_square_norm": train.d_in / train.scale**2,
+            "shuffle": before.get("shuffle", "memory") if before else _choose_shuffle(run, train),
+        }
+        run.finish("activations", activations_facts, files=[*train.files, *evaluation.files])
 
 
 def _choose_shuffle(run: Run, cache: ActivationCache) -> str:
@@ -264,42 +299,53 @@ def _tick(rows: int, total: int) -> Tick:
     return Tick("read activations", rows, total)
 
 
-def _write_cache(run: Run, model: LanguageModel, name: str, tell: Callable[[int], None]) -> ActivationCache:
-    table = _documents_table(run, held_out=name == "evaluation")
-    if name == "train" and run.settings.data.storage == "stream":
-        table = table[: run.facts("corpus")["documents"]]
+def _write_caches(
+    runs: Sequence[Run], model: LanguageModel, name: str, tell: Callable[[int], None]
+) -> list[ActivationCache]:
+    """The caches called ``name`` of all runs; those that others are behind of wait for them."""
+    table = _documents_table(runs[0], held_out=name == "evaluation")
+    if name == "train" and runs[0].settings.data.storage == "stream":
+        table = table[: runs[0].facts("corpus")["documents"]]
     offsets = np.concatenate([[0], table["tokens"].to_numpy().cumsum()])
+    texts = table["text"].tolist()
+    writers = [_writer(run, model, name, rows=int(offsets[-1])) for run in runs]
+    for place, writer in enumerate(writers):
+        for start, stop in tuple(writer.gaps):
+            if not writer.refill(_read_rows(model, texts[np.searchsorted(offsets, start) :], stop - start)[place]):
+                break
+    rows = min(writer.rows for writer in writers)
+    # A shard ends where a batch of texts ends, so the rows that are there already belong to whole documents.
+    first = int(np.searchsorted(offsets, rows))
+    for batch in model.activations(texts[first:], progress=lambda tick: tell(int(offsets[first + int(tick.done)]))):
+        for writer, acts_TD in zip(writers, batch.acts_PTD, strict=True):
+            if writer.rows == rows:
+                writer.append(acts_TD)
+        rows += len(batch.tokens_T)
+    if rows != offsets[-1]:
+        raise UserError(f"The model's tokenizer has changed since {runs[0].corpus.path} was written; use a new folder.")
+    return [writer.finish() for writer in writers]
+
+
+def _writer(run: Run, model: LanguageModel, name: str, *, rows: int) -> CacheWriter:
     most = SHARD_BYTES // (model.d_model * torch.float32.itemsize)
-    writer = CacheWriter(
+    return CacheWriter(
         run.activations / name,
         d_in=model.d_model,
         dtype=run.settings.data.dtype,
         contents=f"{name} {run.facts('corpus')['fingerprint']}",
-        shard_rows=max(1, min(most, int(offsets[-1]) // _SHARDS)),
+        shard_rows=max(1, min(most, rows // _SHARDS)),
         refill=True,
     )
-    for start, stop in tuple(writer.gaps):
-        acts_RD = _read_rows(model, table["text"].tolist()[int(np.searchsorted(offsets, start)) :], stop - start)
-        if not writer.refill(acts_RD):
-            break
-    # A shard ends where a batch of texts ends, so the rows that are there already belong to whole documents.
-    first = int(np.searchsorted(offsets, writer.rows))
-    texts = table["text"].tolist()[first:]
-    for batch in model.activations(texts, progress=lambda tick: tell(int(offsets[first + int(tick.done)]))):
-        writer.append(batch.acts_TD)
-    if writer.rows != offsets[-1]:
-        raise UserError(f"The model's tokenizer has changed since {run.corpus.path} was written; use a new folder.")
-    return writer.finish()
 
 
 def _read_rows(model: LanguageModel, texts: Sequence[str], rows: int) -> Tensor:
-    """The first activations of texts, of which a batch ends after so many."""
+    """The first activations [places, rows, D] of texts, of which a batch ends after so many."""
     pieces: list[Tensor] = []
     for batch in model.activations(texts):
-        pieces.append(batch.acts_TD)
-        if sum(map(len, pieces)) >= rows:
+        pieces.append(batch.acts_PTD)
+        if sum(piece.shape[1] for piece in pieces) >= rows:
             break
-    return torch.cat(pieces)
+    return torch.cat(pieces, dim=1)
 
 
 def _documents_table(run: Run, held_out: bool) -> pd.DataFrame:

@@ -1,12 +1,13 @@
-"""Activations of one layer of a Hugging Face language model, text by text, without padding and special tokens."""
+"""Activations of layers of a Hugging Face language model, text by text, without padding and special tokens."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,19 +29,36 @@ _TEXTS_PER_CALL = 1024
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
+class Place(NamedTuple):
+    """Where activations are read.
+
+    Attributes:
+        layer: Index of the block.
+        site: Its output, or what its MLP or its attention adds to the residual stream.
+    """
+
+    layer: int
+    site: Site
+
+
 @dataclass(frozen=True, slots=True)
 class ActivationBatch:
     """Activations of the T ordinary tokens of some successive texts.
 
     Attributes:
-        acts_TD: float32, on the CPU.
+        acts_PTD: float32, on the CPU, for each of the places that are read.
         tokens_T: int32, the tokens' ids.
         document_T: int64, the number of the text that each token belongs to.
     """
 
-    acts_TD: Tensor
+    acts_PTD: Tensor
     tokens_T: Tensor
     document_T: Tensor
+
+    @property
+    def acts_TD(self) -> Tensor:
+        """Activations at the first place."""
+        return self.acts_PTD[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +70,14 @@ class _Encoded:
 
 
 class _Reached(Exception):
-    """Carries the activations out of the forward pass, so that nothing behind them is computed."""
-
-    def __init__(self, acts_BLD: Tensor) -> None:
-        super().__init__()
-        self.acts_BLD = acts_BLD
+    """Ends the forward pass, so that nothing behind the last place is computed."""
 
 
 class LanguageModel:
-    """A language model that is run up to one layer.
+    """A language model that is run up to the last layer that is read.
 
     Attributes:
+        places: Where activations are read.
         name: As in the settings.
         tokenizer: The model's tokenizer, as transformers made it.
         device: Where it runs.
@@ -72,7 +87,15 @@ class LanguageModel:
         causal: Whether the model predicts the next token; else it is an encoder.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: ModelSettings, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        settings: ModelSettings,
+        *,
+        device: str = "cpu",
+        places: Sequence[Place] = (),
+    ) -> None:
         config = model.config.get_text_config()
         self.name, self.tokenizer, self.device = settings.name, tokenizer, device
         self.d_model, self.n_layers = int(config.hidden_size), loading.block_count(model.config)
@@ -81,17 +104,25 @@ class LanguageModel:
         self._batch_size = settings.batch_size
         self._model, self._base = model, model.base_model
         self._first_id = self._missing_bos()
-        self._stop_at(settings.layer, settings.site)
+        self.places = tuple(places) or (Place(settings.layer, settings.site),)
+        self._seen: dict[int, Tensor] = {}
+        self._read_at_places()
 
     @classmethod
-    def load(cls, settings: ModelSettings, *, device: str = "cpu") -> LanguageModel:
+    def load(cls, settings: ModelSettings, *, device: str = "cpu", places: Sequence[Place] = ()) -> LanguageModel:
         """Load by hub id or folder, or the embedded model; bfloat16 on a GPU, float32 on the CPU.
+
+        Args:
+            settings: Which model, and where it is read unless ``places`` are given.
+            device: Where it runs.
+            places: Where it is read, all in one forward pass.
 
         Raises:
             UserError: If the model or its tokenizer is missing or unusable, or it has no such layer or site.
         """
-        model, tokenizer = loading.load_model(settings, device=device)
-        return cls(model, tokenizer, settings, device=device)
+        last = max((place.layer for place in places), default=settings.layer)
+        model, tokenizer = loading.load_model(settings.model_copy(update={"layer": last}), device=device)
+        return cls(model, tokenizer, settings, device=device, places=places)
 
     def _missing_bos(self) -> int | None:
         """The id to put in front where a causal model's tokenizer does not, as TransformerLens and SAELens do.
@@ -103,18 +134,30 @@ class LanguageModel:
             return None
         return None if bos in self.tokenizer("a")["input_ids"][:1] else int(bos)
 
-    def _stop_at(self, layer: int, site: Site) -> None:
-        """Let the forward pass end at the site, and move what is still needed to the device."""
+    def _read_at_places(self) -> None:
+        """Let the forward pass leave its activations in `_seen` and end; move what is still needed to the device."""
         blocks = sites.find_blocks(self._base, self.n_layers)
-        block = blocks[layer]
-        del blocks[layer + 1 :]  # never run; this frees their memory
+        last = max(place.layer for place in self.places)
+        del blocks[last + 1 :]  # never run; this frees their memory
         self._model.to(self.device)  # type: ignore[arg-type]
-        stop = block.register_forward_hook(_stop)
-        if site != "residual":
-            example = _Encoded(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
-            sites.check_parts_add_up(block, lambda: self._run(*self._padded([example])))
-            stop.remove()
-            sites.site_module(block, site).register_forward_hook(_stop)
+        stop = blocks[last].register_forward_hook(_stop)
+        example = _Encoded(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
+        for layer in sorted({place.layer for place in self.places if place.site != "residual"}):
+            sites.check_parts_add_up(blocks[layer], lambda: self._forward(*self._padded([example])))
+        stop.remove()
+        modules = [sites.site_module(blocks[place.layer], place.site) for place in self.places]
+        for number, module in enumerate(modules):
+            module.register_forward_hook(self._keep(number))
+        # Of several places in the last block, any may be the last to run.
+        at_end = [module for module, place in zip(modules, self.places, strict=True) if place.layer == last]
+        (at_end[0] if len(at_end) == 1 else blocks[last]).register_forward_hook(_stop)
+
+    def _keep(self, number: int) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+            # A copy, as some models add to the output of a part in its place.
+            self._seen[number] = sites.first_output(output).clone()
+
+        return keep
 
     def token_ids(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int32]]:
         """Ids of the ordinary tokens of each text: those whose activations `activations` gives."""
@@ -178,7 +221,7 @@ class LanguageModel:
         """Run the texts of one window, shortest first so that there is little padding, and put them back in order."""
         counts = np.array([int(text.ordinary.sum()) for text in window])
         starts = np.concatenate([[0], counts.cumsum()])
-        acts_TD = torch.empty(int(starts[-1]), self.d_model, device=self.device)
+        acts_PTD = torch.empty(len(self.places), int(starts[-1]), self.d_model, device=self.device)
         order = np.argsort([len(text.ids) for text in window], kind="stable")
         order = order[counts[order] > 0]
         done = 0
@@ -186,18 +229,20 @@ class LanguageModel:
             numbers = order[done : done + self._batch_rows(len(window[order[done]].ids))]
             done += len(numbers)
             ids_BL, present_BL = self._padded([window[number] for number in numbers])
-            acts_BLD = self._run(ids_BL, present_BL)
+            self._run(ids_BL, present_BL)
             places_BL = np.full(ids_BL.shape, -1, np.int64)
             for row, number in enumerate(numbers):
                 ordinary = np.flatnonzero(window[number].ordinary)
                 places_BL[row, ordinary] = starts[number] + np.arange(len(ordinary))
             wanted = np.flatnonzero(places_BL >= 0)
-            chosen_TD = acts_BLD.flatten(0, 1)[torch.from_numpy(wanted).to(self.device)]
-            acts_TD[torch.from_numpy(places_BL.reshape(-1)[wanted]).to(self.device)] = chosen_TD.float()
+            from_T = torch.from_numpy(wanted).to(self.device)
+            to_T = torch.from_numpy(places_BL.reshape(-1)[wanted]).to(self.device)
+            for place, acts_TD in enumerate(acts_PTD):
+                acts_TD[to_T] = self._seen.pop(place).flatten(0, 1)[from_T].float()
             tell(first + done)
         tokens = [text.ids[text.ordinary] for text in window]
         return ActivationBatch(
-            acts_TD=acts_TD.cpu(),
+            acts_PTD=acts_PTD.cpu(),
             tokens_T=torch.from_numpy(np.concatenate(tokens)),
             document_T=torch.from_numpy(first + np.repeat(np.arange(len(window)), counts)),
         )
@@ -214,16 +259,18 @@ class LanguageModel:
         ids_BL[present_BL] = np.concatenate([text.ids for text in texts])
         return ids_BL, present_BL
 
+    def _run(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> None:
+        """Leave the activations [B, L, D] of each place in `_seen`."""
+        self._forward(ids_BL, present_BL)
+        if len(self._seen) < len(self.places):
+            raise UserError(f"Model {self.name!r} never runs the layer that is asked for; choose another one.")
+
     @torch.inference_mode()
-    def _run(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> Tensor:
-        """Activations [B, L, D] at the site."""
+    def _forward(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> None:
         ids = torch.from_numpy(ids_BL).to(self.device)
         mask = None if present_BL.all() else torch.from_numpy(present_BL).long().to(self.device)
-        try:
+        with suppress(_Reached):
             self._base(input_ids=ids, attention_mask=mask, **({"use_cache": False} if self.causal else {}))
-        except _Reached as reached:
-            return reached.acts_BLD
-        raise UserError(f"Model {self.name!r} never runs the layer that is asked for; choose another one.")
 
     def lens(self) -> dict[str, Tensor] | None:
         """What the logit lens needs, float32 on the CPU; None for an encoder.
@@ -256,8 +303,8 @@ class LanguageModel:
                 shutil.rmtree(partial, ignore_errors=True)
 
 
-def _stop(_module: nn.Module, _args: Any, output: Any) -> None:
-    raise _Reached(sites.first_output(output))
+def _stop(_module: nn.Module, _args: Any, _output: Any) -> None:
+    raise _Reached
 
 
 @torch.no_grad()
