@@ -151,7 +151,7 @@ def test_a_second_time_nothing_is_done(worked: Worked) -> None:
         assert command() == Outcome(0, worked.said["task" if name == "evaluate" else name].out, "")
     train = call("train", worked.path)  # without the settings: with the run's own
     assert train.code == 0
-    assert re.search(r"single \d+ s, bagged \d+ s; peak memory \d\.\d GB\. Next: ", train.err), train.err
+    assert re.search(r"single \d+ s, bagged \d+ s; peak memory \d\.\d GB\.\nNext: ", train.err), train.err
     assert snapshot(worked.path) == before
 
 
