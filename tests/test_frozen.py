@@ -88,3 +88,12 @@ def test_an_sae_in_training_keeps_its_own_way():
 def test_no_activations_have_an_empty_code(architecture):
     code = FrozenEncoder()(frozen_sae(architecture), noise(0, 40))
     assert code.dense().shape == (0, 200)
+
+
+def test_the_loops_for_a_cpu_run_on_a_cpu_only(monkeypatch):
+    """Where the fast training step is that of a GPU, encoding is plain; a device without memory stands for one."""
+    monkeypatch.setattr(frozen, "use_fast", lambda *_: True)
+    sae = frozen_sae("topk").to("meta")
+    code = FrozenEncoder()(sae, noise(50, 40).to("meta"))
+    assert code.values_E.device.type == "meta"
+    assert code.shape == (50, 200)

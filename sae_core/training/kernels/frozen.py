@@ -41,7 +41,9 @@ class FrozenEncoder:
             sae: An SAE; one in training mode may learn from what it encodes, and is left to itself.
             acts_BD: Activations, on the SAE's device.
         """
-        if sae.training or not len(acts_BD) or not use_fast("auto", sae):
+        # On a GPU the fast kernels are others, made for the training step.
+        on_cpu = sae.b_dec.device.type == "cpu"
+        if sae.training or not len(acts_BD) or not on_cpu or not use_fast("auto", sae):
             return _plain(sae, acts_BD)
         rows = max(1, CELLS // sae.width)
         blocks = acts_BD.float().split(rows)
