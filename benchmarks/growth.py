@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training_step import BATCH, ours, resident_bytes
+from training_step import Case, ours, resident_bytes
 
-D_IN, K = 192, 16
+BATCH, D_IN, K = 2048, 192, 16
 BASE = {"members": 1, "width": 2048, "tokens": 16_384}
 GROWING: dict[tuple[str, str], tuple[int, ...]] = {
     ("step", "members"): (1, 2, 4, 8),
@@ -42,7 +42,7 @@ def step(members: int, width: int, tokens: int) -> Callable[[], Any]:
     import torch
 
     x_BD = torch.randn(BATCH, D_IN, generator=torch.Generator().manual_seed(0))
-    train = ours(D_IN, width, K, members, kernels="auto")
+    train = ours(Case("cpu", BATCH, D_IN, width, K), members, kernels="auto")
     return lambda: train(x_BD)
 
 
