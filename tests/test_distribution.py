@@ -269,6 +269,7 @@ def test_a_batch_smaller_than_the_processes_is_refused(tmp_path: Path) -> None:
     results = in_processes(2, train, run.path)
     assert results[0][0] == "UserError"
     assert "batch of 1 cannot be split over 2 processes" in results[0][1]
+    assert results[1][0] == "ElsewhereError"
 
 
 def test_every_number_is_shared_out_once_and_evenly() -> None:

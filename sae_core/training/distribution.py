@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sae_core.errors import UserError
 from sae_core.training.gradients import Outcome
 from sae_core.training.processes import ALONE, Processes, share
 from sae_core.training.source import Source
@@ -106,7 +105,9 @@ class Split(Part):
     def __init__(self, group: range, processes: Processes, *, batch_size: int) -> None:
         super().__init__(group, processes)
         if batch_size < processes.size:
-            raise UserError(f"A batch of {batch_size} cannot be split over {processes.size} processes; start fewer.")
+            raise processes.refusal(
+                f"A batch of {batch_size} cannot be split over {processes.size} processes; start fewer."
+            )
         self.batch_size, self.place = batch_size, processes.rank
         self._mine = share(range(batch_size), processes.rank, processes.size)
         self._weight = len(self._mine) / batch_size

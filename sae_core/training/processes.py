@@ -99,6 +99,10 @@ class Processes:
     def barrier(self) -> None:
         """Wait until all processes are here."""
 
+    def refusal(self, sentence: str) -> UserError:
+        """What all processes raise that refuse for the same reason, so that the first one alone says it."""
+        return UserError(sentence)
+
     def require_same_folder(self, path: Path, *, seconds: float = SIGHT_SECONDS) -> None:
         """Check that all processes see the same folder at a path.
 
@@ -116,13 +120,13 @@ class _Joined(Processes):
 
     def place(self, wanted: str) -> torch.device:
         if wanted not in ("auto", "cpu", "cuda"):
-            raise self._refusal(
+            raise self.refusal(
                 f"training.device is {wanted}, but {self.size} processes cannot share one device; set it to auto."
             )
         enough = torch.cuda.is_available() and torch.cuda.device_count() >= self.here
         short = self.any(not enough)[0]
         if wanted == "cuda" and short:
-            raise self._refusal("training.device is cuda, but there are more processes than GPUs; start fewer.")
+            raise self.refusal("training.device is cuda, but there are more processes than GPUs; start fewer.")
         on_gpu = wanted != "cpu" and not short
         if self._tensors is None:
             self._tensors = dist.new_group(backend="nccl" if on_gpu else "gloo")
@@ -199,12 +203,11 @@ class _Joined(Processes):
         blind = self.any(not seen)[0]
         self.first(file.unlink)
         if blind:
-            raise self._refusal(
+            raise self.refusal(
                 f"{path} is not the same folder for all processes; put the run on storage that all machines share."
             )
 
-    def _refusal(self, sentence: str) -> UserError:
-        """What all processes raise; only the first one says it."""
+    def refusal(self, sentence: str) -> UserError:
         return ElsewhereError(sentence) if self.rank else UserError(sentence)
 
 
