@@ -216,6 +216,23 @@ def test_seconds_are_counted_work_times_rates() -> None:
     assert streamed["train boosted"] == pytest.approx(300 + 6 * 5000 * 1e-3 + 3 * 5000 * 1e-3)
 
 
+def test_a_cache_larger_than_memory_is_dealt_on_disk_as_training_will_decide() -> None:
+    settings = load_settings(overrides={"data.train_tokens": 10_000_000, "training.methods": ["single"]})
+    shape = find_shape(settings.model)
+    large = 10_000_000 * 192 * 2
+
+    def dealt(memory: int, disk: int, **data: Any) -> list[int]:
+        changed = settings.model_copy(update={"data": settings.data.model_copy(update=data)})
+        machine = Machine("one", gpu=False, memory=memory, disk=disk)
+        stages = stages_of_training(Work(changed, shape, machine, rates_of_one(changed)))
+        return [stage.disk for stage in stages if stage.name == "shuffle on disk"]
+
+    assert dealt(large - 1, 10 * large) == [cache_bytes(10_000_000, 192, "float16", shards=1)]
+    assert dealt(large, 10 * large) == dealt(large - 1, large) == []
+    assert dealt(large - 1, 10 * large, shuffle="memory") == dealt(large - 1, 10 * large, storage="stream") == []
+    assert len(dealt(large, 10 * large, shuffle="disk")) == 1
+
+
 def planned(*words: object) -> dict[str, Any]:
     """What ``plan --json`` prints."""
     done = call("plan", *words, "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,6 +37,8 @@ _STEPS = 0.65
 _ROWS_BYTES = 32 * 2**20
 _BLOCK = 2048
 _NARROWEST = 256
+_BUSY = 0.5
+"""Load per core from which a machine counts as busy."""
 _MEMORY_SHARE = 0.5
 """Share of the free memory that a measurement may take."""
 
@@ -85,7 +88,7 @@ class _Calibration:
         self.settings, self.shape, self.device, self.folder = settings, shape, torch.device(device), folder
         self._seconds, self._progress, self._began = seconds, progress, time.perf_counter()
         self.batch = min(settings.training.batch_size, settings.data.train_tokens)
-        self.remarks: list[str] = []
+        self.remarks = _busy()
 
     def _tell(self, what: str) -> None:
         spent = min(self._seconds - self._left(), self._seconds)
@@ -277,3 +280,17 @@ class _Calibration:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - began
+
+
+def _busy() -> list[str]:
+    """A remark where other programs use the processor, as times are then theirs too."""
+    try:
+        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    except OSError:  # not every system counts it
+        return []
+    if load < _BUSY * cores:
+        return []
+    return [
+        f"Other programs keep this machine busy (load {load:.1f} on {cores} cores); times are those of now, and on two "
+        "and more threads, which wait for each other, several times those of a quiet machine."
+    ]

@@ -18,7 +18,7 @@ from sae_core.planning.train_stages import stages_of_training
 from sae_core.progress import Progress, silent
 
 NOT_COUNTED = (
-    "downloads, and waiting for the disk where the activation cache is larger than the memory that is free",
+    "downloads, and reading an activation cache that is larger than the free memory from the disk in every pass",
     "help for dead features (AuxK), which makes a step longer the more of them there are",
     "fitting concept detectors, and the time in which the libraries are imported and compiled",
 )

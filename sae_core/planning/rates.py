@@ -15,13 +15,14 @@ CHARS_PER_TOKEN, TOKENS_PER_TEXT = 4.0, 160.0
 LIBRARIES = 700 * 10**6
 """Bytes that a process has taken once all libraries are imported, where it was not measured."""
 
-UTILISATION = 0.4
-"""Share of a machine's arithmetic that long dense products reach beside what is between them, and of its bandwidth that
-passes over memory do. Published trainings reach 0.3 to 0.5 (Chowdhery et al. 2022, *PaLM*, section 4.1)."""
-DENSE_PASSES = 8
-"""Times that the plain step goes over a dense table [B, N] of float32: product, rounding, bias, search."""
+UTILISATION, STREAMED = 0.4, 0.6
+"""Shares of a machine's peaks. Of its arithmetic, what long dense products reach beside what is between them: published
+trainings reach 0.3 to 0.5 (Chowdhery et al. 2022, *PaLM*, section 4.1). Of its bandwidth, what passes over it do."""
+DENSE_PASSES, FAST_PASSES = 8, 1
+"""Times that a step goes over a dense table [B, N] of float32: the plain one for product, rounding, bias and search;
+the fast one writes bfloat16 and reads it."""
 STATE_PASSES = 12
-"""Times that the plain step goes over all parameters: gradients, norms, clipping, Adam, unit norm."""
+"""Times that a step goes over all parameters: gradients, norms, clipping, Adam, unit norm."""
 
 ASSIGN, ASSIGN_POWER = 0.5, 2.5
 """Seconds to match 2,048 features one to one, and how they grow: between the square and the cube of the number."""
@@ -86,9 +87,9 @@ def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape) -> R
     """What a machine's public figures let expect; nothing is measured, so it may be off by a factor of two."""
     training = settings.training
     low = machine.gpu and training.precision != "float32"
-    fast = not machine.gpu and training.kernels != "plain"
+    fast = training.kernels != "plain"
     product = 1 / (UTILISATION * (machine.bfloat16 if low else machine.float32))
-    move = 1 / (UTILISATION * machine.bandwidth)
+    move = 1 / (STREAMED * machine.bandwidth)
     flop = 1 / (UTILISATION * machine.float32)
     batch, d_in = training.batch_size, shape.d_model
     length = _length(settings)
@@ -99,8 +100,10 @@ def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape) -> R
 
     def step(members: int, width: int) -> float:
         sae = SAEShape(settings.sae.architecture, d_in, width, settings.sae.k)
-        sums = 4 * FLOAT * batch * d_in * sae.k if sae.selects else 0
-        passes = (0 if fast else DENSE_PASSES) * FLOAT * batch * width + STATE_PASSES * FLOAT * sae.parameters
+        # The fast kernels of a GPU read the rows that they sum in bfloat16.
+        number = 2 if fast and low else FLOAT
+        sums = 4 * number * batch * d_in * sae.k if sae.selects else 0
+        passes = (FAST_PASSES if fast else DENSE_PASSES) * FLOAT * batch * width + STATE_PASSES * FLOAT * sae.parameters
         dense = 2 * d_in * width * (1 if sae.selects else 5)
         return members * (batch * dense * product + (passes + sums) * move)
 

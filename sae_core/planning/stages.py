@@ -18,6 +18,8 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of a number in the activation cache."""
 HEADER = 100
 """Bytes before the numbers in a shard of the cache, some more or less."""
+HOST_MEMORY = 64 * 10**9
+"""Memory beside a GPU where it is unknown, for decisions that depend on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,23 @@ class Work:
     def streamed(self) -> bool:
         """Whether the model is run again in every pass."""
         return self.settings.data.storage == "stream"
+
+    @property
+    def shuffled_on_disk(self) -> bool:
+        """Whether the cache is too large to be drawn from all over, as `harvest` will decide it."""
+        settings, machine = self.settings, self.machine
+        if self.streamed or settings.data.shuffle != "auto":
+            return not self.streamed and settings.data.shuffle == "disk"
+        residuals = "boosted" in settings.training.methods and settings.training.residuals != "recomputed"
+        drawn = self.rows * self.shape.d_model * (FLOAT if residuals else ITEM[settings.data.dtype])
+        memory = machine.host_memory if machine.gpu else machine.memory
+        room = machine.disk is None or machine.disk - self.drawn_bytes > drawn
+        return drawn > (memory or HOST_MEMORY) and room
+
+    @property
+    def drawn_bytes(self) -> int:
+        """Bytes of the cache that is trained on."""
+        return cache_bytes(self.rows, self.shape.d_model, self.settings.data.dtype, shards=1)
 
     @property
     def trained_tokens(self) -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_core.activations.cache import SHARD_BYTES
+from sae_core.activations.dealt import DEALT_AT_ONCE, MAX_PILES, PILE_BYTES
 from sae_core.activations.harvest import CHARS_PER_TOKEN, HELD_OUT_PERCENT, TYPICAL_TOKENS
+from sae_core.activations.shuffle import PILES_AT_ONCE
 from sae_core.activations.stream import SHUFFLE_BYTES
 from sae_core.config import Method, RunSettings
 from sae_core.planning.stages import ITEM, Stage, Work, cache_bytes
@@ -36,7 +38,9 @@ TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
 def stages_of_training(work: Work) -> list[Stage]:
     """Everything that the command train does, in order."""
     wanted = work.settings.training.methods
-    return [_gather(work), _read(work), *(_train(work, method) for method in TRAINING_ORDER if method in wanted)]
+    dealt = [_shuffle(work)] if work.shuffled_on_disk else []
+    trained = [_train(work, method) for method in TRAINING_ORDER if method in wanted]
+    return [_gather(work), _read(work), *dealt, *trained]
 
 
 def characters(settings: RunSettings) -> int:
@@ -85,6 +89,13 @@ def _read(work: Work) -> Stage:
         gpu_memory=(work.model_bytes + running + WINDOW_BYTES) * work.machine.gpu,
         disk=disk,
     )
+
+
+def _shuffle(work: Work) -> Stage:
+    """The copy of the cache in piles; it is read once, written once and read again for its checksums."""
+    seconds = 2 * work.drawn_bytes * work.rates.store
+    memory, disk = work.rates.libraries + 3 * DEALT_AT_ONCE, work.drawn_bytes
+    return Stage("shuffle on disk", "train", seconds, memory=memory, mapped=work.drawn_bytes, disk=disk)
 
 
 def _train(work: Work, method: Method) -> Stage:
@@ -149,9 +160,9 @@ def _checkpoints(work: Work, together: int, sae: SAEShape, seconds: float, passe
 def _training_memory(work: Work, sae: SAEShape, together: int, *, is_long: bool) -> dict[str, int]:
     rates, batch, d_in = work.rates, work.batch, sae.d_in
     state = together * (sae.state_bytes + FLOAT * batch * d_in)
-    if rates.fast:
+    if rates.fast and not work.machine.gpu:
         buffers = sae.fast_step_bytes(batch, low_precision=rates.low_precision)
-    else:
+    else:  # the fast step of a GPU takes less
         buffers = sae.plain_step_bytes(batch) + together * sae.kept_gradient_bytes
     fed = 4 * FLOAT * batch * d_in
     # A checkpoint of a training that is long enough for one, or else a member's weights, laid out for the file.
@@ -159,8 +170,10 @@ def _training_memory(work: Work, sae: SAEShape, together: int, *, is_long: bool)
     if work.streamed:
         source, mapped = 3 * SHUFFLE_BYTES + int(work.rows * (rates.chars_per_token + 8)), 0
         source += work.model_bytes * (not work.machine.gpu)
+    elif work.shuffled_on_disk:
+        source, mapped = 2 * PILES_AT_ONCE * max(PILE_BYTES, work.drawn_bytes // MAX_PILES), work.drawn_bytes
     else:
-        source, mapped = ORDER * work.rows, cache_bytes(work.rows, d_in, work.settings.data.dtype, shards=1)
+        source, mapped = ORDER * work.rows, work.drawn_bytes
     if work.machine.gpu:
         model = work.model_bytes if work.streamed else 0
         return {
