@@ -21,7 +21,7 @@ from sae_core.planning.machines import resident_memory
 from sae_core.planning.rates import CHARS_PER_TOKEN, TOKENS_PER_TEXT
 
 SAMPLE_CHARS = 200_000
-_FIRST_TEXTS = 32
+_FIRST_TEXTS = 4
 PARSE = 1e-6
 """Seconds that parsing a character of the embedded corpus takes once its processes have started."""
 TOKENIZE = 2.5e-7
@@ -108,18 +108,16 @@ def _is_local(settings: RunSettings) -> bool:
 
 
 def _read(model: LanguageModel, texts: Sequence[str], seconds: float) -> tuple[float, Tensor]:
-    """(seconds of a token, activations) of as many texts as fit the time."""
-    first = list(model.activations(texts[:_FIRST_TEXTS]))  # not counted
-    began, tokens, acts = time.perf_counter(), 0, [batch.acts_TD for batch in first]
-    number = 2 * _FIRST_TEXTS
+    """(seconds of a token, activations), of twice as many texts from time to time until they take half the time."""
+    list(model.activations(texts[:_FIRST_TEXTS]))  # not counted
+    number = _FIRST_TEXTS
     while True:
-        for batch in model.activations(texts[:number]):
-            acts.append(batch.acts_TD)
-            tokens += len(batch.tokens_T)
+        number = min(2 * number, len(texts))
+        began = time.perf_counter()
+        acts_TD = torch.cat([batch.acts_TD for batch in model.activations(texts[:number])])
         spent = time.perf_counter() - began
-        if spent > seconds / 2:
-            return spent / tokens, torch.cat(acts)
-        acts, number = acts[-4:], min(2 * number, max(len(texts), 1))
+        if spent > seconds / 2 or number == len(texts):
+            return spent / len(acts_TD), acts_TD
 
 
 @torch.inference_mode()

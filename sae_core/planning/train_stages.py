@@ -168,7 +168,8 @@ def _training_memory(work: Work, sae: SAEShape, together: int, *, is_long: bool)
     # A checkpoint of a training that is long enough for one, or else a member's weights, laid out for the file.
     saved = 2 * checkpoint_bytes([sae] * together) if is_long else FLOAT * d_in * sae.width
     if work.streamed:
-        source, mapped = 3 * SHUFFLE_BYTES + int(work.rows * (rates.chars_per_token + 8)), 0
+        chunk = min(SHUFFLE_BYTES, FLOAT * d_in * work.rows)
+        source, mapped = 3 * chunk + int(work.rows * (rates.chars_per_token + 8)), 0
         source += work.model_bytes * (not work.machine.gpu)
     elif work.shuffled_on_disk:
         source, mapped = 2 * PILES_AT_ONCE * max(PILE_BYTES, work.drawn_bytes // MAX_PILES), work.drawn_bytes
