@@ -28,6 +28,7 @@ from sae_core.run import Run
 from sae_core.sae import ARCHITECTURES, make_sae
 from sae_core.training.boosting import Residuals
 from sae_core.training.checkpoint import Progressed, save_checkpoint
+from sae_core.training.distribution import Part
 from sae_core.training.kernels.workspace import shared_workspace
 from sae_core.training.members import make_trainer
 from sae_core.training.stage import Plan
@@ -160,7 +161,7 @@ def test_checkpoint_and_residuals_take_the_bytes_that_are_counted(tmp_path: Path
     trainers = [make_trainer(settings, torch.zeros(10), plan, member=number, width=30) for number in range(2)]
     for trainer in trainers:
         trainer.step(torch.randn(16, 10))
-    save_checkpoint(tmp_path / "checkpoint.safetensors", trainers, Progressed(1, 1.0))
+    save_checkpoint(tmp_path / "checkpoint.safetensors", trainers, Progressed(1, 1.0), Part(range(2)))
     extra = payload(tmp_path / "checkpoint.safetensors") - checkpoint_bytes([SAEShape("topk", 10, 30, 4)] * 2)
     assert 0 < extra < 200  # counters of steps, seconds, a fingerprint
     writer = CacheWriter(tmp_path / "residual", d_in=10, dtype="float32", contents="x")

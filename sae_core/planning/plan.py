@@ -20,6 +20,7 @@ from sae_core.progress import Progress, silent
 NOT_COUNTED = (
     "downloads, and reading an activation cache that is larger than the free memory from the disk in every pass",
     "help for dead features (AuxK), which makes a step longer the more of them there are",
+    "further layers and sites, and the gain of several processes",
     "fitting concept detectors, and the time in which the libraries are imported and compiled",
 )
 
@@ -106,7 +107,7 @@ class RunPlan:
                 found.append("--set training.residuals=recomputed keeps no residuals")
             found.append("a smaller data.index_tokens makes a smaller index")
         if fits["memory"] is False or fits["gpu_memory"] is False:
-            found.append("fewer --members at a time, or their training spread over several machines")
+            found.append("torchrun, which spreads members over several GPUs or machines")
             found.append("a smaller --width, or a smaller training.batch_size")
             if "expanded" in settings.training.methods:
                 found.append("--methods without expanded, which is as wide as all members together")
