@@ -19,6 +19,7 @@ from sae_core.config import Architecture, RunSettings, SAESettings, TrainingSett
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.sae import SAE, make_sae
+from sae_core.training import prefetch
 from sae_core.training.members import make_trainer, member_seed
 from sae_core.training.schedule import learning_rate, sparsity_weight
 from sae_core.training.stage import Plan, Target, train_stage
@@ -283,8 +284,12 @@ def test_a_step_never_waits_for_the_device_between_refreshes(architecture: Archi
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_a_stage_never_waits_for_the_device_between_refreshes(members: int, tmp_path: Path) -> None:
+def test_a_stage_never_waits_for_the_device_between_refreshes(
+    members: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one batch to the next: residuals of frozen members, steps of one or two members, curves."""
+    # Each batch is made when its step asks for it, so that what was read before it belongs to the steps before.
+    monkeypatch.setattr(prefetch, "batches_ahead", lambda batches, device: 0)
     settings = small_settings("topk")
     trainers = [
         Trainer(make_sae(settings, D, seed=seed), settings, TrainingSettings(), steps=60) for seed in range(members)
