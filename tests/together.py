@@ -76,6 +76,8 @@ def _run(
     rank: int, size: int, port: int, results: SimpleQueue, work: Callable[..., object], arguments: Sequence[Any]
 ) -> None:
     torch.set_num_threads(1)
+    # The server that forks this process may have been started by those who parse docstrings, deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     places = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"}
     try:
