@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -34,12 +35,16 @@ labels_app = typer.Typer(help="Export people's labels to CSV, or import them.", 
 app.add_typer(labels_app, name="labels")
 
 USER_ERROR, STOPPED = 2, 130
+SPINS = "10000"
+"""Rounds that idle threads of libgomp wait before they sleep, of 300,000; more slows all down beside other jobs."""
 _UsageError: Any = typer.BadParameter.__base__
 """What a wrong option or argument raises; Typer exports only this subclass of it."""
 
 
 def main() -> None:
     """Entry point: bad input, or a fault of the disk, ends in one sentence and exit code 2."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported, which only the stages do
     try:
         sys.exit(app(standalone_mode=False, prog_name="sae-ensemble"))
     except UserError as error:

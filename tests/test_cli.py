@@ -9,6 +9,8 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -260,3 +262,13 @@ def test_ctrl_c_in_a_terminal_is_answered_once(tmp_path: Path) -> None:
     assert demo.returncode == 130, rest
     assert "Traceback" not in rest
     assert rest.strip().splitlines()[-1].endswith(f"To go on: sae-ensemble demo --run {tmp_path / 'demo'}")
+
+
+def test_threads_wait_briefly_unless_the_surroundings_say_otherwise() -> None:
+    """It has to be said before torch is imported, so the command line must not import it by itself."""
+    code = "import os, sys, sae_core.cli as cli; sys.argv[1:] = ['--help']\n"
+    code += "try: cli.main()\nexcept SystemExit: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    for given, expected in (({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")):
+        surroundings = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"} | given
+        out = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, check=True)
+        assert out.stdout.splitlines()[-1] == f"{expected} False"

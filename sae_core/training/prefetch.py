@@ -106,6 +106,7 @@ class Prefetched:
 def batches_ahead(batches: Iterator[Tensor], device: torch.device) -> int:
     """How many batches to make in advance."""
     if isinstance(batches, SlowBatches):
-        # On a CPU the model and the step need the same cores: side by side they are no faster than in turn.
+        # On a CPU model and step need the same cores. Side by side they were a tenth faster on a quiet machine, slower
+        # on a busy one, and need memory for a second chunk.
         return batches.ahead if device.type == "cuda" else 0
     return AHEAD
