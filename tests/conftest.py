@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -28,6 +29,12 @@ from sae_core.run import Run
 
 # Where a plugin has imported torch before this file, the variables come too late.
 torch.set_num_threads(1)
+
+# One server forks all processes of the tests, and the first test that needs it starts it. torch._dynamo is what making
+# an Adam imports, for seconds, in every process that does not find it there.
+multiprocessing.set_forkserver_preload(
+    ["torch._dynamo", "sae_core.training.methods", "sae_core.training.kernels.fast", "together"]
+)
 
 MARKUP = "<img/src=x/onerror=alert(1)>"
 """A token of the small model's vocabulary that stands in most texts and must never become an element of a page.

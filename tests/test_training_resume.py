@@ -252,7 +252,6 @@ def test_a_run_that_is_killed_again_and_again_is_the_same_run(whole: Run, seed: 
     """SIGKILL at random moments after one or two reports: within steps, checkpoints, the writing of members."""
     run, draw = new_run(tmp_path / "run"), random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sae_core.training.methods", "sae_core.training.kernels.fast", "small_runs"])
     found: list[int] = []
     while True:
         found.append(sum(1 for path in run.path.rglob("*.safetensors")))

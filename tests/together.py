@@ -49,7 +49,6 @@ def in_processes(size: int, work: Callable[..., object], *arguments: Any) -> dic
         By rank: what it returned, or the type and the message of what it raised; nothing from one that was killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sae_core.training.methods", "sae_core.training.kernels.fast", "together"])
     results = context.SimpleQueue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
