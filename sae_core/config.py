@@ -238,9 +238,10 @@ class RunSettings(_Settings):
 
 
 DEMO: Mapping[str, Any] = {
-    "data.train_tokens": 300_000,
+    "data.train_tokens": 250_000,
     "data.index_tokens": 100_000,
-    "training.tokens": 400_000,
+    "sae.dead_after_tokens": 50_000,
+    "training.tokens": 300_000,
     "training.batch_size": 512,
     "training.learning_rate": 4e-3,
 }
