@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training_step import Case, ours, resident_bytes
+from trainers import Case, ours
+from training_step import resident_bytes
 
 BATCH, D_IN, K = 2048, 192, 16
 BASE = {"members": 1, "width": 2048, "tokens": 16_384}

@@ -14,7 +14,7 @@ import typer
 
 from sae_core.config import RunSettings, load_settings
 from sae_core.errors import UserError
-from sae_core.run import layer_folder
+from sae_core.run import is_run, layer_folder
 
 ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
 Assignments = Annotated[
@@ -94,7 +94,7 @@ def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | No
     for name, given in (("layer", layers), ("site", sites)):
         if given and f"model.{name}" in chosen.overrides:
             raise UserError(f"Both --{name}s and model.{name} are given; leave one of them out.")
-    if (run / "run.json").exists():
+    if is_run(run):
         raise UserError(f"{run} holds a run, so runs of several layers cannot lie in it; choose another folder.")
     shared = load_settings(chosen.config, chosen.overrides).model
     try:

@@ -139,7 +139,7 @@ class Run:
         Raises:
             UserError: If the folder holds something else or a run with other settings.
         """
-        if (path / "run.json").exists():
+        if is_run(path):
             run = cls.open(path)
             difference = _first_difference(run.settings.model_dump(), settings.model_dump())
             if not difference:
@@ -169,7 +169,7 @@ class Run:
         Raises:
             UserError: If there is no run, or it was written by a newer version.
         """
-        if not (path / "run.json").exists():
+        if not is_run(path):
             raise UserError(
                 f"{path} holds no run (there is no run.json in it); give the folder that train or demo wrote."
             )
@@ -271,13 +271,23 @@ def layer_folder(path: Path, layer: int, site: str) -> Path:
     return path / (f"layer_{layer:02d}" if site == "residual" else f"layer_{layer:02d}_{site}")
 
 
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is a run folder."""
+    return (path / "run.json").exists()
+
+
+def holds_runs(path: Path) -> bool:
+    """Whether ``path`` is no run folder but a folder of some."""
+    return not is_run(path) and any(path.glob("*/run.json"))
+
+
 def find_runs(path: Path) -> list[Path]:
     """The run folders at ``path``: itself, or the folders directly in it that hold a run.json.
 
     Raises:
         UserError: If there is none.
     """
-    if (path / "run.json").exists():
+    if is_run(path):
         return [path]
     runs = sorted(manifest.parent for manifest in path.glob("*/run.json"))
     if not runs:

@@ -1,0 +1,61 @@
+"""The commands index and evaluate, which go on where train has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_core import console, pipeline
+from sae_core.commands.common import (
+    RunPath,
+    command_line,
+    facts_by_run,
+    print_by_run,
+    print_summary,
+    stoppable,
+    summary,
+    trained_runs,
+)
+from sae_core.options import AsJson
+
+
+def index(run: RunPath, as_json: AsJson = False) -> None:
+    """Index every activation by feature, match features over members and map the atoms, for the dashboard."""
+    opened = trained_runs(run)
+    with stoppable(command_line("index", run)), console.drawn_progress() as progress:
+        for each in opened:
+            pipeline.prepare(each, progress=progress)
+    facts = facts_by_run(opened, "index")
+    if as_json:
+        print_by_run(facts)
+        return
+    for name, ensembles in facts.items():
+        console.say(f"Indexed {', '.join(ensembles)}{f' of {name}' if len(facts) > 1 else ''}.")
+    console.say(f"Next: {command_line('evaluate', run)}, {command_line('dashboard', run)}")
+
+
+def evaluate(
+    run: RunPath,
+    task: Annotated[
+        list[Path] | None, typer.Option(help="Also detect the labels in this CSV, JSONL or Parquet file; repeatable.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --task that holds the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
+    as_json: AsJson = False,
+) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost."""
+    opened = trained_runs(run)
+    with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
+        for each in opened:
+            pipeline.evaluate(each, progress=progress)
+            for path in task or []:
+                pipeline.evaluate_task(
+                    each, path, text_column=text_column, label_column=label_column, progress=progress
+                )
+    if as_json:
+        print_by_run({each.name: summary(each) for each in opened})
+        return
+    for each in opened:
+        print_summary(each, as_json=False)

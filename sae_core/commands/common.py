@@ -1,0 +1,126 @@
+"""What commands share: arguments, opening runs, several processes, Ctrl-C, and printing what came out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sae_core import console, launch
+from sae_core.commands.faults import disk_sentence
+from sae_core.config import RunSettings, load_settings
+from sae_core.errors import ElsewhereError, UserError
+from sae_core.options import Chosen
+from sae_core.run import Run, find_runs, holds_runs, is_run
+from sae_core.serve import LAST_PORT
+
+if TYPE_CHECKING:
+    from sae_core.training.processes import Processes
+
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+
+RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+Port = Annotated[
+    int,
+    typer.Option(min=1, max=LAST_PORT, help="Port of the dashboard; if it is taken, the next free one is used."),
+]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on. Anyone who can reach it can read the run and write labels.")
+]
+
+
+def open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = None) -> Run:
+    """The run at ``path``, made if there is none. What is not given is as in a begun run, else as in ``start``."""
+    nothing_given = chosen.config is None and not chosen.overrides
+    if nothing_given and is_run(path):
+        return Run.open(path)
+    return Run.create(path, settings_for(path, chosen, start))
+
+
+def settings_for(path: Path, chosen: Chosen, start: RunSettings | None = None) -> RunSettings:
+    """The settings of a run at ``path``, whether it is there or not, with those that were chosen."""
+    there = Run.open(path) if is_run(path) else None
+    if there and chosen.config is None and not chosen.overrides:
+        return there.settings
+    base = there.settings if there and there.manifest["finished"] else start
+    return load_settings(chosen.config, chosen.overrides, base=base)
+
+
+def trained_runs(path: Path) -> list[Run]:
+    """The run at ``path``, or the runs in that folder.
+
+    Raises:
+        UserError: If one of them has no trained ensemble.
+    """
+    runs = [Run.open(found) for found in (find_runs(path) if holds_runs(path) else [path])]
+    for run in runs:
+        if not run.ensembles():
+            raise UserError(f"{run.path} has no trained ensemble yet; run: {command_line('train', path)}")
+    return runs
+
+
+@contextmanager
+def started_together() -> Iterator[Processes | None]:
+    """The processes that torchrun has started, if it has. The first one's errors are said by `cli.main`."""
+    if launch.processes() == 1:
+        yield None
+        return
+    from sae_core.training.processes import joined
+
+    try:
+        with joined() as processes:
+            yield processes
+    except (UserError, OSError) as error:
+        if launch.rank() and not isinstance(error, ElsewhereError):
+            console.complain(disk_sentence(error) if isinstance(error, OSError) else str(error))
+        raise
+
+
+def command_line(*words: object) -> str:
+    """A command line to copy."""
+    return shlex.join(["sae-ensemble", *map(str, words)])
+
+
+@contextmanager
+def stoppable(command: str) -> Iterator[None]:
+    """Ctrl-C ends the work with a sentence that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say(f"Stopped; what is finished is kept. To go on: {command}")
+        raise typer.Exit(STOPPED) from None
+
+
+def facts_by_run(runs: list[Run], stage: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """What was recorded of a stage such as ``train``, for each ensemble of each run."""
+    return {run.name: {folder.name: run.facts(f"{stage}/{folder.name}") for folder in run.ensembles()} for run in runs}
+
+
+def print_by_run(values: dict[str, Any]) -> None:
+    """JSON of one run as it is, and of several by their names."""
+    console.print_json(values if len(values) > 1 else next(iter(values.values())))
+
+
+def summary(run: Run) -> list[dict[str, Any]]:
+    """The main figures of a run, one row an ensemble."""
+    if not run.ensembles():
+        return []
+    from sae_core.evaluation.summary import summarize
+
+    return summarize(run)
+
+
+def print_summary(run: Run, *, as_json: bool) -> None:
+    """Print the main figures of a run."""
+    rows = summary(run)
+    if as_json:
+        console.print_json(rows)
+    elif rows:
+        from sae_core.evaluation.summary import as_text
+
+        console.print_rows([as_text(row) for row in rows], title=f"{run.name}: {run.path}")
