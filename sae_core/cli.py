@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import typer
 
@@ -23,11 +24,14 @@ from sae_core.errors import UserError
 
 COMMANDS = (demo, train, plan, index, evaluate, dashboard, info)
 """In the order in which --help shows them."""
-TOGETHER = ("train",)
+TOGETHER = ("train", "index")
 """Those that several processes do together; others would be done by each of them."""
 USER_ERROR = 2
 SPINS = "10000"
 """Rounds that idle threads of libgomp wait before they sleep, of 300,000; more slows all down beside other jobs."""
+
+HEARD_SECONDS = 10.0
+"""How long a process that is not the first waits before it ends: torchrun then ends all, and the first has to speak."""
 
 app = typer.Typer(
     help="Train, evaluate and browse bagged and boosted ensembles of sparse autoencoders.",
@@ -55,6 +59,8 @@ def main() -> None:
         message = disk_sentence(error)
     if message:
         console.say(f"Error: {message}")
+    if launch.rank():
+        time.sleep(HEARD_SECONDS)
     sys.exit(USER_ERROR)
 
 
@@ -62,7 +68,8 @@ def main() -> None:
 def _refuse_repetition(context: typer.Context) -> None:
     """Refuse to do in several processes what each of them would do again."""
     if launch.processes() > 1 and context.invoked_subcommand not in TOGETHER:
-        raise UserError(f"Only train runs in several processes; call {context.invoked_subcommand} without torchrun.")
+        names, asked = " and ".join(TOGETHER), context.invoked_subcommand
+        raise UserError(f"Only {names} run in several processes; call {asked} without torchrun.")
 
 
 if __name__ == "__main__":

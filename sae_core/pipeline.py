@@ -59,15 +59,23 @@ def _tell_of(name: str, progress: Progress, tick: Tick) -> None:
     progress(replace(tick, stage=f"{name}: {tick.stage}"))
 
 
-def prepare(run: Run, *, progress: Progress = silent) -> None:
-    """Index, match, map: everything that people look at."""
-    if is_prepared(run):
+def prepare(run: Run, *, progress: Progress = silent, processes: Processes | None = None) -> None:
+    """Index, match, map: everything that people look at.
+
+    Args:
+        run: The run folder.
+        progress: Told how far it is.
+        processes: Those that index together; the first one gathers activations that are no longer there for all.
+    """
+    if processes.of_first(is_prepared(run))[0] if processes else is_prepared(run):
         return
     from sae_core.activations.harvest import harvest
     from sae_core.browse.prepare import prepare_run
+    from sae_core.training.processes import ALONE
 
-    harvest(run, progress=progress)
-    prepare_run(run, progress=progress)
+    processes = processes or ALONE
+    processes.first(lambda: harvest(run, progress=progress))
+    prepare_run(run, progress=progress, processes=processes)
 
 
 def evaluate(run: Run, *, progress: Progress = silent) -> None:

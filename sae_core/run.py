@@ -93,6 +93,11 @@ class EnsembleFolder:
         return self.path / "index" / "activations.safetensors"
 
     @property
+    def index_shards(self) -> Path:
+        """Folder of the parts of an index that several processes are building; gone when they are merged."""
+        return self.path / "index" / "shards"
+
+    @property
     def atoms(self) -> Path:
         """Parquet: one row a feature: density, peak, stability, family, map position, …"""
         return self.path / "atoms.parquet"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,32 @@ def test_a_run_trained_by_two_processes_is_that_of_one(small_model: Path, labell
     for name, tensor in weights(run).items():
         assert torch.equal(tensor, weights(alone)[name]), name
     assert not list(run.path.glob(".*"))
-    # Evaluating and indexing would be done twice; and what is wrong with a command is said once.
-    refused = run_together(2, "index", run.path)
+    # Evaluating would be done twice; and what is wrong with a command is said once.
+    refused = run_together(2, "evaluate", run.path)
     assert refused.code != 0
-    assert errors(refused.err) == ["Error: Only train runs in several processes; call index without torchrun."]
+    sentence = "Error: Only train and index run in several processes; call evaluate without torchrun."
+    assert errors(refused.err) == [sentence]
     wrong = run_together(2, "train", run.path, "--k", 5)
     assert wrong.code != 0
     assert len(errors(wrong.err)) == 1
     assert "holds a run with other settings (sae.k is 4 there, 5 here)" in errors(wrong.err)[0]
+
+
+@pytest.mark.slow
+def test_an_index_built_by_two_processes_is_that_of_one(trained_run: Run, tmp_path: Path) -> None:
+    """Only the index is missing; match, map and the rest stay as they are."""
+    run = Run.open(Path(shutil.copytree(trained_run.path, tmp_path / "run")))
+    for folder in run.ensembles():
+        folder.index.unlink()
+    done = run_together(2, "index", run.path, "--json")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    for folder in run.ensembles():
+        assert folder.index.read_bytes() == trained_run.ensemble(folder.name).index.read_bytes()
+        assert facts[folder.name]["processes"] == 2
+        assert facts[folder.name]["entries"] == trained_run.facts(f"index/{folder.name}")["entries"]
+        assert [path.name for path in folder.index.parent.iterdir()] == [folder.index.name]
+    nothing = run_together(2, "index", tmp_path / "nothing")
+    assert nothing.code != 0
+    assert len(errors(nothing.err)) == 1
+    assert "holds no run" in errors(nothing.err)[0]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -215,26 +212,6 @@ def test_shard_bounds_cover_the_corpus_in_whole_blocks() -> None:
         assert all(start % 8192 == 0 or start == tokens for start, _ in bounds)
         sizes = [stop - start for start, stop in bounds]
         assert max(sizes) - min(sizes) <= 2 * 8192
-
-
-@pytest.mark.slow
-def test_processes_build_an_index_together(tmp_path: Path) -> None:
-    """Under torchrun's environment variables, each with its own memory; the last to finish may merge."""
-    script = Path(__file__).with_name("index_shard.py")
-    tokens, world = 20_000, 3
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, str(tokens), tmp_path],
-            env={**os.environ, "RANK": str(rank), "WORLD_SIZE": str(world)},
-        )
-        for rank in range(world)
-    ]
-    assert [process.wait(120) for process in processes] == [0] * world
-    merge_index_shards(sorted(tmp_path.glob("shard_*")), tmp_path / "merged")
-    ensemble = make_ensemble("topk", "residual")
-    acts_TD = torch.randn(tokens, D, generator=torch.Generator().manual_seed(3))
-    build_index(ensemble, lambda a, b: acts_TD[a:b], tokens, tmp_path / "whole")
-    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_shards_that_do_not_make_a_whole_are_refused(tmp_path: Path, acts_TD: torch.Tensor) -> None:

@@ -1,15 +1,18 @@
 """Builds the activation index: one pass of the encoders, an external sort by feature; by one process or by several.
 
-Where there are several, each indexes a range of the corpus into a shard of its own, and one of them merges the shards.
+Where there are several, each indexes a range of the corpus into a shard of its own, and the first merges the shards.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from sae_core.files import naming_faults_of
 from sae_core.mapped import map_tensors, tensor_places
 from sae_core.progress import Progress, Tick, silent
 from sae_core.training.kernels.frozen import CELLS, FrozenEncoder
+from sae_core.training.processes import Processes
 
 SHARD_FORMAT = "sae-ensemble-index-shard-1"
 ENTRIES_IN_MEMORY = 4_000_000
@@ -61,6 +65,52 @@ def build_index(
     """
     metadata = {"format": FORMAT, "tokens": str(tokens)}
     _index(ensemble, read, range(tokens), path, metadata, entries_in_memory, progress)
+
+
+def build_index_together(
+    ensemble: Ensemble,
+    read: Read,
+    tokens: int,
+    path: Path,
+    *,
+    shards: Path,
+    processes: Processes,
+    entries_in_memory: int = ENTRIES_IN_MEMORY,
+    progress: Progress = silent,
+) -> None:
+    """`build_index` in several processes, each of which calls this: the same file, to the byte.
+
+    Each encodes its part of the tokens into a shard; then the first one merges them, in as bounded a memory.
+
+    Args:
+        ensemble: Whose coefficients are indexed; the same for all.
+        read: Gives the activations of rows; each process asks for those of its part only.
+        tokens: Rows to index, T.
+        path: The index file.
+        shards: A folder that all see, for nothing but the shards; what lies there from an indexing that was killed is
+            removed, and at the end the folder.
+        processes: Those that index together.
+        entries_in_memory: Entries that each holds at a time; a feature with more of them than this is held whole.
+        progress: Told the tokens of this process's part.
+
+    Raises:
+        UserError: As `build_index`, in the process that sees the fault.
+        ElsewhereError: If another one has failed; no shard stays behind then.
+    """
+    processes.first(lambda: shutil.rmtree(shards, ignore_errors=True))
+    if processes.size == 1:
+        build_index(ensemble, read, tokens, path, entries_in_memory=entries_in_memory, progress=progress)
+        return
+    files = [shards / f"shard_{rank:05d}.safetensors" for rank in range(processes.size)]
+    own, (start, stop) = files[processes.rank], shard_bounds(tokens, processes.rank, processes.size)
+    options: dict[str, Any] = {"entries_in_memory": entries_in_memory}
+    try:
+        processes.together(lambda: build_index_shard(ensemble, read, start, stop, own, progress=progress, **options))
+        processes.first(lambda: merge_index_shards(files, path, **options))
+    finally:
+        own.unlink(missing_ok=True)
+        with suppress(OSError):  # the last one finds it empty
+            shards.rmdir()
 
 
 def build_index_shard(
@@ -104,7 +154,8 @@ def merge_index_shards(shards: Sequence[Path], path: Path, *, entries_in_memory:
     """
     if not shards:
         raise UserError("There are no shards to merge; index the parts of the corpus first.")
-    opened = sorted((_Shard.open(shard) for shard in shards), key=lambda shard: shard.start)
+    # Where there are more processes than blocks of tokens, shards of no tokens start where the next one does.
+    opened = sorted((_Shard.open(shard) for shard in shards), key=lambda shard: (shard.start, shard.stop))
     tokens = 0
     for shard in opened:
         if shard.features != opened[0].features:

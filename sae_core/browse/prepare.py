@@ -1,4 +1,7 @@
-"""Prepare a trained run for looking: index, match, map and describe every ensemble; what is finished is skipped."""
+"""Prepare a trained run for looking: index, match, map and describe every ensemble; what is finished is skipped.
+
+Several processes share the index, which is most of the work; the first one does the rest while the others wait.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from sae_core.browse.atom_map import cluster_map, map_atoms
 from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
-from sae_core.browse.indexing import build_index
+from sae_core.browse.indexing import build_index_together
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
-from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
-from sae_core.progress import Progress, silent
+from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EnsembleFolder, Run
+from sae_core.training.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +36,55 @@ class _Job:
     folder: EnsembleFolder
     corpus: Corpus
     ensemble: Ensemble
+    processes: Processes
 
 
-def prepare_run(run: Run, *, device: str = "auto", progress: Progress = silent) -> None:
+def prepare_run(run: Run, *, device: str = "auto", progress: Progress = silent, processes: Processes = ALONE) -> None:
     """Prepare every ensemble of a run, and record its stages as ``index/<name>``, ``match/<name>`` and so on.
 
     Args:
         run: A run with trained ensembles, its corpus and (for the index) its activations.
         device: Where encoders run: auto, cpu, cuda or cuda:N.
         progress: Told what is being done.
+        processes: Those that prepare it together, each of which calls this; all must see the run folder.
 
     Raises:
         UserError: If a file that is needed is missing or damaged.
     """
     corpus: Corpus | None = None
     for folder in run.ensembles():
-        missing = [name for name in STAGES if not run.is_finished(f"{name}/{folder.name}")]
+        missing = _missing(run, folder, processes)
         if not missing:
             continue
-        corpus = corpus or Corpus.open(run)
-        job = _Job(run, folder, corpus, load_ensemble(folder, device=resolve_device(device)))
+        place = str(processes.place(device))
+        corpus = corpus or processes.together(lambda: Corpus.open(run))
+        ensemble = processes.together(lambda: load_ensemble(folder, device=place))  # noqa: B023
+        job = _Job(run, folder, corpus, ensemble, processes)
         for name in missing:
             _finish_stage(job, name, progress)
+
+
+def _missing(run: Run, folder: EnsembleFolder, processes: Processes) -> list[str]:
+    """The stages of an ensemble that are not finished, as the first process sees it."""
+    finished = processes.of_first(*(run.is_finished(f"{name}/{folder.name}") for name in STAGES))
+    return [name for name, there in zip(STAGES, finished, strict=True) if not there]
 
 
 def _finish_stage(job: _Job, name: str, progress: Progress) -> None:
     stage = f"{name} {job.folder.name}"
     start = time.perf_counter()
-    facts = STAGES[name](job, lambda tick: progress(replace(tick, stage=stage)))
-    seconds = round(time.perf_counter() - start, 3)
-    job.run.finish(f"{name}/{job.folder.name}", {"seconds": seconds, **facts}, files=_files(job.folder, name))
+
+    def tell(tick: Tick) -> None:
+        progress(replace(tick, stage=stage))
+
+    def finish() -> None:
+        facts = STAGES[name](job, tell)
+        seconds = round(time.perf_counter() - start, 3)
+        job.run.finish(f"{name}/{job.folder.name}", {"seconds": seconds, **facts}, files=_files(job.folder, name))
+
+    if name == "index":
+        _build_index(job, tell)
+    job.processes.first(finish)
 
 
 def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
@@ -77,9 +99,22 @@ def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
     return [file for file in files[stage] if file.exists()]
 
 
+def _build_index(job: _Job, progress: Progress) -> None:
+    """The one stage in which all processes work."""
+    cache = job.processes.together(lambda: train_cache(job.run))
+    build_index_together(
+        job.ensemble,
+        cache.read,
+        len(job.corpus),
+        job.folder.index,
+        shards=job.folder.index_shards,
+        processes=job.processes,
+        progress=progress,
+    )
+
+
 def _index(job: _Job, progress: Progress) -> dict[str, Any]:
-    build_index(job.ensemble, train_cache(job.run).read, len(job.corpus), job.folder.index, progress=progress)
-    return {"entries": ActivationIndex.open(job.folder.index).entries}
+    return {"entries": ActivationIndex.open(job.folder.index).entries, "processes": job.processes.size}
 
 
 def _match(job: _Job, progress: Progress) -> dict[str, Any]:

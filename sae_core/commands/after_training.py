@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from sae_core import console, pipeline
+from sae_core import console, launch, pipeline
 from sae_core.commands.common import (
     RunPath,
     command_line,
     facts_by_run,
     print_by_run,
     print_summary,
+    started_together,
     stoppable,
     summary,
     trained_runs,
@@ -22,11 +23,19 @@ from sae_core.options import AsJson
 
 
 def index(run: RunPath, as_json: AsJson = False) -> None:
-    """Index every activation by feature, match features over members and map the atoms, for the dashboard."""
-    opened = trained_runs(run)
-    with stoppable(command_line("index", run)), console.drawn_progress() as progress:
-        for each in opened:
-            pipeline.prepare(each, progress=progress)
+    """Index every activation by feature, match features over members and map the atoms, for the dashboard.
+
+    Started by torchrun (torchrun --nproc-per-node 2 -m sae_core index RUN), several processes share the indexing.
+    """
+    with started_together() as processes:
+        opened = processes.together(lambda: trained_runs(run)) if processes else trained_runs(run)
+        if processes:
+            processes.require_same_folder(run)
+        with stoppable(command_line("index", run)), console.drawn_progress() as progress:
+            for each in opened:
+                pipeline.prepare(each, progress=progress, processes=processes)
+    if launch.rank():
+        return
     facts = facts_by_run(opened, "index")
     if as_json:
         print_by_run(facts)
