@@ -41,6 +41,18 @@ def test_codes_are_those_of_encode(architecture, low_precision, monkeypatch):
     assert code.features_E.dtype == code.rows_E.dtype == torch.int64
 
 
+@PRODUCTS
+@pytest.mark.parametrize("architecture", ALL)
+def test_reconstructions_are_those_of_the_plain_twin(architecture, low_precision, monkeypatch):
+    monkeypatch.setattr(frozen, "has_fast_bfloat16", lambda: low_precision)
+    monkeypatch.setattr(frozen, "CELLS", 200 * 70)
+    sae, x_BD = frozen_sae(architecture), noise(300, 40)
+    plain_BD = FrozenEncoder("plain").reconstruct(sae, x_BD)
+    assert torch.equal(plain_BD, sae(x_BD))
+    monkeypatch.setattr(type(sae), "forward", None)  # fast or not at all
+    torch.testing.assert_close(FrozenEncoder().reconstruct(sae, x_BD), plain_BD, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ALL)
 def test_a_code_depends_on_its_activation_alone(architecture, monkeypatch):
     sae, x_BD = frozen_sae(architecture), noise(101, 40)
@@ -69,6 +81,7 @@ def test_a_dense_code_is_encoded_plainly_in_pieces(architecture, monkeypatch):
     dense_BN = sae.encode(x_BD)
     assert float((dense_BN != 0).float().mean()) > 0.4
     torch.testing.assert_close(FrozenEncoder()(sae, x_BD).dense(), dense_BN, rtol=1e-6, atol=2e-6)
+    torch.testing.assert_close(FrozenEncoder().reconstruct(sae, x_BD), sae(x_BD), rtol=1e-5, atol=1e-5)
 
 
 def test_an_encoder_stored_by_dimension_and_half_precision_activations():
@@ -88,6 +101,7 @@ def test_an_sae_in_training_keeps_its_own_way():
 def test_no_activations_have_an_empty_code(architecture):
     code = FrozenEncoder()(frozen_sae(architecture), noise(0, 40))
     assert code.dense().shape == (0, 200)
+    assert FrozenEncoder().reconstruct(frozen_sae(architecture), noise(0, 40)).shape == (0, 40)
 
 
 def test_the_loops_for_a_cpu_run_on_a_cpu_only(monkeypatch):

@@ -18,13 +18,15 @@ from test_sae import ALL, random_sae
 from torch import Tensor
 
 from sae_core.activations.cache import ActivationCache, CacheWriter
-from sae_core.config import Architecture, RunSettings
+from sae_core.config import Architecture, Kernels, RunSettings
+from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.progress import Tick
 from sae_core.run import Run
 from sae_core.sae import SAE
 from sae_core.training import boosting, train_run
 from sae_core.training.boosting import Residuals
+from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.stage import Plan
 
 ROWS = 1550
@@ -73,12 +75,14 @@ def _names(folder: Path) -> list[str]:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kernels", ["plain", "auto"])
 @pytest.mark.parametrize("architecture", ALL)
 def test_a_kept_residual_has_the_rows_batches_mean_and_scale_of_what_is_left(
-    cache: ActivationCache, architecture: Architecture, tmp_path: Path
+    cache: ActivationCache, architecture: Architecture, kernels: Kernels, tmp_path: Path
 ) -> None:
     members = [random_sae(architecture, d_in=D, seed=seed).eval() for seed in range(3)]
-    kept, acts_RD = Residuals(cache, plan_of(), wanted="cached", folder=tmp_path), cache.read(0, ROWS)
+    kept = Residuals(cache, plan_of(), wanted="cached", folder=tmp_path, kernels=kernels)
+    acts_RD = cache.read(0, ROWS)
     left_RD = acts_RD
     for stage in range(1, 4):
         target = kept.after(members[:stage])
@@ -110,14 +114,15 @@ def test_at_most_two_residuals_are_on_disk_and_each_row_runs_once_through_each_s
         seen.append((tick.stage, _names(run.ensemble("boosted").checkpoint / "residual")))
 
     forwards: list[int] = []
-    forward = SAE.forward
+    reconstruct = FrozenEncoder.reconstruct
 
-    def counted(self: SAE, acts_BD: Tensor) -> Tensor:
+    def counted(self: FrozenEncoder, sae: SAE, acts_BD: Tensor) -> Tensor:
         forwards.append(len(acts_BD))
-        return forward(self, acts_BD)
+        return reconstruct(self, sae, acts_BD)
 
     with monkeypatch.context() as patched:
-        patched.setattr(SAE, "forward", counted)
+        patched.setattr(FrozenEncoder, "reconstruct", counted)
+        patched.setattr(SAE, "forward", None)  # fast or not at all
         train_run(run, source=cache, progress=lambda tick: watch(tick) if "stage 1 " not in tick.stage else None)
     assert sum(forwards) == 3 * ROWS
     folders = {stage: names for stage, names in seen if stage.startswith("residual")}
@@ -127,6 +132,21 @@ def test_at_most_two_residuals_are_on_disk_and_each_row_runs_once_through_each_s
         "residual after stage 3": ["after_2", "after_3"],
     }
     assert not run.ensemble("boosted").checkpoint.exists()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ALL)
+def test_what_is_recomputed_for_a_batch_is_what_is_left(
+    cache: ActivationCache, architecture: Architecture, tmp_path: Path
+) -> None:
+    """Without the disk finished stages run for every batch: as fast as they can, or plainly."""
+    members, acts_BD = [random_sae(architecture, d_in=D, seed=seed).eval() for seed in range(3)], cache.read(0, 200)
+    ensemble = Ensemble(members, wiring="residual")
+    for kernels in ("plain", "auto"):
+        residuals = Residuals(cache, plan_of(), wanted="recomputed", folder=tmp_path, kernels=kernels)
+        target = residuals.after(members)
+        assert target.frozen is not None
+        torch.testing.assert_close(target.frozen(acts_BD), ensemble(acts_BD), rtol=1e-5, atol=1e-4)
 
 
 def test_a_residual_of_other_members_or_activations_is_not_taken(cache: ActivationCache, tmp_path: Path) -> None:

@@ -13,19 +13,20 @@ import hashlib
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.config import Kernels
 from sae_core.config import Residuals as Wanted
-from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE
+from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import Plan, Target
 
@@ -47,6 +48,7 @@ class Residuals:
         plan: The plan of the stages.
         wanted: The setting ``training.residuals``.
         folder: The folder of the checkpoint, in which residuals are kept.
+        kernels: The setting ``training.kernels``, for running finished stages.
         progress: Told the rows whose residual is written.
 
     Raises:
@@ -54,12 +56,19 @@ class Residuals:
     """
 
     def __init__(
-        self, source: Source, plan: Plan, *, wanted: Wanted, folder: Path, progress: Progress = silent
+        self,
+        source: Source,
+        plan: Plan,
+        *,
+        wanted: Wanted,
+        folder: Path,
+        kernels: Kernels = "auto",
+        progress: Progress = silent,
     ) -> None:
         if wanted == "cached" and not isinstance(source, StoredSource):
             raise UserError("training.residuals is cached, but the activations have no fixed order; set it to auto.")
         self._source, self._plan, self._wanted = source, plan, wanted
-        self._folder, self._progress = folder, progress
+        self._folder, self._encoder, self._progress = folder, FrozenEncoder(kernels), progress
 
     @property
     def cached(self) -> bool:
@@ -85,10 +94,22 @@ class Residuals:
             seconds = _seconds(kept.folder)
             mean_D = kept.mean_D.float()
             return Target(kept, mean_D, kept.scale, stage, first_member=stage, variance=variance, seconds=seconds)
-        frozen = Ensemble(members, wiring="residual").eval()
+        members = list(members)  # the caller's list will grow
+
+        def frozen(acts_BD: Tensor) -> Tensor:
+            return self._reconstruct(members, acts_BD)
+
         mean_D, scale = residual_statistics(frozen, source, self._plan)
         (scale,) = self._plan.processes.of_first(scale)
         return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
+
+    def _reconstruct(self, members: Sequence[SAE], acts_BD: Tensor) -> Tensor:
+        """What finished stages make of activations together, as `Ensemble.forward` does."""
+        whole_BD, left_BD = torch.zeros_like(acts_BD), acts_BD
+        for member in members:
+            part_BD = self._encoder.reconstruct(member, left_BD)
+            whole_BD, left_BD = whole_BD + part_BD, left_BD - part_BD
+        return whole_BD
 
     def _worth_caching(self) -> bool:
         source, plan = self._source, self._plan
@@ -135,7 +156,7 @@ class Residuals:
             last = min(first + shard_rows, before.rows)
             for start in range(first, last, BLOCK_ROWS):
                 target_BD = before.read(start, min(start + BLOCK_ROWS, last)).to(self._plan.device)
-                writer.append(target_BD - member(target_BD))
+                writer.append(target_BD - self._encoder.reconstruct(member, target_BD))
             if last == before.rows:
                 writer.finish()  # before anybody is told
             write_json(writer.folder / "seconds.json", time.perf_counter() - began)
@@ -143,7 +164,7 @@ class Residuals:
 
 
 @torch.no_grad()
-def residual_statistics(frozen: Ensemble, source: Source, plan: Plan) -> tuple[Tensor, float]:
+def residual_statistics(frozen: Callable[[Tensor], Tensor], source: Source, plan: Plan) -> tuple[Tensor, float]:
     """(mean [D] of the residual r that finished stages leave, √(D / E‖r‖²)).
 
     Residuals are smaller than activations, so every stage is trained on residuals brought to the same scale: learning

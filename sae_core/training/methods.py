@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -181,7 +182,9 @@ def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> 
     shared = _shared_member(run, "boosted", plan)
     members: list[SAE] = [shared.ensemble[0]] if shared else []
     tables = [shared.curves] if shared else []
-    residuals = Residuals(source, plan, wanted=settings.training.residuals, folder=folder.checkpoint, progress=progress)
+    training = settings.training
+    options: dict[str, Any] = {"wanted": training.residuals, "kernels": training.kernels}
+    residuals = Residuals(source, plan, folder=folder.checkpoint, progress=progress, **options)
     for stage in range(len(members), plan.stages):
         finished = _finished_table(folder, stage)  # written after the member
         if not processes.of_first(finished.exists())[0]:

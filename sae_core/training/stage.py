@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from sae_core.config import TrainingSettings
-from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.progress import Progress, Tick, silent
 from sae_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
@@ -98,7 +97,7 @@ class Target:
         stage: How many stages, or passes, are finished.
         first_member: Number of the first of the members that learn it.
         whole: Whether the ensemble so far is these members and ``frozen``, so that what it explains can be measured.
-        frozen: Finished stages whose reconstruction is still to be taken from each batch.
+        frozen: Gives what finished stages reconstruct of a batch, which is still to be taken from it.
         variance: E‖a − E a‖² of the activations, where the source no longer gives them.
         seconds: What making the source cost; counted with the seconds of the stage.
         pipeline: Hands what each member leaves to the next one; without it all members have the same target.
@@ -110,7 +109,7 @@ class Target:
     stage: int = 0
     first_member: int = 0
     whole: bool = True
-    frozen: Ensemble | None = None
+    frozen: Callable[[Tensor], Tensor] | None = None
     variance: float | None = None
     seconds: float = 0.0
     pipeline: Pipeline | None = None

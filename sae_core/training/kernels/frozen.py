@@ -1,4 +1,4 @@
-"""The sparse code of an SAE that is no longer trained, as fast as this machine can; for whoever only encodes.
+"""Code and reconstruction of an SAE that is no longer trained, as fast as this machine can; for all but the step.
 
 The training step's encoding where its compiled loops work, and what `SAE.encode_sparse` does elsewhere.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sae_core.config import Kernels
 from sae_core.sae import SAE
 from sae_core.sae.sparse import SparseCode
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
@@ -26,10 +27,14 @@ DENSE_CELLS = 2**24
 
 
 class FrozenEncoder:
-    """Encodes with SAEs in evaluation mode; keep it as long as there is something to encode, as it keeps buffers."""
+    """Encodes with SAEs in evaluation mode; keep it as long as there is something to encode, as it keeps buffers.
 
-    def __init__(self) -> None:
-        self._workspace = shared_workspace()
+    Args:
+        kernels: plain never takes the compiled loops; everything else takes them where they work.
+    """
+
+    def __init__(self, kernels: Kernels = "auto") -> None:
+        self._kernels, self._workspace = kernels, shared_workspace()
 
     @torch.no_grad()
     def __call__(self, sae: SAE, acts_BD: Tensor) -> SparseCode:
@@ -41,13 +46,34 @@ class FrozenEncoder:
             sae: An SAE; one in training mode may learn from what it encodes, and is left to itself.
             acts_BD: Activations, on the SAE's device.
         """
+        if not self._has_loops(sae, acts_BD):
+            return _plain(sae, acts_BD)
+        blocks = acts_BD.float().split(_rows(sae))
+        return _joined([self._compiled(sae, block_BD) or _plain(sae, block_BD) for block_BD in blocks], sae.width)
+
+    @torch.no_grad()
+    def reconstruct(self, sae: SAE, acts_BD: Tensor) -> Tensor:
+        """Reconstruction [B, D] as `SAE.forward` gives it, through a sparse code wherever the code is one.
+
+        Args:
+            sae: An SAE.
+            acts_BD: Activations, on the SAE's device.
+        """
+        if not self._has_loops(sae, acts_BD):
+            plain_BD: Tensor = sae(acts_BD)
+            return plain_BD
+        parts = []
+        for block_BD in acts_BD.float().split(_rows(sae)):
+            code = self._compiled(sae, block_BD)
+            parts.append(sae(block_BD) if code is None else sae.decode_sparse(code))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _has_loops(self, sae: SAE, acts_BD: Tensor) -> bool:
+        """Whether the compiled loops can be tried."""
         # On a GPU the fast kernels are others, made for the training step.
         on_cpu = sae.b_dec.device.type == "cpu"
-        if sae.training or not len(acts_BD) or not on_cpu or not use_fast("auto", sae):
-            return _plain(sae, acts_BD)
-        rows = max(1, CELLS // sae.width)
-        blocks = acts_BD.float().split(rows)
-        return _joined([self._compiled(sae, block_BD) or _plain(sae, block_BD) for block_BD in blocks], sae.width)
+        wanted = self._kernels != "plain" and not sae.training and len(acts_BD) > 0
+        return wanted and on_cpu and use_fast("auto", sae)
 
     def _compiled(self, sae: SAE, acts_BD: Tensor) -> SparseCode | None:
         """The code, or nothing if it is not sparse."""
@@ -61,6 +87,11 @@ class FrozenEncoder:
             screen = Screen(centred_BD, W_enc_ND, sae.b_enc, self._workspace, low_precision=has_fast_bfloat16())
             code = encode(sae, screen, self._workspace)
             return None if code is None else _packed(code, sae.width)
+
+
+def _rows(sae: SAE) -> int:
+    """Activations that are encoded at a time."""
+    return max(1, CELLS // sae.width)
 
 
 def _plain(sae: SAE, acts_BD: Tensor) -> SparseCode:
