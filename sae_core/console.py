@@ -93,6 +93,8 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
 
     def __call__(self, tick: Tick) -> None:
+        if tick.note:
+            say(tick.note)
         if tick.stage not in self._tasks:
             # What is on the screen from earlier stages is done, even if its last tick was not its total.
             for task in self._bars.tasks:
@@ -108,6 +110,8 @@ class _Lines:
         self._stage, self._started, self._printed, self._first = "", 0.0, -LINE_EVERY_SECONDS, 0.0
 
     def __call__(self, tick: Tick) -> None:
+        if tick.note:
+            say(tick.note)
         now = time.monotonic()
         if tick.stage != self._stage:
             self._stage, self._started, self._first = tick.stage, now, tick.done

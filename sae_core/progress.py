@@ -16,6 +16,7 @@ class Tick:
         total: All the work, in ``unit``; 0 if unknown.
         unit: What is counted, e.g. ``tokens``.
         figures: Figures worth watching, e.g. ``{"explained variance": 0.91}``.
+        note: A sentence that people should read, told once.
     """
 
     stage: str
@@ -23,6 +24,7 @@ class Tick:
     total: float
     unit: str = "tokens"
     figures: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
 
 
 Progress = Callable[[Tick], None]

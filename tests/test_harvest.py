@@ -222,3 +222,19 @@ def test_the_embedded_corpus_is_harvested(tmp_path: Path, model_path: Path, monk
     table = read_table(run.corpus.documents)
     assert set(table) == {"package", "module", "name", "kind"}
     assert set(table["package"]) <= {"json", "email"}
+
+
+def test_a_model_too_large_for_the_memory_is_one_sentence(
+    tmp_path: Path, model_path: Path, corpus_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", model_path, corpus_path)
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModel, "activations", full)
+        with pytest.raises(UserError, match=r"^The memory of cpu is full; lower model\.batch_size or model\.context"):
+            harvest.harvest(run)
+    harvest.harvest(run)
+    assert run.is_finished("activations")

@@ -20,7 +20,7 @@ from sae_core.activations.dealt import deal
 from sae_core.activations.stream import StreamedActivations
 from sae_core.activations.text import Document, load_documents
 from sae_core.config import RunSettings
-from sae_core.device import resolve_device
+from sae_core.device import naming_full_memory, resolve_device
 from sae_core.errors import UserError
 from sae_core.files import read_table, replacing, write_table, write_tensors
 from sae_core.host_memory import free_host_memory
@@ -66,15 +66,17 @@ def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> Non
 
     settings = pending[0].settings
     places = [Place(run.settings.model.layer, run.settings.model.site) for run in pending]
-    model = LanguageModel.load(settings.model, device=resolve_device(settings.training.device), places=places)
-    for run in pending:
-        if not run.is_finished("corpus"):
-            finished = next((other for other in runs if other.is_finished("corpus")), None)
-            if finished is None:
-                _write_corpus(run, model, progress)
-            else:
-                _copy_corpus(finished, run)
-    _write_activations(pending, model, progress)
+    device = resolve_device(settings.training.device)
+    with naming_full_memory(device, "lower model.batch_size or model.context, or take a smaller model"):
+        model = LanguageModel.load(settings.model, device=device, places=places)
+        for run in pending:
+            if not run.is_finished("corpus"):
+                finished = next((other for other in runs if other.is_finished("corpus")), None)
+                if finished is None:
+                    _write_corpus(run, model, progress)
+                else:
+                    _copy_corpus(finished, run)
+        _write_activations(pending, model, progress)
 
 
 def train_cache(run: Run, *, progress: Progress = silent) -> ActivationCache:

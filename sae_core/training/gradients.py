@@ -58,7 +58,8 @@ def compute(
     return _dense(sae, x_BD, dead_M, sparsity, aux_coefficient, low_precision)
 
 
-def _encoder_product(centred_BD: Tensor, W_enc_DN: Tensor, low_precision: bool) -> Tensor:
+def encoder_product(centred_BD: Tensor, W_enc_DN: Tensor, low_precision: bool) -> Tensor:
+    """The preactivations [B, N] without b_enc, of activations without b_dec."""
     if low_precision:
         return (centred_BD.bfloat16() @ W_enc_DN.bfloat16()).float()
     return centred_BD @ W_enc_DN
@@ -68,7 +69,7 @@ def _encoder_product(centred_BD: Tensor, W_enc_DN: Tensor, low_precision: bool) 
 def _sparse(sae: SAE, x_BD: Tensor, dead_M: Tensor, aux_coefficient: float, low_precision: bool) -> Outcome:
     batch, d_in = x_BD.shape
     centred_BD = x_BD - sae.b_dec
-    pre_BN = _encoder_product(centred_BD, sae.W_enc, low_precision).add_(sae.b_enc)
+    pre_BN = encoder_product(centred_BD, sae.W_enc, low_precision).add_(sae.b_enc)
     code = sae.sparse_code(pre_BN)
     if low_precision:  # bfloat16 only chooses the features; their coefficients are exact
         values_E = entry_products(centred_BD, sae.W_enc.T, code) + sae.b_enc[code.features_E]
@@ -138,7 +139,7 @@ def _dense(
 ) -> Outcome:
     batch, d_in = x_BD.shape
     with torch.enable_grad():
-        pre_BN = _encoder_product(x_BD - sae.b_dec, sae.W_enc, low_precision) + sae.b_enc
+        pre_BN = encoder_product(x_BD - sae.b_dec, sae.W_enc, low_precision) + sae.b_enc
         coefs_BN = sae.activate(pre_BN)
         recon_BD = sae.decode(coefs_BN)
         squared_error = (recon_BD - x_BD).square().sum()

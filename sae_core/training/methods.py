@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from sae_core.config import Method
+from sae_core.device import naming_full_memory
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, silent
@@ -34,6 +35,9 @@ from sae_core.training.processes import ALONE, Processes
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target, train_stage
 from sae_core.training.step import Trainer, assert_members_differ
+
+FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
+"""What to do when the memory of a device is full."""
 
 _ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
 """Bagged first: its members are trained in one pass over the stream, and the first is the single SAE."""
@@ -78,7 +82,8 @@ def train_run(
         plan = Plan.of(method, source, settings.training, torch_device, stages, checkpoint_seconds, processes)
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
-        finish = _train(run, method, source, plan, progress)
+        with naming_full_memory(torch_device, FULL):
+            finish = _train(run, method, source, plan, progress)
         peak = int(processes.largest(peak_memory(torch_device)))
         processes.first(lambda: _record(run, method, finish(), plan, peak))  # noqa: B023
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -29,6 +29,13 @@ from sae_core.training.step import REFRESH, Trainer
 
 CHECKPOINT_SECONDS = 20.0
 """A checkpoint is written when the last one is at least this old."""
+
+
+HALVED = (
+    "The memory of the device does not hold a whole step: steps are now done in two halves by the plain kernels, which "
+    "takes longer; a smaller training.batch_size would avoid that."
+)
+"""Told once, whichever process it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,7 @@ def train_stage(
         whole=target.whole,
         part=part,
     )
+    halved = False
     began, saved = time.perf_counter() - (start.seconds or target.seconds), time.perf_counter()
     batches = target.source.batches(batch_size=plan.batch_size, seed=plan.seed, first_step=start.step)
     ready = Prefetched(batches, count=plan.steps - start.step, device=plan.device, waiting=plan.waiting)
@@ -187,7 +195,9 @@ def train_stage(
             rates = [trainer.learning_rate for trainer in trainers]
             tokens = done * plan.batch_size
             rows = curves.record(step=done, tokens=tokens, seconds=seconds, dead=dead, learning_rates=rates)
-            failure = _told(progress, part.processes.together(lambda: _tick(rows, tokens, plan, target.stage)))  # noqa: B023
+            tick = part.processes.together(lambda: _tick(rows, tokens, plan, target.stage))  # noqa: B023
+            halved, was_halved = part.processes.any(any(trainer.halved for trainer in trainers))[0], halved
+            failure = _told(progress, replace(tick, note=HALVED) if halved and not was_halved else tick)
             due = done < plan.steps and time.perf_counter() - saved >= plan.checkpoint_seconds
             stop, due = part.processes.any(failure is not None or interrupted.is_set(), due)
             if stop or due:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from sae_core.config import SAESettings, TrainingSettings
+from sae_core.device import is_out_of_memory
 from sae_core.errors import UserError
-from sae_core.sae import SAE
+from sae_core.sae import SAE, BatchTopKSAE
 from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome, compute
+from sae_core.training.halves import compute_in_halves
 from sae_core.training.schedule import learning_rate, sparsity_weight
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Trainer:
         sae: The SAE.
         done: Steps done.
         idle_N: Activations since each feature was last active.
+        halved: Whether steps are done in two halves, plainly, because the memory once did not hold a whole batch.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Trainer:
         self.part = part or Part()
         self.sae = sae.train()
         self.settings, self.training, self.steps, self.low_precision = settings, training, steps, low_precision
-        self.done = 0
+        self.done, self.halved = 0, False
         self.idle_N = torch.zeros(sae.width, dtype=torch.int64, device=sae.b_dec.device)
         self._dead_M = self.idle_N.new_zeros(0)
         self._optimizer = torch.optim.Adam(
@@ -109,28 +112,73 @@ class Trainer:
         Returns:
             What it gave: for this process's rows, but for gradients and fired features, which are of the whole batch.
 
+        Raises:
+            UserError: If the memory of the device does not hold the step, not even in two halves.
+
         The fast step overwrites the reconstruction of an outcome when it makes the next one.
         """
         if self.done % REFRESH == 0:
             self._dead_M = self.dead_N.nonzero().flatten()
         sparsity = self.settings.sparsity * sparsity_weight(self.done, self.steps, self.training)
         rate = learning_rate(self.done, self.steps, self.training)
-        outcome = self._fast(x_BD, self._dead_M, sparsity=sparsity, learning_rate=rate) if self._fast else None
-        if outcome is None:
-            outcome = compute(
-                self.sae,
-                x_BD,
-                self._dead_M,
-                sparsity=sparsity,
-                aux_coefficient=self.settings.aux_coefficient,
-                low_precision=self.low_precision and not self._fast,
-            )
+        outcome = self._outcome(x_BD, sparsity, rate)
+        if outcome.gradients:  # the fast step has applied them
             outcome = self.part.combine(outcome)
             self._apply(outcome.gradients, rate)
         self.idle_N += self.part.whole(len(x_BD))
         self.idle_N.masked_fill_(outcome.fired_N, 0)
         self.done += 1
         return outcome
+
+    def _outcome(self, x_BD: Tensor, sparsity: float, rate: float) -> Outcome:
+        """What a batch gives, at once or, if the memory does not hold that, in two halves."""
+        options = {"sparsity": sparsity, "aux_coefficient": self.settings.aux_coefficient}
+        if not self.halved:
+            buffers = {name: buffer.clone() for name, buffer in self.sae.named_buffers()}
+            try:
+                outcome = self._fast(x_BD, self._dead_M, sparsity=sparsity, learning_rate=rate) if self._fast else None
+                low = self.low_precision and not self._fast
+                return outcome or compute(self.sae, x_BD, self._dead_M, low_precision=low, **options)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Not within the handler, where the exception still holds on to all that was allocated.
+            self._halve(x_BD, buffers)
+        try:
+            return compute_in_halves(self.sae, x_BD, self._dead_M, low_precision=self.low_precision, **options)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        raise self._too_large(x_BD)
+
+    def _halve(self, x_BD: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Undo what a step has begun, and take halves from now on.
+
+        Raises:
+            UserError: If that cannot be.
+        """
+        for parameter in self.sae.parameters():
+            parameter.grad = None
+            if "exp_avg_sq" not in self._optimizer.state[parameter]:  # only begun
+                self._optimizer.state.pop(parameter)
+        updated = any(int(state["step"]) != self.done for state in self._optimizer.state.values())
+        # Other processes wait for what BatchTopK would have told them of this one's rows, or have heard it already.
+        if updated or (self.part.splits and isinstance(self.sae, BatchTopKSAE)):
+            raise self._too_large(x_BD)
+        for name, buffer in self.sae.named_buffers():
+            buffer.copy_(buffers[name])
+        if self._fast and not x_BD.is_cuda:
+            self.low_precision = False  # the fast step of a CPU only chooses by it
+        self._fast, self.halved = None, True  # the fast step's buffers make room, too
+        if x_BD.is_cuda:
+            torch.cuda.empty_cache()
+
+    def _too_large(self, x_BD: Tensor) -> UserError:
+        halves = ", not even in two halves" if self.halved else ""
+        return UserError(
+            f"The memory of {x_BD.device} does not hold a step of {len(x_BD)} activations{halves}; lower "
+            "training.batch_size, or train fewer members side by side (training.group) or a smaller sae.width."
+        )
 
     @torch.no_grad()
     def _apply(self, gradients: Mapping[str, Tensor], rate: float) -> None:

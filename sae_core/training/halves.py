@@ -1,0 +1,102 @@
+"""A step in two halves, for a batch that the memory of the device does not hold at once.
+
+Every part of a loss is a mean over activations, so that the gradients of a batch are the mean of those of its halves:
+the result is that of `gradients.compute` but for the order of sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sae_core.sae import SAE, BatchTopKSAE
+from sae_core.sae.sparse import largest
+from sae_core.training.gradients import Outcome, compute, encoder_product
+
+
+@torch.no_grad()
+def compute_in_halves(
+    sae: SAE, x_BD: Tensor, dead_M: Tensor, *, sparsity: float, aux_coefficient: float, low_precision: bool = False
+) -> Outcome:
+    """What `compute` gives for a batch, with the tables [B, N] of one half at a time; it takes the same arguments."""
+    whole: Outcome | None = None
+    halves = [half_HD for half_HD in x_BD.tensor_split(2) if len(half_HD)]
+    largest_RK = _largest(sae, halves, low_precision) if isinstance(sae, BatchTopKSAE) else None
+    for place, half_HD in enumerate(halves):
+        with _choosing_among_all(sae, largest_RK, place, rows=len(x_BD)):
+            part = compute(
+                sae,
+                half_HD,
+                dead_M,
+                sparsity=sparsity,
+                aux_coefficient=aux_coefficient,
+                low_precision=low_precision,
+            )
+        part = _weighted(part, len(half_HD) / len(x_BD))
+        whole = part if whole is None else _added(whole, part)
+    assert whole is not None
+    return whole
+
+
+def _weighted(part: Outcome, weight: float) -> Outcome:
+    """The share of a half in what are means over activations."""
+    for gradient in part.gradients.values():
+        gradient.mul_(weight)
+    return replace(part, loss=part.loss * weight)
+
+
+def _added(whole: Outcome, part: Outcome) -> Outcome:
+    """Both together; the gradients of the first become those of both."""
+    for name, gradient in whole.gradients.items():
+        gradient.add_(part.gradients[name])
+    return Outcome(
+        whole.gradients,
+        torch.cat([whole.recon_BD, part.recon_BD]),
+        whole.loss + part.loss,
+        whole.squared_error + part.squared_error,
+        whole.active + part.active,
+        whole.fired_N | part.fired_N,
+    )
+
+
+def _largest(sae: BatchTopKSAE, halves: Sequence[Tensor], low_precision: bool) -> Tensor:
+    """The B·k largest preactivations of each half [2, B·k], as all that a batch keeps may lie in one of them."""
+    wanted = sae.k * sum(map(len, halves))
+    largest_RK = sae.b_enc.new_full((len(halves), wanted), -torch.inf)
+    for found_K, half_HD in zip(largest_RK, halves, strict=True):
+        pre_HN = encoder_product(half_HD - sae.b_dec, sae.W_enc, low_precision).add_(sae.b_enc)
+        values_1K, _ = largest(pre_HN.view(1, -1), min(wanted, pre_HN.numel()))
+        found_K[: values_1K.shape[1]] = values_1K[0]
+    return largest_RK
+
+
+@dataclass(slots=True)
+class _Half:
+    """One half of a batch of which the largest preactivations are known; a `WholeBatch`."""
+
+    batch_size: int
+    place: int
+    largest_RK: Tensor
+
+    def gather(self, values_K: Tensor) -> Tensor:
+        return self.largest_RK
+
+
+@contextmanager
+def _choosing_among_all(sae: SAE, largest_RK: Tensor | None, place: int, *, rows: int) -> Iterator[None]:
+    """Within this, BatchTopK keeps the largest of the batch and not of the half; others choose by activation anyway."""
+    if not isinstance(sae, BatchTopKSAE) or largest_RK is None:
+        yield
+        return
+    threshold = sae.threshold.clone()
+    sae.others = _Half(rows, place, largest_RK)
+    try:
+        yield
+    finally:
+        sae.others = None
+    if place:  # what is kept of the batch has moved it already
+        sae.threshold.copy_(threshold)
