@@ -96,6 +96,8 @@ def test_parameters_and_state_are_those_of_a_trainer(architecture: str) -> None:
     settings = RunSettings.model_validate({"sae": {"architecture": architecture, "width": 30, "k": 4}})
     sae = make_sae(settings.sae, 10)
     assert shape.parameters == sum(parameter.numel() for parameter in sae.parameters())
+    there = SAEShape.of_sae(sae)
+    assert (there.step_flops, there.run_flops) == (shape.step_flops, shape.run_flops)
     plan = Plan("x", 10, 16, 1, 0, torch.device("cpu"))
     trainer = make_trainer(settings, torch.zeros(10), plan, member=0, width=30)
     trainer.step(torch.randn(16, 10))

@@ -35,6 +35,7 @@ from sae_core.training.processes import ALONE, Processes
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target, train_stage
 from sae_core.training.step import Trainer, assert_members_differ
+from sae_core.training.work import Boosting
 
 FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
 """What to do when the memory of a device is full."""
@@ -201,8 +202,8 @@ def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> 
         tables.append(read_table(finished))
     ensemble = Ensemble(members, wiring="residual", method="boosted")
     seconds, shared_seconds = sum(longest(table) for table in tables), shared.seconds if shared else 0.0
-    rows = source.rows if len(members) > 1 and residuals.cached else None
-    return lambda: Trained(ensemble, pd.concat(tables), seconds, shared_seconds, residual_rows=rows)
+    boosting: Boosting = "cached" if len(members) > 1 and residuals.cached else "recomputed"
+    return lambda: Trained(ensemble, pd.concat(tables), seconds, shared_seconds, boosting=boosting, rows=source.rows)
 
 
 def _train_boosted_stage(
@@ -236,7 +237,7 @@ def _train_pipelined(run: Run, source: Source, plan: Plan, progress: Progress) -
     curves = train_stage(trainers, target, plan, checkpoint=checkpoint, progress=progress, part=part)
     saes = [_finished(trainer, scale) for trainer, scale in zip(trainers, pipeline.scales(), strict=True)]
     ensemble = Ensemble(saes, wiring="residual", method="boosted")
-    return lambda: Trained(ensemble, curves, longest(curves), side_by_side=members, residual_rows=0)
+    return lambda: Trained(ensemble, curves, longest(curves), side_by_side=members, boosting="pipelined")
 
 
 def _shared_member(run: Run, method: Method, plan: Plan) -> Trained | None:

@@ -1,4 +1,4 @@
-"""What training will cost, counted before anything is there: operations, memory and bytes on disk, in closed forms."""
+"""What training costs, in closed forms: operations, as planned and as recorded; memory and bytes on disk beforehand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from sae_core.config import Architecture, Method, RunSettings
+from sae_core.sae import SAE
 
 FLOAT, IDLE = 4, 8
 """Bytes of a weight and of the counter that every feature has."""
@@ -44,6 +45,11 @@ class SAEShape:
         """One member of the ensemble of a method."""
         wider = settings.training.members if method == "expanded" else 1
         return cls(settings.sae.architecture, d_in, settings.sae.width * wider, settings.sae.k)
+
+    @classmethod
+    def of_sae(cls, sae: SAE) -> Self:
+        """That of an SAE which is there."""
+        return cls(sae.architecture, sae.d_in, sae.width, int(getattr(sae, "k", 0)))
 
     def resized(self, width: int) -> Self:
         """The same with another number of features."""
@@ -114,7 +120,7 @@ class SAEShape:
 
 
 def ensemble_flops(members: Sequence[SAEShape], *, tokens: int, boosting: Boosting | None = None, rows: int = 0) -> int:
-    """Operations to train an ensemble.
+    """Operations to train an ensemble; AuxK and the optimiser are not counted.
 
     A boosted stage also runs the members before it for every activation; where residuals are cached, each member but
     the last runs once over all rows instead, and in a pipeline none does, as the steps themselves give what is left.
@@ -123,7 +129,7 @@ def ensemble_flops(members: Sequence[SAEShape], *, tokens: int, boosting: Boosti
         members: Its members.
         tokens: Activations that each is trained on.
         boosting: How stages get what they learn; None for members side by side.
-        rows: Different activations.
+        rows: Different activations, of which cached residuals have each once.
     """
     total = sum(tokens * member.step_flops for member in members)
     for number, member in enumerate(members):
