@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +29,7 @@ def train(run: Run, *, progress: Progress = silent, processes: Processes | None 
         processes: Those that train together; the first one gathers the activations for all.
     """
     if is_trained(run):
+        shutil.rmtree(run.dealt, ignore_errors=True)  # in case that training was killed before it did so
         return
     from sae_core.activations.harvest import harvest
     from sae_core.training import train_run

@@ -215,6 +215,11 @@ class Run:
         return self.path / "activations"
 
     @property
+    def dealt(self) -> Path:
+        """Folder of the cache in random piles, where a run shuffles on disk; gone when everything is trained."""
+        return self.activations / "dealt"
+
+    @property
     def labels(self) -> Path:
         """SQLite: people's labels."""
         return self.path / "labels.sqlite"

@@ -232,7 +232,11 @@ def test_a_cache_larger_than_memory_is_dealt_on_disk_as_training_will_decide() -
         changed = settings.model_copy(update={"data": settings.data.model_copy(update=data)})
         machine = Machine("one", gpu=False, memory=memory, disk=disk)
         stages = stages_of_training(Work(changed, shape, machine, rates_of_one(changed)))
-        return [stage.disk for stage in stages if stage.name == "shuffle on disk"]
+        # The piles are there as long as anything is trained, and gone afterwards.
+        copies = [stage.temporary for stage in stages if stage.name == "shuffle on disk"]
+        assert all(stage.disk == 0 for stage in stages if stage.name == "shuffle on disk")
+        assert all(stage.temporary >= sum(copies) for stage in stages if stage.name == "train single")
+        return copies
 
     assert dealt(large - 1, 10 * large) == [cache_bytes(10_000_000, 192, "float16", shards=1)]
     assert dealt(large, 10 * large) == dealt(large - 1, large) == []

@@ -13,11 +13,13 @@ import torch
 from models import build_model_folder, sample_texts
 from numpy.typing import NDArray
 
+from sae_core import pipeline
 from sae_core.activations import dealt, harvest, shuffle
 from sae_core.activations.cache import ActivationCache, CacheWriter, Dtype
 from sae_core.activations.dealt import deal
 from sae_core.activations.shuffle import draw_piles
 from sae_core.config import RunSettings
+from sae_core.progress import Tick
 from sae_core.run import Run
 from sae_core.training import train_run
 
@@ -200,6 +202,11 @@ def make_run(folder: Path, model: Path, corpus: Path, **data: str) -> Run:
     return Run.create(folder, RunSettings.model_validate(settings))
 
 
+def stop(tick: Tick) -> None:
+    if tick.stage.startswith("train"):
+        raise KeyboardInterrupt
+
+
 def test_a_run_shuffles_on_disk_where_memory_is_short_and_keeps_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,9 +225,24 @@ def test_a_run_shuffles_on_disk_where_memory_is_short_and_keeps_to_it(
     monkeypatch.undo()
     monkeypatch.setattr(dealt, "PILE_BYTES", 30_000)
     assert short.facts("activations")["shuffle"] == forced.facts("activations")["shuffle"] == "disk"
+    begun = [harvest.train_source(run).piles is not None for run in (short, forced)]
+    assert begun == [True, True]
+    with pytest.raises(KeyboardInterrupt):
+        train_run(forced, progress=stop, checkpoint_seconds=0.0)
+    assert forced.dealt.exists()  # whoever goes on needs it
     train_run(short)  # residuals are kept on disk here and drawn in the same order
     train_run(forced)
+    assert not short.dealt.exists()
+    assert not forced.dealt.exists()
     one, two = ((run.ensemble("boosted").member(1) / "sae_weights.safetensors").read_bytes() for run in (short, forced))
     assert one == two
-    assert harvest.train_source(short).piles is not None
     assert harvest.train_cache(short).fingerprint == harvest.train_cache(plenty).fingerprint
+    # Killed before it was removed; and what needs the piles again has the same ones.
+    short.dealt.mkdir()
+    pipeline.train(short)
+    assert not short.dealt.exists()
+    weights = short.ensemble("boosted").member(1) / "sae_weights.safetensors"
+    weights.unlink()
+    pipeline.train(short)
+    assert weights.read_bytes() == one
+    assert not short.dealt.exists()

@@ -107,7 +107,7 @@ def train_source(
     if run.settings.data.storage == "disk":
         # As it was decided when the cache was written: trainings of one run, interrupted or not, share their order.
         if run.facts("activations").get("shuffle") == "disk":
-            return deal(cache, run.activations / "dealt", seed=run.settings.training.seed, progress=progress)
+            return deal(cache, run.dealt, seed=run.settings.training.seed, progress=progress)
         return cache
 
     def load() -> LanguageModel:

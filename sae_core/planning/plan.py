@@ -16,6 +16,7 @@ from sae_core.planning.rates import named_rates
 from sae_core.planning.stages import Stage, Work
 from sae_core.planning.train_stages import stages_of_training
 from sae_core.progress import Progress, silent
+from sae_core.training.work import residual_bytes
 
 NOT_COUNTED = (
     "downloads, and reading an activation cache that is larger than the free memory from the disk in every pass",
@@ -103,7 +104,8 @@ class RunPlan:
             if settings.data.storage == "disk":
                 found.append("--set data.storage=stream keeps no activations of the training text on disk")
                 found.append("a smaller data.train_tokens keeps fewer of them and goes over them more often")
-            if any(stage.temporary for stage in self.stages if stage.name == "train boosted"):
+            residuals = residual_bytes(self.work.rows, self.work.shape.d_model)
+            if any(stage.temporary >= residuals for stage in self.stages if stage.name == "train boosted"):
                 found.append("--set training.residuals=recomputed keeps no residuals")
             found.append("a smaller data.index_tokens makes a smaller index")
         if fits["memory"] is False or fits["gpu_memory"] is False:

@@ -108,6 +108,11 @@ class Work:
         return cache_bytes(self.rows, self.shape.d_model, self.settings.data.dtype, shards=1)
 
     @property
+    def dealt_bytes(self) -> int:
+        """Bytes of the cache's copy in random piles, which is there until everything is trained."""
+        return self.drawn_bytes if self.shuffled_on_disk else 0
+
+    @property
     def trained_tokens(self) -> int:
         """Activations that each member is trained on."""
         return self.steps * self.batch

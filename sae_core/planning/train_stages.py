@@ -94,8 +94,8 @@ def _read(work: Work) -> Stage:
 def _shuffle(work: Work) -> Stage:
     """The copy of the cache in piles; it is read once, written once and read again for its checksums."""
     seconds = 2 * work.drawn_bytes * work.rates.store
-    memory, disk = work.rates.libraries + 3 * DEALT_AT_ONCE, work.drawn_bytes
-    return Stage("shuffle on disk", "train", seconds, memory=memory, mapped=work.drawn_bytes, disk=disk)
+    memory, mapped = work.rates.libraries + 3 * DEALT_AT_ONCE, work.drawn_bytes
+    return Stage("shuffle on disk", "train", seconds, memory=memory, mapped=mapped, temporary=work.dealt_bytes)
 
 
 def _train(work: Work, method: Method) -> Stage:
@@ -117,7 +117,7 @@ def _train(work: Work, method: Method) -> Stage:
         seconds=seconds,
         flops=flops - shared * work.trained_tokens * members[0].step_flops,
         disk=sum(member.weight_bytes for member in members),
-        temporary=2 * checkpoint_bytes([sae] * together) if seconds > CHECKPOINT_SECONDS else 0,
+        temporary=work.dealt_bytes + 2 * checkpoint_bytes([sae] * together) * (seconds > CHECKPOINT_SECONDS),
         **_training_memory(work, sae, together, is_long=seconds > CHECKPOINT_SECONDS),
     )
     if boosting == "cached":

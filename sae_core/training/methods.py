@@ -67,8 +67,21 @@ def train_run(
         UserError: If the device does not exist, a file is damaged or the loss is no longer finite.
     """
     missing = [method for method in _ORDER if not _is_there(run, method, processes)]
-    if not missing:
-        return
+    if missing:
+        _train_missing(run, missing, source, progress, device, checkpoint_seconds, processes)
+    # Several processes may still have it open; network storage then keeps what they have of it until they end.
+    processes.first(lambda: shutil.rmtree(run.dealt, ignore_errors=True))
+
+
+def _train_missing(
+    run: Run,
+    missing: Sequence[Method],
+    source: Source | None,
+    progress: Progress,
+    device: str | None,
+    checkpoint_seconds: float,
+    processes: Processes,
+) -> None:
     settings = run.settings
     torch_device = processes.place(device or settings.training.device)
     if source is None:
