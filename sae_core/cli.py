@@ -20,9 +20,10 @@ from sae_core.commands.faults import UsageError, disk_sentence, usage_sentence
 from sae_core.commands.look import dashboard, info
 from sae_core.commands.plan import plan
 from sae_core.commands.train import train
+from sae_core.commands.truth import truth
 from sae_core.errors import UserError
 
-COMMANDS = (demo, train, plan, index, evaluate, dashboard, info)
+COMMANDS = (demo, train, plan, index, evaluate, truth, dashboard, info)
 """In the order in which --help shows them."""
 TOGETHER = ("train", "index")
 """Those that several processes do together; others would be done by each of them."""

@@ -19,6 +19,8 @@ Method = Literal["single", "bagged", "boosted", "expanded"]
 METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
 EMBEDDED = "embedded"
 """Source and model name that mean the ones that come with the package."""
+KNOWN = "known"
+"""Source and model name that mean activations drawn from a known dictionary."""
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -182,6 +184,37 @@ class EvaluationSettings(_Settings):
     """Bootstrap samples behind an interval."""
 
 
+class TruthSettings(_Settings):
+    """The known dictionary from which activations are drawn, where model.name and text.source are known."""
+
+    features: Positive = 512
+    """True features, F."""
+    dimension: Positive = 64
+    """Dimension of the activations, D."""
+    active: Annotated[float, Field(gt=0)] = 8.0
+    """True features that are active at a time, on average."""
+    zipf: Annotated[float, Field(ge=0)] = 1.0
+    """The firing probability of the feature of rank r is proportional to 1/r to this power."""
+    most: Annotated[float, Field(gt=0, le=0.9)] = 0.3
+    """No feature fires on more than this share of the activations."""
+    topics: Positive = 8
+    """Topics, of which an activation has one and a feature belongs to one."""
+    correlation: Fraction = 0.3
+    """How much the features of a topic keep to it: 0 not at all, 1 entirely."""
+    children: Fraction = 0.3
+    """Share of the features that fire only where another one does, their parent."""
+    magnitudes: Annotated[float, Field(ge=0)] = 0.3
+    """Spread of the features' mean coefficients: the standard deviation of their logarithm."""
+    spread: Annotated[float, Field(ge=0)] = 0.25
+    """Standard deviation of one feature's coefficients where it fires, over their mean."""
+    noise: Annotated[float, Field(ge=0)] = 0.02
+    """Energy of the noise, over that of the features."""
+    offset: Annotated[float, Field(ge=0)] = 0.5
+    """Length of the bias that all activations share, over the root of the features' energy."""
+    seed: Seed | None = None
+    """Seed of the dictionary and of the activations; training.seed if not given."""
+
+
 class RunSettings(_Settings):
     """Everything that decides a run."""
 
@@ -191,6 +224,20 @@ class RunSettings(_Settings):
     sae: SAESettings = SAESettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    truth: TruthSettings = TruthSettings()
+
+    @property
+    def truth_seed(self) -> int:
+        """The seed of the known dictionary and of its activations."""
+        return self.training.seed if self.truth.seed is None else self.truth.seed
+
+    @model_validator(mode="after")
+    def _all_or_nothing_is_known(self) -> Self:
+        if (self.text.source == KNOWN) != (self.model.name == KNOWN):
+            raise ValueError(
+                f"text.source is {self.text.source} and model.name {self.model.name}; set both to {KNOWN}, or neither"
+            )
+        return self
 
     @model_validator(mode="after")
     def _k_fits_width(self) -> Self:
@@ -247,6 +294,45 @@ DEMO: Mapping[str, Any] = {
 }
 """What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a third
 of the tokens what the defaults reach; they suit this small model and so short a training, no advice for others."""
+
+TRUTH_SIZES: Mapping[str, Mapping[str, Any]] = {
+    "small": {
+        "data.train_tokens": 100_000,
+        "data.evaluation_tokens": 20_000,
+        "sae.width": 256,
+        "sae.k": 8,
+        "sae.dead_after_tokens": 50_000,
+        "training.tokens": 300_000,
+        "training.batch_size": 512,
+        "training.learning_rate": 4e-3,
+    },
+    "medium": {
+        "truth.features": 4096,
+        "truth.dimension": 256,
+        "truth.active": 16.0,
+        "truth.topics": 32,
+        "data.train_tokens": 1_000_000,
+        "sae.width": 2048,
+        "sae.k": 16,
+        "training.tokens": 3_000_000,
+    },
+    "large": {
+        "truth.features": 16_384,
+        "truth.dimension": 768,
+        "truth.active": 32.0,
+        "truth.topics": 128,
+        "data.train_tokens": 50_000_000,
+        "data.storage": "stream",
+        "sae.width": 8192,
+        "sae.k": 32,
+        "sae.dead_after_tokens": 1_000_000,
+        "training.tokens": 50_000_000,
+        "training.batch_size": 4096,
+        "training.learning_rate": 3e-4,
+    },
+}
+"""What the known truth sets, by size: seconds, some minutes, or hours (a GPU) per seed and ensemble. An SAE has half as
+many features as there are true ones, as on real models, where nobody knows how many there are."""
 
 
 def load_settings(

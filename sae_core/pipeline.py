@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run
@@ -96,6 +96,26 @@ def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, 
     from sae_core.evaluation.evaluate import evaluate_task as evaluate_task_file
 
     evaluate_task_file(run, path, text_column=text_column, label_column=label_column, progress=progress)
+
+
+def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent) -> dict[str, Any]:
+    """Train runs on activations of known dictionaries and score them, each by itself and all together.
+
+    Args:
+        path: The folder in which they lie.
+        runs: Runs that differ in their seeds.
+        progress: Told how far it is.
+
+    Returns:
+        What `score_together` gives.
+    """
+    from sae_core.evaluation.truth_runs import score_run, score_together
+
+    for run in runs:
+        tell = partial(_tell_of, run.name, progress)
+        train(run, progress=tell)
+        score_run(run, progress=tell)
+    return score_together(path, runs)
 
 
 def run_everything(run: Run, *, progress: Progress = silent) -> None:

@@ -220,6 +220,11 @@ class Run:
         return self.activations / "dealt"
 
     @property
+    def truth(self) -> Path:
+        """Safetensors: the known dictionary, where activations are drawn from one."""
+        return self.path / "truth.safetensors"
+
+    @property
     def labels(self) -> Path:
         """SQLite: people's labels."""
         return self.path / "labels.sqlite"
@@ -289,6 +294,16 @@ def is_run(path: Path) -> bool:
 def holds_runs(path: Path) -> bool:
     """Whether ``path`` is no run folder but a folder of some."""
     return not is_run(path) and any(path.glob("*/run.json"))
+
+
+def seed_folder(path: Path, seed: int) -> Path:
+    """Where the run with one seed lies in a folder of runs that differ in their seeds."""
+    return path / f"seed_{seed:02d}"
+
+
+def evaluation_of_runs(path: Path, name: str) -> Path:
+    """JSON file of what an evaluation came to over all runs of a folder."""
+    return path / "evaluation" / f"{name}.json"
 
 
 def find_runs(path: Path) -> list[Path]:

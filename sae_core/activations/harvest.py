@@ -19,7 +19,8 @@ from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
 from sae_core.activations.dealt import deal
 from sae_core.activations.stream import StreamedActivations
 from sae_core.activations.text import Document, load_documents
-from sae_core.config import RunSettings
+from sae_core.activations.truth_run import KnownStream, known_activations, write_known
+from sae_core.config import KNOWN, RunSettings
 from sae_core.device import naming_full_memory, resolve_device
 from sae_core.errors import UserError
 from sae_core.files import read_table, replacing, write_table, write_tensors
@@ -61,6 +62,10 @@ def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> Non
     pending = [run for run in runs if not (run.is_finished("corpus") and run.is_finished("activations"))]
     if not pending:
         return
+    if pending[0].settings.model.name == KNOWN:
+        for run in pending:
+            write_known(run, progress=progress)
+        return
     # transformers takes seconds to import, and those who only read a cache do not need it.
     from sae_core.activations.language_model import LanguageModel, Place
 
@@ -92,8 +97,8 @@ def train_cache(run: Run, *, progress: Progress = silent) -> ActivationCache:
 
 def train_source(
     run: Run, *, device: str = "cpu", progress: Progress = silent
-) -> ActivationCache | StreamedActivations:
-    """The activations to train on: the cache, or the model itself with ``data.storage = "stream"``.
+) -> ActivationCache | StreamedActivations | KnownStream:
+    """The activations to train on: the cache, or what makes them with ``data.storage = "stream"``.
 
     Args:
         run: The run.
@@ -103,6 +108,8 @@ def train_source(
     Raises:
         UserError: If the cache is missing, unfinished or damaged.
     """
+    if run.settings.model.name == KNOWN and run.settings.data.storage == "stream":
+        return KnownStream(known_activations(run, "train"), run.settings.data.train_tokens)
     cache = train_cache(run, progress=progress)
     if run.settings.data.storage == "disk":
         # As it was decided when the cache was written: trainings of one run, interrupted or not, share their order.

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from sae_core.browse.token_texts import TokenTexts
+from sae_core.config import KNOWN
 from sae_core.errors import UserError
 from sae_core.files import read_table
 from sae_core.mapped import map_tensors
@@ -36,9 +37,11 @@ class Corpus:
         """Open a run's corpus.
 
         Raises:
-            UserError: If a file is missing, damaged or does not fit the others.
+            UserError: If there is none, or a file is missing, damaged or does not fit the others.
         """
         folder = run.corpus
+        if run.settings.text.source == KNOWN:
+            raise UserError(f"The activations of {run.path} come from a known dictionary; there is no text to browse.")
         arrays, _ = map_tensors(folder.tokens)
         documents = read_table(folder.documents)
         try:

@@ -35,15 +35,22 @@ def best_matches(atoms_ND: Tensor, others_MD: Tensor, *, block: int = 4096) -> t
 
 
 @torch.no_grad()
-def one_to_one(atoms_ND: Tensor, others_MD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def one_to_one(atoms_ND: Tensor, others_MD: Tensor, *, absolute: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """The one-to-one matching with the largest sum of cosines (Hungarian method).
 
     Holds N × M cosines; the time grows with the cube of the size (2,048 atoms take half a second).
+
+    Args:
+        atoms_ND: Atoms of any norm.
+        others_MD: Others.
+        absolute: Match by |cosine|, and return that.
 
     Returns:
         (rows, columns, cosine), each [min(N, M)]: atom ``rows[i]`` goes with other ``columns[i]``; rows ascend.
     """
     cosine_NM = normalize(atoms_ND.float()) @ normalize(others_MD.float()).T
+    if absolute:
+        cosine_NM.abs_()
     rows, columns = (torch.from_numpy(side) for side in linear_sum_assignment(cosine_NM.cpu().numpy(), maximize=True))
     return rows, columns, cosine_NM.cpu()[rows, columns]
 

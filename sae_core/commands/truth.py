@@ -1,0 +1,66 @@
+"""The command truth: train on activations from known dictionaries and score what is found of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_core import console, pipeline
+from sae_core.commands.common import command_line, stoppable
+from sae_core.config import KNOWN, TRUTH_SIZES, load_settings
+from sae_core.errors import UserError
+from sae_core.options import AsJson, Assignments, ConfigPath, parse_assignments
+from sae_core.run import Run, is_run, seed_folder
+
+
+def truth(
+    path: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs, one a seed.", show_default=False)],
+    size: Annotated[str, typer.Option(help=f"Where settings start from: {', '.join(TRUTH_SIZES)}.")] = "small",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, each with its own dictionary and activations.")] = 5,
+    config: ConfigPath = None,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the ensembles where the truth is known: train them on activations from known dictionaries and score them.
+
+    Called again it goes on where it was, and with more seeds it adds those that are missing.
+    """
+    runs = _open(path, size, seeds, config, assignments)
+    with stoppable(command_line("truth", path, "--seeds", seeds)), console.drawn_progress() as progress:
+        facts = pipeline.score_truth(path, runs, progress=progress)
+    if as_json:
+        console.print_json(facts)
+        return
+    from sae_core.evaluation.truth_runs import as_text
+
+    rows = [as_text(name, figures) for name, figures in facts["ensembles"].items()]
+    known = facts["truth"]
+    title = f"{known['features']} true features in {known['dimension']} dimensions, seeds {seeds}: {path}"
+    console.print_rows(rows, title=title)
+
+
+def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: list[str] | None) -> list[Run]:
+    """A run for each seed, made where there is none. What is not given is as in a begun one."""
+    if is_run(path):
+        raise UserError(f"{path} is itself a run, so the runs of several seeds cannot lie in it; choose another folder.")
+    if size not in TRUTH_SIZES:
+        raise UserError(f"--size {size} is not known; use one of {', '.join(TRUTH_SIZES)}.")
+    given = parse_assignments(assignments)
+    begun = sorted(path.glob("seed_*/run.json"))
+    if begun:
+        base = Run.open(begun[0].parent).settings
+        start = base.training.seed
+        settings = load_settings(config, given, base=base)
+        if settings.training.seed != start:
+            raise UserError(f"The runs in {path} begin with seed {start}; choose another folder for other seeds.")
+    else:
+        chosen = {**TRUTH_SIZES[size], "text.source": KNOWN, "model.name": KNOWN}
+        settings = load_settings(config, given, base=load_settings(overrides=chosen))
+        start = settings.training.seed
+    runs = []
+    for seed in range(start, start + seeds):
+        training = settings.training.model_copy(update={"seed": seed})
+        runs.append(Run.create(seed_folder(path, seed), settings.model_copy(update={"training": training})))
+    return runs

@@ -1,0 +1,61 @@
+"""Figures over several seeds: mean, interval, and the difference to another method on the same seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+CONFIDENCE = 0.95
+
+
+def mean_interval(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and 95 % interval of the mean (Student's t) of one figure, one value a seed.
+
+    Seeds on which it is undefined (None) are left out. Without two values there is no interval.
+
+    Returns:
+        ``mean``, ``low``, ``high`` (None where undefined) and the ``values`` as given.
+    """
+    known = np.array([value for value in values if value is not None], dtype=np.float64)
+    if not len(known):
+        return {"mean": None, "low": None, "high": None, "values": list(values)}
+    mean, half = float(known.mean()), math.nan
+    if len(known) > 1:
+        half = float(t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
+    known_half = math.isfinite(half)
+    return {
+        "mean": mean,
+        "low": mean - half if known_half else None,
+        "high": mean + half if known_half else None,
+        "values": list(values),
+    }
+
+
+def difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict[str, Any]:
+    """`mean_interval` of what ``values`` are above ``others``, seed by seed.
+
+    Both are of the same data and seeds, so what is hard about a seed does not blur the difference.
+    """
+    pairs = zip(values, others, strict=True)
+    return mean_interval([None if one is None or other is None else one - other for one, other in pairs])
+
+
+def over_seeds(figures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """`mean_interval` of each named figure; a dotted name reaches into nested mappings.
+
+    Args:
+        figures: The figures of each seed.
+        names: Which of them; one that a seed lacks is None there.
+    """
+    return {name: mean_interval([_reach(one, name) for one in figures]) for name in names}
+
+
+def _reach(figures: Mapping[str, Any], name: str) -> float | None:
+    value: Any = figures
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None else float(value)

@@ -1,0 +1,205 @@
+"""What ensembles find of a known dictionary, beside random dictionaries of the same sizes.
+
+Explained variance is given, but ranks nothing: SAEs have been seen to recover 9 % of the true features at 71 % of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from sae_core.activations.truth import KnownActivations, KnownDictionary
+from sae_core.ensemble import Ensemble
+from sae_core.evaluation.codes import BLOCK, Encoders
+from sae_core.evaluation.dictionary import firing_rows
+from sae_core.evaluation.pooling import random_dictionary
+from sae_core.evaluation.reconstruction import Moments, Totals, defined
+from sae_core.evaluation.truth_firing import detect_features, latent_figures
+from sae_core.evaluation.truth_matching import (
+    THRESHOLD,
+    distinct_atoms,
+    frequency_bins,
+    matched_one_to_one,
+    mean_matched,
+    nearness,
+)
+from sae_core.progress import Progress, Tick, silent
+
+COLUMNS = (
+    *("ensemble", "feature", "probability", "parent", "topic", "recovered", "cosine", "atom", "f1", "latent"),
+    *("random_cosine", "random_f1"),
+)
+SAMPLE_ROWS = 4096
+"""Activations on which random dictionaries are set up."""
+RANDOM_FIGURES = ("recall", "mcc", "precision", "f1")
+"""What is also given for random dictionaries."""
+
+
+def measure_truth(
+    ensembles: Mapping[str, Ensemble],
+    known: KnownActivations,
+    rows: int,
+    *,
+    bootstrap: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Score ensembles, each beside a twin of random atoms that encodes as it does.
+
+    Figures of an ensemble: ``recall`` (share of the true features that get an atom of their own at |cos| ≥ 0.9),
+    ``mcc``, ``precision`` (share of the atoms left after de-duplication that are true features at |cos| ≥ 0.9),
+    ``precision_alive`` (of those of them that fire at all), ``f1`` (mean over the true features that fire, with the
+    best latent of each), ``uniqueness`` (different nearest features over atoms), ``latents`` (the means over latents),
+    all but the last two also by frequency or beside ``random`` dictionaries, explained variance, L0 and dead features.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``.
+        known: The activations for evaluation.
+        rows: How many of them are used.
+        bootstrap: Bootstrap samples behind the interval of the explained variance.
+        seed: Seed of the bootstrap and of random atoms.
+        device: Where to encode.
+        progress: Told about activations, then about dictionaries.
+
+    Returns:
+        (content of evaluation/truth.json, the table with `COLUMNS`, one row per ensemble and true feature).
+    """
+    sample_BD = known.read(0, min(rows, SAMPLE_ROWS)).to(device)
+    twins = {name: random_twin(ensemble, sample_BD, seed=seed) for name, ensemble in ensembles.items()}
+    everything = {**ensembles, **{_twin(name): twin for name, twin in twins.items()}}
+    firing, truth_TF, totals = _encode(everything, known, rows, device, progress)
+    figures, tables = {}, []
+    for done, name in enumerate(ensembles):
+        progress(Tick("score dictionaries", done, len(ensembles), "ensembles"))
+        own, table = _score(ensembles[name], known.dictionary, truth_TF, firing.pop(name))
+        floor, floor_table = _score(twins[name], known.dictionary, truth_TF, firing.pop(_twin(name)))
+        reconstruction = totals[name].figures(bootstrap=bootstrap, seed=seed)
+        figures[name] = {
+            **{key: reconstruction[key] for key in ("members", "features", "l0", "explained_variance")},
+            **{key: reconstruction[key] for key in ("explained_variance_interval", "dead", "dead_fraction")},
+            **own,
+            "random": {key: floor[key] for key in RANDOM_FIGURES},
+        }
+        tables.append(
+            table.assign(ensemble=name, random_cosine=floor_table["cosine"], random_f1=floor_table["f1"])
+        )
+    progress(Tick("score dictionaries", len(ensembles), len(ensembles), "ensembles"))
+    facts = {"threshold": THRESHOLD, "rows": rows, "seed": seed, "truth": _truth_facts(known.dictionary, truth_TF)}
+    return {**facts, "ensembles": figures}, pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+@torch.no_grad()
+def random_twin(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> Ensemble:
+    """An ensemble of random dictionaries in the place of its members (`random_dictionary`), wired and weighted alike."""
+    members, input_BD = [], sample_BD
+    for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
+        # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
+        twin = random_dictionary(member, input_BD, seed=2**31 * (seed + 1) + number)
+        members.append(twin)
+        if ensemble.wiring == "residual":
+            input_BD = input_BD - weight * twin(input_BD)
+    return Ensemble(members, wiring=ensemble.wiring, weights=ensemble.weights, method="random").eval()
+
+
+def _twin(name: str) -> str:
+    return f"random {name}"
+
+
+@torch.no_grad()
+def _encode(
+    ensembles: Mapping[str, Ensemble], known: KnownActivations, rows: int, device: str, progress: Progress
+) -> tuple[dict[str, sparse.csr_array], sparse.csr_array, dict[str, Totals]]:
+    """(where each ensemble's latents fire, where true features do, what is left unexplained), in one pass."""
+    encoders = Encoders(ensembles)
+    moments = Moments(rows, known.dictionary.d_in)
+    totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
+    firing: dict[str, list[sparse.csr_array]] = {name: [] for name in ensembles}
+    truth = []
+    for start in range(0, rows, BLOCK):
+        stop = min(start + BLOCK, rows)
+        batch = known.batch(start, stop)
+        truth.append(batch.coefs_BF != 0)
+        acts_BD = batch.acts_BD.to(device)
+        moments.add(start, acts_BD)
+        for name, codes in encoders.codes(acts_BD, decode=True):
+            members = list(codes)
+            totals[name].add(start, acts_BD, members)
+            firing[name].append(firing_rows(ensembles[name], members, stop - start))
+        progress(Tick("encode known activations", stop, rows))
+    stacked = {name: sparse.csr_array(sparse.vstack(blocks, format="csr")) for name, blocks in firing.items()}
+    return stacked, sparse.csr_array(sparse.vstack(truth, format="csr")), totals
+
+
+def _score(
+    ensemble: Ensemble, dictionary: KnownDictionary, truth_TF: sparse.csr_array, latents_TM: sparse.csr_array
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The figures of one ensemble, and its table."""
+    atoms_MD = ensemble.dictionary.detach()
+    near = nearness(dictionary.atoms_FD.to(atoms_MD.device), atoms_MD)
+    recovered_F = matched_one_to_one(near.near_FM)
+    distinct = distinct_atoms(atoms_MD)
+    true_K = near.cosine_M[distinct] >= THRESHOLD
+    alive_K = np.bincount(latents_TM.indices, minlength=latents_TM.shape[1])[distinct] > 0
+    detection = detect_features(truth_TF, latents_TM)
+    figures = {
+        "recall": float(recovered_F.mean()),
+        "mcc": mean_matched(dictionary.atoms_FD.to(atoms_MD.device), atoms_MD),
+        "precision": float(true_K.mean()),
+        "precision_alive": defined(_mean(true_K[alive_K])),
+        "deduplicated": len(distinct),
+        "f1": defined(_mean(detection.f1_F)),
+        "uniqueness": len(np.unique(near.feature_M)) / len(near.feature_M),
+        "latents": latent_figures(truth_TF, latents_TM, near.feature_M),
+        "by_frequency": [
+            {
+                "from": low,
+                "to": high,
+                "features": int(members_F.sum()),
+                "recall": float(recovered_F[members_F].mean()),
+                "cosine": float(near.cosine_F[members_F].mean()),
+                "f1": defined(_mean(detection.f1_F[members_F])),
+            }
+            for low, high, members_F in frequency_bins(dictionary.probability_F)
+        ],
+    }
+    table = pd.DataFrame(
+        {
+            "feature": np.arange(dictionary.features),
+            "probability": dictionary.probability_F,
+            "parent": dictionary.parent_F,
+            "topic": dictionary.topic_F,
+            "recovered": recovered_F,
+            "cosine": near.cosine_F,
+            "atom": near.atom_F,
+            "f1": detection.f1_F,
+            "latent": detection.latent_F,
+        }
+    )
+    return figures, table
+
+
+def _mean(values: Any) -> float:
+    """The mean of what is not NaN; NaN if there is nothing."""
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _truth_facts(dictionary: KnownDictionary, truth_TF: sparse.csr_array) -> dict[str, Any]:
+    """What the true dictionary is like, as drawn."""
+    fires_F = np.bincount(truth_TF.indices, minlength=dictionary.features)
+    return {
+        "features": dictionary.features,
+        "dimension": dictionary.d_in,
+        "l0": truth_TF.nnz / truth_TF.shape[0],
+        "never_fired": int((fires_F == 0).sum()),
+        "children": int((dictionary.parent_F >= 0).sum()),
+        "noise_share": defined(dictionary.noise**2 * dictionary.d_in / dictionary.energy),
+    }
