@@ -205,9 +205,7 @@ def load_dictionary(path: Path) -> KnownDictionary:
     topics, spread, noise = tensors.pop("scalars").tolist()
     atoms_FD, bias_D = tensors.pop("atoms_FD"), tensors.pop("bias_D")
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    return KnownDictionary(
-        atoms_FD=atoms_FD, bias_D=bias_D, topics=int(topics), spread=spread, noise=noise, **arrays
-    )
+    return KnownDictionary(atoms_FD=atoms_FD, bias_D=bias_D, topics=int(topics), spread=spread, noise=noise, **arrays)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,9 @@ def truth(
 def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: list[str] | None) -> list[Run]:
     """A run for each seed, made where there is none. What is not given is as in a begun one."""
     if is_run(path):
-        raise UserError(f"{path} is itself a run, so the runs of several seeds cannot lie in it; choose another folder.")
+        raise UserError(
+            f"{path} is itself a run, so the runs of several seeds cannot lie in it; choose another folder."
+        )
     if size not in TRUTH_SIZES:
         raise UserError(f"--size {size} is not known; use one of {', '.join(TRUTH_SIZES)}.")
     given = parse_assignments(assignments)

@@ -37,6 +37,8 @@ COLUMNS = (
 )
 SAMPLE_ROWS = 4096
 """Activations on which random dictionaries are set up."""
+_RANDOM = 7
+"""Sets the seeds of random dictionaries apart from all others."""
 RANDOM_FIGURES = ("recall", "mcc", "precision", "f1")
 """What is also given for random dictionaries."""
 
@@ -87,9 +89,7 @@ def measure_truth(
             **own,
             "random": {key: floor[key] for key in RANDOM_FIGURES},
         }
-        tables.append(
-            table.assign(ensemble=name, random_cosine=floor_table["cosine"], random_f1=floor_table["f1"])
-        )
+        tables.append(table.assign(ensemble=name, random_cosine=floor_table["cosine"], random_f1=floor_table["f1"]))
     progress(Tick("score dictionaries", len(ensembles), len(ensembles), "ensembles"))
     facts = {"threshold": THRESHOLD, "rows": rows, "seed": seed, "truth": _truth_facts(known.dictionary, truth_TF)}
     return {**facts, "ensembles": figures}, pd.concat(tables, ignore_index=True)[list(COLUMNS)]
@@ -100,8 +100,10 @@ def random_twin(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> Ense
     """An ensemble of random dictionaries in the place of its members (`random_dictionary`), wired and weighted alike."""
     members, input_BD = [], sample_BD
     for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
-        # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
-        twin = random_dictionary(member, input_BD, seed=2**31 * (seed + 1) + number)
+        # Not the seeds that members are initialised with: TopK members start as random dictionaries. Hashed to 32
+        # bits, of which alone torch's generator makes use.
+        own_seed = np.random.SeedSequence([_RANDOM, seed, number]).generate_state(1)[0]
+        twin = random_dictionary(member, input_BD, seed=int(own_seed))
         members.append(twin)
         if ensemble.wiring == "residual":
             input_BD = input_BD - weight * twin(input_BD)
