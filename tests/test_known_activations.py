@@ -231,7 +231,7 @@ def test_a_stream_draws_the_rows_of_the_cache_and_keeps_none(tmp_path: Path) -> 
         assert torch.equal(found[found[:, 0].argsort()], rows[:4096][rows[:4096][:, 0].argsort()])
     later = next(source.batches(batch_size=1024, seed=0, first_step=2))
     assert torch.equal(later, passes[0][2])
-    with pytest.raises(UserError, match="data.train_tokens is 5000"):
+    with pytest.raises(UserError, match=r"data\.train_tokens is 5000"):
         next(source.batches(batch_size=6000, seed=0))
     pipeline.train(run)
     assert pipeline.is_trained(run)

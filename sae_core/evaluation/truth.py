@@ -97,7 +97,7 @@ def measure_truth(
 
 @torch.no_grad()
 def random_twin(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> Ensemble:
-    """An ensemble of random dictionaries in the place of its members (`random_dictionary`), wired and weighted alike."""
+    """An ensemble with random dictionaries for members (see `random_dictionary`), wired and weighted alike."""
     members, input_BD = [], sample_BD
     for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
         # Not the seeds that members are initialised with: TopK members start as random dictionaries. Hashed to 32
