@@ -142,6 +142,26 @@ class Run:
         A run in which nothing is finished takes the new settings: whoever mistyped a model's name may correct it.
 
         Raises:
+            UserError: As `begun`.
+        """
+        if run := cls.begun(path, settings):
+            return run
+        run = cls(path, settings)
+        manifest = {
+            "format": FORMAT,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "settings": settings.model_dump(mode="json"),
+            "versions": _versions(),
+            "finished": {},
+        }
+        write_json(run.manifest_path, manifest)
+        return run
+
+    @classmethod
+    def begun(cls, path: Path, settings: RunSettings) -> Run | None:
+        """The run with these settings that is there, or nothing if `create` would make it. Nothing is written.
+
+        Raises:
             UserError: If the folder holds something else or a run with other settings.
         """
         if is_run(path):
@@ -156,16 +176,7 @@ class Run:
                 )
         elif path.is_dir() and any(path.iterdir()):
             raise UserError(f"{path} is not empty and holds no run.json; choose a new or an empty folder.")
-        run = cls(path, settings)
-        manifest = {
-            "format": FORMAT,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "settings": settings.model_dump(mode="json"),
-            "versions": _versions(),
-            "finished": {},
-        }
-        write_json(run.manifest_path, manifest)
-        return run
+        return None
 
     @classmethod
     def open(cls, path: Path) -> Run:

@@ -159,10 +159,20 @@ def test_layers_that_make_no_sense_are_refused(tmp_path: Path, corpus: Path) -> 
         "--layers 1,x is not of the form": [tmp_path / "new", "--layers", "1,x"],
         "Both --layers and model.layer are given": [tmp_path / "new", "--layers", "1,2", "--layer", "1"],
         "Setting model.layer in the command line is not usable": [tmp_path / "new", "--layers", "-1,2"],
+        "Setting model.layer in the command line is not usable: ": [tmp_path / "new", "--layers", "2,-1"],
         "Setting model.site in the command line is not usable": [tmp_path / "new", "--sites", "mpl"],
+        "Setting model.site in the command line is not usable: ": [tmp_path / "new", "--sites", "mlp,mpl"],
+        "must be 0 to 2, not 3": [tmp_path / "new", "--layers", "0,3,1", "--model", model, "--text", corpus],
+        "must be 0 to 11, not 12": [tmp_path / "new", "--layers", "12,2", "--model", "gpt2", "--text", corpus],
+        "'./nowhere' is neither a folder nor a hub id": [tmp_path / "new", "--layers", "0", "--model", "./nowhere"],
     }.items():
         refused(call("train", *arguments), expected)
     assert not (tmp_path / "new").exists()
+    taken = tmp_path / "taken"
+    (taken / "layer_01").mkdir(parents=True)
+    (taken / "layer_01" / "thesis.txt").write_text("years of work")
+    refused(call("train", taken, "--layers", "0,1", "--model", model, "--text", corpus), "layer_01 is not empty")
+    assert [path.name for path in taken.iterdir()] == ["layer_01"]
 
 
 def _toml(settings: RunSettings) -> str:

@@ -14,6 +14,7 @@ from sae_core.commands.common import (
     facts_by_run,
     open_or_create,
     print_by_run,
+    settings_for,
     started_together,
     stoppable,
 )
@@ -69,10 +70,21 @@ def _open(path: Path, chosen: Chosen, layers: str | None, sites: str | None, pro
             raise UserError("Several processes train one run; train the runs of several layers one after another.")
         return [_open_together(path, chosen, processes)]
     if layers or sites:
-        return [open_or_create(folder, own) for folder, own in choose_places(path, chosen, layers, sites).items()]
+        return _open_places(choose_places(path, chosen, layers, sites))
     if chosen.config is None and not chosen.overrides and holds_runs(path):
         return [Run.open(found) for found in find_runs(path)]
     return [open_or_create(path, chosen)]
+
+
+def _open_places(places: dict[Path, Chosen]) -> list[Run]:
+    """The runs of several places, all or none: what is wrong with one is said before another one is made."""
+    wanted = {folder: settings_for(folder, own) for folder, own in places.items()}
+    new = [settings.model for folder, settings in wanted.items() if not Run.begun(folder, settings)]
+    if new:
+        from sae_core.activations.shapes import find_shape
+
+        find_shape(max(new, key=lambda model: model.layer))  # refuses a layer that the model does not have
+    return [Run.create(folder, settings) for folder, settings in wanted.items()]
 
 
 def _open_together(path: Path, chosen: Chosen, processes: Processes) -> Run:
