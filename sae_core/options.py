@@ -21,6 +21,15 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set any setting by its dotted name, e.g. sae.k=32; repeatable."),
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="Comma-separated: train a run for each of these layers, in a folder of its own inside the run folder. The "
+        "model reads the text once for all.",
+    ),
+]
+Sites = Annotated[str | None, typer.Option(metavar="SITE,…", help="The same for several sites of each layer.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
 
 SETTINGS = {

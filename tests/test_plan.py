@@ -20,10 +20,11 @@ from sae_core.config import METHODS, ModelSettings, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json
 from sae_core.planning.calibration import calibrate
+from sae_core.planning.later_stages import stages_of_looking
 from sae_core.planning.machines import MACHINES, Machine, find_machine
 from sae_core.planning.plan import make_plan
-from sae_core.planning.rates import Rates, needed_steps
-from sae_core.planning.stages import Work, cache_bytes
+from sae_core.planning.rates import Group, Rates, needed_steps
+from sae_core.planning.stages import Stage, Work, cache_bytes
 from sae_core.planning.train_stages import stages_of_training
 from sae_core.run import Run
 from sae_core.sae import ARCHITECTURES, make_sae
@@ -189,21 +190,27 @@ def test_residuals_are_kept_where_training_keeps_them(tmp_path: Path, rows: int,
     assert kept_residuals(settings, rows=rows, steps=plan.steps, batch=plan.batch_size, free=None) == decided
 
 
-def rates_of_one(settings: RunSettings) -> Rates:
+def rates_of_one(settings: RunSettings, processes: int = 1) -> Rates:
     """A second for every step and a thousandth for everything else."""
     widths = {settings.sae.width, settings.sae.width * settings.training.members}
     small = dict.fromkeys(widths, 1e-3)
-    steps = dict.fromkeys(needed_steps(settings), 1.0)
+    steps = dict.fromkeys(needed_steps(settings, processes), 1.0)
     return Rates(steps, small, small, 1e-3, 0.0, 1.0, 0.0, 0.0, 0.0, tokens_per_text=10, fast=True)
 
 
-def seconds_of(shape: ModelShape, **overrides: Any) -> dict[str, float]:
-    """Planned seconds of the stages of training, without the time that checkpoints take."""
+def planned_stages(shape: ModelShape, *, processes: int = 1, places: int = 1, **overrides: Any) -> dict[str, Stage]:
+    """Planned stages, without the time that checkpoints take."""
     given = {name.replace("__", "."): value for name, value in overrides.items()}
     base = {"data.train_tokens": 1000, "data.index_tokens": 100, "data.evaluation_tokens": 100}
     settings = load_settings(overrides=base | {"training.tokens": 5000, "training.batch_size": 50} | given)
-    work = Work(settings, shape, Machine("one", gpu=False, disk=10**12), rates_of_one(settings))
-    return {stage.name: stage.seconds for stage in stages_of_training(work)}
+    rates = rates_of_one(settings, processes)
+    work = Work(settings, shape, Machine("one", gpu=False, disk=10**12), rates, processes, places)
+    return {stage.name: stage for stage in [*stages_of_training(work), *stages_of_looking(work)]}
+
+
+def seconds_of(shape: ModelShape, **options: Any) -> dict[str, float]:
+    """Planned seconds of the stages of training."""
+    return {name: stage.seconds for name, stage in planned_stages(shape, **options).items() if stage.part == "train"}
 
 
 def test_seconds_are_counted_work_times_rates() -> None:
@@ -275,8 +282,8 @@ def test_plan_of_eight_members_on_pythia_has_the_magnitudes_counted_by_hand(
 def test_totals_add_up_and_gemma_is_planned_without_the_hub(tmp_path: Path) -> None:
     plan = planned(tmp_path / "run", *GEMMA, "--machine", "a100 40gb", "--set", "data.storage=stream")
     assert set(plan) == {
-        *("machine", "measured", "model", "training", "stages", "totals", "fits", "remedies", "remarks"),
-        "not_counted",
+        *("machine", "measured", "processes", "runs", "model", "training", "stages", "totals", "fits", "remedies"),
+        *("remarks", "help_for_dead", "not_counted"),
     }
     stages = plan["stages"]
     for name, part in (("train", [s for s in stages if s["part"] == "train"]), ("all", stages)):
@@ -342,7 +349,7 @@ def test_a_calibration_measures_everything_and_leaves_nothing(
     shape = find_shape(settings.model)
     rates = calibrate(settings, shape, device="cpu", folder=tmp_path / "run", seconds=0.5)
     assert rates.measured
-    assert set(rates.step) == {(2, 300), (1, 300), (1, 600)}
+    assert set(rates.step) == {Group(2, 300), Group(1, 300), Group(1, 600)}
     assert set(rates.run) == set(rates.index) == {300, 600}
     each = [*rates.step.values(), *rates.run.values(), *rates.index.values()]
     each += [rates.forward, rates.store, rates.gather, rates.flop, rates.assign]

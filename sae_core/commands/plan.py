@@ -9,7 +9,8 @@ import typer
 
 from sae_core import console
 from sae_core.commands.common import settings_for
-from sae_core.options import AsJson, Chosen, takes_settings
+from sae_core.errors import UserError
+from sae_core.options import AsJson, Chosen, Layers, Sites, choose_places, takes_settings
 from sae_core.planning.machines import FOUND, MACHINES
 
 
@@ -20,14 +21,27 @@ def plan(
     machine: Annotated[
         str, typer.Option(help=f"found (this machine, measured for some seconds) or a name: {', '.join(MACHINES)}.")
     ] = FOUND,
+    layers: Layers = None,
+    sites: Sites = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that torchrun will start, each with such a machine or GPU for itself.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Say what train, index and evaluate would take: time, memory, disk and arithmetic. Takes the options of train."""
     from sae_core.planning import report
     from sae_core.planning.plan import make_plan
 
+    settings = [settings_for(run, chosen)]
+    if layers or sites:
+        if processes > 1:
+            raise UserError("Several processes train one run; plan for one layer and site, or leave --processes out.")
+        settings = [settings_for(folder, own) for folder, own in choose_places(run, chosen, layers, sites).items()]
+    last = max(settings, key=lambda each: each.model.layer)
     with console.drawn_progress() as progress:
-        made = make_plan(settings_for(run, chosen), machine=machine, folder=run, progress=progress)
+        made = make_plan(
+            last, machine=machine, folder=run, processes=processes, places=len(settings), progress=progress
+        )
     if as_json:
         console.print_json(made.as_json())
         return

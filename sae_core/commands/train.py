@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from sae_core import console, launch, pipeline
 from sae_core.commands.common import (
@@ -19,21 +17,11 @@ from sae_core.commands.common import (
     stoppable,
 )
 from sae_core.errors import UserError
-from sae_core.options import AsJson, Chosen, choose_places, takes_settings
+from sae_core.options import AsJson, Chosen, Layers, Sites, choose_places, takes_settings
 from sae_core.run import Run, find_runs, holds_runs
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes
-
-Layers = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N,N,…",
-        help="Comma-separated: train a run for each of these layers, in a folder of its own inside the run folder. The "
-        "model reads the text once for all.",
-    ),
-]
-Sites = Annotated[str | None, typer.Option(metavar="SITE,…", help="The same for several sites of each layer.")]
 
 
 @takes_settings

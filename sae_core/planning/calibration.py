@@ -20,7 +20,7 @@ from sae_core.evaluation.similarity import one_to_one
 from sae_core.host_memory import free_host_memory
 from sae_core.planning.machines import existing_parent, resident_memory
 from sae_core.planning.model_speed import measure_text
-from sae_core.planning.rates import ASSIGN_POWER, Member, Rates, needed_steps
+from sae_core.planning.rates import ASSIGN_POWER, Group, Rates, needed_steps
 from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
 from sae_core.training.kernels import use_fast
@@ -50,6 +50,7 @@ def calibrate(
     device: str,
     folder: Path,
     seconds: float = SECONDS,
+    processes: int = 1,
     progress: Progress = silent,
 ) -> Rates:
     """Measure this machine on what the settings ask for.
@@ -63,6 +64,7 @@ def calibrate(
         device: Where it would be trained.
         folder: The run folder; it need not be there.
         seconds: What the measurements may take, about.
+        processes: Those that will train together, each on a machine like this one.
         progress: Told the seconds spent.
 
     Raises:
@@ -70,7 +72,7 @@ def calibrate(
         OSError: If nothing can be written beside the run.
     """
     with tempfile.TemporaryDirectory(prefix=".plan-", dir=existing_parent(folder.parent)) as temporary:
-        return _Calibration(settings, shape, device, Path(temporary), seconds, progress).rates()
+        return _Calibration(settings, shape, device, Path(temporary), seconds, processes, progress).rates()
 
 
 class _Calibration:
@@ -83,10 +85,12 @@ class _Calibration:
         device: str,
         folder: Path,
         seconds: float,
+        processes: int,
         progress: Progress,
     ) -> None:
         self.settings, self.shape, self.device, self.folder = settings, shape, torch.device(device), folder
         self._seconds, self._progress, self._began = seconds, progress, time.perf_counter()
+        self._processes = processes
         self.batch = min(settings.training.batch_size, settings.data.train_tokens)
         self.remarks = _busy()
 
@@ -106,17 +110,17 @@ class _Calibration:
         flop = self._flop()
         narrow = self._with_width(max(_NARROWEST, 2 * self.settings.sae.k))
         zero_D, width = torch.zeros(self.shape.d_model), narrow.sae.width
-        trainer = make_trainer(narrow, zero_D, self._plan(1), member=None, width=width)
+        trainer = make_trainer(narrow, zero_D, self._plan(1, self.batch), member=None, width=width)
         fast = use_fast(self.settings.training.kernels, trainer.sae)
         if fast:  # compiles
             trainer.step(torch.randn(_BLOCK, self.shape.d_model))
         libraries = text.libraries or resident_memory()
-        groups, steps = needed_steps(self.settings), {}
+        groups, steps = needed_steps(self.settings, self._processes), {}
         seconds = max(_LEAST * self._seconds, _STEPS * self._left() / len(groups))
         for group in groups:
-            self._tell(f"training, {group[0]} × {group[1]:,} features")
+            self._tell(f"training, {group.members} × {group.width:,} features")
             steps[group] = self._step(group, cache, flop, seconds)
-        widths = sorted({width for _, width in groups} | {self.settings.sae.width})
+        widths = sorted({group.width for group in groups} | {self.settings.sae.width})
         self._tell("encoding and indexing")
         runs, index = {}, {}
         for number, width in enumerate(widths):
@@ -162,38 +166,46 @@ class _Calibration:
         left, right = (torch.randn(1024, 1024, device=self.device) for _ in range(2))
         return self._repeated(lambda: torch.mm(left, right), 0.3) / (2 * 1024**3)
 
-    def _plan(self, steps: int) -> Plan:
-        return Plan("a trial", steps, self.batch, 1, self.settings.training.seed, self.device)
+    def _plan(self, steps: int, batch: int) -> Plan:
+        return Plan("a trial", steps, batch, 1, self.settings.training.seed, self.device)
 
-    def _step(self, group: Member, cache: ActivationCache, flop: float, seconds: float) -> float:
+    def _batch(self, group: Group) -> int:
+        """Rows of a batch that a process has."""
+        return -(-self.batch // self._processes) if group.split else self.batch
+
+    def _step(self, group: Group, cache: ActivationCache, flop: float, seconds: float) -> float:
         """Seconds of one step of members side by side; one of them times their number where all are too many."""
-        members, width = group
-        if members > 1 and self._largest(width, flop, members * self.batch, seconds / 5, members) < width:
-            return members * self._step((1, width), cache, flop, seconds)
+        members, rows = group.members, group.members * self._batch(group)
+        if members > 1 and self._largest(group.width, flop, rows, seconds / 5, members) < group.width:
+            return members * self._step(group._replace(members=1), cache, flop, seconds)
         return self._at_width(
-            width,
+            group.width,
             flop,
-            members * self.batch,
-            lambda features: self._trial(members, features, cache, seconds),
+            rows,
+            lambda features: self._trial(group._replace(width=features), cache, seconds),
             seconds=seconds / 5,
             members=members,
         )
 
-    def _trial(self, members: int, width: int, cache: ActivationCache, seconds: float) -> float:
+    def _trial(self, group: Group, cache: ActivationCache, seconds: float) -> float:
         """Seconds of one step of the real stage, after two that are not counted."""
-        settings, zero_D = self._with_width(width), torch.zeros(self.shape.d_model)
-        plan = self._plan(10_000)
-        numbers = range(members) if members > 1 else (None,)
-        trainers = [make_trainer(settings, zero_D, plan, member=number, width=width) for number in numbers]
+        settings, batch = self._with_width(group.width, k=group.k), self._batch(group)
+        if group.split:
+            plain = settings.training.model_copy(update={"kernels": "plain"})
+            settings = settings.model_copy(update={"training": plain})
+        plan, zero_D = self._plan(10_000, batch), torch.zeros(self.shape.d_model)
+        numbers = range(group.members) if group.members > 1 else (None,)
+        trainers = [make_trainer(settings, zero_D, plan, member=number, width=group.width) for number in numbers]
         target, checkpoint = Target.activations(cache), self.folder / "checkpoint.safetensors"
-        warm = train_stage(trainers, target, self._plan(2), checkpoint=checkpoint)
+        warm = train_stage(trainers, target, self._plan(2, batch), checkpoint=checkpoint)
         steps = max(1, min(100, int(seconds / max(1e-6, float(warm["seconds"].max()) / 2))))
-        curves = train_stage(trainers, target, self._plan(steps), checkpoint=checkpoint)
+        curves = train_stage(trainers, target, self._plan(steps, batch), checkpoint=checkpoint)
         return float(curves["seconds"].max()) / steps
 
-    def _with_width(self, width: int) -> RunSettings:
-        sae = self.settings.sae
-        return self.settings.model_copy(update={"sae": sae.model_copy(update={"width": max(width, sae.k)})})
+    def _with_width(self, width: int, *, k: int | None = None) -> RunSettings:
+        k = k or self.settings.sae.k
+        sae = self.settings.sae.model_copy(update={"width": max(width, k), "k": k})
+        return self.settings.model_copy(update={"sae": sae})
 
     def _run(self, cache: ActivationCache, seconds: float) -> Callable[[int], float]:
         def measure(width: int) -> float:

@@ -16,13 +16,15 @@ POOLED = 128
 
 def stages_of_looking(work: Work) -> list[Stage]:
     """Everything that the commands index and evaluate do, in order."""
-    return [_index(work), _match(work), _lens(work), _map(work), _evaluate(work)]
+    stages = (_index(work), _match(work), _lens(work), _map(work), _evaluate(work))
+    return [work.for_all_places(stage) for stage in stages]
 
 
 def _index(work: Work) -> Stage:
     rates, tokens = work.rates, work.indexed
     ensembles = work.ensembles()
-    seconds = sum(tokens * rates.index[member.width] for members in ensembles for member in members)
+    # Each process encodes and sorts its part of the tokens.
+    seconds = sum(tokens * rates.index[member.width] for members in ensembles for member in members) / work.processes
     entries = [sum(min(member.k, member.width) for member in members) * tokens for members in ensembles]
     features = [sum(member.width for member in members) for members in ensembles]
     largest = max(sum(FLOAT * member.parameters for member in members) for members in ensembles)
@@ -34,7 +36,7 @@ def _index(work: Work) -> Stage:
         memory=rates.libraries + largest + 6 * 10**8,
         mapped=cache_bytes(tokens, work.shape.d_model, work.settings.data.dtype, shards=1),
         disk=sum(8 * (count + 1) for count in features) + ENTRY_BYTES * sum(entries),
-        temporary=ENTRY_BYTES * max(entries),
+        temporary=ENTRY_BYTES * max(entries) * (1 if work.processes == 1 else 2),  # runs, and shards of all processes
     )
 
 

@@ -14,16 +14,16 @@ from sae_core.planning.later_stages import stages_of_looking
 from sae_core.planning.machines import FOUND, find_machine, this_machine
 from sae_core.planning.rates import named_rates
 from sae_core.planning.stages import Stage, Work
-from sae_core.planning.train_stages import stages_of_training
+from sae_core.planning.train_stages import help_flops, stages_of_training
 from sae_core.progress import Progress, silent
 from sae_core.training.work import residual_bytes
 
 NOT_COUNTED = (
     "downloads, and reading an activation cache that is larger than the free memory from the disk in every pass",
-    "help for dead features (AuxK), which makes a step longer the more of them there are",
-    "further layers and sites, and the gain of several processes",
     "fitting concept detectors, and the time in which the libraries are imported and compiled",
 )
+DEAD = 0.1
+"""Share of dead features for which the cost of helping them is given; how many there will be shows only later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,33 @@ class RunPlan:
         return Total.of(self.stages)
 
     @property
+    def help_for_dead(self) -> dict[str, float] | None:
+        """What helping dead features (AuxK) would add if `DEAD` of them were dead all the time; None if there is none.
+
+        Seconds are those of its products; they come on top of the totals.
+        """
+        flops = help_flops(self.work, share=DEAD)
+        seconds = flops * self.work.rates.flop / self.work.processes
+        return {"dead": DEAD, "flops": flops, "seconds": seconds} if flops else None
+
+    @property
+    def not_counted(self) -> list[str]:
+        """What the figures leave out."""
+        work, training = self.work, self.work.settings.training
+        found = list(NOT_COUNTED)
+        if self.help_for_dead:
+            found.append("help for dead features (AuxK), of which there may be more or fewer than a tenth")
+        if work.processes > 1:
+            found.append("what processes send each other and wait for, and merging the parts of the index")
+        if training.member_k:
+            found.append("what other k do to indexing and to running finished stages")
+        if work.places > 1 and work.streamed:
+            found.append("that lower layers are reached sooner when the model is run again in every pass")
+        if work.settings.sae.architecture in ("relu", "jumprelu"):
+            found.append("how many features will be active, which a penalty decides; sae.k stands in for it")
+        return found
+
+    @property
     def fits(self) -> dict[str, bool | None]:
         """Whether it fits in memory, in a GPU's memory and on the disk; None where a size is unknown."""
         machine, whole = self.work.machine, self.whole
@@ -109,7 +136,9 @@ class RunPlan:
                 found.append("--set training.residuals=recomputed keeps no residuals")
             found.append("a smaller data.index_tokens makes a smaller index")
         if fits["memory"] is False or fits["gpu_memory"] is False:
-            found.append("torchrun, which spreads members over several GPUs or machines")
+            found.append(
+                "torchrun on more GPUs or machines, over which members are spread (--processes plans for them)"
+            )
             found.append("a smaller --width, or a smaller training.batch_size")
             if "expanded" in settings.training.methods:
                 found.append("--methods without expanded, which is as wide as all members together")
@@ -121,6 +150,8 @@ class RunPlan:
         return {
             "machine": asdict(work.machine),
             "measured": work.rates.measured,
+            "processes": work.processes,
+            "runs": work.places,
             "model": {"name": work.settings.model.name, **asdict(work.shape)},
             "training": {
                 "tokens": work.trained_tokens,
@@ -132,18 +163,29 @@ class RunPlan:
             "totals": {"train": asdict(self.training), "all": asdict(self.whole)},
             "fits": self.fits,
             "remedies": self.remedies,
+            "help_for_dead": self.help_for_dead,
             "remarks": list(work.rates.remarks),
-            "not_counted": list(NOT_COUNTED),
+            "not_counted": self.not_counted,
         }
 
 
-def make_plan(settings: RunSettings, *, machine: str, folder: Path, progress: Progress = silent) -> RunPlan:
+def make_plan(
+    settings: RunSettings,
+    *,
+    machine: str,
+    folder: Path,
+    processes: int = 1,
+    places: int = 1,
+    progress: Progress = silent,
+) -> RunPlan:
     """Plan a run. Nothing is left on disk, no model is downloaded.
 
     Args:
         settings: The settings.
         machine: A name of `MACHINES`, or `FOUND` for the machine at hand, which is measured for some seconds.
         folder: The run folder; it need not be there.
+        processes: Those that train and index together, each on such a machine.
+        places: Layers and sites for each of which there will be a run; the settings are those of the last layer.
         progress: Told the seconds that were spent on measuring.
 
     Raises:
@@ -152,13 +194,14 @@ def make_plan(settings: RunSettings, *, machine: str, folder: Path, progress: Pr
     named = None if machine == FOUND else find_machine(machine)
     shape = find_shape(settings.model)
     if named is not None:
-        return _planned(Work(settings, shape, named, named_rates(named, settings, shape)))
+        named_speed = named_rates(named, settings, shape, processes=processes)
+        return _planned(Work(settings, shape, named, named_speed, processes, places))
     device = resolve_device(settings.training.device)
     found = this_machine(device, folder)
     from sae_core.planning.calibration import calibrate  # imports all that will run
 
-    rates = calibrate(settings, shape, device=device, folder=folder, progress=progress)
-    return _planned(Work(settings, shape, found, rates))
+    rates = calibrate(settings, shape, device=device, folder=folder, processes=processes, progress=progress)
+    return _planned(Work(settings, shape, found, rates, processes, places))
 
 
 def _planned(work: Work) -> RunPlan:

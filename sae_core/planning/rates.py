@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sae_core.activations.shapes import ModelShape
-from sae_core.config import RunSettings
+from sae_core.config import Method, RunSettings
 from sae_core.planning.machines import Machine
 from sae_core.training.work import FLOAT, SAEShape
 
@@ -27,8 +28,21 @@ STATE_PASSES = 12
 ASSIGN, ASSIGN_POWER = 0.5, 2.5
 """Seconds to match 2,048 features one to one, and how they grow: between the square and the cube of the number."""
 
-Member = tuple[int, int]
-"""(members side by side, features of each)."""
+
+class Group(NamedTuple):
+    """What one process trains side by side.
+
+    Attributes:
+        members: How many members.
+        width: Features of each.
+        k: k of the one member, if it is another than ``sae.k``.
+        split: Whether the process has a part of every batch, and so takes the plain kernels.
+    """
+
+    members: int
+    width: int
+    k: int | None = None
+    split: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,7 @@ class Rates:
     """Seconds of each unit of work.
 
     Attributes:
-        step: Of one training step of members side by side.
+        step: Of one training step of a group of members.
         run: Of one activation through a finished SAE of so many features.
         index: Of one activation's codes of such an SAE, found and sorted.
         forward: Of one token through the model up to the layer.
@@ -54,7 +68,7 @@ class Rates:
         remarks: What could only be estimated.
     """
 
-    step: Mapping[Member, float]
+    step: Mapping[Group, float]
     run: Mapping[int, float]
     index: Mapping[int, float]
     forward: float
@@ -72,19 +86,34 @@ class Rates:
     remarks: list[str] = field(default_factory=list)
 
 
-def needed_steps(settings: RunSettings) -> list[Member]:
-    """The groups of members that the methods of the settings train side by side."""
+def trained_groups(settings: RunSettings, method: Method, processes: int = 1) -> list[Group]:
+    """What the first of some processes trains for a method, one group a pass; a bag counts as one pass."""
     training, width = settings.training, settings.sae.width
-    groups: dict[Member, None] = {}
-    for method in training.methods:
-        together = method == "bagged" or (method == "boosted" and training.boosting == "pipelined")
-        features = width * training.members if method == "expanded" else width
-        groups[(training.members if together else 1, features)] = None
-    return list(groups)
+    pipelined = method == "boosted" and training.boosting == "pipelined"
+    if method == "boosted" and not pipelined:
+        own = training.member_k or [settings.sae.k] * training.members
+        return [Group(1, width, None if k == settings.sae.k else k, split=processes > 1) for k in own]
+    together = training.members if method == "bagged" or pipelined else 1
+    split = processes > 1 and (pipelined or together < processes)
+    features = width * training.members if method == "expanded" else width
+    return [Group(together if split else -(-together // processes), features, split=split)]
 
 
-def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape) -> Rates:
-    """What a machine's public figures let expect; nothing is measured, so it may be off by a factor of two."""
+def needed_steps(settings: RunSettings, processes: int = 1) -> list[Group]:
+    """The groups of members that the methods of the settings train side by side."""
+    groups = (group for method in settings.training.methods for group in trained_groups(settings, method, processes))
+    return list(dict.fromkeys(groups))
+
+
+def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape, *, processes: int = 1) -> Rates:
+    """What a machine's public figures let expect; nothing is measured, so it may be off by a factor of two.
+
+    Args:
+        machine: The machine, of which every process has one.
+        settings: The settings.
+        shape: The model's shape.
+        processes: Those that train together.
+    """
     training = settings.training
     low = machine.gpu and training.precision != "float32"
     fast = training.kernels != "plain"
@@ -98,17 +127,19 @@ def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape) -> R
         sae = SAEShape(settings.sae.architecture, d_in, width, settings.sae.k)
         return sae.run_flops * flop + DENSE_PASSES * FLOAT * width * move + FLOAT * d_in * sae.k * move
 
-    def step(members: int, width: int) -> float:
-        sae = SAEShape(settings.sae.architecture, d_in, width, settings.sae.k)
+    def step(group: Group) -> float:
+        sae = SAEShape(settings.sae.architecture, d_in, group.width, group.k or mean_k(settings, group.members))
+        quick, rows = fast and not group.split, -(-batch // processes) if group.split else batch
         # The fast kernels of a GPU read the rows that they sum in bfloat16.
-        number = 2 if fast and low else FLOAT
-        sums = 4 * number * batch * d_in * sae.k if sae.selects else 0
-        passes = (FAST_PASSES if fast else DENSE_PASSES) * FLOAT * batch * width + STATE_PASSES * FLOAT * sae.parameters
-        dense = 2 * d_in * width * (1 if sae.selects else 5)
-        return members * (batch * dense * product + (passes + sums) * move)
+        number = 2 if quick and low else FLOAT
+        sums = 4 * number * rows * d_in * sae.k if sae.selects else 0
+        tables = (FAST_PASSES if quick else DENSE_PASSES) * FLOAT * rows * sae.width
+        dense = 2 * d_in * sae.width * (1 if sae.selects else 5)
+        moved = tables + STATE_PASSES * FLOAT * sae.parameters + sums
+        return group.members * (rows * dense * product + moved * move)
 
-    steps = {group: step(*group) for group in needed_steps(settings)}
-    widths = {width for _, width in steps} | {settings.sae.width}
+    steps = {group: step(group) for group in needed_steps(settings, processes)}
+    widths = {group.width for group in steps} | {settings.sae.width}
     runs = {width: run(width) for width in widths}
     blocks = settings.model.layer + 1
     return Rates(
@@ -129,6 +160,12 @@ def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape) -> R
             "peak rates, and may be off by a factor of two. Run plan there without --machine to measure."
         ],
     )
+
+
+def mean_k(settings: RunSettings, members: int) -> int:
+    """Active features of members side by side, on average; of one by itself as of all."""
+    own = settings.training.member_k
+    return round(sum(own) / len(own)) if own and members > 1 else settings.sae.k
 
 
 def _length(settings: RunSettings) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.planning.plan import NOT_COUNTED, RunPlan, Total
+from sae_core.planning.plan import RunPlan, Total
 from sae_core.planning.stages import Stage
 
 _UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -32,8 +32,20 @@ def sentences(plan: RunPlan) -> list[str]:
         lines.append(f"Files read through memory fill up to {size(whole.mapped)} more of it, where it is free.")
     if plan.remedies:
         lines.append(f"To make it fit: {'; '.join(plan.remedies)}.")
+    if work.places > 1:
+        lines.append(f"All figures are those of {work.places} runs together, which read the text once.")
+    if work.processes > 1:
+        lines.append(
+            f"Memory is that of the first of {work.processes} processes, each of which needs such a machine or GPU for "
+            "itself; operations are those of all."
+        )
+    if dead := plan.help_for_dead:
+        lines.append(
+            f"If {dead['dead']:.0%} of the features were dead all the time, helping them (AuxK) would add "
+            f"{duration(dead['seconds'])} and {_short(dead['flops']).strip()} operations to training."
+        )
     lines += work.rates.remarks
-    lines.append(f"Not counted: {'; '.join(NOT_COUNTED)}.")
+    lines.append(f"Not counted: {'; '.join(plan.not_counted)}.")
     return lines
 
 

@@ -9,8 +9,9 @@ import torch
 from sae_core.activations.shapes import ModelShape
 from sae_core.config import METHODS, Method, RunSettings
 from sae_core.planning.machines import Machine
-from sae_core.planning.rates import Rates
+from sae_core.planning.rates import Group, Rates, trained_groups
 from sae_core.training.memory import fitting_members
+from sae_core.training.processes import Processes
 from sae_core.training.stage import Plan
 from sae_core.training.work import FLOAT, SAEShape
 
@@ -56,14 +57,18 @@ class Work:
     Attributes:
         settings: The settings.
         shape: The model's shape.
-        machine: Where it will run.
+        machine: Where it will run; of several processes each on one like it.
         rates: Seconds of units of work there.
+        processes: Those that train and index together.
+        places: Layers and sites for each of which there is a run; the settings are those of the last layer.
     """
 
     settings: RunSettings
     shape: ModelShape
     machine: Machine
     rates: Rates
+    processes: int = 1
+    places: int = 1
 
     @property
     def rows(self) -> int:
@@ -99,7 +104,7 @@ class Work:
         residuals = "boosted" in settings.training.methods and settings.training.residuals != "recomputed"
         drawn = self.rows * self.shape.d_model * (FLOAT if residuals else ITEM[settings.data.dtype])
         memory = machine.host_memory if machine.gpu else machine.memory
-        room = machine.disk is None or machine.disk - self.drawn_bytes > drawn
+        room = machine.disk is None or machine.disk - self.places * self.drawn_bytes > drawn
         return drawn > (memory or HOST_MEMORY) and room
 
     @property
@@ -153,9 +158,21 @@ class Work:
     def side_by_side(self) -> int:
         """Members of the bagged ensemble that are trained in one pass, as training will decide it."""
         training, device = self.settings.training, torch.device("cuda" if self.machine.gpu else "cpu")
-        plan = Plan("bagged", self.steps, self.batch, 1, training.seed, device)
+        processes = Processes()
+        processes.size = self.processes
+        plan = Plan("bagged", self.steps, self.batch, 1, training.seed, device, processes=processes)
         fitting = fitting_members(self.settings, plan, self.shape.d_model, free=self.machine.memory)
         return min(training.group or fitting, training.members)
+
+    def groups(self, method: Method) -> list[Group]:
+        """What a process trains side by side for a method, pass by pass."""
+        return trained_groups(self.settings, method, self.processes)
+
+    def for_all_places(self, stage: Stage) -> Stage:
+        """A stage of one run as that of the runs of all layers and sites, which come one after another."""
+        return replace(
+            stage, seconds=stage.seconds * self.places, flops=stage.flops * self.places, disk=stage.disk * self.places
+        )
 
     def ensembles(self) -> list[list[SAEShape]]:
         """The members of every ensemble that will be trained."""

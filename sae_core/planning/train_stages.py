@@ -38,9 +38,9 @@ TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
 def stages_of_training(work: Work) -> list[Stage]:
     """Everything that the command train does, in order."""
     wanted = work.settings.training.methods
-    dealt = [_shuffle(work)] if work.shuffled_on_disk else []
-    trained = [_train(work, method) for method in TRAINING_ORDER if method in wanted]
-    return [_gather(work), _read(work), *dealt, *trained]
+    stages = [_shuffle(work)] if work.shuffled_on_disk else []
+    stages += [_train(work, method) for method in TRAINING_ORDER if method in wanted]
+    return [_gather(work), _read(work), *map(work.for_all_places, stages)]
 
 
 def characters(settings: RunSettings) -> int:
@@ -63,7 +63,7 @@ def _gather(work: Work) -> Stage:
         # A text, its tokens and what is known of it; some hundred bytes of objects each.
         memory=rates.libraries + work.model_bytes * (not work.machine.gpu) + chars + 8 * tokens + 800 * documents,
         gpu_memory=work.model_bytes * work.machine.gpu,
-        disk=FLOAT * work.indexed + 8 * documents + lens + kept_chars // 2,
+        disk=work.places * (FLOAT * work.indexed + 8 * documents + lens + kept_chars // 2),
     )
 
 
@@ -74,16 +74,17 @@ def _read(work: Work) -> Stage:
     window = WINDOW_BYTES // (FLOAT * d_in)
     shard = max(min(window, work.kept_rows), min(most, work.kept_rows // CACHE_SHARDS))
     shards = -(-work.kept_rows // max(1, shard)) + -(-work.evaluated // max(1, shard))
-    # Two windows of float32; a shard twice as it is stored, and twice in float64 for its mean.
-    writing = 2 * min(WINDOW_BYTES, FLOAT * d_in * tokens) + shard * d_in * (2 * item + 16)
+    # Two windows of float32; a shard as it is stored, and twice in float64 for its mean, of one place at a time.
+    windows = 2 * min(WINDOW_BYTES, FLOAT * d_in * tokens)
+    writing = work.places * (windows + shard * d_in * item) + shard * d_in * (item + 16)
     passed = CPU_TOKENS if not work.machine.gpu else settings.model.batch_size * settings.model.context
     running = passed * (FLOAT // (1 + work.machine.gpu)) * (3 * work.shape.mlp + 8 * d_in)
-    disk = cache_bytes(tokens, d_in, settings.data.dtype, shards=shards)
+    disk = work.places * cache_bytes(tokens, d_in, settings.data.dtype, shards=shards)
     on_host = (work.model_bytes + running) * (not work.machine.gpu)
     return Stage(
         "read activations",
         "train",
-        seconds=tokens * rates.forward + tokens * d_in * item * rates.store,
+        seconds=tokens * rates.forward + work.places * tokens * d_in * item * rates.store,
         flops=tokens * work.token_flops,
         memory=rates.libraries + on_host + writing,
         gpu_memory=(work.model_bytes + running + WINDOW_BYTES) * work.machine.gpu,
@@ -103,12 +104,13 @@ def _train(work: Work, method: Method) -> Stage:
     boosting = _boosting(work) if method == "boosted" else None
     sequential = boosting in ("cached", "recomputed")
     shared = (sequential or method == "single") and _is_shared(work, method)
-    passes = (len(members) if sequential else 1) - shared
-    together = 1 if sequential else len(members)
-    seconds = passes * work.steps * work.rates.step[(together, sae.width)] if passes else 0.0
+    groups = work.groups(method)[shared:]
+    passes, split = len(groups), work.groups(method)[0].split
+    seconds = work.steps * sum(work.rates.step[group] for group in groups)
+    together = work.groups(method)[0].members
     if method == "bagged":
-        together = work.side_by_side
-        passes = -(-len(members) // together)
+        passes = -(-len(members) // work.side_by_side)
+        together = work.side_by_side if split else -(-work.side_by_side // work.processes)
     seconds += _checkpoints(work, together, sae, seconds, passes)
     flops = ensemble_flops(members, tokens=work.trained_tokens, boosting=boosting, rows=work.rows)
     stage = Stage(
@@ -118,18 +120,34 @@ def _train(work: Work, method: Method) -> Stage:
         flops=flops - shared * work.trained_tokens * members[0].step_flops,
         disk=sum(member.weight_bytes for member in members),
         temporary=work.dealt_bytes + 2 * checkpoint_bytes([sae] * together) * (seconds > CHECKPOINT_SECONDS),
-        **_training_memory(work, sae, together, is_long=seconds > CHECKPOINT_SECONDS),
+        **_training_memory(work, sae, together, split=split, is_long=seconds > CHECKPOINT_SECONDS),
     )
     if boosting == "cached":
         stage = _with_residuals(work, stage, sae, len(members) - 1)
     elif boosting == "recomputed":
-        before = sum(range(len(members)))
-        stage = replace(stage, seconds=stage.seconds + before * work.trained_tokens * work.rates.run[sae.width])
+        # Each process runs finished stages on its rows of a batch.
+        before = sum(range(len(members))) * work.trained_tokens / work.processes
+        stage = replace(stage, seconds=stage.seconds + before * work.rates.run[sae.width])
     if work.streamed:
         again = passes * work.trained_tokens
         again_flops = again * work.token_flops
         stage = replace(stage, seconds=stage.seconds + again * work.rates.forward, flops=stage.flops + again_flops)
     return stage
+
+
+def help_flops(work: Work, *, share: float) -> int:
+    """Operations that help for dead features (AuxK) adds, if so many of the features are dead whenever some can be."""
+    settings, flops = work.settings, 0
+    if not settings.sae.aux_coefficient:
+        return 0
+    tokens = max(0, work.trained_tokens - settings.sae.dead_after_tokens)
+    for method in settings.training.methods:
+        members = work.members(method)
+        sequential = method == "boosted" and settings.training.boosting == "sequential"
+        if (sequential or method == "single") and _is_shared(work, method):
+            members = members[1:]
+        flops += sum(tokens * member.help_flops(round(share * member.width)) for member in members)
+    return work.places * flops
 
 
 def _is_shared(work: Work, method: Method) -> bool:
@@ -145,7 +163,7 @@ def _boosting(work: Work) -> Boosting:
     if settings.training.boosting == "pipelined":
         return "pipelined"
     disk, d_in = work.machine.disk, work.shape.d_model
-    cache = cache_bytes(work.kept_rows, d_in, settings.data.dtype, shards=1)
+    cache = work.places * cache_bytes(work.kept_rows, d_in, settings.data.dtype, shards=1)
     free = None if disk is None else disk - cache - residual_bytes(work.rows, d_in)
     kept = kept_residuals(settings, rows=work.rows, steps=work.steps, batch=work.batch, free=free)
     return "cached" if kept else "recomputed"
@@ -157,14 +175,15 @@ def _checkpoints(work: Work, together: int, sae: SAEShape, seconds: float, passe
     return int(seconds / interval) * checkpoint_bytes([sae] * together) * work.rates.store
 
 
-def _training_memory(work: Work, sae: SAEShape, together: int, *, is_long: bool) -> dict[str, int]:
-    rates, batch, d_in = work.rates, work.batch, sae.d_in
+def _training_memory(work: Work, sae: SAEShape, together: int, *, split: bool, is_long: bool) -> dict[str, int]:
+    rates, d_in = work.rates, sae.d_in
+    batch = -(-work.batch // work.processes) if split else work.batch
     state = together * (sae.state_bytes + FLOAT * batch * d_in)
-    if rates.fast and not work.machine.gpu:
+    if rates.fast and not split and not work.machine.gpu:
         buffers = sae.fast_step_bytes(batch, low_precision=rates.low_precision)
     else:  # the fast step of a GPU takes less
         buffers = sae.plain_step_bytes(batch) + together * sae.kept_gradient_bytes
-    fed = 4 * FLOAT * batch * d_in
+    fed = 4 * FLOAT * work.batch * d_in
     # A checkpoint of a training that is long enough for one, or else a member's weights, laid out for the file.
     saved = 2 * checkpoint_bytes([sae] * together) if is_long else FLOAT * d_in * sae.width
     if work.streamed:

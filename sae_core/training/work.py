@@ -76,6 +76,14 @@ class SAEShape:
         product = 2 * self.d_in * self.width
         return product + 8 * self.d_in * self.k if self.selects else 5 * product
 
+    def help_flops(self, dead: int) -> int:
+        """Operations that help for dead features adds to a step, for one activation; as the fast kernels do it.
+
+        AuxK has five products of the dead features with the activation or what is left of it: for codes,
+        reconstruction, slopes, and the gradients of atoms and encoder. Pulling up a preactivation has two.
+        """
+        return (10 if self.selects else 4) * self.d_in * dead
+
     @property
     def run_flops(self) -> int:
         """Operations to encode and reconstruct one activation."""
