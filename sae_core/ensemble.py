@@ -154,11 +154,16 @@ def save_ensemble(ensemble: Ensemble, folder: EnsembleFolder) -> None:
     write_json(folder.manifest, manifest)
 
 
-def load_ensemble(folder: EnsembleFolder, device: str = "cpu") -> Ensemble:
+def load_ensemble(folder: EnsembleFolder, device: str = "cpu", *, d_in: int | None = None) -> Ensemble:
     """Read an ensemble, ready for inference.
 
+    Args:
+        folder: Where it lies.
+        device: Where it is wanted.
+        d_in: Dimension of the activations that it is for, if it is known.
+
     Raises:
-        UserError: If a file is missing, damaged or does not fit the manifest.
+        UserError: If a file is missing, damaged or does not fit the manifest, or the dimension is another one.
     """
     manifest = read_json(folder.manifest)
     try:
@@ -166,4 +171,10 @@ def load_ensemble(folder: EnsembleFolder, device: str = "cpu") -> Ensemble:
     except (KeyError, TypeError):
         raise UserError(f"{folder.manifest} is not an ensemble's manifest; train the ensemble again.") from None
     members = [load_sae(folder.path / name, device=device) for name in names]
-    return Ensemble(members, wiring=wiring, weights=weights, method=method).eval()
+    ensemble = Ensemble(members, wiring=wiring, weights=weights, method=method).eval()
+    if d_in is not None and ensemble.d_in != d_in:
+        raise UserError(
+            f"{folder.path} holds an ensemble for activations of dimension {ensemble.d_in}, those of this run have "
+            f"{d_in}; delete that folder and run train again."
+        )
+    return ensemble

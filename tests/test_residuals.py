@@ -158,6 +158,26 @@ def test_a_residual_of_other_members_or_activations_is_not_taken(cache: Activati
     assert torch.equal(second, fresh)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_written(cache: ActivationCache, value: float, tmp_path: Path) -> None:
+    """In an activation of the second shard, by a source that does not look; the first shard is kept."""
+
+    class Broken(TensorSource):
+        fingerprint = "broken"
+
+        def read(self, start: int, stop: int) -> Tensor:
+            acts_BD = self.acts_RD[start:stop].clone()
+            if start <= 900 < stop:
+                acts_BD[900 - start, 3] = value
+            return acts_BD
+
+    source, member = Broken(cache.read(0, ROWS)), random_sae("topk", d_in=D, seed=1).eval()
+    residuals = Residuals(source, plan_of(), wanted="cached", folder=tmp_path)
+    with pytest.raises(UserError, match=r"The residual after stage 1 is not finite; look for activations .*\.$"):
+        residuals.after([member])
+    assert _names(tmp_path / "residual" / "after_1") == ["meta.json", "seconds.json", "shard_00000.safetensors"]
+
+
 def test_a_damaged_or_lost_residual_is_made_again(cache: ActivationCache, tmp_path: Path) -> None:
     members = [random_sae("topk", d_in=D, seed=seed).eval() for seed in (1, 2)]
     kept = Residuals(cache, plan_of(), wanted="cached", folder=tmp_path)

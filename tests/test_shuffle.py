@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sae_core.activations.cache import ActivationCache, CacheWriter, Dtype
 from sae_core.activations.dealt import deal
 from sae_core.activations.shuffle import draw_piles
 from sae_core.config import RunSettings
+from sae_core.errors import UserError
 from sae_core.progress import Tick
 from sae_core.run import Run
 from sae_core.training import train_run
@@ -200,6 +202,19 @@ def make_run(folder: Path, model: Path, corpus: Path, **data: str) -> Run:
         "training": {"device": "cpu", "methods": ["boosted"], "members": 2, "tokens": 6000, "batch_size": 64},
     }
     return Run.create(folder, RunSettings.model_validate(settings))
+
+
+def test_a_damaged_pile_is_named_and_made_again(cache: ActivationCache, piles: ActivationCache) -> None:
+    pile = sorted(piles.folder.glob("*.safetensors"))[3]
+    whole = pile.read_bytes()
+    options: dict[str, Any] = {"seed": 5, "pile_bytes": ROWS * 8 // 8}
+    for content in (whole[:-8] + bytes(8), whole[:-8]):
+        pile.write_bytes(content)
+        with pytest.raises(UserError, match=rf"{pile.name} .*is damaged .*delete .*run the command again"):
+            deal(cache, piles.folder, **options)
+        pile.unlink()
+        assert deal(cache, piles.folder, **options).fingerprint == piles.fingerprint
+        assert pile.read_bytes() == whole
 
 
 def stop(tick: Tick) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from models import build_model_folder, sample_texts
 from torch import Tensor
 
 from sae_core.activations.harvest import harvest, train_cache, train_source
-from sae_core.activations.language_model import LanguageModel
+from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.stream import StreamedActivations, _Stopped
 from sae_core.config import ModelSettings, RunSettings
 from sae_core.errors import UserError
@@ -41,6 +43,22 @@ def stream_of(model: LanguageModel, *, shuffle_bytes: int) -> StreamedActivation
     tokens = np.array([len(ids) for ids in model.token_ids(TEXTS)])
     mean = torch.zeros(model.d_model, dtype=torch.float64)
     return StreamedActivations(TEXTS, tokens, lambda: model, mean_D=mean, scale=1.0, shuffle_bytes=shuffle_bytes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_activation_that_is_not_finite_is_refused(
+    model: LanguageModel, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = LanguageModel.activations
+
+    def broken(self: LanguageModel, *arguments: Any, **options: Any) -> Iterator[ActivationBatch]:
+        for batch in real(self, *arguments, **options):
+            batch.acts_PTD[0, -1, 0] = value
+            yield batch
+
+    monkeypatch.setattr(LanguageModel, "activations", broken)
+    with pytest.raises(UserError, match=r"an activation that is not a number; choose another layer or model\.$"):
+        next(stream_of(model, shuffle_bytes=2**24).batches(batch_size=BATCH, seed=0))
 
 
 def nearest(rows: Tensor, acts: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def prepare_run(run: Run, *, device: str = "auto", progress: Progress = silent, 
             continue
         place = str(processes.place(device))
         corpus = corpus or processes.together(lambda: Corpus.open(run))
-        ensemble = processes.together(lambda: load_ensemble(folder, device=place))  # noqa: B023
+        d_in = run.facts("corpus").get("d_in")
+        ensemble = processes.together(lambda: load_ensemble(folder, device=place, d_in=d_in))  # noqa: B023
         job = _Job(run, folder, corpus, ensemble, processes)
         for name in missing:
             _finish_stage(job, name, progress)

@@ -98,7 +98,8 @@ def evaluate_task(
 
 
 def _load(run: Run, device: str) -> Ensembles:
-    ensembles = {folder.name: load_ensemble(folder, device=device) for folder in run.ensembles()}
+    d_in = run.facts("corpus").get("d_in")
+    ensembles = {folder.name: load_ensemble(folder, device=device, d_in=d_in) for folder in run.ensembles()}
     if not ensembles:
         raise UserError(f"{run.path} holds no trained ensemble; run sae-ensemble train on it first.")
     return ensembles

@@ -156,7 +156,13 @@ class Residuals:
             last = min(first + shard_rows, before.rows)
             for start in range(first, last, BLOCK_ROWS):
                 target_BD = before.read(start, min(start + BLOCK_ROWS, last)).to(self._plan.device)
-                writer.append(target_BD - self._encoder.reconstruct(member, target_BD))
+                left_BD = target_BD - self._encoder.reconstruct(member, target_BD)
+                if not left_BD.isfinite().all():
+                    raise UserError(
+                        f"The {label} is not finite; look for activations that are not, or train again in a new folder "
+                        "with a lower training.learning_rate."
+                    )
+                writer.append(left_BD)
             if last == before.rows:
                 writer.finish()  # before anybody is told
             write_json(writer.folder / "seconds.json", time.perf_counter() - began)
