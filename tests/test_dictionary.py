@@ -35,15 +35,13 @@ def test_diversity_and_deduplication_match_double_loops(block, seed):
         if not any(like[i, j] for j in kept):
             kept.append(i)
     assert 0 < len(alone) < len(kept) < 60
-    assert diversity(some, block=block) == len(alone)
+    assert diversity(some) == len(alone)
     assert deduplicated(some, block=block) == len(kept)
 
 
 def test_duplicates_both_drop_out_but_count_once_without_duplicates():
     some = torch.cat([torch.eye(6), torch.eye(6)[:2] * 3.0])
     assert diversity(some) == 4
-    # A whole masked block instead of the diagonal would call all eight diverse.
-    assert diversity(some, block=8) == 4
     assert deduplicated(some) == 6
     assert diversity(torch.ones(3, 4)) == 0
     assert deduplicated(torch.ones(3, 4)) == 1
@@ -61,13 +59,16 @@ def plain_connectivity(codes):
     return 1 - together.sum() / alive.shape[1] ** 2
 
 
-@pytest.mark.parametrize("block", [3, 500])
-def test_connectivity_matches_the_dense_definition(block):
+@pytest.mark.parametrize("features", [40, 64, 200])
+@pytest.mark.parametrize("words", [1, 30, 2**22])
+def test_connectivity_matches_the_dense_definition(words, features):
     chance = np.random.default_rng(0)
     # Values of both signs whose products would cancel in a sum.
-    codes = chance.choice([-1.0, 1.0], (50, 40)) * (chance.random((50, 40)) < 0.1)
+    codes = chance.choice([-1.0, 1.0], (50, features)) * (chance.random((50, features)) < 0.1)
     assert 0 < plain_connectivity(codes) < 1
-    assert connectivity(sparse.csr_array(codes), block=block) == pytest.approx(plain_connectivity(codes), abs=1e-12)
+    before = sparse.csr_array(codes)
+    assert connectivity(before, words=words) == pytest.approx(plain_connectivity(codes), abs=1e-12)
+    assert np.array_equal(before.toarray(), codes)
 
 
 def test_dead_features_do_not_raise_connectivity_and_stored_zeros_do_not_lower_it():
@@ -114,6 +115,7 @@ def test_stability_matches_plain_means_over_pairs():
     assert found["mmcs"] == pytest.approx(np.mean(best), abs=1e-6)
     assert found["pw_mcc"] == pytest.approx(np.mean(matched), abs=1e-6)
     assert found["shared_fraction"] == pytest.approx(np.mean(shared), abs=1e-6)
+    assert found["runs"] == 3
     assert found["null_best"] < found["mmcs"]
     assert found["null_matched"] < found["pw_mcc"]
 
@@ -149,6 +151,13 @@ def test_measure_uses_global_features_of_every_member(block, monkeypatch):
         assert figures["diversity"] == diversity(ensemble.dictionary)
         assert figures["diversity_fraction"] == figures["diversity"] / figures["features"]
         assert figures["diversity"] <= figures["deduplicated"] <= figures["features"]
+        assert figures["redundancy"] == pytest.approx(1 - figures["deduplicated"] / figures["features"])
+        cosine = cosines(ensemble.dictionary.detach(), ensemble.dictionary.detach())
+        np.fill_diagonal(cosine, -1)
+        fires = (codes != 0).any(axis=0)
+        assert figures["nearest_cosine"] == pytest.approx(cosine.max(axis=1).mean(), abs=1e-6)
+        assert figures["alive"] == fires.sum()
+        assert figures["diversity_alive"] == ((cosine.max(axis=1) < 0.7) & fires).sum()
         assert (figures["member_stability"] is None) == (name == "single")
 
 
@@ -160,4 +169,5 @@ def test_an_ensemble_that_never_fires_has_no_connectivity():
     acts = atoms(30, 8)
     figures = measure_dictionary({"silent": silent}, lambda start, stop: acts[start:stop], 30)["ensembles"]["silent"]
     assert figures["connectivity"] is None
+    assert (figures["alive"], figures["diversity_alive"]) == (0, 0)
     assert figures["features"] == 48

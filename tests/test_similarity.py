@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.evaluation.similarity import best_matches, one_to_one, random_null
+from sae_core.evaluation import similarity
+from sae_core.evaluation.similarity import Atoms, best_matches, nearest_in, one_to_one, random_best, random_null
 
 
 def _atoms(count: int, d: int, seed: int) -> torch.Tensor:
@@ -20,13 +21,33 @@ def _cosines(first: torch.Tensor, second: torch.Tensor) -> np.ndarray:
     return (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
 
 
-@pytest.mark.parametrize("block", [3, 7, 4096])
-def test_best_matches_equal_the_plain_computation_whatever_the_block(block: int) -> None:
+@pytest.mark.parametrize("cells", [1, 60, 2**24])
+@pytest.mark.parametrize("parts", [(17,), (4, 10, 3)])
+def test_best_matches_equal_the_plain_computation_whatever_the_block(cells: int, parts: tuple[int, ...]) -> None:
     first, second = 5 * _atoms(23, 6, 0), _atoms(17, 6, 1)
-    cosine, index = best_matches(first, second, block=block)
+    cosine, index = best_matches(first, Atoms(*second.split(parts)), cells=cells)
     expected = _cosines(first, second)
     assert np.array_equal(index.numpy(), expected.argmax(axis=1))
     assert np.allclose(cosine.numpy(), expected.max(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("cells", [1, 50, 2**24])
+def test_the_nearest_atom_is_another_one_also_where_there_are_duplicates(cells: int) -> None:
+    atoms = torch.cat([3 * _atoms(19, 5, 0), _atoms(19, 5, 0)[:4], torch.zeros(1, 5)])
+    with np.errstate(invalid="ignore"):
+        expected = np.nan_to_num(_cosines(atoms, atoms))
+    np.fill_diagonal(expected, -np.inf)
+    for given in (atoms, Atoms(atoms[:7], atoms[7:8], atoms[8:])):
+        assert np.allclose(nearest_in(given, cells=cells).numpy(), expected.max(axis=1), atol=1e-6)
+    assert nearest_in(atoms[:1]).tolist() == [-np.inf]
+
+
+def test_rows_of_parts_are_those_of_the_whole() -> None:
+    whole = _atoms(12, 4, 0)
+    atoms = Atoms(whole[:5], whole[5:5], whole[5:])
+    assert (len(atoms), atoms.d_in) == (12, 4)
+    for start, stop in ((0, 12), (3, 9), (5, 6), (11, 12)):
+        assert torch.equal(atoms.rows(start, stop), torch.nn.functional.normalize(whole[start:stop]))
 
 
 def test_the_cosine_is_signed_an_opposite_atom_is_no_match() -> None:
@@ -62,3 +83,11 @@ def test_random_null_has_the_known_values() -> None:
     assert null["matched"] < null["best"]
     assert random_null(64, 64, 64) == random_null(64, 64, 64, seed=0)
     assert random_null(64, 64, 64, seed=1) != random_null(64, 64, 64)
+
+
+def test_random_best_is_the_same_of_a_sample_and_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = random_best(600, 900, 24)
+    monkeypatch.setattr(similarity, "SAMPLED", 300)
+    monkeypatch.setattr(similarity, "_DRAWN", 128)
+    random_best.__wrapped__.cache_clear()
+    assert random_best(600, 900, 24) == pytest.approx(whole, abs=0.005)

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.ensemble import Ensemble
-from sae_core.evaluation.similarity import best_matches, one_to_one, random_null
+from sae_core.evaluation.similarity import match_atoms, random_null
+from sae_core.evaluation.stability import THRESHOLD
 from sae_core.progress import Progress, Tick, silent
-
-THRESHOLD = 0.7
-"""Two atoms with at least this cosine count as the same feature (the paper's threshold)."""
 
 _COLUMNS = {
     "feature": "int64",
@@ -47,9 +45,10 @@ def match_members(ensemble: Ensemble, *, progress: Progress = silent) -> tuple[p
     parts: dict[tuple[int, int], pd.DataFrame] = {}
     pairs = list(combinations(range(len(ensemble)), 2))
     for done, (a, b) in enumerate(pairs):
-        rows, columns, cosine = one_to_one(dictionaries[a], dictionaries[b])
-        parts[a, b] = _part(a, b, dictionaries, offsets, rows, columns, cosine)
-        parts[b, a] = _part(b, a, dictionaries, offsets, columns, rows, cosine)
+        match = match_atoms(dictionaries[a], dictionaries[b])
+        forth, back = (match.rows, match.columns, match.cosine), (match.columns, match.rows, match.cosine)
+        parts[a, b] = _part(a, b, offsets, (match.best_cosine_N, match.best_N), forth)
+        parts[b, a] = _part(b, a, offsets, (match.best_cosine_M, match.best_M), back)
         progress(Tick(f"match {ensemble.method}", done + 1, len(pairs), unit="pairs"))
     ordered = [parts[key] for key in sorted(parts)]
     table = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame(columns=list(_COLUMNS))
@@ -64,25 +63,31 @@ def match_members(ensemble: Ensemble, *, progress: Progress = silent) -> tuple[p
 def _part(
     a: int,
     b: int,
-    dictionaries: Sequence[Tensor],
     offsets: Sequence[int],
-    rows: Tensor,
-    columns: Tensor,
-    cosine: Tensor,
+    best: tuple[Tensor, Tensor],
+    matched: tuple[Tensor, Tensor, Tensor],
 ) -> pd.DataFrame:
-    """The table's rows for the features of member a in member b; feature rows[i] is matched with columns[i]."""
-    width = len(dictionaries[a])
-    best_cosine, best = best_matches(dictionaries[a], dictionaries[b])
-    matched, matched_cosine = torch.full((width,), -1), torch.full((width,), torch.nan)
-    matched[rows], matched_cosine[rows] = columns + offsets[b], cosine
+    """The table's rows for the features of member a in member b.
+
+    Args:
+        a: The member.
+        b: The other member.
+        offsets: Number of the first feature of each member.
+        best: Cosine and number of the best match of each feature.
+        matched: One to one: some features, the other of each, and their cosines.
+    """
+    (best_cosine, best_other), (rows, columns, cosine) = best, matched
+    width = len(best_cosine)
+    matched_other, matched_cosine = torch.full((width,), -1), torch.full((width,), torch.nan)
+    matched_other[rows], matched_cosine[rows] = columns + offsets[b], cosine
     return pd.DataFrame(
         {
             "feature": np.arange(width) + offsets[a],
             "member": a,
             "other_member": b,
-            "best_feature": best.cpu().numpy() + offsets[b],
-            "best_cosine": best_cosine.cpu().numpy(),
-            "matched_feature": matched.numpy(),
+            "best_feature": best_other.numpy() + offsets[b],
+            "best_cosine": best_cosine.numpy(),
+            "matched_feature": matched_other.numpy(),
             "matched_cosine": matched_cosine.numpy(),
         }
     )

@@ -1,127 +1,133 @@
-"""Figures about the atoms and how they are used together: diversity, connectivity, stability between members.
+"""Figures about the atoms and how they are used together: diversity, redundancy, connectivity, stability of members.
 
-Sources: diversity, Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 5; connectivity, Fel et al. 2025; MMCS,
-Sharkey et al. 2022; one-to-one matching (PW-MCC), Song et al. 2025.
+Sources: diversity, Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 5; connectivity, Fel et al. 2025.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
 from sae_core.evaluation.reconstruction import Read, defined
-from sae_core.evaluation.similarity import best_matches, one_to_one, random_null
+from sae_core.evaluation.similarity import Atoms, best_matches, nearest_in, random_best
+from sae_core.evaluation.stability import THRESHOLD, measure_stability
 from sae_core.progress import Progress, Tick, silent
 
-THRESHOLD = 0.7
-"""Cosine from which two atoms count as the same."""
 CONNECTIVITY_TOKENS = 10_000
 """Tokens on which connectivity is measured; more tokens lower it, so it is only comparable at one number."""
+WORDS = 2**22
+"""Words of 64 features that are combined at a time (32 MB)."""
 
 
 @torch.no_grad()
-def diversity(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int = 2048) -> int:
+def diversity(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD) -> int:
     """The number of atoms whose signed cosine with every other atom is below the threshold.
 
     Two equal atoms both drop out; `deduplicated` counts them once.
 
     Args:
-        atoms_MD: Atoms of any norm; a zero atom has cosine 0 with all others.
+        atoms: Atoms of any norm; a zero atom has cosine 0 with all others.
         threshold: Cosine from which two atoms count as the same.
-        block: Rows of cosines held at a time.
     """
-    atoms_MD = normalize(atoms_MD.float())
-    different = 0
-    for start in range(0, len(atoms_MD), block):
-        cosine_bM = atoms_MD[start : start + block] @ atoms_MD.T
-        rows_b = torch.arange(len(cosine_bM), device=atoms_MD.device)
-        # Only the atom itself is masked: masking the whole diagonal block would count its duplicates as diverse.
-        cosine_bM[rows_b, rows_b + start] = -torch.inf
-        different += int((cosine_bM.max(dim=1).values < threshold).sum())
-    return different
+    return int((nearest_in(atoms) < threshold).sum())
 
 
 @torch.no_grad()
-def deduplicated(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int = 1024) -> int:
+def deduplicated(
+    atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, block: int = 1024, nearest_N: Tensor | None = None
+) -> int:
     """Size after greedy de-duplication: an atom is kept unless it is like one that was kept before it.
 
     Args:
-        atoms_MD: Atoms in the order in which they have precedence (member after member).
+        atoms: Atoms in the order in which they have precedence (member after member).
         threshold: Signed cosine from which two atoms count as the same.
         block: Atoms decided on together.
+        nearest_N: What `nearest_in` gives for these atoms, if it is known.
     """
-    atoms_MD = normalize(atoms_MD.float())
-    kept_KD = atoms_MD[:0]
-    for part_bD in atoms_MD.split(block):
-        if len(kept_KD):
-            part_bD = part_bD[(part_bD @ kept_KD.T).max(dim=1).values < threshold]
+    atoms = Atoms.of(atoms)
+    # An atom unlike all others is kept and drops none, so only the rest has to be gone through.
+    doubtful_N = (nearest_in(atoms) if nearest_N is None else nearest_N) >= threshold
+    doubtful_QD = _chosen(atoms, doubtful_N, block)
+    kept = 0
+    for start in range(0, len(doubtful_QD), block):
+        part_bD = doubtful_QD[start : start + block]
+        if kept:
+            part_bD = part_bD[best_matches(part_bD, doubtful_QD[:kept])[0] < threshold]
         like_bb = (part_bD @ part_bD.T >= threshold).cpu().numpy()
         kept_b = np.zeros(len(part_bD), dtype=bool)
         for row in range(len(part_bD)):
             kept_b[row] = not (like_bb[row, :row] & kept_b[:row]).any()
-        kept_KD = torch.cat([kept_KD, part_bD[torch.from_numpy(kept_b).to(part_bD.device)]])
-    return len(kept_KD)
+        chosen_bD = part_bD[torch.from_numpy(kept_b).to(part_bD.device)]
+        # Those that are kept move to the front, over what was decided on before: a second copy could be gigabytes.
+        doubtful_QD[kept : kept + len(chosen_bD)] = chosen_bD
+        kept += len(chosen_bD)
+    return len(atoms) - len(doubtful_QD) + kept
 
 
-def connectivity(firing_TM: sparse.csr_array, *, block: int = 1024) -> float:
+def _chosen(atoms: Atoms, chosen_N: Tensor, block: int) -> Tensor:
+    """Unit vectors [Q, D] of the chosen atoms, in order."""
+    chosen_QD = torch.empty(int(chosen_N.sum()), atoms.d_in, device=atoms.device)
+    filled = 0
+    for start in range(0, len(atoms), block):
+        wanted_b = chosen_N[start : start + block]
+        rows_bD = atoms.rows(start, start + len(wanted_b))[wanted_b]
+        chosen_QD[filled : filled + len(rows_bD)] = rows_bD
+        filled += len(rows_bD)
+    return chosen_QD
+
+
+def connectivity(firing_TM: sparse.csr_array, *, words: int = WORDS) -> float:
     """1 − ‖CᵀC‖₀/m²: the share of pairs of features that never fire together, over the m features that fire at all.
 
-    Dead features would raise it without meaning anything, so they are left out. NaN if no feature fires.
+    Dead features would raise it without meaning anything, so they are left out. NaN if no feature fires. A token is
+    kept as one bit a feature: the features that fire together with one are those in the union of its tokens.
 
     Args:
         firing_TM: Tokens × features, ≠ 0 where a feature fires.
-        block: Features whose partners are counted at a time.
+        words: Words of 64 features that are combined at a time.
     """
-    pattern_TM = sparse.csr_array(firing_TM, dtype=np.float32)
+    pattern_TM = sparse.csr_array(firing_TM, dtype=bool, copy=True)
     pattern_TM.eliminate_zeros()
-    pattern_TM.data[:] = 1.0  # Ones cannot cancel, so a sum is ≠ 0 exactly where two features meet.
-    alive = np.flatnonzero(np.bincount(pattern_TM.indices, minlength=pattern_TM.shape[1]))
-    if not len(alive):
+    alive_TM = pattern_TM[:, np.bincount(pattern_TM.indices, minlength=pattern_TM.shape[1]) > 0]
+    m = alive_TM.shape[1]
+    if not m:
         return math.nan
-    by_feature_MT = sparse.csr_array(pattern_TM.T)
-    together: int = sum(
-        (by_feature_MT[alive[start : start + block]] @ pattern_TM).nnz for start in range(0, len(alive), block)
-    )
-    return 1.0 - together / len(alive) ** 2
+    bits_TW = _packed(alive_TM, words)
+    by_feature = alive_TM.tocsc()
+    together, start = 0, 0
+    while start < m:
+        # As many features as have `words` words together, but at least one.
+        room = by_feature.indptr[start] + words // bits_TW.shape[1]
+        stop = max(start + 1, int(np.searchsorted(by_feature.indptr, room, side="right")) - 1)
+        first, end = by_feature.indptr[start], by_feature.indptr[stop]
+        unions_fW = np.bitwise_or.reduceat(
+            bits_TW[by_feature.indices[first:end]], by_feature.indptr[start:stop] - first, axis=0
+        )
+        together += int(np.bitwise_count(unions_fW).sum(dtype=np.int64))
+        start = stop
+    return 1.0 - together / float(m) ** 2
 
 
-def member_stability(ensemble: Ensemble, *, threshold: float = THRESHOLD, seed: int = 0) -> dict[str, float] | None:
-    """How much the members' dictionaries agree, beside what random dictionaries of the same sizes give.
-
-    Returns:
-        ``mmcs``: mean best cosine, over ordered pairs of members; ``pw_mcc``: mean cosine of the one-to-one matching,
-        over pairs; ``shared_fraction``: share of atoms whose best cosine with another member reaches the threshold;
-        ``null_best`` and ``null_matched``: mmcs and pw_mcc of random unit dictionaries. None if there is one member.
-    """
-    if len(ensemble) < 2:
-        return None
-    best, shared, matched, null_best, null_matched = [], [], [], [], []
-    for one, other in combinations([member.W_dec.detach() for member in ensemble], 2):
-        for atoms_ND, others_MD in ((one, other), (other, one)):
-            cosine_N, _ = best_matches(atoms_ND, others_MD)
-            best.append(float(cosine_N.double().mean()))
-            shared.append(float((cosine_N >= threshold).double().mean()))
-            null = random_null(len(atoms_ND), len(others_MD), atoms_ND.shape[1], seed=seed)
-            null_best.append(null["best"])
-            null_matched.append(null["matched"])
-        matched.append(float(one_to_one(one, other)[2].double().mean()))
-    return {
-        "mmcs": float(np.mean(best)),
-        "pw_mcc": float(np.mean(matched)),
-        "shared_fraction": float(np.mean(shared)),
-        "null_best": float(np.mean(null_best)),
-        "null_matched": float(np.mean(null_matched)),
-    }
+def _packed(pattern_TM: sparse.csr_array, words: int) -> NDArray[np.uint64]:
+    """The pattern with 64 features in a word [T, W]; what is behind the last feature is 0."""
+    tokens, features = pattern_TM.shape
+    width = -(-features // 64)
+    bits_TW = np.empty((tokens, width), np.uint64)
+    size = max(1, words // (8 * width))
+    for start in range(0, tokens, size):
+        dense_tM = np.zeros((len(bits_TW[start : start + size]), 64 * width), dtype=bool)
+        dense_tM[:, :features] = pattern_TM[start : start + size].toarray()
+        bits_TW[start : start + size] = np.packbits(dense_tM, axis=1).view(np.uint64)
+    return bits_TW
 
 
 def firing_rows(ensemble: Ensemble, codes: Iterable[MemberCode], tokens: int) -> sparse.csr_array:
@@ -155,7 +161,10 @@ def measure_dictionary(
         progress: Told about every ensemble.
 
     Returns:
-        The content of evaluation/dictionary.json.
+        The content of evaluation/dictionary.json. ``alive`` features fire on one of the ``connectivity_tokens``, and
+        ``diversity_alive`` are diverse and fire, as dead features keep the random atoms they began with.
+        ``redundancy`` is the share of features that de-duplication drops, ``nearest_cosine`` the mean cosine of a
+        feature with the most similar other one, and ``null_nearest`` that of random atoms.
     """
     tokens = min(tokens, CONNECTIVITY_TOKENS)
     encoders = Encoders(ensembles)
@@ -167,16 +176,47 @@ def measure_dictionary(
     figures: dict[str, dict[str, Any]] = {}
     for number, (name, ensemble) in enumerate(ensembles.items()):
         progress(Tick("measure dictionaries", number, len(ensembles), unit="ensembles"))
-        atoms_MD = ensemble.dictionary.detach()
-        different = diversity(atoms_MD)
+        firing_TM = sparse.csr_array(sparse.vstack(firing.pop(name)))
         figures[name] = {
-            "features": len(atoms_MD),
-            "diversity": different,
-            "diversity_fraction": different / len(atoms_MD),
-            "deduplicated": deduplicated(atoms_MD),
-            "connectivity": defined(connectivity(sparse.csr_array(sparse.vstack(firing.pop(name))))),
+            **_atom_figures(ensemble, firing_TM, seed),
+            "connectivity": defined(connectivity(firing_TM)),
             "connectivity_tokens": tokens,
-            "member_stability": member_stability(ensemble, seed=seed),
+            "member_stability": member_stability(ensemble, seed=seed, progress=progress),
         }
     progress(Tick("measure dictionaries", len(ensembles), len(ensembles), unit="ensembles"))
     return {"threshold": THRESHOLD, "seed": seed, "ensembles": figures}
+
+
+def _atom_figures(ensemble: Ensemble, firing_TM: sparse.csr_array, seed: int) -> dict[str, Any]:
+    atoms = Atoms(*(member.W_dec.detach() for member in ensemble))
+    nearest_M = nearest_in(atoms)
+    diverse_M = (nearest_M < THRESHOLD).cpu().numpy()
+    alive_M = np.bincount(firing_TM.indices, minlength=len(atoms)) > 0
+    kept = deduplicated(atoms, nearest_N=nearest_M)
+    several = len(atoms) > 1
+    return {
+        "features": len(atoms),
+        "alive": int(alive_M.sum()),
+        "diversity": int(diverse_M.sum()),
+        "diversity_fraction": float(diverse_M.mean()),
+        "diversity_alive": int((diverse_M & alive_M).sum()),
+        "deduplicated": kept,
+        "redundancy": 1.0 - kept / len(atoms),
+        "nearest_cosine": float(nearest_M.double().mean()) if several else None,
+        "null_nearest": random_best(len(atoms), len(atoms) - 1, atoms.d_in, seed=seed) if several else None,
+    }
+
+
+def member_stability(
+    ensemble: Ensemble, *, threshold: float = THRESHOLD, seed: int = 0, progress: Progress = silent
+) -> dict[str, Any] | None:
+    """`measure_stability` of the members of an ensemble; None if there is one member.
+
+    Members of a bag differ in their seeds alone, so theirs is the stability of one SAE that is trained J times.
+    """
+    if len(ensemble) < 2:
+        return None
+    members = [member.W_dec.detach() for member in ensemble]
+    return measure_stability(
+        members, threshold=threshold, seed=seed, stage=f"match members of {ensemble.method}", progress=progress
+    )[0]
