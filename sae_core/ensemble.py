@@ -7,7 +7,7 @@ residual: member j encodes what the members before it left (boosting).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 from sae_core.run import EnsembleFolder
 from sae_core.sae import SAE
-from sae_core.sae.saelens_format import load_sae, save_sae
+from sae_core.sae.saelens_format import load_atoms, load_sae, save_sae
 
 Wiring = Literal["parallel", "residual"]
 
@@ -165,11 +165,7 @@ def load_ensemble(folder: EnsembleFolder, device: str = "cpu", *, d_in: int | No
     Raises:
         UserError: If a file is missing, damaged or does not fit the manifest, or the dimension is another one.
     """
-    manifest = read_json(folder.manifest)
-    try:
-        names, wiring, weights, method = (manifest[key] for key in ("members", "wiring", "weights", "method"))
-    except (KeyError, TypeError):
-        raise UserError(f"{folder.manifest} is not an ensemble's manifest; train the ensemble again.") from None
+    names, wiring, weights, method = _manifest(folder, "members", "wiring", "weights", "method")
     members = [load_sae(folder.path / name, device=device) for name in names]
     ensemble = Ensemble(members, wiring=wiring, weights=weights, method=method).eval()
     if d_in is not None and ensemble.d_in != d_in:
@@ -178,3 +174,21 @@ def load_ensemble(folder: EnsembleFolder, device: str = "cpu", *, d_in: int | No
             f"{d_in}; delete that folder and run train again."
         )
     return ensemble
+
+
+def load_dictionaries(folder: EnsembleFolder, device: str = "cpu") -> list[Tensor]:
+    """The atoms [N, D] of each member, without the rest; on the CPU they are mapped into memory.
+
+    Raises:
+        UserError: If a file is missing or damaged.
+    """
+    (names,) = _manifest(folder, "members")
+    return [load_atoms(folder.path / name, device=device) for name in names]
+
+
+def _manifest(folder: EnsembleFolder, *keys: str) -> list[Any]:
+    manifest = read_json(folder.manifest)
+    try:
+        return [manifest[key] for key in keys]
+    except (KeyError, TypeError):
+        raise UserError(f"{folder.manifest} is not an ensemble's manifest; train the ensemble again.") from None

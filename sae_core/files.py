@@ -136,6 +136,24 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
         raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
 
 
+def read_tensor(path: Path, name: str, device: str = "cpu") -> torch.Tensor:
+    """Read one tensor of a safetensors file. On the CPU it is mapped: parts are read when they are used.
+
+    Raises:
+        UserError: If the file is missing or cut off, or holds no such tensor.
+    """
+    from safetensors import safe_open
+
+    if not path.exists():
+        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.")
+    try:
+        with safe_open(path, framework="pt", device=device) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    return tensor
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, line ends as they are."""
     with replacing(path) as partial:

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_core.errors import UserError
 from sae_core.progress import Progress, Tick, silent
-from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run
+from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes
@@ -116,6 +117,23 @@ def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent)
         train(run, progress=tell)
         score_run(run, progress=tell)
     return score_together(path, runs)
+
+
+def evaluate_retrains(run: Run, paths: Sequence[Path], *, progress: Progress = silent) -> None:
+    """Measure how stable a run's ensembles are over independent trainings.
+
+    Args:
+        run: The run.
+        paths: Runs with other seeds, or folders of such runs, in which ``run`` itself is passed over.
+        progress: Told how far it is.
+    """
+    from sae_core.evaluation.retrains import evaluate_retrains as evaluate_runs
+
+    found = {each.resolve(): each for path in paths for each in find_runs(path)}
+    found.pop(run.path.resolve(), None)
+    if not found:
+        raise UserError(f"{paths[0]} holds no run but {run.path} itself; give runs that were trained with other seeds.")
+    evaluate_runs(run, [Run.open(each) for each in found.values()], progress=progress)
 
 
 def run_everything(run: Run, *, progress: Progress = silent) -> None:

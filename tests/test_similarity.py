@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from sae_core.evaluation import similarity
-from sae_core.evaluation.similarity import Atoms, best_matches, nearest_in, one_to_one, random_best, random_null
+from sae_core.evaluation.similarity import (
+    Atoms,
+    best_matches,
+    nearest_in,
+    one_to_one,
+    random_best,
+    random_null,
+    random_shared,
+)
 
 
 def _atoms(count: int, d: int, seed: int) -> torch.Tensor:
@@ -86,8 +94,9 @@ def test_random_null_has_the_known_values() -> None:
 
 
 def test_random_best_is_the_same_of_a_sample_and_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = random_best(600, 900, 24)
+    whole, share = random_best(600, 900, 24), random_shared(600, 900, 24, 0.55)
+    assert 0.2 < share < 0.9
     monkeypatch.setattr(similarity, "SAMPLED", 300)
     monkeypatch.setattr(similarity, "_DRAWN", 128)
-    random_best.__wrapped__.cache_clear()
     assert random_best(600, 900, 24) == pytest.approx(whole, abs=0.005)
+    assert random_shared(600, 900, 24, 0.55) == pytest.approx(share, abs=0.06)

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sae_core.evaluation.similarity import Atoms, random_best, random_null
+from sae_core.evaluation.similarity import Atoms, random_best, random_null, random_shared
 from sae_core.evaluation.stability import measure_stability, pooled_among
 
 
@@ -68,6 +68,9 @@ def test_nulls_are_those_of_random_dictionaries_of_the_same_sizes() -> None:
     figures, _ = measure_stability([randn(n, 16, seed=n) for n in (40, 60)])
     assert figures["null_best"] == pytest.approx((random_best(40, 60, 16) + random_best(60, 40, 16)) / 2)
     assert figures["null_pooled"] == figures["null_best"]  # with two runs, there is nothing to pool
+    assert figures["null_shared"] == pytest.approx(
+        (random_shared(40, 60, 16, 0.7) + random_shared(60, 40, 16, 0.7)) / 2
+    )
     assert figures["null_matched"] == random_null(40, 60, 16)["matched"]
     # The runs are random themselves, so they reach what chance gives.
     for name, null in (("pooled", "null_pooled"), ("mmcs", "null_best"), ("pw_mcc", "null_matched")):

@@ -19,6 +19,7 @@ from sae_core.commands.common import (
     summary,
     trained_runs,
 )
+from sae_core.errors import UserError
 from sae_core.options import AsJson
 
 
@@ -52,10 +53,19 @@ def evaluate(
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of --task that holds the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
+    retrain: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Also measure how stable the features are over this run, which is RUN trained with another seed (or a "
+            "folder of such runs); repeatable."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure reconstruction, dictionaries, concept detection and cost."""
     opened = trained_runs(run)
+    if retrain and len(opened) > 1:
+        raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")
     with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
         for each in opened:
             pipeline.evaluate(each, progress=progress)
@@ -63,6 +73,8 @@ def evaluate(
                 pipeline.evaluate_task(
                     each, path, text_column=text_column, label_column=label_column, progress=progress
                 )
+            if retrain:
+                pipeline.evaluate_retrains(each, retrain, progress=progress)
     if as_json:
         print_by_run({each.name: summary(each) for each in opened})
         return

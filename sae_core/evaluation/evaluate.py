@@ -21,6 +21,7 @@ from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
 from sae_core.evaluation.cost import measure_cost
 from sae_core.evaluation.dictionary import measure_dictionary
 from sae_core.evaluation.reconstruction import measure_reconstruction
+from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, silent
@@ -124,6 +125,9 @@ def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress)
     figures = measure_dictionary(
         ensembles, cache.read, cache.rows, seed=run.settings.training.seed, device=device, progress=progress
     )
+    bag = figures["ensembles"].get("bagged", {}).get("member_stability")
+    # The single SAE, trained as often as the bag has members, which are such trainings.
+    figures["single_retrained"] = bag if members_are_retrains(run.settings) else None
     write_json(run.evaluation("dictionary"), figures)
 
 

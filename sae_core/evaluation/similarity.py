@@ -251,14 +251,23 @@ def random_null(n: int, m: int, d: int, *, seed: int = 0) -> dict[str, float]:
     return {"best": random_best(n, m, d, seed=seed), "matched": float(matched.double().mean())}
 
 
-@torch.no_grad()
-@lru_cache(maxsize=256)
 def random_best(n: int, m: int, d: int, *, seed: int = 0) -> float:
     """Mean best cosine of n random unit atoms in d dimensions with m others; at most `SAMPLED` of the n are drawn."""
+    return float(_random_best_cosines(min(n, SAMPLED), m, d, seed).double().mean())
+
+
+def random_shared(n: int, m: int, d: int, threshold: float, *, seed: int = 0) -> float:
+    """Share of n random unit atoms whose best cosine with m others reaches the threshold; drawn as in `random_best`."""
+    return float((_random_best_cosines(min(n, SAMPLED), m, d, seed) >= threshold).double().mean())
+
+
+@torch.no_grad()
+@lru_cache(maxsize=256)
+def _random_best_cosines(n: int, m: int, d: int, seed: int) -> Tensor:
     chance = torch.Generator().manual_seed(seed)
-    atoms = Atoms(torch.randn(min(n, SAMPLED), d, generator=chance))
-    best_N = torch.full((len(atoms),), -torch.inf)
+    atoms = Atoms(torch.randn(n, d, generator=chance))
+    best_N = torch.full((n,), -torch.inf)
     for start in range(0, m, _DRAWN):
         others_bD = torch.randn(min(_DRAWN, m - start), d, generator=chance)
         best_N = torch.maximum(best_N, best_matches(atoms, others_bD)[0])
-    return float(best_N.double().mean())
+    return best_N

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
+from itertools import combinations, permutations
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.evaluation.similarity import Atoms, best_matches, match_atoms, random_best, random_null
+from sae_core.evaluation.similarity import Atoms, best_matches, match_atoms, random_best, random_null, random_shared
 from sae_core.progress import Progress, Tick, silent
 
 THRESHOLD = 0.7
@@ -66,8 +65,8 @@ def measure_stability(
     Returns:
         The figures: ``runs``, ``pooled``, ``mmcs``, ``pw_mcc``, ``shared_fraction`` (share of features that one other
         run has, over ordered pairs), ``in_all`` and ``in_none`` (share of features that all or none of the other runs
-        have), and ``null_pooled``, ``null_best``, ``null_matched``: pooled, mmcs and pw_mcc of random unit dictionaries
-        of the same sizes. And what is known of the features of each run.
+        have), and ``null_pooled``, ``null_best``, ``null_matched`` and ``null_shared``: pooled, mmcs, pw_mcc and
+        shared_fraction of random unit dictionaries of the same sizes. And what is known of the features of each run.
     """
     atoms = [Atoms.of(run) for run in runs]
     pairs = list(combinations(range(len(atoms)), 2))
@@ -92,7 +91,7 @@ def measure_stability(
         "shared_fraction": _mean(float((cosine_N >= threshold).mean()) for cosine_N in best.values()),
         "in_all": _mean(float((run.stability_N == 1).mean()) for run in features),
         "in_none": _mean(float((run.stability_N == 0).mean()) for run in features),
-        **_nulls([len(run) for run in atoms], atoms[0].d_in, seed),
+        **_nulls([len(run) for run in atoms], atoms[0].d_in, threshold, seed),
     }
     return figures, features
 
@@ -117,13 +116,14 @@ def _features(
     return Features((cosine_ON >= threshold).mean(axis=0), cosine_ON.max(axis=0), mean_N)
 
 
-def _nulls(widths: Sequence[int], d_in: int, seed: int) -> dict[str, float]:
-    random = partial(random_best, d=d_in, seed=seed)
-    pairs = list(combinations(widths, 2))
+def _nulls(widths: Sequence[int], d_in: int, threshold: float, seed: int) -> dict[str, float]:
+    """What the figures would be for random dictionaries: of pairs of runs, and of one run against all others."""
+    ordered = list(permutations(widths, 2))
     return {
-        "null_pooled": _mean(random(width, sum(widths) - width) for width in widths),
-        "null_best": _mean((random(a, b) + random(b, a)) / 2 for a, b in pairs),
-        "null_matched": _mean(random_null(*sorted(pair), d_in, seed=seed)["matched"] for pair in pairs),
+        "null_pooled": _mean(random_best(width, sum(widths) - width, d_in, seed=seed) for width in widths),
+        "null_best": _mean(random_best(a, b, d_in, seed=seed) for a, b in ordered),
+        "null_matched": _mean(random_null(min(a, b), max(a, b), d_in, seed=seed)["matched"] for a, b in ordered),
+        "null_shared": _mean(random_shared(a, b, d_in, threshold, seed=seed) for a, b in ordered),
     }
 
 

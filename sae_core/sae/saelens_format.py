@@ -12,7 +12,7 @@ import torch
 
 from sae_core import __version__
 from sae_core.errors import UserError
-from sae_core.files import read_json, read_tensors, write_json, write_tensors
+from sae_core.files import read_json, read_tensor, read_tensors, write_json, write_tensors
 from sae_core.sae.base import SAE
 from sae_core.sae.batch_topk import BatchTopKSAE
 from sae_core.sae.jumprelu import JumpReLUSAE
@@ -78,6 +78,15 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{folder} does not hold an SAE in SAELens 6 format ({reason}).") from None
     return sae.eval()
+
+
+def load_atoms(folder: Path, device: str = "cpu") -> torch.Tensor:
+    """The atoms [N, D] of an SAE in either format, without the rest; on the CPU they are mapped into memory.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    return read_tensor(folder / WEIGHTS, "W_dec", device=device)
 
 
 def _empty_sae(config: dict[str, Any], folder: Path) -> SAE:
