@@ -102,8 +102,9 @@ def test_every_file_has_every_ensemble(evaluated):
 def test_figures_are_those_of_the_stored_ensembles_on_the_held_out_activations(evaluated):
     ensembles = {folder.name: load_ensemble(folder) for folder in evaluated.ensembles()}
     acts = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(0)) + 1.0
-    expected = measure_reconstruction(ensembles, lambda start, stop: acts[start:stop], TOKENS, bootstrap=20)
+    expected, densities = measure_reconstruction(ensembles, lambda start, stop: acts[start:stop], TOKENS, bootstrap=20)
     assert read_json(evaluated.evaluation("reconstruction")) == json.loads(json.dumps(expected))
+    assert read_table(evaluated.evaluation_table("reconstruction")).equals(densities)
     assert all(figures["identity_error"] < 1e-5 for figures in expected["ensembles"].values())
 
 

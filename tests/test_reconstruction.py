@@ -1,10 +1,12 @@
 """Reconstruction figures against plain float64 formulas, both exact identities, and the traps of explained variance."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import r2_score
 
 from sae_core.config import SAESettings
 from sae_core.ensemble import Ensemble
@@ -53,7 +55,7 @@ def activations(tokens=700, seed=0):
 def measured(chosen, acts, monkeypatch=None, block=None, **options):
     if block:
         monkeypatch.setattr(reconstruction, "BLOCK", block)
-    return measure_reconstruction(chosen, lambda start, stop: acts[start:stop], len(acts), **options)
+    return measure_reconstruction(chosen, lambda start, stop: acts[start:stop], len(acts), **options)[0]
 
 
 def reference(acts, output):
@@ -122,10 +124,65 @@ def test_by_members_are_the_figures_of_the_first_members():
         assert [row["members"] for row in figures[name]["by_members"]] == list(range(1, len(ensemble) + 1))
         for row in figures[name]["by_members"]:
             part = ensemble.first(row["members"])
-            mse, total, _ = reference(acts, part(acts))
+            mse, total, per_dimension = reference(acts, part(acts))
             assert row["mse"] == pytest.approx(mse, rel=1e-5)
             assert row["explained_variance"] == pytest.approx(total, abs=1e-5)
-            assert row["l0"] == pytest.approx(float((part.encode(acts) != 0).sum(dim=1).double().mean()))
+            assert row["explained_variance_per_dimension"] == pytest.approx(per_dimension, abs=1e-5)
+            fires = part.encode(acts) != 0
+            assert row["l0"] == pytest.approx(float(fires.sum(dim=1).double().mean()))
+            assert row["features"] == fires.shape[1]
+            assert row["relative_sparsity"] == pytest.approx(row["l0"] / fires.shape[1])
+            assert row["dead"] == int((~fires.any(dim=0)).sum())
+            assert row["dead_fraction"] == row["dead"] / fires.shape[1]
+        assert {**figures[name]["by_members"][-1]}.items() <= figures[name].items()
+
+
+@pytest.mark.parametrize("architecture", ["topk", "relu"])
+def test_explained_variance_is_the_r2_of_scikit_learn(architecture):
+    chosen, acts = ensembles(architecture), activations()
+    for name, found in measured(chosen, acts)["ensembles"].items():
+        pair = acts.double().numpy(), chosen[name](acts).double().numpy()
+        assert found["explained_variance"] == pytest.approx(r2_score(*pair, multioutput="variance_weighted"), abs=1e-6)
+        per_dimension = r2_score(*pair, multioutput="uniform_average")
+        assert found["explained_variance_per_dimension"] == pytest.approx(per_dimension, abs=1e-6)
+
+
+def test_density_is_the_share_of_tokens_on_which_a_feature_fires(monkeypatch):
+    monkeypatch.setattr(reconstruction, "BLOCK", 256)
+    chosen, acts = ensembles(), activations()
+    facts, table = measure_reconstruction(chosen, lambda start, stop: acts[start:stop], len(acts))
+    for name, ensemble in chosen.items():
+        fires = (ensemble.encode(acts) != 0).double()
+        mine = table[table["ensemble"] == name]
+        assert mine["feature"].tolist() == list(range(fires.shape[1]))
+        assert mine["member"].tolist() == np.repeat(range(len(ensemble)), N).tolist()
+        assert np.array_equal(mine["count"], fires.sum(dim=0).numpy())
+        assert np.allclose(mine["density"], fires.mean(dim=0).numpy())
+        alive = mine["density"][mine["density"] > 0]
+        spread = facts["ensembles"][name]["density"]
+        assert spread["median"] == pytest.approx(np.median(alive))
+        assert (spread["p05"], spread["p95"]) == pytest.approx((np.quantile(alive, 0.05), np.quantile(alive, 0.95)))
+        assert spread["largest"] == alive.max()
+
+
+def test_a_code_with_signs_counts_what_is_not_zero():
+    """Signed coefficients whose sum is zero are active all the same."""
+
+    class Signed(type(sae(0))):
+        def encode_sparse(self, acts_BD):
+            code = super().encode_sparse(acts_BD)
+            signs_E = 1 - 2 * (torch.arange(len(code.values_E)) % 2)
+            return replace(code, values_E=code.values_E * signs_E)
+
+    acts = activations(40)
+    member = sae(0)
+    plain = measured({"one": Ensemble([member], wiring="parallel")}, acts)["ensembles"]["one"]
+    member.__class__ = Signed
+    member.train()  # so that its own encoding is used
+    found = measured({"one": Ensemble([member], wiring="parallel")}, acts)["ensembles"]["one"]
+    assert (found["l0"], found["dead"]) == (plain["l0"], plain["dead"])
+    assert found["l0"] == pytest.approx(4.0)
+    assert found["mse"] > plain["mse"]
 
 
 def test_both_identities_hold_and_their_parts_are_reported():
@@ -241,4 +298,5 @@ def test_chosen_features_that_are_not_positive_do_not_fire():
     acts = activations(50)
     found = measured({"silent": silent}, acts)["ensembles"]["silent"]
     assert (found["l0"], found["dead"], found["dead_fraction"]) == (0.0, N, 1.0)
+    assert found["density"] is None
     assert found["mse"] == pytest.approx(float((acts - silent[0].b_dec).double().square().sum(dim=1).mean()), rel=1e-5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +105,25 @@ class Encoders:
             if feeds_next and code.decoded_BD is not None:
                 input_BD = input_BD - weight * code.decoded_BD
             yield code
+
+
+def partial_sums(ensemble: Ensemble, codes: Iterable[MemberCode]) -> Iterator[Tensor]:
+    """Reconstructions [B, D] by the first 1, 2, … J members, as `Ensemble.first` wires them.
+
+    Bagged members are averaged anew, boosted stages just stop.
+
+    Args:
+        ensemble: The ensemble.
+        codes: The decoded codes of its members, in order.
+    """
+    whole = sum(ensemble.weights)
+    sum_BD, weight_so_far = None, 0.0
+    for weight, code in zip(ensemble.weights, codes, strict=True):
+        assert code.decoded_BD is not None
+        weight_so_far += weight
+        part_BD = weight * code.decoded_BD
+        sum_BD = part_BD if sum_BD is None else sum_BD + part_BD
+        yield sum_BD * (whole / weight_so_far) if ensemble.wiring == "parallel" else sum_BD
 
 
 def _same(one: SAE, other: SAE) -> bool:

@@ -30,6 +30,9 @@ from sae_core.run import EVALUATION_STAGES, Run
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
 
+WITH_TABLE = ("reconstruction", "concepts")
+"""Evaluations that write a table beside their JSON file."""
+
 Ensembles = dict[str, Ensemble]
 
 
@@ -58,7 +61,7 @@ def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = 
     for name in missing:
         started = time.perf_counter()
         measures[name](run, ensembles, device, progress)
-        files = [run.evaluation(name), *([run.evaluation_table(name)] if name == "concepts" else [])]
+        files = [run.evaluation(name), *([run.evaluation_table(name)] if name in WITH_TABLE else [])]
         run.finish(f"evaluate/{name}", {"seconds": time.perf_counter() - started, "device": device}, files=files)
 
 
@@ -108,7 +111,7 @@ def _load(run: Run, device: str) -> Ensembles:
 
 def _reconstruction(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
     cache = evaluation_cache(run)
-    figures = measure_reconstruction(
+    figures, densities = measure_reconstruction(
         ensembles,
         cache.read,
         cache.rows,
@@ -117,6 +120,7 @@ def _reconstruction(run: Run, ensembles: Ensembles, device: str, progress: Progr
         device=device,
         progress=progress,
     )
+    write_table(run.evaluation_table("reconstruction"), densities)
     write_json(run.evaluation("reconstruction"), figures)
 
 

@@ -12,12 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.ensemble import Ensemble
-from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
+from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode, partial_sums
 from sae_core.progress import Progress, Tick, silent
 
 Read = Callable[[int, int], Tensor]
@@ -85,59 +86,62 @@ class Totals:
     def __init__(self, ensemble: Ensemble, moments: Moments) -> None:
         self.ensemble = ensemble
         self.moments = moments
-        members, weights = len(ensemble), ensemble.weights
-        self.error_JD = torch.zeros(members, ensemble.d_in, dtype=torch.float64)
+        self.error_JD = torch.zeros(len(ensemble), ensemble.d_in, dtype=torch.float64)
         self.error_C = torch.zeros_like(moments.count_C)
-        self.active_J = torch.zeros(members, dtype=torch.float64)
-        self.fired_J = [torch.zeros(width, dtype=torch.bool) for width in ensemble.widths]
-        # As in Ensemble.first: bagged members are averaged anew, boosted stages just stop.
-        averaged = ensemble.wiring == "parallel"
-        self._scale_J = [sum(weights) / sum(weights[: j + 1]) if averaged else 1.0 for j in range(members)]
+        self.counts_J = [torch.zeros(width, dtype=torch.int64) for width in ensemble.widths]
 
     def add(self, start: int, acts_BD: Tensor, codes: list[MemberCode]) -> None:
         """Take in the activations from number ``start`` on and the members' codes of them."""
-        sum_BD = torch.zeros_like(acts_BD)
-        for number, (weight, member) in enumerate(zip(self.ensemble.weights, codes, strict=True)):
-            assert member.decoded_BD is not None
+        for number, member in enumerate(codes):
             _, features_E = member.firing()
-            self.active_J[number] += len(features_E)
-            self.fired_J[number][features_E.cpu()] = True
-            sum_BD = torch.add(sum_BD, member.decoded_BD, alpha=weight)
-            squares_BD = torch.sub(acts_BD, sum_BD, alpha=self._scale_J[number]).square()
+            self.counts_J[number] += torch.bincount(features_E, minlength=len(self.counts_J[number])).cpu()
+        for number, part_BD in enumerate(partial_sums(self.ensemble, codes)):
+            squares_BD = (acts_BD - part_BD).square()
             self.error_JD[number] += squares_BD.sum(dim=0, dtype=torch.float64).cpu()
         error_B = squares_BD.sum(dim=1, dtype=torch.float64).cpu()
         self.error_C.index_add_(0, self.moments.chunks_of(start, len(acts_BD)), error_B)
 
     def figures(self, *, bootstrap: int, seed: int) -> dict[str, Any]:
         """The figures as they stand in evaluation/reconstruction.json; what is undefined is None."""
-        tokens, features = self.moments.tokens, sum(self.ensemble.widths)
-        dead = sum(int((~fired).sum()) for fired in self.fired_J)
-        l0_J = (self.active_J.cumsum(dim=0) / tokens).tolist()
-        variation_D = self.moments.variation_D
-        by_members = [
-            {
-                "members": number + 1,
-                "explained_variance": defined(total_explained(error_D, variation_D)),
-                "mse": float(error_D.sum()) / tokens,
-                "l0": l0_J[number],
-            }
-            for number, error_D in enumerate(self.error_JD)
-        ]
         low, high = explained_interval(self.error_C, self.moments, samples=bootstrap, seed=seed)
+        by_members = [self._first(number + 1) for number in range(len(self.ensemble))]
+        whole = by_members[-1]
         return {
-            "members": len(self.ensemble),
-            "features": features,
-            "mse": by_members[-1]["mse"],
-            "explained_variance": by_members[-1]["explained_variance"],
-            "explained_variance_per_dimension": defined(explained_per_dimension(self.error_JD[-1], variation_D)),
+            **whole,
             "explained_variance_interval": [defined(low), defined(high)],
-            "l0": l0_J[-1],
-            "relative_sparsity": l0_J[-1] / features,
-            "dead": dead,
-            "dead_fraction": dead / features,
+            "density": _spread(torch.cat(self.counts_J).double() / self.moments.tokens),
             "by_members": by_members,
             "residual_energy": self._residual_energy(),
         }
+
+    def _first(self, count: int) -> dict[str, Any]:
+        """The figures of the first ``count`` members."""
+        tokens, variation_D, error_D = self.moments.tokens, self.moments.variation_D, self.error_JD[count - 1]
+        counts_M = torch.cat(self.counts_J[:count])
+        dead, l0 = int((counts_M == 0).sum()), float(counts_M.sum()) / tokens
+        return {
+            "members": count,
+            "features": len(counts_M),
+            "mse": float(error_D.sum()) / tokens,
+            "explained_variance": defined(total_explained(error_D, variation_D)),
+            "explained_variance_per_dimension": defined(explained_per_dimension(error_D, variation_D)),
+            "l0": l0,
+            "relative_sparsity": l0 / len(counts_M),
+            "dead": dead,
+            "dead_fraction": dead / len(counts_M),
+        }
+
+    def densities(self) -> pd.DataFrame:
+        """One row a feature: feature, member, count (tokens on which it fires) and density (their share)."""
+        counts_M = torch.cat(self.counts_J).numpy()
+        return pd.DataFrame(
+            {
+                "feature": np.arange(len(counts_M)),
+                "member": np.repeat(np.arange(len(self.counts_J)), self.ensemble.widths),
+                "count": counts_M,
+                "density": counts_M / self.moments.tokens,
+            }
+        )
 
     def _residual_energy(self) -> list[float | None]:
         """ρ_j = energy after / energy before stage j; empty unless the wiring is residual."""
@@ -145,6 +149,15 @@ class Totals:
             return []
         energies = [self.moments.energy, *self.error_JD.sum(dim=1).tolist()]
         return [after / before if before > 0 else None for before, after in pairwise(energies)]
+
+
+def _spread(density_M: Tensor) -> dict[str, float] | None:
+    """Percentiles of the density over the features that fire; None if none does."""
+    alive = density_M[density_M > 0].numpy()
+    if not len(alive):
+        return None
+    low, median, high = np.quantile(alive, [0.05, 0.5, 0.95])
+    return {"p05": float(low), "median": float(median), "p95": float(high), "largest": float(alive.max())}
 
 
 def total_explained(error_D: Tensor, variation_D: Tensor) -> float:
@@ -226,7 +239,7 @@ def measure_reconstruction(
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Measure all ensembles in one pass over the activations, block by block.
 
     Args:
@@ -239,7 +252,7 @@ def measure_reconstruction(
         progress: Told about every block.
 
     Returns:
-        The content of evaluation/reconstruction.json.
+        (content of evaluation/reconstruction.json; the table beside it with every feature's density).
     """
     encoders = Encoders(ensembles)
     moments = Moments(tokens, next(iter(ensembles.values())).d_in)
@@ -256,7 +269,8 @@ def measure_reconstruction(
     for name, ensemble in ensembles.items():
         # Every block obeys the identity by itself; the worst one is reported.
         identities[name] = max(identity_error(ensemble, block_BD) for block_BD in checked.split(BLOCK))
-    return {
+    table = pd.concat([total.densities().assign(ensemble=name) for name, total in totals.items()], ignore_index=True)
+    facts = {
         "tokens": tokens,
         "identity_tokens": len(checked),
         "bootstrap": bootstrap,
@@ -269,3 +283,4 @@ def measure_reconstruction(
             for name, total in totals.items()
         },
     }
+    return facts, table
