@@ -64,6 +64,7 @@ def measure(storage: str, made: str, tokens: int, members: int) -> Seconds:
     from sae_core.activations import harvest
     from sae_core.activations.cache import CacheWriter
     from sae_core.activations.language_model import LanguageModel
+    from sae_core.activations.tokenized import TextTokenizer
     from sae_core.config import RunSettings
     from sae_core.run import Run
     from sae_core.training import prefetch
@@ -79,7 +80,7 @@ def measure(storage: str, made: str, tokens: int, members: int) -> Seconds:
         (CacheWriter, "finish", "write"),
     ):
         setattr(owner, name, timed(seconds, part, getattr(owner, name)))
-    setattr(LanguageModel, "_encode", timed_items(seconds, "tokenize", LanguageModel._encode))  # noqa: B010
+    setattr(TextTokenizer, "encode", timed_items(seconds, "tokenize", TextTokenizer.encode))  # noqa: B010
     setattr(Trainer, "step", timed(seconds, "step", Trainer.step))  # noqa: B010
     settings = {
         "data": {"train_tokens": tokens, "index_tokens": tokens // 4, "evaluation_tokens": 5000, "storage": storage},

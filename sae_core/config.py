@@ -180,6 +180,8 @@ class EvaluationSettings(_Settings):
     """First tokens of each text that are pooled."""
     pool_texts: Positive = 1200
     """Different texts that the embedded tasks draw on; each passes once through the model and every ensemble."""
+    loss_tokens: Annotated[int, Field(ge=0)] = 2048
+    """Held-out tokens on which reconstructions are put back into the language model, whole texts; 0 leaves that out."""
     bootstrap: Positive = 200
     """Bootstrap samples behind an interval."""
 

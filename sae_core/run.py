@@ -20,7 +20,7 @@ from sae_core.files import read_json, write_json
 FORMAT = 1
 INDEX_STAGES = ("index", "match", "lens", "map", "atoms")
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
-EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost")
+EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
 _RECORDED_PACKAGES = ("sae-ensemble", "torch", "transformers", "numpy", "scipy", "scikit-learn", "umap-learn")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sae_core.activations import loading, sites
+from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
 from sae_core.files import naming_faults_of
@@ -25,7 +26,6 @@ WINDOW_BYTES = 64 * 2**20
 """Activations gathered, sorted by length and returned together take about this much memory (in float32)."""
 CPU_TOKENS = 2048
 """Tokens in one forward pass on the CPU at most; more leave its cache and are slower."""
-_TEXTS_PER_CALL = 1024
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
 
 
@@ -61,14 +61,6 @@ class ActivationBatch:
         return self.acts_PTD[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """One tokenized text: all ids, and which of them are ordinary tokens."""
-
-    ids: NDArray[np.int32]
-    ordinary: NDArray[np.bool_]
-
-
 class _Reached(Exception):
     """Ends the forward pass, so that nothing behind the last place is computed."""
 
@@ -100,10 +92,10 @@ class LanguageModel:
         self.name, self.tokenizer, self.device = settings.name, tokenizer, device
         self.d_model, self.n_layers = int(config.hidden_size), loading.block_count(model.config)
         self.causal = loading.is_causal(model.config)
-        self.context = min(settings.context, getattr(config, "max_position_embeddings", None) or settings.context)
+        self.context = loading.context_length(model.config, settings)
         self._batch_size = settings.batch_size
         self._model, self._base = model, model.base_model
-        self._first_id = self._missing_bos()
+        self._tokens = TextTokenizer(tokenizer, causal=self.causal, context=self.context)
         self.places = tuple(places) or (Place(settings.layer, settings.site),)
         self._seen: dict[int, Tensor] = {}
         self._read_at_places()
@@ -124,16 +116,6 @@ class LanguageModel:
         model, tokenizer = loading.load_model(settings.model_copy(update={"layer": last}), device=device)
         return cls(model, tokenizer, settings, device=device, places=places)
 
-    def _missing_bos(self) -> int | None:
-        """The id to put in front where a causal model's tokenizer does not, as TransformerLens and SAELens do.
-
-        Without it the first word of every text takes the place of the attention sink, with an outlying activation.
-        """
-        bos = self.tokenizer.bos_token_id
-        if not self.causal or bos is None:
-            return None
-        return None if bos in self.tokenizer("a")["input_ids"][:1] else int(bos)
-
     def _read_at_places(self) -> None:
         """Let the forward pass leave its activations in `_seen` and end; move what is still needed to the device."""
         blocks = sites.find_blocks(self._base, self.n_layers)
@@ -141,9 +123,9 @@ class LanguageModel:
         del blocks[last + 1 :]  # never run; this frees their memory
         self._model.to(self.device)  # type: ignore[arg-type]
         stop = blocks[last].register_forward_hook(_stop)
-        example = _Encoded(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
+        example = TokenizedText(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
         for layer in sorted({place.layer for place in self.places if place.site != "residual"}):
-            sites.check_parts_add_up(blocks[layer], lambda: self._forward(*self._padded([example])))
+            sites.check_parts_add_up(blocks[layer], lambda: self._forward(*self._tokens.pad([example])))
         stop.remove()
         modules = [sites.site_module(blocks[place.layer], place.site) for place in self.places]
         for number, module in enumerate(modules):
@@ -161,7 +143,7 @@ class LanguageModel:
 
     def token_ids(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int32]]:
         """Ids of the ordinary tokens of each text: those whose activations `activations` gives."""
-        return [encoded.ids[encoded.ordinary] for encoded in self._encode(texts, context)]
+        return [encoded.ids[encoded.ordinary] for encoded in self._tokens.encode(texts, context)]
 
     def activations(
         self, texts: Sequence[str], *, context: int | None = None, progress: Progress = silent
@@ -177,7 +159,7 @@ class LanguageModel:
             progress: Told the number of texts done.
         """
         done = 0
-        for window in self._windows(self._encode(texts, context)):
+        for window in self._windows(self._tokens.encode(texts, context)):
             batch = self._read(
                 window, done, lambda count: progress(Tick("read activations", count, len(texts), "texts"))
             )
@@ -185,28 +167,9 @@ class LanguageModel:
             if len(batch.tokens_T):
                 yield batch
 
-    def _encode(self, texts: Sequence[str], context: int | None) -> Iterator[_Encoded]:
-        """Tokenize; many texts at once, as fast tokenizers use all cores."""
-        length = min(context or self.context, self.context)
-        front = [] if self._first_id is None else [self._first_id]
-        for first in range(0, len(texts), _TEXTS_PER_CALL):
-            encoded = self.tokenizer(
-                list(texts[first : first + _TEXTS_PER_CALL]),
-                truncation=True,
-                max_length=length - len(front),
-                return_special_tokens_mask=True,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                # Otherwise a text that speaks of "<bos>" would contain the special token itself.
-                split_special_tokens=True,
-            )
-            for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
-                ordinary = 1 - np.array([1] * len(front) + special, np.int8)
-                yield _Encoded(np.array(front + ids, np.int32), ordinary.astype(np.bool_))
-
-    def _windows(self, encoded: Iterator[_Encoded]) -> Iterator[list[_Encoded]]:
+    def _windows(self, encoded: Iterator[TokenizedText]) -> Iterator[list[TokenizedText]]:
         limit = max(WINDOW_BYTES // (4 * self.d_model), 1)
-        window: list[_Encoded] = []
+        window: list[TokenizedText] = []
         tokens = 0
         for text in encoded:
             window.append(text)
@@ -217,7 +180,7 @@ class LanguageModel:
         if window:
             yield window
 
-    def _read(self, window: Sequence[_Encoded], first: int, tell: Callable[[int], None]) -> ActivationBatch:
+    def _read(self, window: Sequence[TokenizedText], first: int, tell: Callable[[int], None]) -> ActivationBatch:
         """Run the texts of one window, shortest first so that there is little padding, and put them back in order."""
         counts = np.array([int(text.ordinary.sum()) for text in window])
         starts = np.concatenate([[0], counts.cumsum()])
@@ -228,7 +191,7 @@ class LanguageModel:
         while done < len(order):
             numbers = order[done : done + self._batch_rows(len(window[order[done]].ids))]
             done += len(numbers)
-            ids_BL, present_BL = self._padded([window[number] for number in numbers])
+            ids_BL, present_BL = self._tokens.pad([window[number] for number in numbers])
             self._run(ids_BL, present_BL)
             places_BL = np.full(ids_BL.shape, -1, np.int64)
             for row, number in enumerate(numbers):
@@ -250,14 +213,6 @@ class LanguageModel:
     def _batch_rows(self, length: int) -> int:
         """Texts of about ``length`` tokens to run together."""
         return min(self._batch_size, max(1, CPU_TOKENS // length)) if self.device == "cpu" else self._batch_size
-
-    def _padded(self, texts: Sequence[_Encoded]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(ids [B, L] padded on the right, which of them are not padding)."""
-        lengths = np.array([len(text.ids) for text in texts])
-        present_BL = np.arange(lengths.max()) < lengths[:, None]
-        ids_BL = np.full(present_BL.shape, self.tokenizer.pad_token_id or 0, np.int64)
-        ids_BL[present_BL] = np.concatenate([text.ids for text in texts])
-        return ids_BL, present_BL
 
     def _run(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> None:
         """Leave the activations [B, L, D] of each place in `_seen`."""

@@ -60,6 +60,12 @@ def block_count(config: Any) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
+def context_length(config: Any, settings: ModelSettings) -> int:
+    """Tokens a text is cut to, special ones included: as many as the settings say, but never more than it takes."""
+    most = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.context
+    return int(min(settings.context, most))
+
+
 def _locate(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
     """What transformers is to load, and with which options. Without the hub only its local cache is asked."""
     if settings.name == EMBEDDED:

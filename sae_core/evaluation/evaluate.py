@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sae_core.activations.harvest import documents, evaluation_cache
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
+from sae_core.activations.loading import is_causal, load_config
+from sae_core.activations.substitution import SubstitutedModel
 from sae_core.activations.text import load_labelled
 from sae_core.config import EMBEDDED
 from sae_core.device import resolve_device
@@ -20,6 +22,7 @@ from sae_core.errors import UserError
 from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
 from sae_core.evaluation.cost import measure_cost
 from sae_core.evaluation.dictionary import measure_dictionary
+from sae_core.evaluation.loss import measure_loss, undefined
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
@@ -37,7 +40,7 @@ Ensembles = dict[str, Ensemble]
 
 
 def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = None) -> None:
-    """Measure reconstruction, dictionaries, concept detection and cost, and write evaluation/.
+    """Measure reconstruction, dictionaries, concept detection, cost and loss recovered, and write evaluation/.
 
     Args:
         run: A run with trained ensembles and its activation cache.
@@ -57,6 +60,7 @@ def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = 
         "dictionary": _dictionary,
         "concepts": _concepts,
         "cost": _cost,
+        "loss": _loss,
     }
     for name in missing:
         started = time.perf_counter()
@@ -142,6 +146,36 @@ def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -
 
 def _cost(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
     write_json(run.evaluation("cost"), measure_cost(run, ensembles))
+
+
+def _loss(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
+    settings = run.settings
+    reason = _no_loss(run)
+    if reason:
+        write_json(run.evaluation("loss"), undefined(reason))
+        return
+    figures = measure_loss(
+        ensembles,
+        SubstitutedModel.load(settings.model, device=device),
+        [document.text for document in documents(run, held_out=True)],
+        evaluation_cache(run).mean_D,
+        tokens=settings.evaluation.loss_tokens,
+        bootstrap=settings.evaluation.bootstrap,
+        seed=settings.training.seed,
+        progress=progress,
+    )
+    write_json(run.evaluation("loss"), figures)
+
+
+def _no_loss(run: Run) -> str | None:
+    """Why the loss recovered is not defined, or not wanted."""
+    if not run.corpus.texts.exists():
+        return "The activations come from no language model."
+    if run.settings.evaluation.loss_tokens == 0:
+        return "It was left out (evaluation.loss_tokens is 0)."
+    if not is_causal(load_config(run.settings.model)):
+        return f"{run.settings.model.name} is an encoder, which predicts no next token."
+    return None
 
 
 def _embedded_tasks(run: Run) -> list[Task]:

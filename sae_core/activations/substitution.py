@@ -1,0 +1,237 @@
+"""A causal language model in which the activations of one layer are replaced, and how well it then predicts.
+
+Loss recovered: Bricken et al. 2023, *Towards Monosemanticity*; with KL divergence in SAEBench (Karvonen et al. 2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sae_core.activations import loading, sites
+from sae_core.activations.tokenized import TextTokenizer, TokenizedText
+from sae_core.config import ModelSettings
+from sae_core.errors import UserError
+
+CPU_LOGITS, GPU_LOGITS = 2**24, 2**27
+"""Logits of a forward pass at most: 64 MB on a CPU, 512 MB on a GPU; a single text may have more."""
+SAME = 1e-3
+"""Nats a token up to which predictions count as unchanged when a model's own activations are put back."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """How well the model predicts, summed over the predictions of each text.
+
+    Attributes:
+        cross_entropy_B: Cross-entropy of the next tokens, in nats [B].
+        kl_B: KL divergence of the model's own predictions from these, in nats [B].
+    """
+
+    cross_entropy_B: Floats
+    kl_B: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a forward pass leaves: logits [B, L, V], the output at the site, and that of the block before."""
+
+    logits_BLV: Tensor
+    output: Any
+    before: Any
+
+
+class Passages:
+    """Some texts, as the model reads them.
+
+    Attributes:
+        acts_TD: Activations of their T ordinary tokens, text after text, float32.
+        own: The model's own predictions; their KL is 0.
+        predicted_B: How many tokens of each text are predicted [B]: an ordinary one, from an ordinary one. So what
+            BOS predicts, which is never replaced, does not count.
+    """
+
+    def __init__(self, model: SubstitutedModel, texts: Sequence[TokenizedText]) -> None:
+        self._model = model
+        self._ids_BL, self._present_BL = model.tokens.pad(texts)
+        ordinary_BL = np.zeros(self._ids_BL.shape, dtype=bool)
+        for row, text in enumerate(texts):
+            ordinary_BL[row, : len(text.ids)] = text.ordinary
+        self._text_P, column_P = np.nonzero(ordinary_BL[:, :-1] & ordinary_BL[:, 1:])
+        self.predicted_B = np.bincount(self._text_P, minlength=len(texts))
+        place_T, place_P = np.flatnonzero(ordinary_BL), self._text_P * len(ordinary_BL[0]) + column_P
+        self._place_T, self._place_P, self._next_P = (
+            torch.from_numpy(part).to(model.device)
+            for part in (place_T, place_P, self._ids_BL[self._text_P, column_P + 1])
+        )
+        self._reading = model.read(self._ids_BL, self._present_BL)
+        self.acts_TD = sites.first_output(self._reading.output).flatten(0, 1)[self._place_T].float()
+        logits_BLV = self._reading.logits_BLV
+        self._reading = replace(self._reading, logits_BLV=logits_BLV[:0])
+        self._own_PV = logits_BLV.flatten(0, 1)[self._place_P].float().softmax(dim=1)
+        self._own_surprise_P = self._expected_surprise(*self._scores(logits_BLV))
+        self.own = self._effect(logits_BLV)
+
+    def substitute(self, acts_TD: Tensor) -> Effect:
+        """The predictions with other activations [T, D] in the place of `acts_TD`."""
+        hidden_BLD = sites.first_output(self._reading.output).clone()
+        hidden_BLD.flatten(0, 1)[self._place_T] = acts_TD.to(hidden_BLD.device, hidden_BLD.dtype)
+        output = _with_hidden(self._reading.output, hidden_BLD)
+        return self._effect(self._model.reread(self._ids_BL, self._present_BL, output, self._reading.before))
+
+    def _effect(self, logits_BLV: Tensor) -> Effect:
+        logits_PV, total_P = self._scores(logits_BLV)
+        surprise_P = total_P - logits_PV.gather(1, self._next_P[:, None]).squeeze(1)
+        kl_P = self._expected_surprise(logits_PV, total_P) - self._own_surprise_P
+        return Effect(self._by_text(surprise_P), self._by_text(kl_P))
+
+    def _scores(self, logits_BLV: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [P, V] of what counts, and the log of the sum of their exponentials [P]."""
+        logits_PV = logits_BLV.flatten(0, 1)[self._place_P].float()
+        return logits_PV, logits_PV.logsumexp(dim=1)
+
+    def _expected_surprise(self, logits_PV: Tensor, total_P: Tensor) -> Tensor:
+        """Cross-entropy with the model's own predictions [P]; less their entropy, it is the KL divergence."""
+        return total_P - torch.einsum("pv,pv->p", self._own_PV, logits_PV)
+
+    def _by_text(self, nats_P: Tensor) -> Floats:
+        weights = nats_P.double().cpu().numpy()
+        return np.bincount(self._text_P, weights=weights, minlength=len(self.predicted_B)).astype(np.float64)
+
+
+class SubstitutedModel:
+    """A whole causal language model, of which the activations at one place can be replaced.
+
+    Attributes:
+        device: Where it runs.
+        tokens: Its tokenizer.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: ModelSettings, *, device: str = "cpu") -> None:
+        self._model, self._name, self.device = model, settings.name, device
+        self._model.to(device)  # type: ignore[arg-type]
+        context = loading.context_length(model.config, settings)
+        self.tokens = TextTokenizer(tokenizer, causal=True, context=context)
+        self._blocks = sites.find_blocks(model.base_model, loading.block_count(model.config))
+        self._layer = settings.layer
+        self._site = sites.site_module(self._blocks[self._layer], settings.site)
+        self._vocabulary = int(model.config.get_text_config().vocab_size)
+        self._skips: bool | None = None
+
+    @classmethod
+    def load(cls, settings: ModelSettings, *, device: str = "cpu") -> SubstitutedModel:
+        """Load by hub id or folder, or the embedded model; bfloat16 on a GPU, float32 on the CPU.
+
+        Raises:
+            UserError: If the model is missing or unusable, has no such layer or site, or predicts no next token.
+        """
+        if not loading.is_causal(loading.load_config(settings)):
+            raise UserError(f"Model {settings.name!r} is an encoder and predicts no next token; give a causal one.")
+        return cls(*loading.load_model(settings, device=device), settings, device=device)
+
+    def passages(self, texts: Sequence[str], *, tokens: int) -> Iterator[Passages]:
+        """Read the first texts that together have at most ``tokens`` ordinary tokens (at least one text).
+
+        Texts in which nothing is predicted are passed over; the shortest come first.
+
+        Raises:
+            UserError: If putting the model's own activations back changes what it predicts.
+        """
+        chosen: list[TokenizedText] = []
+        total = 0
+        for text in self.tokens.encode(texts):
+            size = int(text.ordinary.sum())
+            if chosen and total + size > tokens:
+                break
+            if size > 1:
+                chosen.append(text)
+                total += size
+        chosen.sort(key=lambda text: len(text.ids))
+        limit = (CPU_LOGITS if self.device == "cpu" else GPU_LOGITS) // self._vocabulary
+        while chosen:
+            count = 1
+            while count < len(chosen) and (count + 1) * len(chosen[count].ids) <= limit:
+                count += 1
+            group, chosen = chosen[:count], chosen[count:]
+            yield self._checked(group)
+
+    def _checked(self, texts: Sequence[TokenizedText]) -> Passages:
+        """The passages; the first time, find out whether blocks before the place may be left out."""
+        passages = Passages(self, texts)
+        if self._skips is None:
+            self._skips = next((skips for skips in (True, False) if self._is_same(passages, skips)), None)
+        if self._skips is None:
+            raise UserError(
+                f"Activations of model {self._name!r} cannot be put back at layer {self._layer} without changing what "
+                "it predicts; choose another layer or site."
+            )
+        return passages
+
+    def _is_same(self, passages: Passages, skips: bool) -> bool:
+        self._skips = skips
+        same = passages.substitute(passages.acts_TD)
+        return bool(same.kl_B.sum() <= SAME * passages.predicted_B.sum())  # not so for NaN
+
+    @torch.inference_mode()
+    def read(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> _Reading:
+        """Run the model as it is."""
+        seen: dict[str, Any] = {}
+
+        def keep(name: str) -> Any:
+            # A copy, as some models add to the output of a part in its place.
+            return lambda _module, _args, output: seen.update(
+                {name: _with_hidden(output, sites.first_output(output).clone())}
+            )
+
+        handles = [self._site.register_forward_hook(keep("output"))]
+        if self._layer:
+            handles.append(self._blocks[self._layer - 1].register_forward_hook(keep("before")))
+        try:
+            logits_BLV = self._logits(ids_BL, present_BL)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return _Reading(logits_BLV, seen["output"], seen.get("before"))
+
+    @torch.inference_mode()
+    def reread(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_], output: Any, before: Any) -> Tensor:
+        """Logits [B, L, V] with another output at the site; blocks before it, whose output is known, are not run."""
+        with ExitStack() as stack:
+            stack.enter_context(_returning(self._site, output))
+            for block in self._blocks[: self._layer] if self._skips else ():
+                stack.enter_context(_returning(block, _with_hidden(before, sites.first_output(before).clone())))
+            return self._logits(ids_BL, present_BL)
+
+    def _logits(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> Tensor:
+        ids = torch.from_numpy(ids_BL).to(self.device)
+        mask = None if present_BL.all() else torch.from_numpy(present_BL).long().to(self.device)
+        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return logits
+
+
+def _with_hidden(output: Any, hidden_BLD: Tensor) -> Any:
+    """What a module returned, with other hidden states."""
+    return type(output)((hidden_BLD, *output[1:])) if isinstance(output, (tuple, list)) else hidden_BLD
+
+
+@contextmanager
+def _returning(module: nn.Module, output: Any) -> Iterator[None]:
+    """Let a module return something, without running it."""
+    own = vars(module).get("forward")
+    module.forward = lambda *args, **kwargs: output  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own  # type: ignore[method-assign]

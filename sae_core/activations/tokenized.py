@@ -1,0 +1,79 @@
+"""Texts as ids for a language model: cut to its context, with BOS in front where it belongs, padded side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_TEXTS_PER_CALL = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """One text: all ids, and which of them are ordinary tokens and no special ones."""
+
+    ids: NDArray[np.int32]
+    ordinary: NDArray[np.bool_]
+
+
+class TextTokenizer:
+    """A model's tokenizer.
+
+    Attributes:
+        context: Tokens a text is cut to, special ones included.
+
+    Args:
+        tokenizer: As transformers made it.
+        causal: Whether the model predicts the next token; else it is an encoder.
+        context: Tokens a text is cut to, special ones included.
+    """
+
+    def __init__(self, tokenizer: Any, *, causal: bool, context: int) -> None:
+        self._tokenizer, self.context = tokenizer, context
+        self._front = _missing_front(tokenizer, causal)
+
+    def encode(self, texts: Sequence[str], context: int | None = None) -> Iterator[TokenizedText]:
+        """Tokenize; many texts at once, as fast tokenizers use all cores.
+
+        Args:
+            texts: The texts.
+            context: Tokens a text is cut to, if fewer.
+        """
+        length = min(context or self.context, self.context)
+        for first in range(0, len(texts), _TEXTS_PER_CALL):
+            encoded = self._tokenizer(
+                list(texts[first : first + _TEXTS_PER_CALL]),
+                truncation=True,
+                max_length=length - len(self._front),
+                return_special_tokens_mask=True,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                # Otherwise a text that speaks of "<bos>" would contain the special token itself.
+                split_special_tokens=True,
+            )
+            for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+                ordinary = 1 - np.array([1] * len(self._front) + special, np.int8)
+                yield TokenizedText(np.array(self._front + ids, np.int32), ordinary.astype(np.bool_))
+
+    def pad(self, texts: Sequence[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(ids [B, L] padded on the right, which of them are not padding)."""
+        lengths = np.array([len(text.ids) for text in texts])
+        present_BL = np.arange(lengths.max()) < lengths[:, None]
+        ids_BL = np.full(present_BL.shape, self._tokenizer.pad_token_id or 0, np.int64)
+        ids_BL[present_BL] = np.concatenate([text.ids for text in texts])
+        return ids_BL, present_BL
+
+
+def _missing_front(tokenizer: Any, causal: bool) -> list[int]:
+    """The id to put in front where a causal model's tokenizer does not, as TransformerLens and SAELens do.
+
+    Without it the first word of every text takes the place of the attention sink, with an outlying activation.
+    """
+    bos = tokenizer.bos_token_id
+    if not causal or bos is None or bos in tokenizer("a")["input_ids"][:1]:
+        return []
+    return [int(bos)]
