@@ -184,6 +184,8 @@ class EvaluationSettings(_Settings):
     """Held-out tokens on which reconstructions are put back into the language model, whole texts; 0 leaves that out."""
     bootstrap: Positive = 200
     """Bootstrap samples behind an interval."""
+    spurious_texts: Positive = 400
+    """Confounded, balanced and test texts of a spurious correlation, so many of each."""
 
 
 class TruthSettings(_Settings):
@@ -296,45 +298,6 @@ DEMO: Mapping[str, Any] = {
 }
 """What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a third
 of the tokens what the defaults reach; they suit this small model and so short a training, no advice for others."""
-
-TRUTH_SIZES: Mapping[str, Mapping[str, Any]] = {
-    "small": {
-        "data.train_tokens": 100_000,
-        "data.evaluation_tokens": 20_000,
-        "sae.width": 256,
-        "sae.k": 8,
-        "sae.dead_after_tokens": 50_000,
-        "training.tokens": 300_000,
-        "training.batch_size": 512,
-        "training.learning_rate": 4e-3,
-    },
-    "medium": {
-        "truth.features": 4096,
-        "truth.dimension": 256,
-        "truth.active": 16.0,
-        "truth.topics": 32,
-        "data.train_tokens": 1_000_000,
-        "sae.width": 2048,
-        "sae.k": 16,
-        "training.tokens": 3_000_000,
-    },
-    "large": {
-        "truth.features": 16_384,
-        "truth.dimension": 768,
-        "truth.active": 32.0,
-        "truth.topics": 128,
-        "data.train_tokens": 50_000_000,
-        "data.storage": "stream",
-        "sae.width": 8192,
-        "sae.k": 32,
-        "sae.dead_after_tokens": 1_000_000,
-        "training.tokens": 50_000_000,
-        "training.batch_size": 4096,
-        "training.learning_rate": 3e-4,
-    },
-}
-"""What the known truth sets, by size: seconds, some minutes, or hours (a GPU) per seed and ensemble. An SAE has half as
-many features as there are true ones, as on real models, where nobody knows how many there are."""
 
 
 def load_settings(

@@ -15,6 +15,7 @@ from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
 
 if TYPE_CHECKING:
+    from sae_core.evaluation.spurious_tasks import Columns
     from sae_core.training.processes import Processes
 
 # The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
@@ -97,6 +98,33 @@ def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, 
     from sae_core.evaluation.evaluate import evaluate_task as evaluate_task_file
 
     evaluate_task_file(run, path, text_column=text_column, label_column=label_column, progress=progress)
+
+
+def measure_spurious(
+    run: Run,
+    names: Sequence[str],
+    file: Path | None,
+    columns: Columns | None,
+    *,
+    seeds: int,
+    retrain: bool = False,
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Measure how well spurious correlations are removed by ablating features; see `evaluate_spurious`.
+
+    Args:
+        run: The run folder.
+        names: Tasks by name; without any, and without a file, those that need no hub.
+        file: A file that holds a task.
+        columns: Its columns.
+        seeds: How many seeds.
+        retrain: Also fit a new probe after each ablation.
+        progress: Told how far it is.
+    """
+    from sae_core.evaluation.spurious_runs import evaluate_spurious, make_tasks
+
+    tasks = make_tasks(run, names, file, columns)
+    return evaluate_spurious(run, tasks, seeds=range(seeds), retrain=retrain, progress=progress)
 
 
 def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent) -> dict[str, Any]:

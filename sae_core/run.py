@@ -6,6 +6,7 @@ A run folder holds everything about one experiment; it can be copied, zipped and
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -258,6 +259,14 @@ class Run:
         """Parquet table of one evaluation, for what is too long for JSON."""
         return self.path / "evaluation" / f"{name}.parquet"
 
+    def spurious(self, task: str) -> Path:
+        """Safetensors: the pooled texts of one task with a spurious attribute, from which ablations are answered."""
+        return self.path / "evaluation" / "spurious" / f"{_file_name(task)}.safetensors"
+
+    def spurious_texts(self, task: str) -> Path:
+        """Parquet: the texts of that task, one a row, with their labels."""
+        return self.spurious(task).with_suffix(".parquet")
+
     def is_finished(self, stage: str) -> bool:
         """Whether a stage (``corpus``, ``train/bagged``, ``index/bagged`` …) is recorded and has all its files.
 
@@ -329,6 +338,11 @@ def find_runs(path: Path) -> list[Path]:
     if not runs:
         raise UserError(f"{path} holds no run, nor does a folder in it; give the folder that train or demo wrote.")
     return runs
+
+
+def _file_name(name: str) -> str:
+    """A name as one that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
 
 
 def _versions() -> dict[str, str]:

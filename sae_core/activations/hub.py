@@ -1,10 +1,15 @@
-"""Whether the Hugging Face hub can be reached, asked once and quickly before a library begins minutes of retries."""
+"""The Hugging Face hub: whether it can be reached, asked before a library begins minutes of retries, and data sets."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from huggingface_hub import constants, get_session
+
+from sae_core.activations import tables
+from sae_core.errors import UserError
 
 TIMEOUT_SECONDS = 5.0
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -29,3 +34,40 @@ def is_reachable() -> bool:
 def endpoint() -> str:
     """The hub's address."""
     return str(constants.ENDPOINT)
+
+
+def stream_rows(
+    name: str, columns: Sequence[str], *, subset: str | None = None, split: str, instead: str, check: str
+) -> Iterator[dict[str, Any]]:
+    """Rows of a data set, streamed.
+
+    Args:
+        name: Its id.
+        columns: Columns that it must have.
+        subset: Its configuration.
+        split: Its split.
+        instead: What to do where there is no hub, for the error.
+        check: What to check where it cannot be read, for the error.
+
+    Raises:
+        UserError: If the hub or the package datasets is missing, or the data set cannot be read.
+    """
+    if not is_reachable():
+        raise UserError(
+            f"{name!r} is no file, and the hub ({endpoint()}) cannot be asked for a data set of that name; {instead}."
+        )
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError(
+            f"The hub data set {name!r} needs the package datasets; run pip install 'sae-ensemble[hub]'."
+        ) from None
+    try:
+        for row in load_dataset(name, subset, split=split, streaming=True):
+            tables.require_columns(row, columns, f"The hub data set {name!r}")
+            yield row
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises its own, fsspec's, the HTTP library's and pyarrow's exceptions
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(f"The hub data set {name!r} cannot be read ({reason}); {check}.") from None

@@ -145,6 +145,16 @@ class LanguageModel:
         """Ids of the ordinary tokens of each text: those whose activations `activations` gives."""
         return [encoded.ids[encoded.ordinary] for encoded in self._tokens.encode(texts, context)]
 
+    def char_spans(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int64]]:
+        """Where the ordinary tokens of each text stand in it: first and last (exclusive) character of each [T, 2].
+
+        Raises:
+            UserError: If the tokenizer does not say so.
+        """
+        if not self.tokenizer.is_fast:
+            raise UserError(f"The tokenizer of {self.name!r} does not say where its tokens stand; use another model.")
+        return [encoded.spans[encoded.ordinary] for encoded in self._tokens.encode(texts, context, spans=True)]
+
     def activations(
         self, texts: Sequence[str], *, context: int | None = None, progress: Progress = silent
     ) -> Iterator[ActivationBatch]:

@@ -143,29 +143,14 @@ def _documents_of_rows(
 
 def _hub_rows(settings: TextSettings) -> Iterator[tables.Row]:
     """Rows of a hub data set, streamed."""
-    if not hub.is_reachable():
-        raise UserError(
-            f"{settings.source!r} is no file, and the hub ({hub.endpoint()}) cannot be asked for a data set of that "
-            "name; give a local file, or set text.source to embedded."
-        )
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UserError(
-            f"The hub data set {settings.source!r} needs the package datasets; run pip install 'sae-ensemble[hub]'."
-        ) from None
-    try:
-        for row in load_dataset(settings.source, settings.subset, split=settings.split, streaming=True):
-            tables.require_columns(row, (settings.text_column,), f"The hub data set {settings.source!r}")
-            yield row
-    except UserError:
-        raise
-    except Exception as error:  # datasets raises its own, fsspec's, the HTTP library's and pyarrow's exceptions
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"The hub data set {settings.source!r} cannot be read ({reason}); check text.source, text.subset and "
-            "text.split."
-        ) from None
+    return hub.stream_rows(
+        settings.source,
+        (settings.text_column,),
+        subset=settings.subset,
+        split=settings.split,
+        instead="give a local file, or set text.source to embedded",
+        check="check text.source, text.subset and text.split",
+    )
 
 
 def _gather(

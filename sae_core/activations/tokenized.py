@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,11 @@ _TEXTS_PER_CALL = 1024
 
 @dataclass(frozen=True, slots=True)
 class TokenizedText:
-    """One text: all ids, and which of them are ordinary tokens and no special ones."""
+    """One text: all ids, which of them are ordinary tokens and no special ones, and where these stand if asked for."""
 
     ids: NDArray[np.int32]
     ordinary: NDArray[np.bool_]
+    spans: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 class TextTokenizer:
@@ -36,12 +37,15 @@ class TextTokenizer:
         self._tokenizer, self.context = tokenizer, context
         self._front = _missing_front(tokenizer, causal)
 
-    def encode(self, texts: Sequence[str], context: int | None = None) -> Iterator[TokenizedText]:
+    def encode(
+        self, texts: Sequence[str], context: int | None = None, *, spans: bool = False
+    ) -> Iterator[TokenizedText]:
         """Tokenize; many texts at once, as fast tokenizers use all cores.
 
         Args:
             texts: The texts.
             context: Tokens a text is cut to, if fewer.
+            spans: Whether to say where each token stands; only fast tokenizers can.
         """
         length = min(context or self.context, self.context)
         for first in range(0, len(texts), _TEXTS_PER_CALL):
@@ -52,12 +56,20 @@ class TextTokenizer:
                 return_special_tokens_mask=True,
                 return_attention_mask=False,
                 return_token_type_ids=False,
+                return_offsets_mapping=spans,
                 # Otherwise a text that speaks of "<bos>" would contain the special token itself.
                 split_special_tokens=True,
             )
-            for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+            for row, (ids, special) in enumerate(
+                zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+            ):
                 ordinary = 1 - np.array([1] * len(self._front) + special, np.int8)
-                yield TokenizedText(np.array(self._front + ids, np.int32), ordinary.astype(np.bool_))
+                places = [(0, 0)] * len(self._front) + encoded["offset_mapping"][row] if spans else []
+                yield TokenizedText(
+                    np.array(self._front + ids, np.int32),
+                    ordinary.astype(np.bool_),
+                    np.array(places, np.int64).reshape(-1, 2),
+                )
 
     def pad(self, texts: Sequence[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(ids [B, L] padded on the right, which of them are not padding)."""

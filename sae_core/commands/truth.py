@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from sae_core import console, pipeline
 from sae_core.commands.common import command_line, stoppable
-from sae_core.config import KNOWN, TRUTH_SIZES, load_settings
+from sae_core.config import KNOWN, load_settings
 from sae_core.errors import UserError
 from sae_core.options import AsJson, Assignments, ConfigPath, parse_assignments
 from sae_core.run import Run, is_run, seed_folder
 
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "small": {
+        "data.train_tokens": 100_000,
+        "data.evaluation_tokens": 20_000,
+        "sae.width": 256,
+        "sae.k": 8,
+        "sae.dead_after_tokens": 50_000,
+        "training.tokens": 300_000,
+        "training.batch_size": 512,
+        "training.learning_rate": 4e-3,
+    },
+    "medium": {
+        "truth.features": 4096,
+        "truth.dimension": 256,
+        "truth.active": 16.0,
+        "truth.topics": 32,
+        "data.train_tokens": 1_000_000,
+        "sae.width": 2048,
+        "sae.k": 16,
+        "training.tokens": 3_000_000,
+    },
+    "large": {
+        "truth.features": 16_384,
+        "truth.dimension": 768,
+        "truth.active": 32.0,
+        "truth.topics": 128,
+        "data.train_tokens": 50_000_000,
+        "data.storage": "stream",
+        "sae.width": 8192,
+        "sae.k": 32,
+        "sae.dead_after_tokens": 1_000_000,
+        "training.tokens": 50_000_000,
+        "training.batch_size": 4096,
+        "training.learning_rate": 3e-4,
+    },
+}
+"""What the known truth sets, by size: seconds, some minutes, or hours (a GPU) per seed and ensemble. An SAE has half as
+many features as there are true ones, as on real models, where nobody knows how many there are."""
+
 
 def truth(
     path: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs, one a seed.", show_default=False)],
-    size: Annotated[str, typer.Option(help=f"Where settings start from: {', '.join(TRUTH_SIZES)}.")] = "small",
+    size: Annotated[str, typer.Option(help=f"Where settings start from: {', '.join(SIZES)}.")] = "small",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds, each with its own dictionary and activations.")] = 5,
     config: ConfigPath = None,
     assignments: Assignments = None,
@@ -47,8 +87,8 @@ def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: l
         raise UserError(
             f"{path} is itself a run, so the runs of several seeds cannot lie in it; choose another folder."
         )
-    if size not in TRUTH_SIZES:
-        raise UserError(f"--size {size} is not known; use one of {', '.join(TRUTH_SIZES)}.")
+    if size not in SIZES:
+        raise UserError(f"--size {size} is not known; use one of {', '.join(SIZES)}.")
     given = parse_assignments(assignments)
     begun = sorted(path.glob("seed_*/run.json"))
     if begun:
@@ -58,7 +98,7 @@ def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: l
         if settings.training.seed != start:
             raise UserError(f"The runs in {path} begin with seed {start}; choose another folder for other seeds.")
     else:
-        chosen = {**TRUTH_SIZES[size], "text.source": KNOWN, "model.name": KNOWN}
+        chosen = {**SIZES[size], "text.source": KNOWN, "model.name": KNOWN}
         settings = load_settings(config, given, base=load_settings(overrides=chosen))
         start = settings.training.seed
     runs = []

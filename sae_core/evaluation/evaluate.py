@@ -195,12 +195,12 @@ def _embedded_tasks(run: Run) -> list[Task]:
 def _measured_concepts(
     run: Run, ensembles: Ensembles, tasks: Sequence[Task], device: str, progress: Progress
 ) -> tuple[dict, pd.DataFrame]:
-    activations_of = _activations_of(run, device, progress)
+    read = activations_of(run, device, progress)
     return measure_concepts(
         ensembles,
         tasks,
-        activations_of,
-        _sample(run, activations_of),
+        read,
+        sample_activations(run, read),
         run.settings.evaluation,
         seed=run.settings.training.seed,
         device=device,
@@ -208,16 +208,16 @@ def _measured_concepts(
     )
 
 
-def _sample(run: Run, activations_of: ActivationsOf) -> Tensor:
+def sample_activations(run: Run, read: ActivationsOf) -> Tensor:
     """Held-out activations [B, D] on which the random dictionary is set up; from the model once the cache is gone."""
     if run.activations.exists():
         cache = evaluation_cache(run)
         return cache.read(0, min(SAMPLE_TOKENS, cache.rows))
     texts = [document.text for document in documents(run, held_out=True)[:SAMPLE_TEXTS]]
-    return torch.cat([batch.acts_TD for batch in activations_of(texts)])[:SAMPLE_TOKENS]
+    return torch.cat([batch.acts_TD for batch in read(texts)])[:SAMPLE_TOKENS]
 
 
-def _activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
+def activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
     """The run's language model, opened when the first text needs it."""
 
     def activations(texts: Sequence[str]) -> Iterator[ActivationBatch]:

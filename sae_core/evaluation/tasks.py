@@ -72,7 +72,7 @@ def docstring_tasks(documents: Sequence[Document], *, train_texts: int, test_tex
         test_texts: Test texts that a concept may use, half of them positive.
         pool_texts: Different texts in all tasks together, at most.
     """
-    train, test = _cells(documents)
+    train, test = passages_by_cell(documents)
     tasks = []
     shared = round(pool_texts * (1 - CONFOUNDED_SHARE))
     drawn_train, drawn_test = _draw_libraries(train, test, shared, limits=(train_texts // 2, test_texts // 2))
@@ -86,7 +86,7 @@ def docstring_tasks(documents: Sequence[Document], *, train_texts: int, test_tex
     return [*tasks, confounded] if confounded and usable_concepts(confounded) else tasks
 
 
-def _cells(documents: Sequence[Document]) -> tuple[Passages, Passages]:
+def passages_by_cell(documents: Sequence[Document]) -> tuple[Passages, Passages]:
     """(training, test) passages by (package, kind). All passages of a module fall on one side."""
     train: Passages = {}
     test: Passages = {}

@@ -1,0 +1,84 @@
+"""The command spurious: how well features that mean a spurious attribute can be found and removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sae_core import console, pipeline
+from sae_core.commands.common import RunPath, command_line, print_by_run, stoppable, trained_runs
+from sae_core.errors import UserError
+from sae_core.options import AsJson
+
+if TYPE_CHECKING:
+    from sae_core.evaluation.spurious_tasks import Columns
+
+
+def spurious(
+    run: RunPath,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="biographies (generated), docstrings (of the embedded text) or bias_in_bios (from the hub); "
+            "repeatable. The first two if nothing is given."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A CSV, JSONL or Parquet file of texts, by default with Bias in Bios' columns.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --file that holds the text.")] = "hard_text",
+    target: Annotated[
+        str, typer.Option(metavar="COLUMN=A,B", help="Column of --file that holds the target, and its two values.")
+    ] = "profession=13,21",
+    attribute: Annotated[
+        str, typer.Option(metavar="COLUMN=A,B", help="The same for what goes together with it: B with B, A with A.")
+    ] = "gender=1,0",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds, each with texts of its own.")] = 5,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Also train the probe again after each ablation.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ablate the features that tie a probe to a spurious attribute (SHIFT, SCR) and measure what that leaves.
+
+    A probe is trained where the attribute goes together with the target, and tested where it does not.
+    """
+    columns = _columns(text_column, target, attribute) if file else None
+    opened = trained_runs(run)
+    with stoppable(command_line("spurious", run)), console.drawn_progress() as progress:
+        found = {
+            each.name: pipeline.measure_spurious(
+                each, task or [], file, columns, seeds=seeds, retrain=retrain, progress=progress
+            )
+            for each in opened
+        }
+    if as_json:
+        print_by_run(found)
+        return
+    for tasks in found.values():
+        for facts in tasks:
+            _print(facts)
+
+
+def _columns(text: str, target: str, attribute: str) -> Columns:
+    from sae_core.evaluation.spurious_tasks import Columns
+
+    target_column, target_values = _column("--target", target)
+    attribute_column, attribute_values = _column("--attribute", attribute)
+    return Columns(text, target_column, target_values, attribute_column, attribute_values)
+
+
+def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
+    """``profession=13,21`` as a column and its two values."""
+    column, _, values = given.rpartition("=")
+    parts = [value.strip() for value in values.split(",")]
+    if not column or len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
+        raise UserError(f"{option} {given} is not of the form COLUMN=A,B, e.g. {option} profession=13,21.")
+    return column, (parts[0], parts[1])
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from sae_core.evaluation.spurious import as_text
+
+    console.print_rows(as_text(facts), title=f"{facts['task']}: {facts['target'][1]} or {facts['target'][0]}")
+    console.say(facts["description"])
