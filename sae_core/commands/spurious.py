@@ -80,5 +80,6 @@ def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
 def _print(facts: dict[str, Any]) -> None:
     from sae_core.evaluation.spurious import as_text
 
-    console.print_rows(as_text(facts), title=f"{facts['task']}: {facts['target'][1]} or {facts['target'][0]}")
+    target, spurious = (" or ".join(facts[label][::-1]) for label in ("target", "spurious"))
+    console.print_rows(as_text(facts), title=f"{facts['task']}: T is {target}, S {spurious}")
     console.say(facts["description"])

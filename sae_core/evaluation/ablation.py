@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
 from sae_core.errors import UserError
 
@@ -64,8 +63,8 @@ def fit_probe(acts_XD: Floats, positive_X: Bools) -> Probe:
     varies_D = deviation_D > 1e-9 * np.sqrt((acts_XD**2).mean(axis=0))
     scale_D = np.where(varies_D, deviation_D, np.inf)
     probe = LogisticRegression(C=1.0, max_iter=1000)
-    # Several threads only get in each other's way in so small fits.
-    with warnings.catch_warnings(), threadpool_limits(limits=1):
+    with warnings.catch_warnings():
+        # A badly conditioned problem may need more iterations; the definition says 1000.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(centred_XD / scale_D, positive_X)
     weights_D = probe.coef_[0] / scale_D
@@ -218,9 +217,17 @@ class Workbench:
         Raises:
             UserError: If there is no such feature.
         """
+        return self._outcome(self.values(features))
+
+    def values(self, features: Sequence[int] | Integers) -> Floats:
+        """The biased probe's values of the test texts with features set to 0; they mean T where they are above 0.
+
+        Raises:
+            UserError: If there is no such feature.
+        """
         chosen = self._checked(features)
-        removed_X = self._test_codes_XM[:, chosen] @ self.effect_M[chosen]
-        return self._outcome(self._test_values_X - removed_X)
+        values_X: Floats = self._test_values_X - self._test_codes_XM[:, chosen] @ self.effect_M[chosen]
+        return values_X
 
     def retrain(self, features: Sequence[int] | Integers) -> Outcome:
         """A new probe, fitted on the confounded texts and tested with features set to 0 in both.

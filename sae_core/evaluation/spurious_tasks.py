@@ -29,7 +29,7 @@ DOCSTRINGS, BIOGRAPHIES, BIAS_IN_BIOS = "docstrings", "biographies", "bias_in_bi
 BIAS_IN_BIOS_ID = "LabHC/bias_in_bios"
 PROFESSOR, NURSE, MALE, FEMALE = "21", "13", "0", "1"
 """Labels of Bias in Bios (Ravfogel et al. 2020)."""
-POOL = 1.5
+POOL = 1.2
 """Texts of a group that are read, over those that a seed uses, so that seeds differ in their texts."""
 TEST_PERCENT = 30
 LEAST = 5
