@@ -363,7 +363,7 @@ def test_a_task_from_a_file_joins_those_that_are_there(run: Run, tmp_path: Path)
     assert {row["ranking"] for row in facts[0]["figures"]} == {"", BY_PROBE, BY_ATTRIBUTE}
     printed = call("spurious", copy.path, "--task", "biographies", "--seeds", 2)
     assert printed.code == 0
-    assert "SCR at 50" in printed.out
+    assert "SCR @ 50" in printed.out
 
 
 def test_damage_and_bad_input_are_refused(run: Run, tmp_path: Path) -> None:

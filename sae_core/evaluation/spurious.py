@@ -261,7 +261,7 @@ SHOWN = (2, 10, 50)
 def as_text(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     """The figures of a task for people, one row a method, by the ranking that comes first: means over seeds.
 
-    ``T at 10`` is the accuracy on the target when 10 features are ablated, and so on.
+    ``T @ 10`` is the accuracy on the target when 10 features are ablated, and so on.
     """
     by_method: dict[str, dict[int, Mapping[str, Any]]] = {}
     for row in facts["figures"]:
@@ -280,6 +280,6 @@ def as_text(facts: Mapping[str, Any]) -> list[dict[str, str]]:
                 style = ".2f" if name == "scr" else ".1%"
                 # The biased probe and the oracle have one row, without any features.
                 row = by_count[n] if n in by_count else by_count[0]
-                cells[f"{title} at {n}"] = format(row[name]["mean"], style)
+                cells[f"{title} @ {n}"] = format(row[name]["mean"], style)
         rows.append(cells)
     return rows
