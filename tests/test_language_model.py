@@ -12,7 +12,7 @@ from models import FAMILIES, MAX_TOKENS, build_model, build_model_folder, build_
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, T5Config
 
-from sae_core.activations import embedded, hub, language_model, loading
+from sae_core.activations import embedded, hub, language_model, loading, tokenized
 from sae_core.activations.language_model import LanguageModel
 from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
@@ -140,7 +140,7 @@ def test_batches_hold_whole_texts_and_can_be_resumed_bit_by_bit(
     model = load(folders["llama"], batch_size=4)
     whole = torch.cat([batch.acts_TD for batch in model.activations(texts)])
     monkeypatch.setattr(language_model, "WINDOW_BYTES", 4 * model.d_model * 100)
-    monkeypatch.setattr(language_model, "_TEXTS_PER_CALL", 7)
+    monkeypatch.setattr(tokenized, "_TEXTS_PER_CALL", 7)
     batches = list(model.activations(texts))
     assert len(batches) > 3
     documents = torch.cat([batch.document_T for batch in batches])
