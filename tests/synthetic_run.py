@@ -308,7 +308,7 @@ def _evaluate(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:
         }
     write_json(run.evaluation("reconstruction"), reconstruction)
     write_json(run.evaluation("dictionary"), dictionary)
-    write_json(run.evaluation("cost"), cost)
+    write_json(run.evaluation("cost"), {"ensembles": cost})
     _evaluate_concepts(run, ensembles, seed)
     for stage in ("reconstruction", "dictionary", "concepts", "cost"):
         run.finish(f"evaluate/{stage}", {"seconds": 1.0})

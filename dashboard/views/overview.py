@@ -13,6 +13,7 @@ from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, 
 from dashboard.parts.colors import method_color
 from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
+from sae_core.evaluation.cost import by_ensemble
 
 COLUMNS = (
     Column("Ensemble"),
@@ -127,7 +128,7 @@ def _charts(here: Here) -> None:
     if costs is not None:
         with right:
             chart(
-                cost(queries.summary(here.run), costs),
+                cost(queries.summary(here.run), by_ensemble(costs)),
                 "What it costs to use",
                 "Higher explains more, further right computes more for each token; bars are 95 % intervals.",
                 key="cost",

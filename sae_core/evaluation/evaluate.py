@@ -20,14 +20,14 @@ from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
-from sae_core.evaluation.cost import measure_cost
+from sae_core.evaluation.cost import TIMED_TOKENS, measure_cost
 from sae_core.evaluation.dictionary import measure_dictionary
 from sae_core.evaluation.loss import measure_loss, undefined
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
-from sae_core.progress import Progress, silent
+from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, Run
 
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
@@ -145,7 +145,11 @@ def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -
 
 
 def _cost(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
-    write_json(run.evaluation("cost"), measure_cost(run, ensembles))
+    cache = evaluation_cache(run)
+    acts_BD = cache.read(0, min(TIMED_TOKENS, cache.rows)).to(device)
+    progress(Tick("measure cost", 0, len(ensembles), unit="ensembles"))
+    write_json(run.evaluation("cost"), measure_cost(run, ensembles, acts_BD))
+    progress(Tick("measure cost", len(ensembles), len(ensembles), unit="ensembles"))
 
 
 def _loss(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sae_core.evaluation.cost import by_ensemble
 from sae_core.evaluation.tasks import CONFOUNDED
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
@@ -28,7 +29,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     for folder in run.ensembles():
         figures = measured["reconstruction"].get("ensembles", {}).get(folder.name, {})
         atoms = measured["dictionary"].get("ensembles", {}).get(folder.name, {})
-        cost = measured["cost"].get(folder.name, {})
+        cost = by_ensemble(measured["cost"]).get(folder.name, {})
         low, high = figures.get("explained_variance_interval", (None, None))
         stability = atoms.get("member_stability") or {}
         rows.append(
