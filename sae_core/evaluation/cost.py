@@ -169,7 +169,9 @@ def training_flops_by_members(run: Run, ensemble: Ensemble, facts: Mapping[str, 
     ways: tuple[Boosting | None, ...] = (
         ("cached", "recomputed", "pipelined") if ensemble.wiring == "residual" and len(ensemble) > 1 else (None,)
     )
-    for boosting in ways if tokens else ():
+    for boosting in ways:
+        if not tokens:
+            break
         counted = [
             ensemble_flops(shapes[: count + 1], tokens=tokens, boosting=boosting, rows=rows)
             for count in range(len(shapes))
