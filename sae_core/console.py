@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
@@ -53,6 +54,17 @@ def print_rows(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
     for name in list(rows[0])[1:] if rows else ():
         table.add_row(Text(name), *(Text(row[name]) for row in rows))
     output.print(table)
+
+
+def print_table(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
+    """Print rows that share their keys as a table."""
+    table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
+    for head in rows[0] if rows else ():
+        table.add_column(Text(head), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row.values()))
+    # Whole, also where the terminal is too narrow: a figure that is cut off looks like another one.
+    output.print(table, width=max(output.width, Measurement.get(output, output.options, table).maximum), crop=False)
 
 
 class _Rate(ProgressColumn):

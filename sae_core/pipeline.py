@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,15 +82,15 @@ def prepare(run: Run, *, progress: Progress = silent, processes: Processes | Non
     prepare_run(run, progress=progress, processes=processes)
 
 
-def evaluate(run: Run, *, progress: Progress = silent) -> None:
-    """Measure reconstruction, dictionaries, concept detection and cost."""
-    if is_evaluated(run):
+def evaluate(run: Run, *, stages: Collection[str] = EVALUATION_STAGES, progress: Progress = silent) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost, or those ``stages`` of it that are given."""
+    if is_evaluated(run, stages):
         return
     from sae_core.activations.harvest import harvest
     from sae_core.evaluation.evaluate import evaluate_run
 
     harvest(run, progress=progress)
-    evaluate_run(run, progress=progress)
+    evaluate_run(run, stages=stages, progress=progress)
 
 
 def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, progress: Progress = silent) -> None:
@@ -185,6 +185,6 @@ def is_prepared(run: Run) -> bool:
     )
 
 
-def is_evaluated(run: Run) -> bool:
-    """Whether every evaluation is there."""
-    return all(run.is_finished(f"evaluate/{stage}") for stage in EVALUATION_STAGES)
+def is_evaluated(run: Run, stages: Collection[str] = EVALUATION_STAGES) -> bool:
+    """Whether every evaluation is there, or those ``stages`` of them."""
+    return all(run.is_finished(f"evaluate/{stage}") for stage in stages)

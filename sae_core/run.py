@@ -167,7 +167,7 @@ class Run:
         """
         if is_run(path):
             run = cls.open(path)
-            difference = _first_difference(run.settings.model_dump(), settings.model_dump())
+            difference = first_difference(run.settings.model_dump(), settings.model_dump())
             if not difference:
                 return run
             if run.manifest["finished"]:
@@ -321,6 +321,11 @@ def seed_folder(path: Path, seed: int) -> Path:
     return path / f"seed_{seed:02d}"
 
 
+def sweep_manifest(path: Path) -> Path:
+    """JSON file that says which settings vary over the runs of a folder, and which are the same for all."""
+    return path / "sweep.json"
+
+
 def evaluation_of_runs(path: Path, name: str) -> Path:
     """JSON file of what an evaluation came to over all runs of a folder."""
     return path / "evaluation" / f"{name}.json"
@@ -355,7 +360,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+def first_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """The first setting in which two nested mappings of settings differ, in words; None if there is none."""
     for section, values in there.items():
         for name, value in values.items():
             if here[section][name] != value:

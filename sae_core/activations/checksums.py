@@ -42,6 +42,10 @@ class Verified:
         self._remember(name, checksum)
         return checksum
 
+    def trust(self, name: str, checksum: str) -> None:
+        """Remember a file as right that is a new name of one that was found right."""
+        self._remember(name, checksum)
+
     def is_right(self, name: str, checksum: str) -> bool:
         """Whether the file is there and has this checksum."""
         path = self._folder / name

@@ -286,12 +286,12 @@ def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Prog
             "tokens": train.rows + evaluation.rows,
             "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
             "mean_square_norm": train.d_in / train.scale**2,
-            "shuffle": before.get("shuffle", "memory") if before else _choose_shuffle(run, train),
+            "shuffle": before.get("shuffle", "memory") if before else choose_shuffle(run, train),
         }
         run.finish("activations", activations_facts, files=[*train.files, *evaluation.files])
 
 
-def _choose_shuffle(run: Run, cache: ActivationCache) -> str:
+def choose_shuffle(run: Run, cache: ActivationCache) -> str:
     """How batches are drawn from a new cache: in ``memory``, or from piles on ``disk``."""
     data, training = run.settings.data, run.settings.training
     if data.shuffle != "auto":

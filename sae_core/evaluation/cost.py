@@ -162,9 +162,7 @@ def training_flops_by_members(run: Run, ensemble: Ensemble, facts: Mapping[str, 
         ensemble: The trained ensemble.
         facts: What training recorded.
     """
-    shapes = [
-        SAEShape(member.architecture, member.d_in, member.width, int(getattr(member, "k", 0))) for member in ensemble
-    ]
+    shapes = [SAEShape.of_sae(member) for member in ensemble]
     tokens, rows = facts.get("tokens"), run.facts("corpus").get("train_tokens", 0)
     ways: tuple[Boosting | None, ...] = (
         ("cached", "recomputed", "pipelined") if ensemble.wiring == "residual" and len(ensemble) > 1 else (None,)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,18 +39,25 @@ WITH_TABLE = ("reconstruction", "concepts")
 Ensembles = dict[str, Ensemble]
 
 
-def evaluate_run(run: Run, *, progress: Progress = silent, device: str | None = None) -> None:
+def evaluate_run(
+    run: Run,
+    *,
+    stages: Collection[str] = EVALUATION_STAGES,
+    progress: Progress = silent,
+    device: str | None = None,
+) -> None:
     """Measure reconstruction, dictionaries, concept detection, cost and loss recovered, and write evaluation/.
 
     Args:
         run: A run with trained ensembles and its activation cache.
+        stages: Which of `EVALUATION_STAGES`; cost needs the reconstruction.
         progress: Told about every block.
         device: Where to encode; the one in the settings if not given.
 
     Raises:
         UserError: If nothing is trained yet, or the activation cache or the language model is gone.
     """
-    missing = [name for name in EVALUATION_STAGES if not run.is_finished(f"evaluate/{name}")]
+    missing = [name for name in EVALUATION_STAGES if name in stages and not run.is_finished(f"evaluate/{name}")]
     if not missing:
         return
     device = resolve_device(device or run.settings.training.device)
