@@ -24,7 +24,7 @@ from sae_core.browse.matching import match_members
 from sae_core.config import METHODS, RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble
 from sae_core.files import write_json, write_table, write_tensors
-from sae_core.run import Run
+from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import TopKSAE
 
 Stop = Literal["train", "index", "evaluate"]
@@ -310,7 +310,7 @@ def _evaluate(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:
     write_json(run.evaluation("dictionary"), dictionary)
     write_json(run.evaluation("cost"), {"ensembles": cost})
     _evaluate_concepts(run, ensembles, seed)
-    for stage in ("reconstruction", "dictionary", "concepts", "cost"):
+    for stage in EVALUATION_STAGES:
         run.finish(f"evaluate/{stage}", {"seconds": 1.0})
 
 

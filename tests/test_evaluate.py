@@ -8,19 +8,23 @@ import pytest
 import torch
 
 from sae_core.activations.cache import CacheWriter
+from sae_core.activations.harvest import evaluation_cache
+from sae_core.activations.substitution import SubstitutedModel
 from sae_core.config import METHODS, load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import evaluate
 from sae_core.evaluation.evaluate import evaluate_run, evaluate_task
+from sae_core.evaluation.loss import measure_loss
 from sae_core.evaluation.reconstruction import measure_reconstruction
+from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.summary import summarize
 from sae_core.files import read_json, read_table, write_table
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import make_sae
 from tests.models import build_model_folder
 
-D, N, TOKENS = 16, 24, 600
+D, N, TOKENS, LOSS_TOKENS = 16, 24, 600, 300
 WORDS = {"ant": "gradient", "bee": "column", "cat": "parser"}
 SHAPES = {"parameters": "x : int, y : str", "prose": "returns the", "example": ">>> f(3)"}
 
@@ -54,6 +58,7 @@ def write_run(path, model, **overrides):
             "evaluation.bootstrap": 20,
             "evaluation.pool_texts": 200,
             "evaluation.tokens_per_text": 12,
+            "evaluation.loss_tokens": LOSS_TOKENS,
             **overrides,
         }
     )
@@ -97,14 +102,15 @@ def contents(run):
 
 def test_every_file_has_every_ensemble(evaluated):
     assert all(evaluated.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES)
-    for name in ("reconstruction", "dictionary", "cost"):
+    for name in ("reconstruction", "dictionary", "cost", "loss"):
         assert list(read_json(evaluated.evaluation(name))["ensembles"]) == list(METHODS)
     rows = summarize(evaluated)
     assert [row["ensemble"] for row in rows] == list(METHODS)
     for row in rows:
-        unknown = {key for key, value in row.items() if value is None}
+        # A model of random weights predicts no better than without this layer, so there is no loss to recover.
+        unknown = {key for key, value in row.items() if value is None} - {"loss_recovered"}
         alone = {"member_stability", "member_stability_null"} if row["members"] == 1 else set()
-        assert unknown == alone
+        assert unknown == alone | {"retrains", "retrain_stability", "retrain_stability_null"}
 
 
 def test_figures_are_those_of_the_stored_ensembles_on_the_held_out_activations(evaluated):
@@ -114,6 +120,46 @@ def test_figures_are_those_of_the_stored_ensembles_on_the_held_out_activations(e
     assert read_json(evaluated.evaluation("reconstruction")) == json.loads(json.dumps(expected))
     assert read_table(evaluated.evaluation_table("reconstruction")).equals(densities)
     assert all(figures["identity_error"] < 1e-5 for figures in expected["ensembles"].values())
+
+
+def test_the_loss_is_that_of_held_out_texts_put_back_into_the_model(evaluated):
+    ensembles = {folder.name: load_ensemble(folder) for folder in evaluated.ensembles()}
+    table = texts_table()
+    expected = measure_loss(
+        ensembles,
+        SubstitutedModel.load(evaluated.settings.model),
+        table["text"][table["held_out"]].tolist(),
+        evaluation_cache(evaluated).mean_D,
+        tokens=LOSS_TOKENS,
+        bootstrap=20,
+    )
+    assert read_json(evaluated.evaluation("loss")) == json.loads(json.dumps(expected))
+    assert 0.9 * LOSS_TOKENS < expected["tokens"] <= LOSS_TOKENS
+    assert all(figures["kl_recovered"] is not None for figures in expected["ensembles"].values())
+
+
+def test_an_encoder_has_no_loss_to_recover_nor_have_those_who_want_none(tmp_path, model):
+    encoder = build_model_folder(tmp_path / "bert", "bert", d=D, layers=2)
+    source = tmp_path / "mine.txt"
+    source.write_text("Some text of mine.")
+    for name, settings, reason in (
+        ("encoder", {"model.name": str(encoder)}, "is an encoder, which predicts no next token"),
+        ("none", {"evaluation.loss_tokens": 0}, "evaluation.loss_tokens is 0"),
+    ):
+        run = write_run(tmp_path / name, model, **{"text.source": str(source), **settings})
+        evaluate_run(run)
+        loss = read_json(run.evaluation("loss"))
+        assert (loss["defined"], loss["ensembles"]) == (False, {})
+        assert reason in loss["reason"]
+        assert {row["loss_recovered"] for row in summarize(run)} == {None}
+
+
+def test_the_bag_is_the_single_sae_retrained_unless_its_members_differ_in_more_than_seeds(evaluated):
+    figures = read_json(evaluated.evaluation("dictionary"))
+    assert figures["single_retrained"] == figures["ensembles"]["bagged"]["member_stability"]
+    differing = load_settings(overrides={"training.members": 2, "training.member_k": [4, 8]})
+    assert members_are_retrains(evaluated.settings)
+    assert not members_are_retrains(differing)
 
 
 def test_concepts_cover_tasks_methods_and_variants(evaluated):
@@ -150,7 +196,7 @@ def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(e
         patched.setattr(evaluate, "_concepts", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(again)
-    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, False, False]
+    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, False, False, False]
     monkeypatch.setattr(evaluate, "_reconstruction", stop)
     evaluate_run(again)
     after = contents(again)

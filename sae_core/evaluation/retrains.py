@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sae_core.config import RunSettings
+from sae_core.config import KNOWN, RunSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import load_dictionaries
 from sae_core.errors import UserError
@@ -97,8 +97,15 @@ def _difference(run: Run, other: Run) -> str | None:
         for name in names or [name for name in here if section != "training" or name not in _FREE]:
             if here[name] != there[name]:
                 return f"{section}.{name} is {there[name]!r} there, {here[name]!r} here"
-    texts = [each.facts("corpus").get("fingerprint") for each in (run, other)]
-    return "it was trained on other activations" if texts[0] != texts[1] else None
+    return "it was trained on other activations" if _data(run) != _data(other) else None
+
+
+def _data(run: Run) -> Any:
+    """What decides the activations: the tokens of the corpus, or the known dictionary and how many were drawn."""
+    settings = run.settings
+    if settings.model.name == KNOWN:
+        return settings.truth.model_copy(update={"seed": settings.truth_seed}), settings.data.train_tokens
+    return run.facts("corpus").get("fingerprint")
 
 
 def _has(run: Run, name: str) -> bool:

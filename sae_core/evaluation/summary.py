@@ -17,13 +17,15 @@ CONCEPT_FEATURES = (1, 5)
 def summarize(run: Run) -> list[dict[str, Any]]:
     """The figures by which ensembles are compared, one dict per ensemble.
 
-    Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high, mse, l0,
+    Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high,
+    explained_variance_per_dimension, evaluation_tokens, loss_recovered (cross-entropy, zero ablation), mse, l0,
     dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
-    member_stability_null (the same for random dictionaries), concept_accuracy_1 and _5 (mean over concepts,
-    then over tasks but the confounded one, with m = 1 and 5 features, plain coefficients), the same with _standardised
-    behind it, train_seconds, train_flops, parameters.
+    member_stability_null (the same for random dictionaries), retrains (runs compared, the same for all ensembles),
+    retrain_stability and retrain_stability_null (as of members, between independent trainings), concept_accuracy_1 and
+    _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features, plain coefficients), the
+    same with _standardised behind it, train_seconds, train_flops, parameters.
     """
-    measured = {name: _read(run, name) for name in ("reconstruction", "dictionary", "cost")}
+    measured = {name: _read(run, name) for name in ("reconstruction", "dictionary", "cost", "loss", "stability")}
     concepts = _concept_accuracy(run)
     rows = []
     for folder in run.ensembles():
@@ -32,6 +34,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         cost = by_ensemble(measured["cost"]).get(folder.name, {})
         low, high = figures.get("explained_variance_interval", (None, None))
         stability = atoms.get("member_stability") or {}
+        retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
         rows.append(
             {
                 "ensemble": folder.name,
@@ -40,6 +43,9 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "explained_variance": figures.get("explained_variance"),
                 "explained_variance_low": low,
                 "explained_variance_high": high,
+                "explained_variance_per_dimension": figures.get("explained_variance_per_dimension"),
+                "evaluation_tokens": measured["reconstruction"].get("tokens"),
+                "loss_recovered": measured["loss"].get("ensembles", {}).get(folder.name, {}).get("loss_recovered"),
                 "mse": figures.get("mse"),
                 "l0": figures.get("l0"),
                 "dead_fraction": figures.get("dead_fraction"),
@@ -47,6 +53,9 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "connectivity": atoms.get("connectivity"),
                 "member_stability": stability.get("pw_mcc"),
                 "member_stability_null": stability.get("null_matched"),
+                "retrains": len(measured["stability"].get("runs", ())) or None,
+                "retrain_stability": retrained.get("pw_mcc"),
+                "retrain_stability_null": retrained.get("null_matched"),
                 **{
                     f"concept_accuracy_{m}{ending}": concepts.get((folder.name, m, variant))
                     for variant, ending in (("plain", ""), ("standardised", "_standardised"))
@@ -94,17 +103,30 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
         "explained variance": _number(ev, ".4f"),
         "  95 % from": _number(low, ".4f"),
         "  to": _number(high, ".4f"),
+        "  per dimension": _number(row["explained_variance_per_dimension"], ".4f"),
+        "loss recovered": _number(row["loss_recovered"], ".4f"),
         "MSE": _number(row["mse"], ".4g"),
         "L0": _number(row["l0"], ".1f"),
-        "dead": _number(row["dead_fraction"], ".1%"),
+        f"dead in {row['evaluation_tokens'] or 0:,} tokens": _number(row["dead_fraction"], ".1%"),
         "diverse": _number(row["diversity_fraction"], ".1%"),
         "member stability": _number(row["member_stability"], ".2f"),
         "  random dictionaries": _number(row["member_stability_null"], ".2f"),
+        **_retrained(row),
         "detection, 1 feature": _number(row["concept_accuracy_1"], ".1%"),
         "  1, standardised": _number(row["concept_accuracy_1_standardised"], ".1%"),
         "detection, 5 features": _number(row["concept_accuracy_5"], ".1%"),
         "  5, standardised": _number(row["concept_accuracy_5_standardised"], ".1%"),
         "training": "–" if row["train_seconds"] is None else f"{row['train_seconds']:.0f} s",
+    }
+
+
+def _retrained(row: dict[str, Any]) -> dict[str, str]:
+    """Nothing, as long as there are no retrains."""
+    if row["retrains"] is None:
+        return {}
+    return {
+        f"stability over {row['retrains']} runs": _number(row["retrain_stability"], ".2f"),
+        "  random, of those sizes": _number(row["retrain_stability_null"], ".2f"),
     }
 
 
