@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sae_core.evaluation.similarity import HELD_CELLS
 from sae_core.planning.stages import Stage, Work, cache_bytes
 from sae_core.training.work import FLOAT
 
@@ -48,10 +49,11 @@ def _match(work: Work) -> Stage:
     return Stage(
         "match",
         "index",
-        seconds=(pairs + bool(pairs)) * (work.rates.assign + 3 * product * work.rates.flop),
-        flops=3 * pairs * product,
+        seconds=(pairs + bool(pairs)) * (work.rates.assign + product * work.rates.flop),
+        flops=pairs * product,
         memory=work.rates.libraries
-        + (2 * FLOAT * sae.width**2 + FLOAT * sae.parameters * len(work.members("bagged"))) * bool(pairs),
+        + (2 * FLOAT * min(sae.width**2, HELD_CELLS) + FLOAT * sae.parameters * len(work.members("bagged")))
+        * bool(pairs),
         disk=sum(MATCH_BYTES * member.width * (len(members) - 1) for members in several for member in members),
     )
 
@@ -95,14 +97,19 @@ def _evaluate(work: Work) -> Stage:
     tokens = work.evaluated + min(work.evaluated, 10_000) + pooled
     cosines = sum(2 * d_in * count**2 for count in _features(work))
     match = _match(work)
+    # The whole model runs for each member put back, and as it is and for two ablations.
+    passed = (len(members) + 3) * settings.evaluation.loss_tokens
     return Stage(
         "evaluate",
         "evaluate",
         seconds=tokens * sum(rates.index[member.width] for member in members)
-        + pooled * rates.forward
+        + (pooled + passed) * rates.forward
         + match.seconds
-        + 2 * cosines * rates.flop,
-        flops=tokens * sum(member.run_flops for member in members) + pooled * work.token_flops + match.flops + cosines,
+        + cosines * rates.flop,
+        flops=tokens * sum(member.run_flops for member in members)
+        + (pooled + passed) * work.token_flops
+        + match.flops
+        + cosines,
         memory=rates.libraries + sum(FLOAT * member.parameters for member in members) + 10**9 // 2,
         disk=10**6,
     )

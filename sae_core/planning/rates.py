@@ -25,8 +25,8 @@ the fast one writes bfloat16 and reads it."""
 STATE_PASSES = 12
 """Times that a step goes over all parameters: gradients, norms, clipping, Adam, unit norm."""
 
-ASSIGN, ASSIGN_POWER = 0.5, 2.5
-"""Seconds to match 2,048 features one to one, and how they grow: between the square and the cube of the number."""
+ASSIGN, ASSIGN_POWER = 0.5, 2.0
+"""Seconds to match 2,048 features one to one, and how they grow: about as the square of the number."""
 
 
 class Group(NamedTuple):
