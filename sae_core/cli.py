@@ -19,13 +19,14 @@ from sae_core.commands.demo import demo
 from sae_core.commands.faults import UsageError, disk_sentence, usage_sentence
 from sae_core.commands.look import dashboard, info
 from sae_core.commands.plan import plan
+from sae_core.commands.report import report
 from sae_core.commands.spurious import spurious
 from sae_core.commands.sweep import sweep
 from sae_core.commands.train import train
 from sae_core.commands.truth import truth
 from sae_core.errors import UserError
 
-COMMANDS = (demo, train, plan, index, evaluate, spurious, sweep, truth, dashboard, info)
+COMMANDS = (demo, train, plan, index, evaluate, spurious, sweep, truth, report, dashboard, info)
 """In the order in which --help shows them."""
 TOGETHER = ("train", "index")
 """Those that several processes do together; others would be done by each of them."""

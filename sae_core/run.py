@@ -326,6 +326,11 @@ def sweep_manifest(path: Path) -> Path:
     return path / "sweep.json"
 
 
+def report_page(path: Path) -> Path:
+    """The report of a run or of a folder of runs, if no other place is named; its figures lie beside it as JSON."""
+    return path / "report.html"
+
+
 def evaluation_of_runs(path: Path, name: str) -> Path:
     """JSON file of what an evaluation came to over all runs of a folder."""
     return path / "evaluation" / f"{name}.json"

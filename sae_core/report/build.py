@@ -1,0 +1,97 @@
+"""Writing a report: one page that needs nothing else, and the same figures as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sae_core.config import EMBEDDED
+from sae_core.files import write_json, write_text
+from sae_core.numbers import compact, moment
+from sae_core.report import context, detection, parts, texts
+from sae_core.report.gather import gather
+from sae_core.report.html import contents, definitions, element, items, page, section
+from sae_core.report.runs import find_subject
+
+ANSWERS = {
+    "cost": "What did it cost?",
+    "bought": "What did it buy?",
+    "sure": "How sure are we?",
+    "next": "What to do next",
+}
+"""The questions of the first page."""
+SECTIONS = {
+    "settings-compared": ("Settings compared", context.sweep),
+    "reconstruction": ("Reconstruction", parts.reconstruction),
+    "dictionary": ("Dictionary", parts.dictionary),
+    "concepts": ("Concept detection", detection.concepts),
+    "truth": ("Known truth", detection.truth),
+    "spurious": ("Spurious correlations", detection.spurious),
+    "cost": ("Cost", parts.cost),
+    "definitions": ("Definitions", lambda content: definitions(texts.DEFINITIONS)),
+    "limits": ("Limits", lambda content: items(texts.LIMITS)),
+    "settings": ("Settings, seeds and versions", context.provenance),
+}
+"""By their anchors, titles and what makes them; those that come out empty are left out."""
+
+
+def write_report(path: Path, out: Path) -> dict[str, Any]:
+    """Write a report as ``out`` (HTML) and beside it with the ending .json.
+
+    Args:
+        path: A run, or a folder of runs with several seeds.
+        out: The page.
+
+    Returns:
+        The content of the JSON file.
+
+    Raises:
+        UserError: If there is nothing to report.
+    """
+    content = gather(find_subject(path))
+    html = render(content)
+    write_json(out.with_suffix(".json"), content)
+    write_text(out, html)
+    return content
+
+
+def render(content: Mapping[str, Any]) -> str:
+    """The page, from what `gather` gives.
+
+    Args:
+        content: The figures.
+    """
+    made = {anchor: (title, make(content)) for anchor, (title, make) in SECTIONS.items()}
+    made = {anchor: (title, text) for anchor, (title, text) in made.items() if text}
+    links = contents({anchor: title for anchor, (title, _) in made.items()})
+    body = "".join(section(title, anchor, text) for anchor, (title, text) in made.items())
+    return page(f"Report: {content['name']}", _first(content, links) + body)
+
+
+def _first(content: Mapping[str, Any], links: str) -> str:
+    """The page for those who decide."""
+    decision = content["decision"]
+    answers = "".join(
+        f"<section>{element('h3', question)}{items(decision[key])}</section>"
+        for key, question in ANSWERS.items()
+        if decision[key]
+    )
+    return (
+        f'<div class="first">{element("h1", content["name"])}{element("p", _story(content), "sub")}'
+        f'{element("p", decision["headline"], "headline")}<div class="answers">{answers}</div>{links}</div>'
+    )
+
+
+def _story(content: Mapping[str, Any]) -> str:
+    settings, seeds = content["settings"], [run["seed"] for run in content["runs"]]
+    model, text, sae = settings["model"], settings["text"]["source"], settings["sae"]
+    name = "the embedded language model" if model["name"] == EMBEDDED else model["name"]
+    source = "Python docstrings (the embedded corpus)" if text == EMBEDDED else text
+    k = f", k = {sae['k']}" if sae["architecture"] in ("topk", "batchtopk") else ""
+    seeded = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    return (
+        f"{sae['architecture']} SAEs with {sae['width']:,} features a member{k} on the {model['site']} of block "
+        f"{model['layer']} of {name}, reading {source}; {compact(settings['training']['tokens'])} training tokens "
+        f"a member, {seeded}. Written {moment(content['created'])}."
+    )

@@ -1,0 +1,61 @@
+"""Sections of the page on what the figures were made with: the settings of a sweep, seeds, versions."""
+
+from __future__ import annotations
+
+import json
+
+from sae_core.numbers import moment, seconds
+from sae_core.report.html import Cell, element, folded, joined, number, table
+from sae_core.report.parts import Content, percents, plain
+from sae_core.report.verdict import title_of
+
+
+def sweep(content: Content) -> str:
+    """The settings that were compared."""
+    results = content["sweep"]
+    if not results:
+        return ""
+    names = [name for name in results["varied"] if name != "training.seed"]
+    rows = [
+        [
+            Cell(", ".join(f"{name.partition('.')[2]} = {row['values'][name]}" for name in names) or "–"),
+            Cell(title_of(row["ensemble"]), wide=True, method=row["ensemble"]),
+            Cell(str(row["seeds"])),
+            number(row["figures"]["explained_variance"], percents(2)),
+            number(row["figures"]["l0"], plain(1), spread=False),
+            number(row["figures"]["dead_fraction"], percents(), spread=False),
+            number(row["figures"]["concept_accuracy_5"], percents()),
+            number(row["figures"]["train_seconds"], seconds, spread=False),
+        ]
+        for row in results["settings"]
+    ]
+    heads = ["Setting", "Ensemble", "Seeds", "Explained variance", "L0", "Dead", "Detection, 5", "Training"]
+    subject = ", ".join(run["name"] for run in content["runs"])
+    return joined(
+        element("p", results["choice"]["sentence"]),
+        element("p", f"The rest of this report is about: {subject}.", "sub"),
+        table(heads, rows),
+    )
+
+
+def provenance(content: Content) -> str:
+    """Settings, seeds, versions."""
+    runs = content["runs"]
+    rows = [
+        [
+            Cell(run["name"]),
+            Cell(str(run["seed"])),
+            Cell(moment(str(run["created"]))),
+            Cell(str(run["fingerprint"] or "–"), wide=True),
+            Cell(", ".join(run["devices"]) or "–", wide=True),
+            Cell(seconds(run["evaluation_seconds"])),
+        ]
+        for run in runs
+    ]
+    versions = [[Cell(name), Cell(str(version), wide=True)] for name, version in runs[0]["versions"].items()]
+    settings = json.dumps(content["settings"], indent=2, ensure_ascii=False)
+    return joined(
+        table(["Run", "Seed", "Created", "Activations", "Devices", "Evaluation"], rows),
+        folded("All settings", element("pre", settings)),
+        folded("Versions", table(["", "Version"], versions)),
+    )

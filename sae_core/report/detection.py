@@ -1,0 +1,228 @@
+"""Sections of the page on what features are good for: concepts, a known truth, and spurious correlations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sae_core.numbers import compact, decimal, percent
+from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
+from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
+from sae_core.report.parts import Content, Style, by_ensemble, percent_tick, percents, plain
+from sae_core.report.style import color_of
+from sae_core.report.verdict import title_of
+
+TRUTH: Mapping[str, tuple[str, Style]] = {
+    "Recall": ("truth.recall", plain(3)),
+    "random": ("truth.random.recall", plain(3)),
+    "MCC": ("truth.mcc", plain(3)),
+    "random ": ("truth.random.mcc", plain(3)),
+    "Precision": ("truth.precision", plain(3)),
+    "of alive": ("truth.precision_alive", plain(3)),
+    "F1": ("truth.f1", plain(3)),
+    "random  ": ("truth.random.f1", plain(3)),
+    "Explained variance": ("reconstruction.explained_variance", percents(1)),
+}
+
+
+def concepts(content: Content) -> str:
+    """Detection of concepts with few features."""
+    facts = content["concepts"]
+    if not facts:
+        return ""
+    methods = {name: own["figures"] for name, own in content["ensembles"].items()}
+    methods |= {
+        name: {f"concepts.{key}": figure_ for key, figure_ in own.items()} for name, own in content["floors"].items()
+    }
+    keys = [key for own in methods.values() for key in own if key.startswith("concepts.")]
+    variants = sorted({key.split(".")[2] for key in keys})
+    counts = sorted({int(key.split(".")[1]) for key in keys} - {0})
+    drawn, tables = [], []
+    for variant in variants:
+        drawn.append(
+            figure(
+                f"Accuracy by number of features, {variant}",
+                _accuracy_chart(methods, counts, variant),
+                "Mean accuracy over concepts, with 95 % intervals; guessing gives 50 %.",
+            )
+        )
+        tables.append(element("h3", variant.capitalize()) + _accuracy_table(methods, counts, variant))
+    tasks = "; ".join(f"{task['task']} ({len(task['classes'])} concepts)" for task in facts["tasks"])
+    return joined(
+        element("p", f"Tasks: {tasks}. Means leave the confounded task out.", "sub"),
+        charts(*drawn),
+        *tables,
+        folded("Every concept of the first run", _concept_table(facts["rows"])),
+    )
+
+
+def _accuracy_chart(methods: Mapping[str, Any], counts: list[int], variant: str) -> str:
+    series = []
+    for place, (name, own) in enumerate(methods.items()):
+        points = []
+        for x, m in enumerate(counts):
+            figure_ = own.get(f"concepts.{m}.{variant}")
+            if figure_ and figure_["mean"] is not None:
+                # Side by side, so that intervals do not hide each other.
+                shift = 0.05 * (place - (len(methods) - 1) / 2)
+                title = f"{title_of(name)}, {m}: {percent(figure_['mean'])}"
+                points.append(Point(x + shift, figure_["mean"], figure_["low"], figure_["high"], title))
+        series.append(Series(title_of(name), color_of(name, place), points))
+    raw = methods.get("raw activation", {}).get(f"concepts.0.{variant}")
+    if raw and raw["mean"] is not None:
+        ends = [Point(-0.2, raw["mean"]), Point(len(counts) - 0.8, raw["mean"])]
+        series.append(
+            Series("raw activation, all dimensions", color_of("raw activation"), ends, dashed=True, marked=False)
+        )
+    across = Axis(
+        "features a detector may use", lambda x: str(counts[round(x)]) if 0 <= x < len(counts) else "", whole=True
+    )
+    return lines(series, across, Axis("accuracy", percent_tick, include=(0.5,)), label="Accuracy of concept detection")
+
+
+def _accuracy_table(methods: Mapping[str, Any], counts: list[int], variant: str) -> str:
+    rows = []
+    for name, own in methods.items():
+        figures = [own.get(f"concepts.{m}.{variant}") for m in counts]
+        figures = figures if any(figures) else [own.get(f"concepts.0.{variant}")] * len(counts)
+        if any(figures):
+            title = (
+                title_of(name) if any(own.get(f"concepts.{m}.{variant}") for m in counts) else f"{name}, all dimensions"
+            )
+            rows.append([Cell(title, method=name), *(number(each, percents()) for each in figures)])
+    return table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
+
+
+def _concept_table(rows: list[Mapping[str, Any]]) -> str:
+    heads = ["", "Method", "Features", "Variant", "Accuracy", "ROC-AUC", "F1", "Detection rate", "False positives"]
+    cells = []
+    for row in rows:
+        figure_ = {"mean": row["accuracy"], "low": row["accuracy_low"], "high": row["accuracy_high"]}
+        cells.append(
+            [
+                Cell(f"{row['task']}: {row['concept']}"),
+                Cell(title_of(row["method"]), wide=True, method=row["method"]),
+                Cell("all" if row["m"] == 0 else str(row["m"])),
+                Cell(row["variant"], wide=True),
+                number(figure_, percents()),
+                *(Cell(decimal(row[key], 3)) for key in ("auc", "f1")),
+                *(Cell(percent(row[key])) for key in ("detection_rate", "false_positive_rate")),
+            ]
+        )
+    return table(heads, cells)
+
+
+def truth(content: Content) -> str:
+    """What was found of a known dictionary."""
+    if not content["truth"]:
+        return ""
+    series = []
+    for place, (name, bins) in enumerate(content["truth"]["by_frequency"].items()):
+        points = [
+            Point(
+                (part["from"] * part["to"]) ** 0.5,
+                part["recall"]["mean"],
+                part["recall"]["low"],
+                part["recall"]["high"],
+            )
+            for part in bins
+            if part["from"] > 0 and part["recall"]["mean"] is not None
+        ]
+        series.append(Series(title_of(name), color_of(name, place), points))
+    rows = [
+        Row(
+            title_of(name),
+            color_of(name, place),
+            recall["mean"],
+            recall["low"],
+            recall["high"],
+            random and random["mean"],
+        )
+        for place, (name, own) in enumerate(content["ensembles"].items())
+        if (recall := own["figures"].get("truth.recall"))
+        for random in [own["figures"].get("truth.random.recall")]
+    ]
+    return joined(
+        element("p", "The activations come from a known dictionary, so what was found of it can be counted.", "sub"),
+        by_ensemble(content, TRUTH),
+        charts(
+            figure(
+                "True features that were found",
+                dots(
+                    rows,
+                    Axis("recall", percent_tick, include=(0.0,)),
+                    label="Recall",
+                    mark="random dictionary of the same size",
+                ),
+                "Share of true features with an atom of their own at |cosine| ≥ 0.9.",
+            ),
+            figure(
+                "By how often they fire",
+                lines(
+                    series,
+                    Axis("firing probability (log scale)", lambda value: f"{value:.2g}", log=True),
+                    Axis("recall", percent_tick, include=(0.0,)),
+                    label="Recall by firing probability",
+                ),
+                "Recall of true features, by their probability of firing.",
+            ),
+        ),
+    )
+
+
+def spurious(content: Content) -> str:
+    """Removing a spurious correlation by ablating features."""
+    if not content["spurious"]:
+        return ""
+    parts = []
+    for task in content["spurious"]:
+        figures = [row for row in task["figures"] if not row["retrained"]]
+        ranking = next((row["ranking"] for row in figures if row["ranking"]), "")
+        shown = [row for row in figures if row["ranking"] in ("", ranking)]
+        parts += [element("h3", str(task["task"])), element("p", str(task["description"]), "sub")]
+        parts.append(charts(*_spurious_charts(shown, ranking)))
+        parts.append(folded("Every figure", _spurious_table(task["figures"])))
+    return joined(*parts)
+
+
+def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[str]:
+    names = list(dict.fromkeys(row["method"] for row in rows if row["n"]))
+    drawn = []
+    for title, key, caption in (
+        ("S_SCR score", "scr", f"0 is the biased probe, 1 the oracle; features ranked by the {ranking}."),
+        ("Accuracy in the worst group", "worst_group", "Of the four groups by target and spurious label."),
+    ):
+        series = [
+            Series(
+                title_of(name),
+                color_of(name, place),
+                [
+                    Point(row["n"], row[key]["mean"], row[key]["low"], row[key]["high"])
+                    for row in rows
+                    if row["method"] == name and row["n"] and row[key]["mean"] is not None
+                ],
+            )
+            for place, name in enumerate(names)
+        ]
+        style = percent_tick if key == "worst_group" else (lambda value: f"{value:.2g}")
+        chart = lines(series, Axis("ablated features (log scale)", compact, log=True), Axis(title, style), label=title)
+        drawn.append(figure(title, chart, caption))
+    return drawn
+
+
+def _spurious_table(rows: list[Mapping[str, Any]]) -> str:
+    heads = ["", "Ranked by", "Ablated", "Retrained", "Target", "Spurious", "Worst group", "S_SCR"]
+    return table(
+        heads,
+        [
+            [
+                Cell(title_of(row["method"]), method=row["method"]),
+                Cell(row["ranking"], wide=True),
+                Cell(str(row["n"])),
+                Cell("yes" if row["retrained"] else "no"),
+                *(number(row[key], percents()) for key in ("target", "spurious", "worst_group")),
+                number(row["scr"], plain(2)),
+            ]
+            for row in rows
+        ],
+    )

@@ -1,0 +1,181 @@
+"""The figures of a report: of every ensemble, as a mean with an interval, from the evaluation files of its runs.
+
+With several seeds the interval is of the mean over them (Student's t). With one run it is the bootstrap interval of the
+evaluation itself, which does not know what another seed would have changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sae_core.evaluation.cost import by_ensemble
+from sae_core.evaluation.seeds import difference, mean_interval
+from sae_core.evaluation.tasks import CONFOUNDED
+from sae_core.files import read_json, read_table
+from sae_core.run import Run
+
+SINGLE = "single"
+"""What the others are compared with."""
+PLAIN, STANDARDISED = "plain", "standardised"
+SOURCES: Mapping[str, tuple[str, ...]] = {
+    "reconstruction": (
+        *("members", "features", "explained_variance", "explained_variance_per_dimension", "mse", "l0"),
+        *("relative_sparsity", "dead", "dead_fraction"),
+    ),
+    "dictionary": (
+        *("diversity", "diversity_fraction", "deduplicated", "redundancy", "connectivity"),
+        *("nearest_cosine", "null_nearest"),
+        *("member_stability.pooled", "member_stability.null_pooled", "member_stability.mmcs"),
+        *("member_stability.null_best", "member_stability.pw_mcc", "member_stability.null_matched"),
+    ),
+    "cost": (
+        *("train_seconds", "train_flops", "tokens", "tokens_per_second", "peak_memory_bytes", "parameters", "bytes"),
+        *("inference_flops_per_token", "inference_seconds_per_token"),
+    ),
+    "loss": ("loss_recovered", "kl_recovered", "loss_recovered_mean", "cross_entropy", "kl"),
+    "truth": (
+        *("recall", "mcc", "precision", "precision_alive", "f1", "uniqueness"),
+        *("random.recall", "random.mcc", "random.precision", "random.f1"),
+    ),
+    "stability": ("pooled", "null_pooled", "mmcs", "null_best", "pw_mcc", "null_matched", "in_all", "in_none"),
+}
+"""Figures of an ensemble by the evaluation that measures them; a dotted name reaches into nested mappings."""
+INTERVALS = {
+    "explained_variance": "explained_variance_interval",
+    "loss_recovered": "loss_recovered_interval",
+}
+"""Bootstrap intervals that stand beside a figure."""
+
+Figure = dict[str, Any]
+"""``mean``, ``low``, ``high`` (None where undefined), ``values`` (one a run), ``interval`` (seeds, bootstrap, None)."""
+
+
+def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Figure]]:
+    """For each ensemble that all runs have, its figures by ``evaluation.name``; those that no run has are left out."""
+    names = [folder.name for folder in runs[0].ensembles()]
+    names = [name for name in names if all(run.ensemble(name).manifest.exists() for run in runs)]
+    found: dict[str, dict[str, Figure]] = {name: {} for name in names}
+    for source, keys in SOURCES.items():
+        contents = [_ensembles(run, source) for run in runs]
+        for name in names:
+            own = [content.get(name, {}) for content in contents]
+            for key in keys:
+                figure = _figure(own, key)
+                if figure["mean"] is not None:
+                    found[name][f"{source}.{key}"] = figure
+    for (method, key), figure in concept_means(runs).items():
+        if method in found:
+            found[method][f"concepts.{key}"] = figure
+    return found
+
+
+def _figure(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
+    figure = mean_interval([_reach(each, key) for each in own])
+    if figure["low"] is not None:
+        return {**figure, "interval": "seeds"}
+    low, high = (own[0].get(INTERVALS.get(key, ""), None) or (None, None)) if len(own) == 1 else (None, None)
+    if low is None or high is None:
+        return {**figure, "interval": None}
+    return {**figure, "low": low, "high": high, "interval": "bootstrap"}
+
+
+def _ensembles(run: Run, source: str) -> dict[str, Any]:
+    path = run.evaluation(source)
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    found = by_ensemble(content) if source == "cost" else content.get("ensembles", {})
+    return dict(found)
+
+
+def _reach(figures: Mapping[str, Any], key: str) -> float | None:
+    value: Any = figures
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return None if value is None or isinstance(value, str) else float(value)
+
+
+def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
+    """Mean accuracy of detecting a concept by (method, ``m.variant``), over concepts, then over tasks.
+
+    The confounded task is left out. The interval of one run takes the concepts' bootstrap intervals for independent.
+    """
+    by_run = [_concept_means(run) for run in runs]
+    found = {}
+    for key in dict.fromkeys(key for each in by_run for key in each):
+        figure = mean_interval([each[key][0] if key in each else None for each in by_run])
+        half = by_run[0].get(key, (None, None))[1]
+        if figure["low"] is not None:
+            found[key] = {**figure, "interval": "seeds"}
+        elif len(runs) == 1 and half is not None:
+            mean = figure["mean"]
+            found[key] = {**figure, "low": mean - half, "high": mean + half, "interval": "bootstrap"}
+        else:
+            found[key] = {**figure, "interval": None}
+    return found
+
+
+def _concept_means(run: Run) -> dict[tuple[str, str], tuple[float, float | None]]:
+    """(mean accuracy, half the width of its interval) by (method, ``m.variant``)."""
+    if not run.evaluation_table("concepts").exists():
+        return {}
+    table: pd.DataFrame = read_table(run.evaluation_table("concepts"))
+    table = table[table["task"] != CONFOUNDED]
+    found = {}
+    for (method, m, variant), rows in table.groupby(["method", "m", "variant"], sort=False):
+        sizes = rows.groupby("task")["accuracy"].transform("size")
+        weights = 1 / (sizes * rows["task"].nunique())
+        halves = (rows["accuracy_high"] - rows["accuracy_low"]) / 2
+        half = math.sqrt(float(((weights * halves) ** 2).sum()))
+        mean = float((weights * rows["accuracy"]).sum())
+        found[str(method), f"{m}.{variant}"] = (mean, half if math.isfinite(half) else None)
+    return found
+
+
+def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
+    """Figures of the first 1, 2, … J members of an ensemble: explained variance, L0 and what they cost."""
+    reconstruction = [_ensembles(run, "reconstruction").get(name, {}).get("by_members", []) for run in runs]
+    costs = [_ensembles(run, "cost").get(name, {}).get("by_members", []) for run in runs]
+    steps = []
+    for number in range(min(len(each) for each in reconstruction)):
+        step: dict[str, Any] = {"members": reconstruction[0][number]["members"]}
+        for key in ("explained_variance", "l0"):
+            step[key] = mean_interval([each[number].get(key) for each in reconstruction])
+        for key in (
+            *("train_flops", "train_seconds", "parameters", "bytes", "inference_seconds_per_token"),
+            *("added_explained_variance", "relative_cost", "added_per_cost"),
+        ):
+            step[key] = mean_interval([each[number].get(key) if number < len(each) else None for each in costs])
+        steps.append(step)
+    return steps
+
+
+def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, other: str = SINGLE) -> Figure | None:
+    """What a figure of one ensemble is above that of another one, with an interval; None if one of both is missing.
+
+    With several seeds it is paired, seed by seed. With one run the two bootstrap intervals are taken for independent,
+    which makes the interval of the difference rather too wide, as both are of the same tokens or texts.
+    """
+    one, two = figures.get(name, {}).get(key), figures.get(other, {}).get(key)
+    if one is None or two is None:
+        return None
+    paired = difference(one["values"], two["values"])
+    if paired["low"] is not None:
+        return {**paired, "interval": "seeds"}
+    if one["interval"] == two["interval"] == "bootstrap":
+        half = math.hypot((one["high"] - one["low"]) / 2, (two["high"] - two["low"]) / 2)
+        return {**paired, "low": paired["mean"] - half, "high": paired["mean"] + half, "interval": "bootstrap"}
+    return {**paired, "interval": None}
+
+
+def verdict_on(figure: Figure | None) -> str | None:
+    """Whether a difference is ``higher``, ``lower`` or ``open`` (its interval holds 0); None without an interval."""
+    if figure is None or figure["low"] is None:
+        return None
+    if figure["low"] > 0:
+        return "higher"
+    return "lower" if figure["high"] < 0 else "open"

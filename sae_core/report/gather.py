@@ -1,0 +1,132 @@
+"""Everything that a report says, as plain values: the content of its JSON file, from which the page is made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sae_core.evaluation.cost import RULE, WORTH, where_to_stop
+from sae_core.evaluation.pooling import RANDOM, RAW
+from sae_core.evaluation.seeds import mean_interval
+from sae_core.files import read_json, read_table
+from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
+from sae_core.report.runs import Subject
+from sae_core.report.verdict import decide
+from sae_core.run import Run
+
+FORMAT = 1
+COMPARED = ("reconstruction.explained_variance", "loss.loss_recovered", "truth.recall", "truth.f1")
+"""Figures whose difference to the single SAE is given; those of concept detection are added."""
+FLOORS = (RAW, RANDOM)
+
+
+def gather(subject: Subject) -> dict[str, Any]:
+    """All figures of a report.
+
+    Args:
+        subject: The runs.
+    """
+    runs = subject.runs
+    figures = ensemble_figures(runs)
+    steps = {name: by_members(runs, name) for name in figures}
+    concepts = concept_means(runs)
+    keys = [*COMPARED, *dict.fromkeys(key for own in figures.values() for key in own if key.startswith("concepts."))]
+    against = {
+        name: {key: {**found, "verdict": verdict_on(found)} for key in keys if (found := compared(figures, name, key))}
+        for name in figures
+    }
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "name": subject.path.resolve().name,
+        "runs": [_run(run) for run in runs],
+        "left_out": subject.left_out,
+        "interval": "seeds" if len(runs) > 1 else "bootstrap",
+        "corpus": _corpus(runs),
+        "settings": runs[0].settings.model_dump(mode="json"),
+        "ensembles": {
+            name: {
+                "figures": own,
+                "by_members": steps[name],
+                "stop": where_to_stop([_means(step) for step in steps[name]]),
+                "against_single": against[name],
+            }
+            for name, own in figures.items()
+        },
+        "rule": {"sentence": RULE, "worth": WORTH},
+        "concepts": _concepts(runs[0]),
+        "floors": {name: {key: each for (method, key), each in concepts.items() if method == name} for name in FLOORS},
+        "truth": _truth(runs, list(figures)),
+        "spurious": _spurious(runs),
+        "sweep": subject.sweep,
+    }
+    return {**content, "decision": decide(content)}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    manifest = run.manifest
+    finished = manifest["finished"]
+    return {
+        "name": run.name,
+        "seed": run.settings.training.seed,
+        "created": manifest.get("created"),
+        "fingerprint": run.facts("activations").get("fingerprint"),
+        "versions": manifest.get("versions", {}),
+        "devices": sorted({facts["device"] for facts in finished.values() if "device" in facts}),
+        "evaluation_seconds": sum(
+            facts.get("seconds", 0.0) for stage, facts in finished.items() if stage.startswith("evaluate/")
+        ),
+    }
+
+
+def _corpus(runs: Sequence[Run]) -> dict[str, Any]:
+    facts = {**runs[0].facts("corpus")}
+    if runs[0].evaluation("reconstruction").exists():
+        facts["measured_tokens"] = read_json(runs[0].evaluation("reconstruction")).get("tokens")
+    return facts
+
+
+def _means(step: dict[str, Any]) -> dict[str, Any]:
+    return {key: value["mean"] if isinstance(value, dict) else value for key, value in step.items()}
+
+
+def _concepts(run: Run) -> dict[str, Any] | None:
+    """What was detected, and every concept's best figures by method."""
+    if not run.evaluation("concepts").exists() or not run.evaluation_table("concepts").exists():
+        return None
+    facts = read_json(run.evaluation("concepts"))
+    table = read_table(run.evaluation_table("concepts"))
+    if not len(table):
+        return None
+    columns = ["task", "concept", "method", "m", "variant", "accuracy", "accuracy_low", "accuracy_high", "auc", "f1"]
+    columns += ["detection_rate", "false_positive_rate"]
+    rows = table[columns].astype(object).where(table[columns].notna(), None)
+    return {**facts, "rows": rows.to_dict("records")}
+
+
+def _truth(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any] | None:
+    """Recall and F1 by frequency, where the truth is known."""
+    if not all(run.evaluation("truth").exists() for run in runs):
+        return None
+    contents = [read_json(run.evaluation("truth")) for run in runs]
+    bins = {}
+    for name in names:
+        own = [each["ensembles"].get(name, {}).get("by_frequency", []) for each in contents]
+        bins[name] = [
+            {
+                **{key: own[0][number][key] for key in ("from", "to", "features")},
+                **{key: mean_interval([each[number].get(key) for each in own]) for key in ("recall", "f1")},
+            }
+            for number in range(min(len(each) for each in own))
+        ]
+    return {"threshold": contents[0].get("threshold"), "truth": contents[0].get("truth", {}), "by_frequency": bins}
+
+
+def _spurious(runs: Sequence[Run]) -> list[dict[str, Any]] | None:
+    """The tasks of the first run that has some; each of them has seeds of its own."""
+    for run in runs:
+        if run.evaluation("spurious").exists():
+            tasks: list[dict[str, Any]] = read_json(run.evaluation("spurious"))["tasks"]
+            return [{**task, "run": run.name} for task in tasks]
+    return None

@@ -1,0 +1,203 @@
+"""Sections of the page on reconstruction, dictionaries and cost, from the content of the report's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sae_core.numbers import compact, decimal, percent, seconds, size, whole
+from sae_core.report.charts import Axis, Point, Series, lines
+from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
+from sae_core.report.style import color_of
+from sae_core.report.verdict import title_of
+
+Content = Mapping[str, Any]
+Style = Callable[[Any], str]
+
+
+def plain(digits: int) -> Style:
+    """How a number with so many decimals is written."""
+    return lambda value: decimal(value, digits)
+
+
+def percents(digits: int = 1) -> Style:
+    """How a share is written."""
+    return lambda value: percent(value, digits)
+
+
+def percent_tick(value: float) -> str:
+    """How a share is written at an axis."""
+    return f"{100 * value:.3g} %"
+
+
+def _micro(value: float) -> str:
+    return f"{1e6 * value:.3g} µs"
+
+
+RECONSTRUCTION: Mapping[str, tuple[str, Style]] = {
+    "Explained variance": ("reconstruction.explained_variance", percents(2)),
+    "per dimension": ("reconstruction.explained_variance_per_dimension", percents(2)),
+    "MSE": ("reconstruction.mse", plain(2)),
+    "L0": ("reconstruction.l0", plain(1)),
+    "Relative sparsity": ("reconstruction.relative_sparsity", percents(2)),
+    "Dead": ("reconstruction.dead_fraction", percents()),
+    "Loss recovered": ("loss.loss_recovered", percents(2)),
+    "KL recovered": ("loss.kl_recovered", percents(2)),
+}
+DICTIONARY: Mapping[str, tuple[str, Style]] = {
+    "Features": ("reconstruction.features", whole),
+    "Diverse": ("dictionary.diversity", whole),
+    "of all": ("dictionary.diversity_fraction", percents()),
+    "De-duplicated": ("dictionary.deduplicated", whole),
+    "Connectivity": ("dictionary.connectivity", plain(3)),
+    "Pooled stability": ("dictionary.member_stability.pooled", plain(3)),
+    "random ": ("dictionary.member_stability.null_pooled", plain(3)),
+    "MMCS": ("dictionary.member_stability.mmcs", plain(3)),
+    "random": ("dictionary.member_stability.null_best", plain(3)),
+    "One-to-one": ("dictionary.member_stability.pw_mcc", plain(3)),
+    "random  ": ("dictionary.member_stability.null_matched", plain(3)),
+}
+RETRAINED: Mapping[str, tuple[str, Style]] = {
+    "Pooled": ("stability.pooled", plain(3)),
+    "random ": ("stability.null_pooled", plain(3)),
+    "MMCS": ("stability.mmcs", plain(3)),
+    "random": ("stability.null_best", plain(3)),
+    "One-to-one": ("stability.pw_mcc", plain(3)),
+    "random  ": ("stability.null_matched", plain(3)),
+}
+COST: Mapping[str, tuple[str, Style]] = {
+    "Training": ("cost.train_seconds", seconds),
+    "Training FLOPs": ("cost.train_flops", compact),
+    "Tokens per second": ("cost.tokens_per_second", compact),
+    "Peak memory": ("cost.peak_memory_bytes", size),
+    "Parameters": ("cost.parameters", compact),
+    "On disk": ("cost.bytes", size),
+    "FLOPs a token": ("cost.inference_flops_per_token", compact),
+    "Time a token": ("cost.inference_seconds_per_token", _micro),
+}
+
+
+def by_ensemble(content: Content, columns: Mapping[str, tuple[str, Style]]) -> str:
+    """One row an ensemble; columns that nobody has are left out."""
+    figures = {name: own["figures"] for name, own in content["ensembles"].items()}
+    there = {head: column for head, column in columns.items() if any(column[0] in own for own in figures.values())}
+    if not there:
+        return ""
+    rows = []
+    for name, own in figures.items():
+        cells = [
+            number(own.get(key), style, spread=not head.startswith("random")) for head, (key, style) in there.items()
+        ]
+        rows.append([Cell(title_of(name), method=name), *cells])
+    return table(["", *(head.strip() for head in there)], rows)
+
+
+def reconstruction(content: Content) -> str:
+    """How well ensembles reconstruct, and what members add."""
+    steps, price = [], []
+    for place, (name, own) in enumerate(content["ensembles"].items()):
+        color = color_of(name, place)
+        points = [_point(step["members"], step["explained_variance"], name) for step in own["by_members"]]
+        steps.append(Series(title_of(name), color, [point for point in points if point]))
+        flops, explained = (
+            own["figures"].get(key) for key in ("cost.train_flops", "reconstruction.explained_variance")
+        )
+        if flops and explained:
+            point = _point(flops["mean"], explained, name)
+            price.append(Series(title_of(name), color, [point] if point else [], joined=False))
+    members = Axis("members (SAEs used)", whole=True)
+    explained_axis = Axis("explained variance", percent_tick)
+    return joined(
+        element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", "sub"),
+        by_ensemble(content, RECONSTRUCTION),
+        charts(
+            figure(
+                "What each further member adds",
+                lines(steps, members, explained_axis, label="Explained variance of the first members"),
+                "Explained variance when only the first members are used; one SAE alone is a single dot.",
+            ),
+            figure(
+                "What it costs to train",
+                lines(
+                    price,
+                    Axis("training arithmetic (FLOP, log scale)", compact, log=True),
+                    explained_axis,
+                    label="Explained variance against training arithmetic",
+                ),
+                "Higher explains more, further right takes more arithmetic to train; bars are 95 % intervals.",
+            ),
+        ),
+    )
+
+
+def _point(x: float | None, figure_: Mapping[str, Any], name: str) -> Point | None:
+    if x is None or figure_["mean"] is None:
+        return None
+    title = f"{title_of(name)}: {percent(figure_['mean'], 2)}"
+    return Point(x, figure_["mean"], figure_.get("low"), figure_.get("high"), title)
+
+
+def cost(content: Content) -> str:
+    """What ensembles cost, member by member."""
+    worth = content["rule"]["worth"]
+    marginal, rows = [], []
+    for place, (name, own) in enumerate(content["ensembles"].items()):
+        later = [step for step in own["by_members"][1:] if step["added_per_cost"]["mean"] is not None]
+        points = [Point(step["members"], step["added_per_cost"]["mean"]) for step in later]
+        marginal.append(Series(title_of(name), color_of(name, place), points))
+        if len(own["by_members"]) > 1:
+            rows += [_member_row(name, step) for step in own["by_members"]]
+    drawn = [each for each in marginal if each.points]
+    if drawn:
+        last = max(point.x for each in drawn for point in each.points)
+        limit = [Point(2, worth), Point(max(last, 3), worth)]
+        drawn.append(Series("where the rule stops", "var(--muted)", limit, dashed=True, marked=False))
+    chart = lines(
+        drawn,
+        Axis("member", whole=True),
+        Axis("added explained variance per cost", percent_tick, include=(0.0,)),
+        label="Explained variance that each member adds for the cost of the first one",
+    )
+    heads = ["", "Training", "Training FLOPs", "On disk", "Time a token", "Explained variance", "added"]
+    return joined(
+        element("p", "Of each ensemble by itself, as if nothing had been shared with another one.", "sub"),
+        by_ensemble(content, COST),
+        charts(
+            figure(
+                "Where to stop",
+                chart,
+                "Explained variance that a member adds for as much training arithmetic as the first member took. "
+                + content["rule"]["sentence"],
+            )
+        ),
+        folded("Costs of the first 1, 2, … members", table([*heads, "added per cost"], rows)) if rows else "",
+    )
+
+
+def _member_row(name: str, step: Mapping[str, Any]) -> list[Cell]:
+    count = step["members"]
+    return [
+        Cell(f"{title_of(name)}, {count} member{'s' if count > 1 else ''}", method=name),
+        number(step["train_seconds"], seconds, spread=False),
+        number(step["train_flops"], compact, spread=False),
+        number(step["bytes"], size, spread=False),
+        number(step["inference_seconds_per_token"], _micro, spread=False),
+        number(step["explained_variance"], percents(2)),
+        number(step["added_explained_variance"], percents(2)),
+        number(step["added_per_cost"], percents(2)),
+    ]
+
+
+def dictionary(content: Content) -> str:
+    """The atoms: how many differ, and whether another training finds them again."""
+    retrained = by_ensemble(content, RETRAINED)
+    own = by_ensemble(content, DICTIONARY)
+    if not own:
+        return ""
+    return joined(
+        element(
+            "p", "Stability compares the members of an ensemble with each other, beside random dictionaries.", "sub"
+        ),
+        own,
+        element("h3", "Over independent trainings") + retrained if retrained else "",
+    )

@@ -1,0 +1,67 @@
+"""What the page says whatever the figures are: definitions and limits."""
+
+from __future__ import annotations
+
+from sae_core.evaluation.dictionary import THRESHOLD
+
+DEFINITIONS = {
+    "Explained variance": (
+        "1 − E‖a−â‖² / (E‖a‖² − ‖E a‖²) over held-out tokens, streamed in float64; at most 1, and negative "
+        "where the mean would do better. Per dimension: mean over dimensions of 1 − SSE/SST, as the paper "
+        "prints it."
+    ),
+    "MSE": ("Mean over tokens of the squared error summed over dimensions."),
+    "L0": ("Features active on a token, summed over members; relative sparsity is its share of all features."),
+    "Dead": ("Share of features that fire on none of the held-out tokens."),
+    "Loss recovered": (
+        "(CE with zero ablation − CE with the reconstruction) / (CE with zero ablation − CE of the model), with"
+        " the reconstruction put back into the model; the same with the KL divergence."
+    ),
+    "Diverse": (
+        f"Features whose cosine with every other one is below {THRESHOLD:g}; two copies both drop out. "
+        "De-duplicated counts them once."
+    ),
+    "Connectivity": ("Share of pairs of alive features that never fire on the same token; more tokens lower it."),
+    "Stability": (
+        "Mean best cosine with any atom of all others (pooled), with another member's atoms (MMCS), and of "
+        "atoms matched one to one. Width alone raises all three, so random dictionaries of the same sizes stand"
+        " beside them. Between boosted stages low values are intended: a later stage learns something else."
+    ),
+    "Detection": (
+        "Accuracy with which the m features whose means differ most on training texts (logistic regression, L2,"
+        " C = 1) tell on test texts whether a concept is present; half of both are positive, so guessing gives "
+        "50 %. Standardised: features scaled to unit variance first, so that the weights of an ensemble do not "
+        "count."
+    ),
+    "Cost": (
+        "Training arithmetic is counted (products of activations and weights; no AuxK, no optimiser), time and "
+        "memory are measured. Time a token is the median of repeated encoding and reconstruction of one block "
+        "of activations."
+    ),
+    "Recall": (
+        "Share of true features that get an atom of their own at |cosine| ≥ 0.9; MCC is the mean |cosine| of "
+        "atoms matched one to one; precision the share of atoms, without copies, that are true features; F1 "
+        "that of the best latent for each true feature."
+    ),
+    "S_SCR": (
+        "(accuracy after ablation − biased) / (oracle − biased), on the target label of a balanced test set; it"
+        " may be negative, and misleads by itself, so accuracies stand beside it."
+    ),
+    "Interval": (
+        "95 %. Over seeds: of the mean, by Student's t. Of one run: bootstrap over stretches of tokens or over "
+        "test texts; means over concepts and differences take these for independent."
+    ),
+}
+LIMITS = (
+    ("All figures are of one model, one place in it and one kind of text; nothing follows for others."),
+    (
+        "A bagged or boosted ensemble has as many times the parameters and active features of one SAE as it has"
+        " members. Compare it with one SAE of the same width and L0 before crediting ensembling."
+    ),
+    ("Explained variance ranks nothing by itself: SAEs have been seen to find 9 % of the true features at 71 % of it."),
+    (
+        "Counted arithmetic leaves out AuxK, the optimiser and reading the language model; times are of the "
+        "machine named below."
+    ),
+    ("On a CPU peak memory is that of the whole process, whatever it did before."),
+)

@@ -1,0 +1,283 @@
+"""What the figures amount to, in sentences for those who decide: cost, gain, certainty, and what to do next.
+
+Every sentence is made from figures of the report, and appears only where these say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sae_core.numbers import compact, percent, seconds, size
+from sae_core.report.figures import SINGLE, compared, verdict_on
+
+DEAD = 0.1
+"""Share of dead features from which an SAE is said to be trained badly."""
+SEEDS = 5
+"""Seeds that are advised."""
+BASELINE = "expanded_l0"
+"""One SAE with the width and the active features of the whole ensemble."""
+EXPLAINED = "reconstruction.explained_variance"
+GAINS: Mapping[str, str] = {
+    "loss.loss_recovered": "of the model's loss is recovered",
+    "truth.recall": "of the true features are found",
+}
+"""Shares in which a gain is said in the same words."""
+
+Content = Mapping[str, Any]
+
+
+def decide(content: Content) -> dict[str, Any]:
+    """The first page: ``headline``, and sentences on ``cost``, ``bought``, ``sure`` and ``next``.
+
+    Args:
+        content: The figures, as `gather` puts them together.
+    """
+    return {
+        "headline": _headline(content),
+        "cost": list(_cost(content)),
+        "bought": list(_bought(content)),
+        "sure": list(_sure(content)),
+        "next": list(_next(content)),
+    }
+
+
+def title_of(name: str) -> str:
+    """What people read for the name of an ensemble."""
+    return {BASELINE: "expanded (same L0)"}.get(name, name)
+
+
+def mean(content: Content, name: str, key: str) -> float | None:
+    """The mean of a figure of an ensemble; None if it is not measured."""
+    figure = content["ensembles"].get(name, {}).get("figures", {}).get(key)
+    return None if figure is None else figure["mean"]
+
+
+def _others(content: Content) -> list[str]:
+    return [name for name in content["ensembles"] if name != SINGLE]
+
+
+def _best(content: Content) -> str | None:
+    """The ensemble that surely explains more than the single SAE, and of those the most."""
+    sure = [name for name in _others(content) if _against(content, name, EXPLAINED).get("verdict") == "higher"]
+    return max(sure, key=lambda name: mean(content, name, EXPLAINED) or 0.0, default=None)
+
+
+def _against(content: Content, name: str, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = content["ensembles"][name]["against_single"].get(key, {})
+    return found
+
+
+def _times(content: Content, name: str, key: str) -> float | None:
+    """How many times as much as for the single SAE."""
+    one, other = mean(content, name, key), mean(content, SINGLE, key)
+    return one / other if one and other else None
+
+
+def _headline(content: Content) -> str:
+    single, best = mean(content, SINGLE, EXPLAINED), _best(content)
+    if single is None:
+        known = {name: mean(content, name, EXPLAINED) for name in content["ensembles"]}
+        said = ", ".join(f"{title_of(name)} {percent(value)}" for name, value in known.items() if value is not None)
+        return f"Explained variance: {said}. There is no single SAE among them to compare with."
+    if best is None:
+        if not _others(content):
+            return f"One SAE explains {percent(single)} of the variance; no ensemble was trained to compare it with."
+        return f"No ensemble explains clearly more than one SAE, which explains {percent(single)} of the variance."
+    times = _times(content, best, "cost.train_flops")
+    price = f", for {times:.1f} times the training arithmetic" if times else ""
+    detected = [name for name in _others(content) if "higher" in _detection_verdicts(content, name)]
+    if not content["concepts"]:
+        detection = "."
+    elif detected:
+        detection = f"; concepts are detected better by {_listed(map(title_of, detected))}."
+    else:
+        detection = "; in detecting concepts no ensemble is clearly better."
+    return (
+        f"{title_of(best).capitalize()} raises explained variance from {percent(single)} (one SAE) to "
+        f"{percent(mean(content, best, EXPLAINED))}{price}{detection}"
+    )
+
+
+def _flops(value: float) -> str:
+    """1.57e12 as ``1.57 TFLOP``."""
+    text = compact(value)
+    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
+def _detection_verdicts(content: Content, name: str) -> list[str | None]:
+    against = content["ensembles"][name]["against_single"]
+    return [figure["verdict"] for key, figure in against.items() if key.startswith("concepts.")]
+
+
+def _cost(content: Content) -> Iterator[str]:
+    for name in content["ensembles"]:
+        parts = [f"{mean(content, name, 'reconstruction.members') or 1:.0f} × SAE"]
+        for key, style, what in (
+            ("cost.train_seconds", seconds, "of training"),
+            ("cost.train_flops", _flops, "of arithmetic"),
+            ("cost.bytes", size, "on disk"),
+            ("cost.inference_seconds_per_token", lambda value: f"{1e6 * value:.0f} µs", "a token in use"),
+        ):
+            value, times = mean(content, name, key), _times(content, name, key)
+            if value is not None:
+                factor = f" ({times:.1f}×)" if times and name != SINGLE else ""
+                parts.append(f"{style(value)} {what}{factor}")
+        yield f"{title_of(name).capitalize()}: {', '.join(parts)}."
+
+
+def _bought(content: Content) -> Iterator[str]:
+    if SINGLE not in content["ensembles"]:
+        yield "No single SAE was trained, so nothing can be said about what an ensemble adds to it."
+        return
+    for name in _others(content):
+        parts = []
+        explained = _against(content, name, EXPLAINED)
+        if explained:
+            parts.append(f"explained variance {_change(explained)}")
+        parts += [
+            f"what {words} {_change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))
+        ]
+        detection = [
+            (key, figure) for key, figure in content["ensembles"][name]["against_single"].items() if key in _MAIN
+        ]
+        parts += [f"detection with {_MAIN[key]} {_change(figure)}" for key, figure in detection]
+        if parts:
+            yield f"{title_of(name).capitalize()} against one SAE: {'; '.join(parts)}."
+
+
+_MAIN = {
+    "concepts.1.standardised": "1 feature",
+    "concepts.5.standardised": "5 features",
+}
+"""Those of the figures of detection that the first page names; standardised, as bagging and boosting scale features."""
+
+
+def _change(figure: Mapping[str, Any]) -> str:
+    """+13.7 points (13.3 to 14.1); where that could be chance it is said."""
+    text = f"{_points(figure['mean'])} points"
+    if figure["low"] is None:
+        return f"{text} (no interval)"
+    may = ", could be chance" if figure["verdict"] == "open" else ""
+    return f"{text} ({_points(figure['low'])} to {_points(figure['high'])}{may})"
+
+
+def _points(share: float) -> str:
+    """0.0459 as ``+4.6``, with a true minus sign."""
+    return f"{100 * share + 0.0:+.1f}".replace("-", "−")
+
+
+def _sure(content: Content) -> Iterator[str]:
+    count = len(content["runs"])
+    if count > 1:
+        yield (
+            f"Figures are means over {count} trainings with different seeds, and an interval holds 95 % of what such "
+            "means would be."
+        )
+        if count < SEEDS:
+            yield f"With {count} seeds intervals are wide; {SEEDS} or more tell smaller differences apart."
+    else:
+        yield (
+            "All figures come from one training with one seed: intervals say how much depends on the tokens and texts "
+            "that were drawn, not what another seed would change."
+        )
+    verdicts = [figure["verdict"] for own in content["ensembles"].values() for figure in own["against_single"].values()]
+    known = [verdict for verdict in verdicts if verdict]
+    if len(content["ensembles"]) > 1 and known:
+        # The single SAE is compared with itself, too, which says nothing.
+        own = len(content["ensembles"].get(SINGLE, {}).get("against_single", {}))
+        clear = sum(verdict != "open" for verdict in known)
+        yield f"Of {len(known) - own} differences to the single SAE, {clear} are larger than their intervals."
+    if content["left_out"]:
+        yield f"{len(content['left_out'])} runs are not measured yet and left out."
+
+
+def _next(content: Content) -> Iterator[str]:
+    yield from _which(content)
+    yield from _how_many(content)
+    yield from _fair(content)
+    for name in content["ensembles"]:
+        dead = mean(content, name, "reconstruction.dead_fraction")
+        if dead is not None and dead > DEAD:
+            yield (
+                f"{percent(dead, 0)} of the features of {title_of(name)} are dead: train it longer, or at a lower "
+                "rate, before it is compared."
+            )
+    if len(content["runs"]) < SEEDS:
+        more = ",".join(str(seed) for seed in range(SEEDS))
+        yield (
+            f"Repeat it with {SEEDS} seeds before anything is published: sae-ensemble sweep, with these settings and "
+            f"--vary training.seed={more}."
+        )
+
+
+def _which(content: Content) -> Iterator[str]:
+    """Which ensemble to use for what."""
+    best = _best(content)
+    if best:
+        yield f"Where reconstruction counts, use {title_of(best)}."
+    elif SINGLE in content["ensembles"] and _others(content):
+        yield "Stay with one SAE: nothing here reconstructs clearly better."
+    if not content["concepts"] or SINGLE not in content["ensembles"]:
+        return
+    better = [name for name in _others(content) if "higher" in _detection_verdicts(content, name)]
+    if better:
+        yield f"Where concepts are to be detected, {_listed(map(title_of, better))} may be worth the cost."
+    elif _others(content):
+        yield "Where concepts are to be detected, one SAE does: no difference is larger than its interval."
+
+
+def _how_many(content: Content) -> Iterator[str]:
+    """Where to stop adding members."""
+    worth = content["rule"]["worth"]
+    for name, own in content["ensembles"].items():
+        steps = own["by_members"]
+        if len(steps) < 2:
+            continue
+        stop = own["stop"]
+        step = steps[stop if stop else -1]
+        added, per_cost = step["added_explained_variance"]["mean"], step["added_per_cost"]["mean"]
+        if added is None or per_cost is None:
+            continue
+        figures = f"{100 * added:.2g} points of explained variance, {100 * per_cost:.2g} for the cost of the first"
+        if stop:
+            yield (
+                f"{title_of(name).capitalize()}: stop at {stop} of {len(steps)} members; the next one adds {figures}, "
+                f"less than the {100 * worth:g} of the rule."
+            )
+        else:
+            yield (
+                f"{title_of(name).capitalize()}: all {len(steps)} members were worth it, and a further one may be; the "
+                f"last one added {figures}."
+            )
+
+
+def _fair(content: Content) -> Iterator[str]:
+    """Whether one SAE of the same size and L0 does as well."""
+    several = [name for name in _others(content) if (mean(content, name, "reconstruction.members") or 1) > 1]
+    if not several:
+        return
+    if BASELINE not in content["ensembles"]:
+        yield (
+            "An ensemble has as many times the active features of one SAE as it has members: train expanded_l0, one "
+            "SAE of the same width and L0, before you say that ensembling and not size is what helps."
+        )
+        return
+    figures = {name: own["figures"] for name, own in content["ensembles"].items()}
+    words: Mapping[str | None, Callable[[str], str]] = {
+        "higher": lambda gain: f"explains more than one SAE of the same width and L0 ({gain})",
+        "lower": lambda gain: (
+            f"explains less than one SAE of the same width and L0 ({gain}): that one is the better buy"
+        ),
+        "open": lambda gain: f"and one SAE of the same width and L0 cannot be told apart ({gain})",
+    }
+    for name in several:
+        found = compared(figures, name, EXPLAINED, BASELINE)
+        verdict = verdict_on(found)
+        if found and verdict:
+            yield f"{title_of(name).capitalize()} {words[verdict](_change({**found, 'verdict': None}))}."
+
+
+def _listed(names: Any) -> str:
+    *first, last = list(names)
+    return f"{', '.join(first)} and {last}" if first else str(last)
