@@ -22,6 +22,8 @@ from sae_core.progress import Tick, silent
 # Of several processes that do the same only the first one speaks.
 errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.rank() > 0)
 output = Console(highlight=False, quiet=launch.rank() > 0)
+WIDEST = 1000
+"""Characters of the widest table."""
 LINE_EVERY_SECONDS = 5.0
 """Where there is no terminal to redraw, one line of progress is printed this often."""
 
@@ -64,7 +66,8 @@ def print_table(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()))
     # Whole, also where the terminal is too narrow: a figure that is cut off looks like another one.
-    output.print(table, width=max(output.width, Measurement.get(output, output.options, table).maximum), crop=False)
+    needed = Measurement.get(output, output.options.update(width=WIDEST), table).maximum
+    Console(highlight=False, quiet=output.quiet, width=max(output.width, needed)).print(table)
 
 
 class _Rate(ProgressColumn):

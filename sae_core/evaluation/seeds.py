@@ -35,6 +35,13 @@ def mean_interval(values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
+def within(figure: dict[str, Any], low: float, high: float) -> dict[str, Any]:
+    """A figure whose interval is cut to the values that the figure can have, such as 0 to 1 of a share."""
+    if figure["low"] is None:
+        return figure
+    return {**figure, "low": max(figure["low"], low), "high": min(figure["high"], high)}
+
+
 def difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict[str, Any]:
     """`mean_interval` of what ``values`` are above ``others``, seed by seed.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_core.config import EMBEDDED
+from sae_core.config import EMBEDDED, KNOWN
 from sae_core.files import write_json, write_text
 from sae_core.numbers import compact, moment
 from sae_core.report import context, detection, parts, texts
@@ -86,12 +86,16 @@ def _first(content: Mapping[str, Any], links: str) -> str:
 def _story(content: Mapping[str, Any]) -> str:
     settings, seeds = content["settings"], [run["seed"] for run in content["runs"]]
     model, text, sae = settings["model"], settings["text"]["source"], settings["sae"]
+    seeded = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    trained = f"{compact(settings['training']['tokens'])} training tokens a member, {seeded}"
+    written = f"Written {moment(content['created'])}."
+    k = f", k = {sae['k']}" if sae["architecture"] in ("topk", "batchtopk") else ""
+    what = f"{sae['architecture']} SAEs with {sae['width']:,} features a member{k}"
+    if model["name"] == KNOWN:
+        truth = settings["truth"]
+        drawn = f"activations drawn from a known dictionary of {truth['features']:,} features"
+        return f"{what} on {drawn} in {truth['dimension']:,} dimensions; {trained}. {written}"
     name = "the embedded language model" if model["name"] == EMBEDDED else model["name"]
     source = "Python docstrings (the embedded corpus)" if text == EMBEDDED else text
-    k = f", k = {sae['k']}" if sae["architecture"] in ("topk", "batchtopk") else ""
-    seeded = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    return (
-        f"{sae['architecture']} SAEs with {sae['width']:,} features a member{k} on the {model['site']} of block "
-        f"{model['layer']} of {name}, reading {source}; {compact(settings['training']['tokens'])} training tokens "
-        f"a member, {seeded}. Written {moment(content['created'])}."
-    )
+    place = f"the {model['site']} of block {model['layer']} of {name}"
+    return f"{what} on {place}, reading {source}; {trained}. {written}"

@@ -110,8 +110,7 @@ def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> str:
         return ""
     points = [point for each in series for point in each.points]
     across = _Scale(x, [point.x for point in points], LEFT, WIDTH - RIGHT)
-    values = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
-    up = _Scale(y, values, HEIGHT - BOTTOM, TOP)
+    up = _Scale(y, _room([(point.y, point.low, point.high) for point in points]), HEIGHT - BOTTOM, TOP)
     parts = [*_grid(across, up)]
     for each in series:
         if each.joined and len(each.points) > 1:
@@ -142,8 +141,8 @@ def dots(rows: Sequence[Row], x: Axis, *, label: str, mark: str = "", line: floa
     if not rows:
         return ""
     height = TOP + ROW * len(rows) + BOTTOM
-    values = [value for row in rows for value in (row.value, row.low, row.high, row.mark) if value is not None]
-    values += [] if line is None else [line]
+    values = _room([(row.value, row.low, row.high) for row in rows])
+    values += [value for value in (line, *(row.mark for row in rows)) if value is not None]
     across = _Scale(x, values, NAMES, WIDTH - RIGHT)
     parts = []
     bottom = height - BOTTOM
@@ -168,8 +167,20 @@ def dots(rows: Sequence[Row], x: Axis, *, label: str, mark: str = "", line: floa
     return _figure("".join(parts), WIDTH, height, label, []) + note
 
 
+def _room(points: Sequence[tuple[float, float | None, float | None]]) -> list[float]:
+    """Between which values there has to be room for points and their intervals.
+
+    Intervals that are much wider than the points are apart would make these lie on top of each other, and are cut off.
+    """
+    values = [value for value, _, _ in points]
+    low, high = min(values), max(values)
+    spare = max(high - low, 0.05 * max(abs(low), abs(high)))
+    ends = [end for _, *both in points for end in both if end is not None]
+    return [low, high, *(min(max(end, low - spare), high + spare) for end in ends)]
+
+
 class _Scale:
-    """Numbers to places between two pixels, with round ticks."""
+    """Numbers to places between two pixels, with round ticks. What is beyond the axis lies at its end."""
 
     def __init__(self, axis: Axis, values: Sequence[float], start: float, stop: float) -> None:
         self.axis = axis
@@ -191,6 +202,7 @@ class _Scale:
             low, high = (low - 0.3, high + 0.3) if inward else (step * start_tick, step * stop_tick)
             if high <= low:
                 high = low + step
+        self._ends = low, high
         self._low, self._span = self._at(low), self._at(high) - self._at(low)
         self._start, self._length = start, stop - start
 
@@ -198,6 +210,7 @@ class _Scale:
         return math.log10(value) if self.axis.log else value
 
     def __call__(self, value: float) -> float:
+        value = min(max(value, self._ends[0]), self._ends[1])
         return self._start + self._length * (self._at(value) - self._low) / self._span
 
 

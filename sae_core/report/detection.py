@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sae_core.evaluation.seeds import within
 from sae_core.numbers import compact, decimal, percent
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
@@ -43,7 +44,7 @@ def concepts(content: Content) -> str:
             figure(
                 f"Accuracy by number of features, {variant}",
                 _accuracy_chart(methods, counts, variant),
-                "Mean accuracy over concepts, with 95 % intervals; guessing gives 50 %.",
+                "Mean accuracy over concepts, with 95 % intervals; guessing gives 50\u202f%.",
             )
         )
         tables.append(element("h3", variant.capitalize()) + _accuracy_table(methods, counts, variant))
@@ -197,9 +198,11 @@ def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[str]:
                 title_of(name),
                 color_of(name, place),
                 [
-                    Point(row["n"], row[key]["mean"], row[key]["low"], row[key]["high"])
+                    # Side by side, so that intervals do not hide each other.
+                    Point(row["n"] * 1.05 ** (place - (len(names) - 1) / 2), found["mean"], found["low"], found["high"])
                     for row in rows
                     if row["method"] == name and row["n"] and row[key]["mean"] is not None
+                    for found in [row[key] if key == "scr" else within(row[key], 0.0, 1.0)]
                 ],
             )
             for place, name in enumerate(names)
@@ -220,7 +223,7 @@ def _spurious_table(rows: list[Mapping[str, Any]]) -> str:
                 Cell(row["ranking"], wide=True),
                 Cell(str(row["n"])),
                 Cell("yes" if row["retrained"] else "no"),
-                *(number(row[key], percents()) for key in ("target", "spurious", "worst_group")),
+                *(number(within(row[key], 0.0, 1.0), percents()) for key in ("target", "spurious", "worst_group")),
                 number(row["scr"], plain(2)),
             ]
             for row in rows

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from sae_core.evaluation.cost import by_ensemble
-from sae_core.evaluation.seeds import difference, mean_interval
+from sae_core.evaluation.seeds import difference, mean_interval, within
 from sae_core.evaluation.tasks import CONFOUNDED
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
@@ -44,6 +44,12 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "stability": ("pooled", "null_pooled", "mmcs", "null_best", "pw_mcc", "null_matched", "in_all", "in_none"),
 }
 """Figures of an ensemble by the evaluation that measures them; a dotted name reaches into nested mappings."""
+SHARES = (
+    *("dead_fraction", "relative_sparsity", "diversity_fraction", "redundancy", "connectivity", "in_all", "in_none"),
+    *("recall", "precision", "precision_alive", "f1", "uniqueness"),
+    *("random.recall", "random.precision", "random.f1"),
+)
+"""Figures that lie between 0 and 1, so that no interval goes further."""
 INTERVALS = {
     "explained_variance": "explained_variance_interval",
     "loss_recovered": "loss_recovered_interval",
@@ -75,6 +81,7 @@ def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Figure]]:
 
 def _figure(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
     figure = mean_interval([_reach(each, key) for each in own])
+    figure = within(figure, 0.0, 1.0) if key in SHARES else figure
     if figure["low"] is not None:
         return {**figure, "interval": "seeds"}
     low, high = (own[0].get(INTERVALS.get(key, ""), None) or (None, None)) if len(own) == 1 else (None, None)
@@ -85,6 +92,8 @@ def _figure(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
 
 def _ensembles(run: Run, source: str) -> dict[str, Any]:
     path = run.evaluation(source)
+    if source == "reconstruction" and not path.exists():
+        path = run.evaluation("truth")  # which measures it, too
     if not path.exists():
         return {}
     content = read_json(path)
@@ -107,13 +116,14 @@ def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
     by_run = [_concept_means(run) for run in runs]
     found = {}
     for key in dict.fromkeys(key for each in by_run for key in each):
-        figure = mean_interval([each[key][0] if key in each else None for each in by_run])
+        figure = within(mean_interval([each[key][0] if key in each else None for each in by_run]), 0.0, 1.0)
         half = by_run[0].get(key, (None, None))[1]
         if figure["low"] is not None:
             found[key] = {**figure, "interval": "seeds"}
         elif len(runs) == 1 and half is not None:
             mean = figure["mean"]
-            found[key] = {**figure, "low": mean - half, "high": mean + half, "interval": "bootstrap"}
+            both = within({**figure, "low": mean - half, "high": mean + half}, 0.0, 1.0)
+            found[key] = {**both, "interval": "bootstrap"}
         else:
             found[key] = {**figure, "interval": None}
     return found

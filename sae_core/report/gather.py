@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_core.evaluation.cost import RULE, WORTH, where_to_stop
 from sae_core.evaluation.pooling import RANDOM, RAW
-from sae_core.evaluation.seeds import mean_interval
+from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.files import read_json, read_table
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.runs import Subject
@@ -82,8 +82,9 @@ def _run(run: Run) -> dict[str, Any]:
 
 def _corpus(runs: Sequence[Run]) -> dict[str, Any]:
     facts = {**runs[0].facts("corpus")}
-    if runs[0].evaluation("reconstruction").exists():
-        facts["measured_tokens"] = read_json(runs[0].evaluation("reconstruction")).get("tokens")
+    for name, key in (("reconstruction", "tokens"), ("truth", "rows")):
+        if runs[0].evaluation(name).exists():
+            return {**facts, "measured_tokens": read_json(runs[0].evaluation(name)).get(key)}
     return facts
 
 
@@ -116,7 +117,10 @@ def _truth(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any] | None:
         bins[name] = [
             {
                 **{key: own[0][number][key] for key in ("from", "to", "features")},
-                **{key: mean_interval([each[number].get(key) for each in own]) for key in ("recall", "f1")},
+                **{
+                    key: within(mean_interval([each[number].get(key) for each in own]), 0.0, 1.0)
+                    for key in ("recall", "f1")
+                },
             }
             for number in range(min(len(each) for each in own))
         ]

@@ -79,7 +79,8 @@ def charts(*figures: str) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
     """A table; one that is too wide for the page can be scrolled."""
-    head = "".join(element("th", text) for text in heads)
+    prose = [bool(rows) and rows[0][place].wide for place in range(len(heads))]
+    head = "".join(element("th", text, "text" if wide else "") for text, wide in zip(heads, prose, strict=True))
     body = "".join(
         f"<tr>{''.join(_cell(cell, first=not place) for place, cell in enumerate(row))}</tr>" for row in rows
     )
@@ -106,8 +107,10 @@ def number(figure: Mapping[str, Any] | None, style: Any, *, spread: bool = True)
     """
     if figure is None or figure["mean"] is None:
         return Cell(MISSING)
-    shown = spread and figure.get("low") is not None
-    return Cell(style(figure["mean"]), f"{style(figure['low'])} – {style(figure['high'])}" if shown else "")
+    if not spread or figure.get("low") is None:
+        return Cell(style(figure["mean"]))
+    low, high = style(figure["low"]), style(figure["high"])
+    return Cell(style(figure["mean"]), "" if low == high else f"{low} – {high}")
 
 
 def _cell(cell: Cell, *, first: bool) -> str:

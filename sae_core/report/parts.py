@@ -34,6 +34,7 @@ def _micro(value: float) -> str:
     return f"{1e6 * value:.3g} µs"
 
 
+EXPLAINED = Axis("explained variance", percent_tick)
 RECONSTRUCTION: Mapping[str, tuple[str, Style]] = {
     "Explained variance": ("reconstruction.explained_variance", percents(2)),
     "per dimension": ("reconstruction.explained_variance_per_dimension", percents(2)),
@@ -99,21 +100,15 @@ def reconstruction(content: Content) -> str:
         color = color_of(name, place)
         points = [_point(step["members"], step["explained_variance"], name) for step in own["by_members"]]
         steps.append(Series(title_of(name), color, [point for point in points if point]))
-        flops, explained = (
-            own["figures"].get(key) for key in ("cost.train_flops", "reconstruction.explained_variance")
-        )
-        if flops and explained:
-            point = _point(flops["mean"], explained, name)
-            price.append(Series(title_of(name), color, [point] if point else [], joined=False))
+        price.append(_price(name, place, own["figures"], "cost.train_flops"))
     members = Axis("members (SAEs used)", whole=True)
-    explained_axis = Axis("explained variance", percent_tick)
     return joined(
         element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", "sub"),
         by_ensemble(content, RECONSTRUCTION),
         charts(
             figure(
                 "What each further member adds",
-                lines(steps, members, explained_axis, label="Explained variance of the first members"),
+                lines(steps, members, EXPLAINED, label="Explained variance of the first members"),
                 "Explained variance when only the first members are used; one SAE alone is a single dot.",
             ),
             figure(
@@ -121,13 +116,20 @@ def reconstruction(content: Content) -> str:
                 lines(
                     price,
                     Axis("training arithmetic (FLOP, log scale)", compact, log=True),
-                    explained_axis,
+                    EXPLAINED,
                     label="Explained variance against training arithmetic",
                 ),
                 "Higher explains more, further right takes more arithmetic to train; bars are 95 % intervals.",
             ),
         ),
     )
+
+
+def _price(name: str, place: int, figures: Mapping[str, Any], key: str) -> Series:
+    """One dot: what an ensemble explains, at what it costs."""
+    price, explained = figures.get(key), figures.get("reconstruction.explained_variance")
+    point = _point(price["mean"], explained, name) if price and explained else None
+    return Series(title_of(name), color_of(name, place), [point] if point else [], joined=False)
 
 
 def _point(x: float | None, figure_: Mapping[str, Any], name: str) -> Point | None:
@@ -140,11 +142,12 @@ def _point(x: float | None, figure_: Mapping[str, Any], name: str) -> Point | No
 def cost(content: Content) -> str:
     """What ensembles cost, member by member."""
     worth = content["rule"]["worth"]
-    marginal, rows = [], []
+    marginal, used, rows = [], [], []
     for place, (name, own) in enumerate(content["ensembles"].items()):
         later = [step for step in own["by_members"][1:] if step["added_per_cost"]["mean"] is not None]
         points = [Point(step["members"], step["added_per_cost"]["mean"]) for step in later]
         marginal.append(Series(title_of(name), color_of(name, place), points))
+        used.append(_price(name, place, own["figures"], "cost.inference_seconds_per_token"))
         if len(own["by_members"]) > 1:
             rows += [_member_row(name, step) for step in own["by_members"]]
     drawn = [each for each in marginal if each.points]
@@ -168,7 +171,17 @@ def cost(content: Content) -> str:
                 chart,
                 "Explained variance that a member adds for as much training arithmetic as the first member took. "
                 + content["rule"]["sentence"],
-            )
+            ),
+            figure(
+                "What it costs to use",
+                lines(
+                    used,
+                    Axis("measured time a token (log scale)", _micro, log=True),
+                    EXPLAINED,
+                    label="Explained variance against measured time a token",
+                ),
+                "Higher explains more, further right takes longer to encode and reconstruct a token.",
+            ),
         ),
         folded("Costs of the first 1, 2, … members", table([*heads, "added per cost"], rows)) if rows else "",
     )
@@ -191,9 +204,10 @@ def _member_row(name: str, step: Mapping[str, Any]) -> list[Cell]:
 def dictionary(content: Content) -> str:
     """The atoms: how many differ, and whether another training finds them again."""
     retrained = by_ensemble(content, RETRAINED)
-    own = by_ensemble(content, DICTIONARY)
-    if not own:
+    known = (key for each in content["ensembles"].values() for key in each["figures"])
+    if not any(key.startswith(("dictionary.", "stability.")) for key in known):
         return ""
+    own = by_ensemble(content, DICTIONARY)
     return joined(
         element(
             "p", "Stability compares the members of an ensemble with each other, beside random dictionaries.", "sub"

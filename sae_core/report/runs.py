@@ -18,6 +18,9 @@ from sae_core.sweep.results import SEED, collect
 FREE = ("seed", "device", "precision", "kernels", "group", "residuals")
 """Settings of training in which runs may differ and still be repetitions of one another."""
 
+NEEDED = ("reconstruction", "truth")
+"""One of these a run must have been measured for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -43,7 +46,7 @@ def find_subject(path: Path) -> Subject:
         UserError: If there is no run, none is measured, or runs differ in more than their seeds and are no sweep.
     """
     runs = [Run.open(found) for found in find_runs(path)]
-    measured = [run for run in runs if run.evaluation("reconstruction").exists() and run.ensembles()]
+    measured = [run for run in runs if run.ensembles() and any(run.evaluation(name).exists() for name in NEEDED)]
     if not measured:
         raise UserError(f"Nothing in {path} is measured yet; run sae-ensemble evaluate on it first.")
     left_out = [run.name for run in runs if run not in measured]

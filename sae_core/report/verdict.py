@@ -17,12 +17,12 @@ SEEDS = 5
 """Seeds that are advised."""
 BASELINE = "expanded_l0"
 """One SAE with the width and the active features of the whole ensemble."""
-EXPLAINED = "reconstruction.explained_variance"
+EXPLAINED, RECALL = "reconstruction.explained_variance", "truth.recall"
 GAINS: Mapping[str, str] = {
-    "loss.loss_recovered": "of the model's loss is recovered",
-    "truth.recall": "of the true features are found",
+    "loss.loss_recovered": "loss recovered",
+    "truth.recall": "true features found",
 }
-"""Shares in which a gain is said in the same words."""
+"""What else may be gained, in words."""
 
 Content = Mapping[str, Any]
 
@@ -93,6 +93,9 @@ def _headline(content: Content) -> str:
         detection = f"; concepts are detected better by {_listed(map(title_of, detected))}."
     else:
         detection = "; in detecting concepts no ensemble is clearly better."
+    found, at_first = mean(content, best, RECALL), mean(content, SINGLE, RECALL)
+    if found is not None and at_first is not None:
+        detection = f"; of the true features it finds {percent(found)} (one SAE {percent(at_first)})."
     return (
         f"{title_of(best).capitalize()} raises explained variance from {percent(single)} (one SAE) to "
         f"{percent(mean(content, best, EXPLAINED))}{price}{detection}"
@@ -123,7 +126,8 @@ def _cost(content: Content) -> Iterator[str]:
             if value is not None:
                 factor = f" ({times:.1f}×)" if times and name != SINGLE else ""
                 parts.append(f"{style(value)} {what}{factor}")
-        yield f"{title_of(name).capitalize()}: {', '.join(parts)}."
+        if len(parts) > 1:
+            yield f"{title_of(name).capitalize()}: {', '.join(parts)}."
 
 
 def _bought(content: Content) -> Iterator[str]:
@@ -136,7 +140,7 @@ def _bought(content: Content) -> Iterator[str]:
         if explained:
             parts.append(f"explained variance {_change(explained)}")
         parts += [
-            f"what {words} {_change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))
+            f"{words} {_change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))
         ]
         detection = [
             (key, figure) for key, figure in content["ensembles"][name]["against_single"].items() if key in _MAIN
@@ -158,6 +162,8 @@ def _change(figure: Mapping[str, Any]) -> str:
     text = f"{_points(figure['mean'])} points"
     if figure["low"] is None:
         return f"{text} (no interval)"
+    if figure["low"] == figure["high"] == 0:
+        return f"{text} (exactly the same)"
     may = ", could be chance" if figure["verdict"] == "open" else ""
     return f"{text} ({_points(figure['low'])} to {_points(figure['high'])}{may})"
 
@@ -171,8 +177,8 @@ def _sure(content: Content) -> Iterator[str]:
     count = len(content["runs"])
     if count > 1:
         yield (
-            f"Figures are means over {count} trainings with different seeds, and an interval holds 95 % of what such "
-            "means would be."
+            f"Figures are means over {count} trainings with different seeds, with 95 % confidence intervals of these "
+            "means."
         )
         if count < SEEDS:
             yield f"With {count} seeds intervals are wide; {SEEDS} or more tell smaller differences apart."
@@ -181,13 +187,14 @@ def _sure(content: Content) -> Iterator[str]:
             "All figures come from one training with one seed: intervals say how much depends on the tokens and texts "
             "that were drawn, not what another seed would change."
         )
-    verdicts = [figure["verdict"] for own in content["ensembles"].values() for figure in own["against_single"].values()]
-    known = [verdict for verdict in verdicts if verdict]
-    if len(content["ensembles"]) > 1 and known:
-        # The single SAE is compared with itself, too, which says nothing.
-        own = len(content["ensembles"].get(SINGLE, {}).get("against_single", {}))
+    against = [content["ensembles"][name]["against_single"] for name in _others(content)]
+    known = [figure["verdict"] for own in against for figure in own.values() if figure["verdict"]]
+    if known:
         clear = sum(verdict != "open" for verdict in known)
-        yield f"Of {len(known) - own} differences to the single SAE, {clear} are larger than their intervals."
+        yield (
+            f"Of {len(known)} differences to the single SAE, {clear} cannot be chance by their intervals; of as many, "
+            f"about {max(1, round(len(known) / 20))} would look so without any reason."
+        )
     if content["left_out"]:
         yield f"{len(content['left_out'])} runs are not measured yet and left out."
 
@@ -218,7 +225,15 @@ def _which(content: Content) -> Iterator[str]:
         yield f"Where reconstruction counts, use {title_of(best)}."
     elif SINGLE in content["ensembles"] and _others(content):
         yield "Stay with one SAE: nothing here reconstructs clearly better."
-    if not content["concepts"] or SINGLE not in content["ensembles"]:
+    if SINGLE not in content["ensembles"]:
+        return
+    if mean(content, SINGLE, RECALL) is not None and _others(content):
+        finding = [name for name in _others(content) if _against(content, name, RECALL).get("verdict") == "higher"]
+        if finding:
+            yield f"Where true features are to be found, use {_listed(map(title_of, finding))}."
+        else:
+            yield "No ensemble finds clearly more of the true features than one SAE, whatever it explains."
+    if not content["concepts"]:
         return
     better = [name for name in _others(content) if "higher" in _detection_verdicts(content, name)]
     if better:
@@ -243,7 +258,7 @@ def _how_many(content: Content) -> Iterator[str]:
         if stop:
             yield (
                 f"{title_of(name).capitalize()}: stop at {stop} of {len(steps)} members; the next one adds {figures}, "
-                f"less than the {100 * worth:g} of the rule."
+                f"less than the {100 * worth:g} that the rule asks for."
             )
         else:
             yield (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sae_core.evaluation.cost import by_ensemble
-from sae_core.evaluation.seeds import mean_interval
+from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.evaluation.summary import summarize
 from sae_core.files import read_json
 from sae_core.run import Run
@@ -29,6 +29,8 @@ FIGURES = (
     *("concept_accuracy_1", "concept_accuracy_5", "train_seconds", "train_flops", "parameters"),
 )
 """What is averaged over seeds, as `summarize` names it."""
+SHARES = ("dead_fraction", "diversity_fraction", "concept_accuracy_1", "concept_accuracy_5")
+"""Those of them that lie between 0 and 1."""
 
 
 def collect(sweep: Sweep, runs: Sequence[Run], *, target: float = TARGET) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def _over_seeds(sweep: Sweep, measured: Sequence[dict[str, Any]]) -> list[dict[s
         for name in names:
             own = [each["ensembles"][name] for each in those if name in each["ensembles"]]
             figures = {figure: mean_interval([row.get(figure) for row in own]) for figure in FIGURES}
+            figures |= {figure: within(figures[figure], 0.0, 1.0) for figure in SHARES}
             rows.append({"values": values, "ensemble": name, "seeds": len(own), "figures": figures})
     return rows
 

@@ -1,0 +1,360 @@
+"""The report: which runs it is about, its figures and intervals, what its first page concludes, charts and page."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import call, refused
+from conftest import MARKUP
+
+from sae_core.evaluation.seeds import within
+from sae_core.evaluation.summary import summarize
+from sae_core.files import read_json, write_json
+from sae_core.report.build import render
+from sae_core.report.charts import LEFT, RIGHT, TOP, WIDTH, Axis, Point, Row, Series, dots, lines
+from sae_core.report.figures import compared, concept_means, ensemble_figures, verdict_on
+from sae_core.report.gather import gather
+from sae_core.report.runs import find_subject
+from sae_core.report.verdict import decide
+from sae_core.run import Run
+
+EXPLAINED = "reconstruction.explained_variance"
+T_OF_3 = 4.302652729749464
+"""Student's t at 97.5 % with two degrees of freedom."""
+
+
+def with_seed(run: Run, path: Path, seed: int, explained: dict[str, float]) -> Run:
+    """A copy of a run that says it has another seed and explains something else."""
+    shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("activations", "corpus", "index"))
+    manifest = read_json(path / "run.json")
+    manifest["settings"]["training"]["seed"] = seed
+    write_json(path / "run.json", manifest)
+    copy = Run.open(path)
+    content = read_json(copy.evaluation("reconstruction"))
+    for name, value in explained.items():
+        content["ensembles"][name]["explained_variance"] = value
+    write_json(copy.evaluation("reconstruction"), content)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def seeds(trained_run, tmp_path_factory):
+    """A folder of three runs with different seeds, and what their ensembles explain."""
+    folder = tmp_path_factory.mktemp("seeds")
+    explained = {"single": (0.5, 0.6, 0.55), "bagged": (0.58, 0.7, 0.64), "boosted": (0.4, 0.7, 0.55)}
+    for seed in (2, 0, 1):
+        with_seed(trained_run, folder / f"run_{9 - seed}", seed, {name: own[seed] for name, own in explained.items()})
+    return folder, explained
+
+
+def test_figures_over_seeds_are_means_with_students_interval(seeds):
+    folder, explained = seeds
+    subject = find_subject(folder)
+    assert [run.settings.training.seed for run in subject.runs] == [0, 1, 2]
+    figures = ensemble_figures(subject.runs)
+    for name, own in explained.items():
+        figure = figures[name][EXPLAINED]
+        half = T_OF_3 * np.std(own, ddof=1) / math.sqrt(3)
+        assert figure["values"] == list(own)
+        assert figure["mean"] == pytest.approx(np.mean(own))
+        assert (figure["low"], figure["high"]) == pytest.approx((np.mean(own) - half, np.mean(own) + half))
+        assert figure["interval"] == "seeds"
+    # Seed by seed bagging is always above, though the intervals of the two overlap.
+    assert figures["single"][EXPLAINED]["high"] > figures["bagged"][EXPLAINED]["low"]
+    paired = compared(figures, "bagged", EXPLAINED)
+    own = np.subtract(explained["bagged"], explained["single"])
+    assert paired["mean"] == pytest.approx(own.mean())
+    assert paired["low"] == pytest.approx(own.mean() - T_OF_3 * own.std(ddof=1) / math.sqrt(3))
+    assert verdict_on(paired) == "higher"
+    assert verdict_on(compared(figures, "boosted", EXPLAINED)) == "open"
+    assert compared(figures, "bagged", "truth.recall") is None
+
+
+def test_figures_of_one_run_have_its_bootstrap_intervals(trained_run):
+    figures = ensemble_figures([trained_run])
+    measured = read_json(trained_run.evaluation("reconstruction"))["ensembles"]
+    for name, own in measured.items():
+        figure = figures[name][EXPLAINED]
+        assert (figure["mean"], [figure["low"], figure["high"]]) == (
+            own["explained_variance"],
+            own["explained_variance_interval"],
+        )
+        assert figures[name]["reconstruction.mse"]["low"] is None
+    halves = [
+        (own["explained_variance_interval"][1] - own["explained_variance_interval"][0]) / 2 for own in measured.values()
+    ]
+    by_name = dict(zip(measured, halves, strict=True))
+    difference = compared(figures, "boosted", EXPLAINED)
+    assert difference["high"] - difference["mean"] == pytest.approx(math.hypot(by_name["boosted"], by_name["single"]))
+
+
+def test_concepts_are_averaged_as_the_summary_does(trained_run):
+    means = concept_means([trained_run])
+    for row in summarize(trained_run):
+        for m in (1, 5):
+            expected = row[f"concept_accuracy_{m}_standardised"]
+            figure = means[row["ensemble"], f"{m}.standardised"]
+            assert figure["mean"] == pytest.approx(expected)
+            assert 0 <= figure["low"] <= figure["mean"] <= figure["high"] <= 1
+
+
+def test_intervals_of_shares_stay_shares():
+    assert within({"mean": 0.9, "low": 0.7, "high": 1.1}, 0, 1) == {"mean": 0.9, "low": 0.7, "high": 1}
+    assert within({"mean": None, "low": None, "high": None}, 0, 1)["low"] is None
+
+
+def figure(mean, low=None, high=None):
+    return {"mean": mean, "low": low, "high": high, "values": [mean], "interval": "seeds" if low is not None else None}
+
+
+def content(against: dict, *, steps=(), stop=None, seeds=1, dead=0.0, names=("bagged",), **figures) -> dict:
+    """What `decide` needs: a single SAE and ensembles with the same figures."""
+    shared = {"reconstruction.members": figure(2), "reconstruction.dead_fraction": figure(dead)}
+    own = {EXPLAINED: figure(0.9), **shared, **{key.replace("__", "."): value for key, value in figures.items()}}
+    single = {EXPLAINED: figure(0.8), "reconstruction.members": figure(1), "cost.train_flops": figure(10.0)}
+    verdicts = {key: {**value, "verdict": verdict_on(value)} for key, value in against.items()}
+    return {
+        "ensembles": {
+            "single": {"figures": single, "by_members": [], "stop": None, "against_single": {}},
+            **{n: {"figures": own, "by_members": steps, "stop": stop, "against_single": verdicts} for n in names},
+        },
+        "runs": [{"seed": seed} for seed in range(seeds)],
+        "left_out": [],
+        "rule": {"worth": 0.01},
+        "concepts": {"tasks": []},
+    }
+
+
+def test_the_first_page_says_what_the_figures_say():
+    better = decide(content({EXPLAINED: figure(0.1, 0.08, 0.12)}, cost__train_flops=figure(25.0)))
+    assert better["headline"].startswith(
+        "Bagged raises explained variance from 80.0\u202f% (one SAE) to 90.0\u202f%, for 2.5"
+    )
+    assert "no ensemble is clearly better" in better["headline"]
+    assert "explained variance +10.0 points (+8.0 to +12.0)" in better["bought"][0]
+    assert "Where reconstruction counts, use bagged." in better["next"]
+    assert any("(2.5×)" in sentence for sentence in better["cost"])
+    open_ = decide(content({EXPLAINED: figure(0.1, -0.08, 0.28)}))
+    assert open_["headline"].startswith("No ensemble explains clearly more")
+    assert "could be chance" in open_["bought"][0]
+    assert any("Stay with one SAE" in sentence for sentence in open_["next"])
+    detected = decide(
+        content({EXPLAINED: figure(0.1, 0.08, 0.12), "concepts.1.standardised": figure(0.05, 0.01, 0.09)})
+    )
+    assert "concepts are detected better by bagged" in detected["headline"]
+    assert any("bagged may be worth the cost" in sentence for sentence in detected["next"])
+
+
+def test_the_first_page_says_where_to_stop_and_what_is_still_missing():
+    step = {"members": 2, "added_explained_variance": figure(0.004), "added_per_cost": figure(0.002)}
+    first = {"members": 1, "added_explained_variance": figure(0.8), "added_per_cost": figure(0.8)}
+    stopped = decide(content({}, steps=[first, step], stop=1, dead=0.3))["next"]
+    assert any("stop at 1 of 2 members; the next one adds 0.4 points" in sentence for sentence in stopped)
+    assert any("30\u202f% of the features of bagged are dead" in sentence for sentence in stopped)
+    assert any("train expanded_l0" in sentence for sentence in stopped)
+    assert any("Repeat it with 5 seeds" in sentence for sentence in stopped)
+    going_on = decide(content({}, steps=[first, step], seeds=5))
+    assert any("all 2 members were worth it" in sentence for sentence in going_on["next"])
+    assert not any("Repeat it" in sentence or "are dead" in sentence for sentence in going_on["next"])
+    assert any("means over 5 trainings" in sentence for sentence in going_on["sure"])
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [((0.95, 0.96, 0.94), "the better buy"), ((0.7, 0.71, 0.72), "explains more than one SAE of the same width")],
+)
+def test_the_baseline_of_the_same_l0_decides_whether_ensembling_helps(baseline, said):
+    given = content({EXPLAINED: figure(0.1, 0.08, 0.12)}, names=("bagged", "expanded_l0"), seeds=3)
+    given["ensembles"]["bagged"]["figures"] = {**given["ensembles"]["bagged"]["figures"]}
+    own = {**given["ensembles"]["bagged"]["figures"], "reconstruction.members": figure(1)}
+    given["ensembles"]["expanded_l0"]["figures"] = {**own, EXPLAINED: {**figure(0.9), "values": list(baseline)}}
+    given["ensembles"]["bagged"]["figures"][EXPLAINED] = {**figure(0.9), "values": [0.9, 0.905, 0.895]}
+    sentences = decide(given)["next"]
+    assert any(said in sentence for sentence in sentences)
+    assert not any("train expanded_l0" in sentence for sentence in sentences)
+
+
+def numbers(pattern: str, svg: str) -> list[tuple[float, ...]]:
+    return [tuple(map(float, found)) for found in re.findall(pattern, svg)]
+
+
+def test_lines_lie_where_the_numbers_say():
+    points = [Point(1, 0.0), Point(2, 0.5, 0.25, 0.75), Point(3, 1.0)]
+    svg = lines([Series("a", "#123456", points)], Axis("x", whole=True), Axis("y"), label="L")
+    circles = numbers(r'<circle cx="([\d.]+)" cy="([\d.]+)"', svg)
+    # Even steps along x, with room for 0.3 on either side, and along y the whole height.
+    room = WIDTH - RIGHT - LEFT
+    assert [x for x, _ in circles] == pytest.approx([LEFT + room * (step + 0.3) / 2.6 for step in range(3)], abs=0.06)
+    bottom, middle, top = (y for _, y in circles)
+    assert top == TOP
+    assert middle == pytest.approx((bottom + top) / 2, abs=0.06)
+    (bar,) = numbers(r'y1="([\d.]+)" x2="[\d.]+" y2="([\d.]+)" stroke="#123456"', svg)
+    assert bar == pytest.approx((middle + (bottom - top) / 4, middle - (bottom - top) / 4), abs=0.06)
+    # An interval far beyond the points is cut off, and leaves them apart.
+    far = lines([Series("a", "#1", [*points[:2], Point(3, 1.0, -99, 99)])], Axis("x"), Axis("y"), label="L")
+    ys = [y for _, y in numbers(r'<circle cx="([\d.]+)" cy="([\d.]+)"', far)]
+    assert ys[0] - ys[-1] > 50
+    log = lines([Series("a", "#1", [Point(x, 1) for x in (1, 10, 100)])], Axis("x", log=True), Axis("y"), label="L")
+    xs = [x for x, _ in numbers(r'<circle cx="([\d.]+)" cy="([\d.]+)"', log)]
+    assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.11)
+    assert lines([Series("a", "#1", [])], Axis("x"), Axis("y"), label="L") == ""
+
+
+def test_charts_escape_what_they_are_given():
+    rows = [Row(MARKUP, "#123", 0.5, 0.4, 0.6, mark=0.1)]
+    for svg in (
+        dots(rows, Axis(MARKUP), label=f'"{MARKUP}', mark=MARKUP, line=0.5),
+        lines([Series(MARKUP, "#1", [Point(1, 1, title=MARKUP)])] * 2, Axis(MARKUP), Axis(MARKUP), label=f'"{MARKUP}'),
+    ):
+        assert "<img" not in svg
+        assert "&lt;img" in svg
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and collects what a page would load or run."""
+
+    ALONE = frozenset({"meta", "br", "circle", "line", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.titles: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.loads += [value for name, value in attributes if name in ("src", "href") and not value.startswith("#")]
+        if tag not in self.ALONE:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.ALONE:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.titles.append(data)
+
+
+@pytest.fixture(scope="module")
+def reported(trained_run, tmp_path_factory):
+    """The report of a trained run whose tasks and name hold markup."""
+    path = tmp_path_factory.mktemp("reported") / "a <b>run"
+    shutil.copytree(trained_run.path, path, ignore=shutil.ignore_patterns("activations"))
+    facts = read_json(Run.open(path).evaluation("concepts"))
+    facts["tasks"][0]["task"] = MARKUP
+    write_json(Run.open(path).evaluation("concepts"), facts)
+    outcome = call("report", path)
+    assert outcome.code == 0, outcome.err
+    return path, outcome
+
+
+def test_the_page_stands_alone_and_shows_text_as_text(reported):
+    path, outcome = reported
+    text = (path / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.loads == []
+    assert not page.tags & {"script", "img", "b", "link", "iframe"}
+    assert MARKUP not in text
+    assert page.titles == [
+        *("Reconstruction", "Dictionary", "Concept detection", "Cost", "Definitions", "Limits"),
+        "Settings, seeds and versions",
+    ]
+    content_ = read_json(path / "report.json")
+    assert content_["decision"]["headline"] in outcome.err
+    assert {"single", "bagged", "boosted", "expanded"} == set(content_["ensembles"])
+    assert render(content_) == text  # the page says nothing that the figures do not hold
+
+
+def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
+    folder, _ = seeds
+    both = tmp_path / "both"
+    shutil.copytree(folder, both)
+    found = {"recall": 0.5, "mcc": 0.6, "precision": 0.4, "f1": 0.3}
+    bins = [{"from": low, "to": 10 * low, "features": 5, "recall": 0.5, "f1": 0.4} for low in (0.001, 0.01)]
+    truth = {**found, "random": dict.fromkeys(found, 0.1), "by_frequency": bins}
+    rows = [
+        {"method": name, "ranking": ranking, "n": n, "retrained": False}
+        | {key: figure(0.5, 0.4, 0.6) for key in ("target", "spurious", "worst_group", "scr")}
+        for name, ranking, n in (("biased", "", 0), ("single", "biased probe", 2), ("single", "biased probe", 10))
+    ]
+    for path in both.iterdir():
+        run = Run.open(path)
+        write_json(run.evaluation("truth"), {"threshold": 0.9, "ensembles": {"single": truth, "bagged": truth}})
+        write_json(run.evaluation("spurious"), {"tasks": [{"task": "t", "description": MARKUP, "figures": rows}]})
+    outcome = call("report", both, "--out", tmp_path / "there" / "page.html", "--json")
+    content_ = json.loads(outcome.out)
+    assert content_ == read_json(tmp_path / "there" / "page.json")
+    text = (tmp_path / "there" / "page.html").read_text(encoding="utf-8")
+    assert {"Known truth", "Spurious correlations"} <= set(Page(text).titles)
+    assert MARKUP not in text
+    assert [run["seed"] for run in content_["runs"]] == [0, 1, 2]
+    assert content_["truth"]["by_frequency"]["single"][0]["recall"]["mean"] == 0.5
+    assert any("means over 3 trainings" in sentence for sentence in content_["decision"]["sure"])
+
+
+def test_what_cannot_be_reported_is_refused(trained_run, seeds, tmp_path):
+    folder, _ = seeds
+    refused(call("report", tmp_path), "holds no run")
+    other = tmp_path / "runs"
+    shutil.copytree(folder, other)
+    refused(call("report", other, "--out", tmp_path / "page.pdf"), "does not end in .html")
+    first, second = sorted(other.iterdir())[:2]
+    manifest = read_json(second / "run.json")
+    seed = manifest["settings"]["training"]["seed"]
+    manifest["settings"]["training"]["seed"] = Run.open(first).settings.training.seed
+    write_json(second / "run.json", manifest)
+    refused(call("report", other), "have the same seed")
+    manifest["settings"]["training"]["seed"] = seed
+    manifest["settings"]["sae"]["k"] += 1
+    write_json(second / "run.json", manifest)
+    refused(call("report", other), "differ in more than their seeds", "sae.k")
+    for path in other.iterdir():
+        (path / "evaluation" / "reconstruction.json").unlink()
+    refused(call("report", other), "Nothing in", "sae-ensemble evaluate")
+    assert not list(tmp_path.rglob("report.*"))
+
+
+def test_a_run_that_is_not_measured_is_left_out_and_said(seeds, tmp_path):
+    folder, _ = seeds
+    fewer = tmp_path / "fewer"
+    shutil.copytree(folder, fewer)
+    last = sorted(fewer.iterdir())[-1]
+    (last / "evaluation" / "reconstruction.json").unlink()
+    content_ = gather(find_subject(fewer))
+    assert content_["left_out"] == [last.name]
+    assert len(content_["runs"]) == 2
+    assert any("not measured yet" in sentence for sentence in content_["decision"]["sure"])
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_page_at_any_width_and_asks_for_nothing(reported):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    path, _ = reported
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        backgrounds = []
+        for theme, width in (("light", 1440), ("dark", 390)):
+            page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme)
+            seen: list[str] = []
+            page.on("console", lambda message, seen=seen: seen.append(message.text))
+            page.on("request", lambda request, seen=seen: seen.append(request.url))
+            page.goto((path / "report.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert len(seen) == 1  # the page itself
+            backgrounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+            shown = page.locator("svg").first.bounding_box()
+            assert shown["width"] > 200
+        browser.close()
+    assert backgrounds == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
