@@ -119,6 +119,9 @@ def distinct_atoms(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int
 def mean_matched(truth_FD: Tensor, atoms_MD: Tensor) -> float:
     """MCC: the mean |cosine| of the pairs of the one-to-one matching in which it is largest; min(F, M) pairs.
 
+    A dictionary of fewer atoms than there are true features is matched with as many of them only, so figures of small
+    and of large dictionaries are means over different numbers of pairs; compare each with random ones of its size.
+
     Source: O'Neill et al. 2024 (arXiv 2411.13117), as `mean_correlation_coefficient` of SAELens computes it.
     """
     return float(one_to_one(truth_FD, atoms_MD, absolute=True)[2].double().mean())
