@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.evaluation.dictionary import THRESHOLD
+from sae_core.evaluation.stability import THRESHOLD
 
 DEFINITIONS = {
     "Explained variance": (
