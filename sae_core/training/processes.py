@@ -100,7 +100,10 @@ class Processes:
         """Wait until all processes are here."""
 
     def refusal(self, sentence: str) -> UserError:
-        """What all processes raise that refuse for the same reason, so that the first one alone says it."""
+        """What all processes raise that refuse for the same reason, so that the first one alone says it.
+
+        Each of them has to call this, as they wait for each other.
+        """
         return UserError(sentence)
 
     def require_same_folder(self, path: Path, *, seconds: float = SIGHT_SECONDS) -> None:
@@ -208,6 +211,8 @@ class _Joined(Processes):
             )
 
     def refusal(self, sentence: str) -> UserError:
+        # The first process keeps what the others need to join; were it gone before they have, they would say so.
+        self.barrier()
         return ElsewhereError(sentence) if self.rank else UserError(sentence)
 
 
