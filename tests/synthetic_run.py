@@ -273,7 +273,13 @@ def _evaluate(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:
             "dead": members,
             "dead_fraction": members / features,
             "by_members": [
-                {"members": j + 1, "explained_variance": gain, "mse": 40 * (1 - gain), "l0": 4.0 * (j + 1)}
+                {
+                    "members": j + 1,
+                    "explained_variance": gain,
+                    "explained_variance_per_dimension": gain - 0.01,
+                    "mse": 40 * (1 - gain),
+                    "l0": 4.0 * (j + 1),
+                }
                 for j, gain in enumerate(gains)
             ],
             "residual_energy": [0.12, *([0.7] * (members - 1))] if name == "boosted" else [],
@@ -307,11 +313,34 @@ def _evaluate(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:
             "members": members,
         }
     write_json(run.evaluation("reconstruction"), reconstruction)
+    write_json(run.evaluation("loss"), _loss(reconstruction["ensembles"]))
     write_json(run.evaluation("dictionary"), dictionary)
     write_json(run.evaluation("cost"), {"ensembles": cost})
     _evaluate_concepts(run, ensembles, seed)
     for stage in EVALUATION_STAGES:
         run.finish(f"evaluate/{stage}", {"seconds": 1.0})
+
+
+def _loss(reconstruction: dict[str, Any]) -> dict[str, Any]:
+    """What stays unexplained is lost to the model's predictions by half."""
+
+    def recovered(figures: dict[str, Any]) -> dict[str, Any]:
+        share = (1 + figures["explained_variance"]) / 2
+        interval = [share - 0.01, share + 0.01]
+        found = {"loss_recovered": share, "loss_recovered_interval": interval, "kl_recovered": share - 0.02}
+        return {"members": figures["members"], "cross_entropy": 3.0, "kl": 0.1, **found}
+
+    return {
+        "defined": True,
+        "tokens": 2000,
+        "predictions": 1900,
+        "cross_entropy": {"model": 2.5, "zero": 9.0, "mean": 6.0},
+        "kl": {"model": 0.0, "zero": 6.0, "mean": 4.0},
+        "ensembles": {
+            name: {**recovered(figures), "by_members": [recovered(step) for step in figures["by_members"]]}
+            for name, figures in reconstruction.items()
+        },
+    }
 
 
 def _evaluate_concepts(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:

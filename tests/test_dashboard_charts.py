@@ -158,6 +158,11 @@ def test_overview_charts_hold_the_figures() -> None:
     chart = by_members({"bagged": {"by_members": steps}, "single": {"members": 1, "explained_variance": 0.8}})
     assert list(chart.data[0].y) == [0.8, 0.9]
     assert chart.data[0].line.color == colors.METHODS["bagged"]
+    losses = by_members(
+        {"old": {"by_members": steps}, "new": {"members": 3, "kl_recovered": 0.7}}, "kl_recovered", "KL"
+    )
+    assert list(losses.data[0].y) == [None, None]
+    assert (list(losses.data[1].x), list(losses.data[1].y), losses.layout.yaxis.title.text) == ([3], [0.7], "KL")
     row = {
         "ensemble": "bagged",
         "explained_variance": 0.9,

@@ -239,3 +239,18 @@ def test_the_overview_names_the_k_of_each_member(monkeypatch: pytest.MonkeyPatch
     app = open_page(monkeypatch, tmp_path, run="mixture")
     assert not app.exception
     assert "k = 4, by member 2, 4, 8<" in html(app)
+
+
+def test_the_overview_shows_what_members_add_in_the_measure_of_the_link(
+    monkeypatch: pytest.MonkeyPatch, runs: Path, tmp_path: Path
+) -> None:
+    for measure, said in (("loss_recovered", "Loss recovered"), ("explained_variance", "Explained variance")):
+        app = open_page(monkeypatch, runs, run="complete", gain=measure)
+        assert not app.exception
+        assert f"{said} on held-out tokens when only the first members are used" in html(app)
+    assert "94.00" in html(app)  # half of what one SAE of the synthetic run leaves unexplained
+    shutil.copytree(runs / "complete", tmp_path / "encoder")
+    write_json(Run.open(tmp_path / "encoder").evaluation("loss"), {"defined": False, "ensembles": {}})
+    app = open_page(monkeypatch, tmp_path, run="encoder", gain="loss_recovered")
+    assert not app.exception
+    assert "Explained variance on held-out tokens" in html(app)

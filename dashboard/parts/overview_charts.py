@@ -16,25 +16,27 @@ from dashboard.parts.numbers import compact, is_missing, percent
 MAX_POINTS = 600
 
 
-def by_members(ensembles: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Explained variance of the first j members against j.
+def by_members(
+    ensembles: Mapping[str, Mapping[str, Any]], measure: str = "explained_variance", title: str = "explained variance"
+) -> go.Figure:
+    """A share (explained variance, loss recovered) that the first j members reach, against j.
 
     Args:
-        ensembles: By name, the reconstruction figures with ``by_members`` and ``explained_variance``.
+        ensembles: By name, the figures with ``by_members`` or, of the whole, ``members`` and the measure.
+        measure: The figure to show.
+        title: What it is.
     """
-    chart = figure(x="members (SAEs used)", y="explained variance (total)")
+    chart = figure(x="members (SAEs used)", y=title)
     for name, figures in ensembles.items():
-        steps = figures.get("by_members") or [
-            {"members": figures["members"], "explained_variance": figures["explained_variance"]}
-        ]
+        steps = figures.get("by_members") or [figures]
         chart.add_scatter(
             x=[step["members"] for step in steps],
-            y=[step["explained_variance"] for step in steps],
+            y=[step.get(measure) for step in steps],
             name=name,
             mode="lines+markers",
             line={"color": method_color(name), "width": 2.5},
             marker={"size": 8, "symbol": "circle" if len(steps) > 1 else "diamond"},
-            hovertemplate=f"{name}, %{{x}} members<br>explained variance %{{y:.2%}}<extra></extra>",
+            hovertemplate=f"{name}, %{{x}} members<br>{title} %{{y:.2%}}<extra></extra>",
         )
     chart.update_xaxes(dtick=1)
     chart.update_yaxes(tickformat=".0%")

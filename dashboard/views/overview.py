@@ -8,17 +8,23 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.address import Here, here
-from dashboard.common import chart, missing
+from dashboard.common import chart, choice, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, table
 from dashboard.parts.colors import method_color
 from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
 from sae_core.evaluation.cost import by_ensemble
+from sae_core.run import EVALUATION_STAGES
 
 COLUMNS = (
     Column("Ensemble"),
     Column("SAEs × features", "Members of the ensemble and features of each"),
     Column("Explained variance", "1 − E‖a−â‖² / (E‖a‖² − ‖E a‖²) on held-out tokens, with a 95 % interval"),
+    Column(
+        "Loss recovered",
+        "How far the language model predicts as well as with its own activations, if reconstructions take their place: "
+        "0 % as without this layer (zero ablation), 100 % as it is; with a 95 % interval",
+    ),
     Column("MSE", "Mean over held-out tokens of the squared error summed over dimensions"),
     Column("L0", "Features active on a token, summed over the members"),
     Column("Dead", "Share of features that fire on none of the evaluation tokens"),
@@ -30,6 +36,13 @@ COLUMNS = (
     ),
     Column("Training", "Wall-clock time of training, and the parameters trained"),
 )
+GAINS = {
+    "explained_variance": "explained variance",
+    "explained_variance_per_dimension": "per dimension",
+    "loss_recovered": "loss recovered",
+    "kl_recovered": "KL recovered",
+}
+"""What the first members reach; all of them are shares."""
 CURVES = {
     "explained_variance": "explained variance (of a batch)",
     "loss": "loss (summed squared error)",
@@ -92,7 +105,6 @@ def _comparison(here: Here) -> None:
 
 
 def _row(row: dict[str, Any]) -> list[Cell]:
-    null = row["member_stability_null"]
     five = row["concept_accuracy_5"]
     return [
         Cell(row["ensemble"], color=method_color(row["ensemble"])),
@@ -101,16 +113,25 @@ def _row(row: dict[str, Any]) -> list[Cell]:
             percent(row["explained_variance"], 2),
             interval(row["explained_variance_low"], row["explained_variance_high"]),
         ),
+        Cell(percent(row["loss_recovered"], 2), interval(row["loss_recovered_low"], row["loss_recovered_high"])),
         Cell(decimal(row["mse"])),
         Cell(decimal(row["l0"], 1)),
         Cell(percent(row["dead_fraction"])),
         Cell(percent(row["diversity_fraction"])),
-        Cell(decimal(row["member_stability"]), "" if null is None else f"random {decimal(null)}"),
+        Cell(decimal(row["member_stability"]), _stability_notes(row)),
         Cell(percent(row["concept_accuracy_1"]), "" if five is None else f"{percent(five)} with 5"),
         Cell(
             seconds(row["train_seconds"]), "" if row["parameters"] is None else f"{compact(row['parameters'])} param."
         ),
     ]
+
+
+def _stability_notes(row: dict[str, Any]) -> str:
+    """What random dictionaries reach, and independent trainings if there are any."""
+    notes = [] if row["member_stability_null"] is None else [f"random {decimal(row['member_stability_null'])}"]
+    if row["retrain_stability"] is not None:
+        notes.append(f"{row['retrains']} trainings {decimal(row['retrain_stability'])}")
+    return " · ".join(notes)
 
 
 def _charts(here: Here) -> None:
@@ -119,12 +140,7 @@ def _charts(here: Here) -> None:
         return
     left, right = st.columns(2, gap="large")
     with left:
-        chart(
-            by_members(reconstruction["ensembles"]),
-            "What each further member adds",
-            "Explained variance on held-out tokens when only the first members are used; a diamond is one SAE alone.",
-            key="by-members",
-        )
+        _gains(here, reconstruction)
     if costs is not None:
         with right:
             chart(
@@ -134,6 +150,21 @@ def _charts(here: Here) -> None:
                 key="cost",
             )
     _identities(reconstruction["ensembles"])
+
+
+def _gains(here: Here, reconstruction: dict[str, Any]) -> None:
+    figures = dict.fromkeys(("explained_variance", "explained_variance_per_dimension"), reconstruction["ensembles"])
+    loss = queries.evaluation(here.run, "loss")
+    if loss and loss["defined"]:
+        figures |= dict.fromkeys(("loss_recovered", "kl_recovered"), loss["ensembles"])
+    measure = choice("gain", "What members add", list(figures), lambda name: GAINS[name].capitalize())
+    chart(
+        by_members(figures[measure], measure, GAINS[measure]),
+        "What each further member adds",
+        f"{GAINS[measure].capitalize()} on held-out tokens when only the first members are used; a diamond is one SAE "
+        "alone.",
+        key=f"by-members-{measure}",
+    )
 
 
 def _identities(ensembles: dict[str, Any]) -> None:
@@ -177,7 +208,7 @@ def _progress(here: Here) -> str:
     stages = {"corpus": "corpus gathered", "activations": "activations read"}
     for name in here.run.settings.training.methods:
         stages |= {f"train/{name}": f"{name} trained", f"atoms/{name}": f"{name} indexed"}
-    stages |= {f"evaluate/{name}": f"{name} measured" for name in ("reconstruction", "dictionary", "concepts", "cost")}
+    stages |= {f"evaluate/{name}": f"{name} measured" for name in EVALUATION_STAGES}
     done = [text for stage, text in stages.items() if here.run.is_finished(stage)]
     open_ = [text for stage, text in stages.items() if not here.run.is_finished(stage)]
     return notice(

@@ -18,7 +18,8 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     """The figures by which ensembles are compared, one dict per ensemble.
 
     Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high,
-    explained_variance_per_dimension, evaluation_tokens, loss_recovered (cross-entropy, zero ablation), mse, l0,
+    explained_variance_per_dimension, evaluation_tokens, loss_recovered (cross-entropy, zero ablation),
+    loss_recovered_low, loss_recovered_high, mse, l0,
     dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
     member_stability_null (the same for random dictionaries), retrains (runs compared, the same for all ensembles),
     retrain_stability and retrain_stability_null (as of members, between independent trainings), concept_accuracy_1 and
@@ -33,6 +34,8 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         atoms = measured["dictionary"].get("ensembles", {}).get(folder.name, {})
         cost = by_ensemble(measured["cost"]).get(folder.name, {})
         low, high = figures.get("explained_variance_interval", (None, None))
+        loss = measured["loss"].get("ensembles", {}).get(folder.name, {})
+        loss_low, loss_high = loss.get("loss_recovered_interval", (None, None))
         stability = atoms.get("member_stability") or {}
         retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
         rows.append(
@@ -45,7 +48,9 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "explained_variance_high": high,
                 "explained_variance_per_dimension": figures.get("explained_variance_per_dimension"),
                 "evaluation_tokens": measured["reconstruction"].get("tokens"),
-                "loss_recovered": measured["loss"].get("ensembles", {}).get(folder.name, {}).get("loss_recovered"),
+                "loss_recovered": loss.get("loss_recovered"),
+                "loss_recovered_low": loss_low,
+                "loss_recovered_high": loss_high,
                 "mse": figures.get("mse"),
                 "l0": figures.get("l0"),
                 "dead_fraction": figures.get("dead_fraction"),
