@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
+from sae_core.evaluation.dictionary_loops import unite_tokens
 from sae_core.evaluation.reconstruction import Read, defined
 from sae_core.evaluation.similarity import Atoms, best_matches, nearest_in, random_best
 from sae_core.evaluation.stability import THRESHOLD, measure_stability
@@ -103,17 +104,12 @@ def connectivity(firing_TM: sparse.csr_array, *, words: int = WORDS) -> float:
         return math.nan
     bits_TW = _packed(alive_TM, words)
     by_feature = alive_TM.tocsc()
-    together, start = 0, 0
-    while start < m:
-        # As many features as have `words` words together, but at least one.
-        room = by_feature.indptr[start] + words // bits_TW.shape[1]
-        stop = max(start + 1, int(np.searchsorted(by_feature.indptr, room, side="right")) - 1)
-        first, end = by_feature.indptr[start], by_feature.indptr[stop]
-        unions_fW = np.bitwise_or.reduceat(
-            bits_TW[by_feature.indices[first:end]], by_feature.indptr[start:stop] - first, axis=0
-        )
+    pointers, tokens_E = by_feature.indptr.astype(np.int64), by_feature.indices.astype(np.int64)
+    together, size = 0, max(1, words // bits_TW.shape[1])
+    for start in range(0, m, size):
+        unions_fW = np.zeros((min(size, m - start), bits_TW.shape[1]), np.uint64)
+        unite_tokens(bits_TW, pointers[start : start + len(unions_fW) + 1], tokens_E, unions_fW)
         together += int(np.bitwise_count(unions_fW).sum(dtype=np.int64))
-        start = stop
     return 1.0 - together / float(m) ** 2
 
 
