@@ -84,7 +84,7 @@ def _pick_ensemble(infos: dict[str, queries.EnsembleInfo]) -> queries.EnsembleIn
         index=list(infos).index(shown) if shown else None,
         key=key,
         placeholder="Choose an ensemble",
-        format_func=lambda name: f"{name} · {_shape(infos[name])}",
+        format_func=lambda name: f"{infos[name].title} · {_shape(infos[name])}",
         on_change=_picked_ensemble,
         args=(key,),
     )

@@ -19,6 +19,7 @@ from sae_core.browse.corpus import Corpus
 from sae_core.browse.examples import Example, Quantile, co_active, histogram, quantile_examples, top_examples
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.labels import Label, LabelStore
+from sae_core.config import title_of
 from sae_core.evaluation.summary import summarize
 from sae_core.files import read_json, read_table
 from sae_core.run import Run, find_runs
@@ -35,6 +36,11 @@ class EnsembleInfo:
     wiring: str
     widths: tuple[int, ...]
     weights: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """What people read for its name."""
+        return title_of(self.name)
 
     @property
     def members(self) -> int:

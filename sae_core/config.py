@@ -15,8 +15,12 @@ Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Site = Literal["residual", "mlp", "attention"]
 Kernels = Literal["auto", "plain", "fast"]
 Residuals = Literal["auto", "cached", "recomputed"]
-Method = Literal["single", "bagged", "boosted", "expanded"]
+Method = Literal["single", "bagged", "boosted", "expanded", "expanded_l0"]
 METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
+"""What is trained unless the settings say otherwise."""
+EXPANDED: tuple[Method, ...] = ("expanded", "expanded_l0")
+"""One SAE as wide as all members together: with the k of one of them, and with that of all."""
+_TITLES = {"expanded_l0": "expanded (same L0)"}
 EMBEDDED = "embedded"
 """Source and model name that mean the ones that come with the package."""
 KNOWN = "known"
@@ -106,9 +110,10 @@ class TrainingSettings(_Settings):
     """How the members are trained."""
 
     methods: tuple[Method, ...] = METHODS
-    """Ensembles to train: single, bagged, boosted, expanded."""
+    """Ensembles to train: single, bagged, boosted, expanded (one SAE of the members' total width), expanded_l0 (one of
+    their total width and total k, for topk and batchtopk)."""
     members: Positive = 4
-    """Members of the bagged and of the boosted ensemble, J; the expanded SAE is J times as wide."""
+    """Members of the bagged and of the boosted ensemble, J; the expanded SAEs are J times as wide."""
     tokens: Positive = 1_200_000
     """Token activations each member sees; more than there are means several passes."""
     batch_size: Positive = 1024
@@ -268,6 +273,15 @@ class RunSettings(_Settings):
         return self
 
     @model_validator(mode="after")
+    def _l0_can_be_set(self) -> Self:
+        if "expanded_l0" in self.training.methods and self.sae.architecture not in ("topk", "batchtopk"):
+            raise ValueError(
+                f"training.methods names expanded_l0, but the L0 of {self.sae.architecture} follows from a penalty and "
+                "cannot be set; leave it out, or set sae.architecture to topk or batchtopk"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _members_differ(self) -> Self:
         training = self.training
         seeds = training.member_seeds or range(training.members)
@@ -287,6 +301,16 @@ class RunSettings(_Settings):
             raise ValueError("training.residuals is cached, which needs data.storage to be disk")
         return self
 
+    def sae_of(self, method: Method) -> SAESettings:
+        """The SAE of a method: an expanded one is as wide as all members together, expanded_l0 has their k, too."""
+        if method not in EXPANDED:
+            return self.sae
+        members, changed = self.training.members, {}
+        changed["width"] = members * self.sae.width
+        if method == "expanded_l0":
+            changed["k"] = sum(self.training.member_k or [self.sae.k] * members)
+        return self.sae.model_copy(update=changed)
+
 
 DEMO: Mapping[str, Any] = {
     "data.train_tokens": 250_000,
@@ -298,6 +322,11 @@ DEMO: Mapping[str, Any] = {
 }
 """What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a third
 of the tokens what the defaults reach; they suit this small model and so short a training, no advice for others."""
+
+
+def title_of(ensemble: str) -> str:
+    """What people read for the name of an ensemble."""
+    return _TITLES.get(ensemble, ensemble)
 
 
 def load_settings(

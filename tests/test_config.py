@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_core.config import RunSettings, load_settings
+from sae_core.config import EXPANDED, METHODS, RunSettings, load_settings, title_of
 from sae_core.errors import UserError
 
 
@@ -24,6 +24,11 @@ def test_toml_and_overrides_are_merged(tmp_path):
         ({"sae.width": "many"}, ["sae.width", "many"]),
         ({"sae.architecture": "gated"}, ["sae.architecture", "topk", "gated"]),
         ({"sae.width": 8, "sae.k": 9}, ["sae.k is 9", "8"]),
+        ({"training.methods": ["wide"]}, ["training.methods", "expanded_l0", "wide"]),
+        (
+            {"training.methods": ["expanded_l0"], "sae.architecture": "jumprelu"},
+            ["training.methods", "expanded_l0", "jumprelu", "leave it out", "batchtopk"],
+        ),
     ],
 )
 def test_refusals_name_the_setting_in_one_sentence(overrides, words):
@@ -41,6 +46,19 @@ def test_unreadable_settings_file_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"settings\.toml"):
         load_settings(path)
+
+
+def test_expanded_saes_are_as_wide_as_all_members_and_one_has_their_k():
+    settings = load_settings(overrides={"sae.width": 64, "sae.k": 4, "training.members": 3})
+    sizes = {method: (settings.sae_of(method).width, settings.sae_of(method).k) for method in (*METHODS, "expanded_l0")}
+    assert sizes == {
+        **dict.fromkeys(("single", "bagged", "boosted"), (64, 4)),
+        "expanded": (192, 4),
+        "expanded_l0": (192, 12),
+    }
+    own = load_settings(base=settings, overrides={"training.member_k": [2, 4, 8]})
+    assert (own.sae_of("expanded").k, own.sae_of("expanded_l0").k) == (4, 14)
+    assert [title_of(method) for method in EXPANDED] == ["expanded", "expanded (same L0)"]
 
 
 def test_what_is_not_given_is_as_in_the_base(tmp_path):

@@ -23,7 +23,7 @@ from sae_core.planning.calibration import calibrate
 from sae_core.planning.later_stages import stages_of_looking
 from sae_core.planning.machines import MACHINES, Machine, find_machine
 from sae_core.planning.plan import make_plan
-from sae_core.planning.rates import Group, Rates, needed_steps
+from sae_core.planning.rates import Group, Rates, named_rates, needed_steps
 from sae_core.planning.stages import Stage, Work, cache_bytes
 from sae_core.planning.train_stages import stages_of_training
 from sae_core.run import Run
@@ -224,10 +224,23 @@ def test_seconds_are_counted_work_times_rates() -> None:
     recomputed = seconds_of(shape, training__residuals="recomputed")["train boosted"]
     assert recomputed == pytest.approx(300 + (1 + 2 + 3) * 5000 * 1e-3)
     assert seconds_of(shape, training__boosting="pipelined")["train boosted"] == 100
+    everything = seconds_of(shape, training__methods=[*METHODS, "expanded_l0"])
+    assert everything["train expanded_l0"] == everything["train expanded"] == 100
     streamed = seconds_of(shape, data__storage="stream")
     assert streamed["read activations"] == pytest.approx(0.2)
     assert streamed["train bagged"] == pytest.approx(100 + 5000 * 1e-3)
     assert streamed["train boosted"] == pytest.approx(300 + 6 * 5000 * 1e-3 + 3 * 5000 * 1e-3)
+
+
+def test_the_second_expanded_sae_is_planned_with_the_k_of_all_members() -> None:
+    settings = load_settings(overrides={"training.methods": ["expanded", "expanded_l0"], "training.members": 3})
+    assert needed_steps(settings) == [Group(1, 3 * 2048), Group(1, 3 * 2048, 3 * 16)]
+    shape = find_shape(settings.model)
+    work = Work(settings, shape, Machine("one", gpu=False, disk=10**12), rates_of_one(settings))
+    narrow, wide = (stage.flops / work.trained_tokens for stage in stages_of_training(work)[-2:])
+    assert wide - narrow == 8 * shape.d_model * (2 * 16)
+    steps = named_rates(find_machine("H100"), settings, shape).step
+    assert steps[Group(1, 3 * 2048)] < steps[Group(1, 3 * 2048, 3 * 16)]
 
 
 def test_a_cache_larger_than_memory_is_dealt_on_disk_as_training_will_decide() -> None:

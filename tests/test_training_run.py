@@ -76,6 +76,28 @@ def test_the_single_sae_is_member_0_of_the_bagged_and_stage_1_of_the_boosted_ens
         assert torch.equal(tensor, by_name["boosted"][0].state_dict()[name]), name
 
 
+@pytest.mark.parametrize("member_k", [None, (2, 5, 4)])
+def test_the_second_expanded_sae_has_the_width_and_the_l0_of_all_members(
+    tmp_path: Path, member_k: tuple[int, ...] | None
+) -> None:
+    run = trained(tmp_path / "run", methods=["bagged", "expanded", "expanded_l0"], member_k=member_k)
+    (narrow,), (wide,) = (ensembles(run)[name] for name in ("expanded", "expanded_l0"))
+    bagged = ensembles(run)["bagged"]
+    assert narrow.width == wide.width == sum(bagged.widths)
+    k = sum(int(member.k) for member in bagged)
+    assert (narrow.k, wide.k) == (K, k)
+    assert k == sum(member_k or [K] * MEMBERS)
+    acts_BD = data()[:50]
+    l0 = {name: int((ensemble.encode(acts_BD) != 0).sum()) for name, ensemble in ensembles(run).items()}
+    assert l0["expanded"] <= K * 50 < l0["expanded_l0"] <= k * 50
+    facts = run.facts("train/expanded_l0")
+    assert facts["flops"] == STEPS * BATCH * (2 * D * MEMBERS * WIDTH + 4 * 2 * D * k)
+    # As the same SAE trained by itself, with these settings as its own.
+    alone = trained(tmp_path / "alone", sae={"width": MEMBERS * WIDTH, "k": k}, methods=["single"])
+    for name, tensor in ensembles(alone)["single"][0].state_dict().items():
+        assert torch.equal(tensor, wide.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("architecture", ALL)
 def test_sharing_changes_nothing(architecture: Architecture, tmp_path: Path) -> None:
     """What is trained alone is bit by bit what is taken over from another method."""

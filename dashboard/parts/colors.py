@@ -11,6 +11,7 @@ METHODS: dict[str, str] = {
     "bagged": "#2c7fd1",
     "boosted": "#d9622b",
     "expanded": "#1f9e7a",
+    "expanded_l0": "#b0539f",
     "raw activation": "#a68a3c",
     "random": "#a9b1bb",
 }

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from dashboard.parts.charts import figure
 from dashboard.parts.colors import member_color, method_color
 from dashboard.parts.numbers import compact, is_missing, percent
+from sae_core.config import title_of
 
 MAX_POINTS = 600
 
@@ -32,11 +33,11 @@ def by_members(
         chart.add_scatter(
             x=[step["members"] for step in steps],
             y=[step.get(measure) for step in steps],
-            name=name,
+            name=title_of(name),
             mode="lines+markers",
             line={"color": method_color(name), "width": 2.5},
             marker={"size": 8, "symbol": "circle" if len(steps) > 1 else "diamond"},
-            hovertemplate=f"{name}, %{{x}} members<br>{title} %{{y:.2%}}<extra></extra>",
+            hovertemplate=f"{title_of(name)}, %{{x}} members<br>{title} %{{y:.2%}}<extra></extra>",
         )
     chart.update_xaxes(dtick=1)
     chart.update_yaxes(tickformat=".0%")
@@ -68,13 +69,13 @@ def cost(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any
             x=[flops],
             y=[row["explained_variance"]],
             error_y=spread,
-            name=row["ensemble"],
-            text=[f"  {row['ensemble']}"],
+            name=title_of(row["ensemble"]),
+            text=[f"  {title_of(row['ensemble'])}"],
             textposition="middle right",
             mode="markers+text",
             marker={"size": 13, "color": method_color(row["ensemble"])},
             cliponaxis=False,
-            hovertemplate=f"{row['ensemble']}<br>{compact(flops)} FLOP a token<br>"
+            hovertemplate=f"{title_of(row['ensemble'])}<br>{compact(flops)} FLOP a token<br>"
             f"explained variance {percent(row['explained_variance'], 2)}<extra></extra>",
         )
     chart.update_xaxes(type="log", dtick="D2", range=_log_range(chart))

@@ -29,7 +29,7 @@ def show(here: Here) -> None:
     st.html(
         heading(
             "Atom map",
-            f"Every point is a feature of {info.name}; features with similar atoms (cosine) lie close together. "
+            f"Every point is a feature of {info.title}; features with similar atoms (cosine) lie close together. "
             "The axes have no meaning of their own.",
         )
     )
@@ -52,7 +52,7 @@ def show(here: Here) -> None:
             on_select="rerun",
             selection_mode="points",
             config={"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-            alt=f"Map of all features of {info.name}",
+            alt=f"Map of all features of {info.title}",
         )
     with right:
         _preview(here, info, clicked(event))

@@ -23,12 +23,12 @@ MAX_LONE = 2000
 def show(here: Here) -> None:
     """The whole page."""
     info = trained_ensemble(here)
-    text = f"{info.name}: {info.members} {info.member_word}s of {info.widths[0]:,} features."
+    text = f"{info.title}: {info.members} {info.member_word}s of {info.widths[0]:,} features."
     st.html(heading("Compare members", text))
     if info.members < 2:
         several = [name for name, other in here.ensembles.items() if other.members > 1]
         hint = f"Choose {' or '.join(several)} in the sidebar." if several else "This run has no ensemble of several."
-        st.html(notice(f"{info.name} has one member, so there is nothing to compare", hint))
+        st.html(notice(f"{info.title} has one member, so there is nothing to compare", hint))
         return
     summary, atoms = queries.match_summary(here.run, info.name), queries.atoms(here.run, info.name)
     matches = queries.matches(here.run, info.name)

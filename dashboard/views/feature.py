@@ -71,7 +71,7 @@ def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: pd.Seri
     title, buttons = st.columns([2.2, 1.2], vertical_alignment="top")
     with title:
         chips = [
-            chip(info.name, METHODS.get(info.name, "")),
+            chip(info.title, METHODS.get(info.name, "")),
             member_chip(int(row["member"]), stage=info.staged),
             chip(f"number {int(row['latent'])} in its {info.member_word}"),
         ]

@@ -27,7 +27,7 @@ def show(here: Here) -> None:
     st.html(
         heading(
             "Features",
-            f"All {info.features:,} features of {info.name}, {info.members} × {info.widths[0]:,}. "
+            f"All {info.features:,} features of {info.title}, {info.members} × {info.widths[0]:,}. "
             "Click a row to open the feature; words in the search must all occur in its tokens, label, note or number.",
         )
     )

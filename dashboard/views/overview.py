@@ -13,6 +13,7 @@ from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, 
 from dashboard.parts.colors import method_color
 from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
+from sae_core.config import title_of
 from sae_core.evaluation.cost import by_ensemble
 from sae_core.run import EVALUATION_STAGES
 
@@ -107,7 +108,7 @@ def _comparison(here: Here) -> None:
 def _row(row: dict[str, Any]) -> list[Cell]:
     five = row["concept_accuracy_5"]
     return [
-        Cell(row["ensemble"], color=method_color(row["ensemble"])),
+        Cell(title_of(row["ensemble"]), color=method_color(row["ensemble"])),
         Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
         Cell(
             percent(row["explained_variance"], 2),
@@ -169,7 +170,7 @@ def _gains(here: Here, reconstruction: dict[str, Any]) -> None:
 
 def _identities(ensembles: dict[str, Any]) -> None:
     errors = [
-        f"{name} {figures['identity_error']:.0e}"
+        f"{title_of(name)} {figures['identity_error']:.0e}"
         for name, figures in ensembles.items()
         if figures.get("identity_error") is not None
     ]
@@ -186,7 +187,7 @@ def _curves(here: Here, info: queries.EnsembleInfo) -> None:
     measures = [name for name in CURVES if name in curves]
     st.html(
         section(
-            f"Training of {info.name}",
+            f"Training of {info.title}",
             "One line a member over the tokens it has seen; a line that still climbs has not converged.",
         )
     )
@@ -207,7 +208,8 @@ def _curves(here: Here, info: queries.EnsembleInfo) -> None:
 def _progress(here: Here) -> str:
     stages = {"corpus": "corpus gathered", "activations": "activations read"}
     for name in here.run.settings.training.methods:
-        stages |= {f"train/{name}": f"{name} trained", f"atoms/{name}": f"{name} indexed"}
+        title = title_of(name)
+        stages |= {f"train/{name}": f"{title} trained", f"atoms/{name}": f"{title} indexed"}
     stages |= {f"evaluate/{name}": f"{name} measured" for name in EVALUATION_STAGES}
     done = [text for stage, text in stages.items() if here.run.is_finished(stage)]
     open_ = [text for stage, text in stages.items() if not here.run.is_finished(stage)]

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sae_core.config import title_of
 from sae_core.evaluation.cost import by_ensemble
 from sae_core.evaluation.tasks import CONFOUNDED
 from sae_core.files import read_json, read_table
@@ -103,7 +104,7 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row of `summarize` for people: column heads with units, rounded figures, a dash for what is not measured."""
     ev, low, high = row["explained_variance"], row["explained_variance_low"], row["explained_variance_high"]
     return {
-        "ensemble": row["ensemble"],
+        "ensemble": title_of(row["ensemble"]),
         "SAEs × features": f"{row['members']} × {row['features'] // row['members']}",
         "explained variance": _number(ev, ".4f"),
         "  95 % from": _number(low, ".4f"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.activations.shapes import find_shape
-from sae_core.config import RunSettings
+from sae_core.config import EXPANDED, RunSettings
 from sae_core.device import resolve_device
 from sae_core.planning.later_stages import stages_of_looking
 from sae_core.planning.machines import FOUND, find_machine, this_machine
@@ -140,8 +140,8 @@ class RunPlan:
                 "torchrun on more GPUs or machines, over which members are spread (--processes plans for them)"
             )
             found.append("a smaller --width, or a smaller training.batch_size")
-            if "expanded" in settings.training.methods:
-                found.append("--methods without expanded, which is as wide as all members together")
+            if wide := [method for method in EXPANDED if method in settings.training.methods]:
+                found.append(f"--methods without {' and '.join(wide)}, which is as wide as all members together")
         return found
 
     def as_json(self) -> dict[str, Any]:

@@ -95,8 +95,9 @@ def trained_groups(settings: RunSettings, method: Method, processes: int = 1) ->
         return [Group(1, width, None if k == settings.sae.k else k, split=processes > 1) for k in own]
     together = training.members if method == "bagged" or pipelined else 1
     split = processes > 1 and (pipelined or together < processes)
-    features = width * training.members if method == "expanded" else width
-    return [Group(together if split else -(-together // processes), features, split=split)]
+    sae = settings.sae_of(method)
+    k = None if sae.k == settings.sae.k else sae.k
+    return [Group(together if split else -(-together // processes), sae.width, k, split=split)]
 
 
 def needed_steps(settings: RunSettings, processes: int = 1) -> list[Group]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sae_core.activations.shapes import ModelShape
-from sae_core.config import METHODS, Method, RunSettings
+from sae_core.config import Method, RunSettings
 from sae_core.planning.machines import Machine
 from sae_core.planning.rates import Group, Rates, trained_groups
 from sae_core.training.memory import fitting_members
@@ -176,7 +176,7 @@ class Work:
 
     def ensembles(self) -> list[list[SAEShape]]:
         """The members of every ensemble that will be trained."""
-        return [self.members(method) for method in METHODS if method in self.settings.training.methods]
+        return [self.members(method) for method in self.settings.training.methods]
 
 
 def cache_bytes(rows: int, d_in: int, dtype: str, *, shards: int) -> int:

@@ -9,7 +9,7 @@ from sae_core.activations.dealt import DEALT_AT_ONCE, MAX_PILES, PILE_BYTES
 from sae_core.activations.harvest import CHARS_PER_TOKEN, HELD_OUT_PERCENT, TYPICAL_TOKENS
 from sae_core.activations.shuffle import PILES_AT_ONCE
 from sae_core.activations.stream import SHUFFLE_BYTES
-from sae_core.config import Method, RunSettings
+from sae_core.config import EXPANDED, Method, RunSettings
 from sae_core.planning.stages import ITEM, Stage, Work, cache_bytes
 from sae_core.training.boosting import BLOCK_ROWS, PASS_SHARDS
 from sae_core.training.members import starts_as_single
@@ -31,7 +31,7 @@ CACHE_SHARDS = 8
 """A small cache has about as many shards."""
 ORDER = 16
 """Bytes a row of the cache takes while a pass is shuffled."""
-TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
+TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", *EXPANDED)
 """As `methods._ORDER`: the bag's first member is the single SAE and the first boosted stage."""
 
 

@@ -35,7 +35,7 @@ def member_settings(settings: RunSettings, member: int | None) -> tuple[SAESetti
     Args:
         settings: Those of the run.
         member: Number of the member in the bagged ensemble, or of the stage in the boosted one; None for the single and
-            the expanded SAE, to which the settings with one value a member do not apply.
+            the expanded SAEs, to which the settings with one value a member do not apply.
 
     Returns:
         The run's settings with the member's own k, sparsity and learning rate in their places. Of the settings with one

@@ -1,4 +1,4 @@
-"""Training of a run: the single SAE, the bagged and the boosted ensemble and the expanded SAE, one after another.
+"""Training of a run: the single SAE, the bagged and the boosted ensemble and the expanded SAEs, one after another.
 
 The single SAE is member 0 of the bagged ensemble and stage 1 of the boosted one: the same seed, the same batches in
 the same order, no influence from the other members. It is trained once and copied; costs are recorded in full. Where
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sae_core.config import Method
+from sae_core.config import EXPANDED, Method
 from sae_core.device import naming_full_memory
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.files import read_json, read_table, write_json, write_table
@@ -40,7 +40,7 @@ from sae_core.training.work import Boosting
 FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
 """What to do when the memory of a device is full."""
 
-_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", "expanded")
+_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", *EXPANDED)
 """Bagged first: its members are trained in one pass over the stream, and the first is the single SAE."""
 
 
@@ -128,9 +128,10 @@ def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progr
         return (_train_pipelined if pipelined else _train_boosted)(run, source, plan, progress)
     if method == "single" and (shared := _shared_member(run, method, plan)):
         return lambda: shared
-    width = settings.sae.width * (settings.training.members if method == "expanded" else 1)
+    sae = settings.sae_of(method)
+    settings = settings.model_copy(update={"sae": sae})
     part, target, checkpoint = plan.part(range(1)), Target.activations(source), _checkpoint(run.ensemble(method), 0)
-    trainer = make_trainer(settings, source.mean_D * source.scale, plan, member=None, width=width, part=part)
+    trainer = make_trainer(settings, source.mean_D * source.scale, plan, member=None, width=sae.width, part=part)
     curves = train_stage([trainer], target, plan, checkpoint=checkpoint, progress=progress, part=part)
     ensemble = Ensemble([_finished(trainer, source.scale)], wiring="parallel", method=method)
     return lambda: Trained(ensemble, curves, longest(curves))

@@ -43,8 +43,8 @@ class SAEShape:
     @classmethod
     def of(cls, settings: RunSettings, d_in: int, method: Method) -> Self:
         """One member of the ensemble of a method."""
-        wider = settings.training.members if method == "expanded" else 1
-        return cls(settings.sae.architecture, d_in, settings.sae.width * wider, settings.sae.k)
+        sae = settings.sae_of(method)
+        return cls(sae.architecture, d_in, sae.width, sae.k)
 
     @classmethod
     def of_sae(cls, sae: SAE) -> Self:
