@@ -175,7 +175,7 @@ MEMBER_SETTINGS = {
 class EvaluationSettings(_Settings):
     """What is measured after training."""
 
-    concept_features: tuple[Positive, ...] = (1, 5)
+    concept_features: tuple[Positive, ...] = (1, 2, 5, 10, 20)
     """Numbers of features m that a concept detector may use."""
     train_texts: Positive = 1000
     """Training texts per concept, half of them positive."""

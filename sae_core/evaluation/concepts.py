@@ -82,7 +82,7 @@ def measure_concepts(
             "seed": seed,
             "texts": len(texts),
             **settings.model_dump(mode="json"),
-            "probe": "logistic regression, L2, C = 1, 1000 iterations at most",
+            "probe": "logistic regression, L2, C = 1; of all dimensions 1000 iterations at most",
             "selection": "largest |mean of positive - mean of negative| on the training texts",
         },
     }
@@ -94,9 +94,9 @@ def _probe_methods(
 ) -> list[dict[str, Any]]:
     """All rows of the table, method after method."""
     chance = np.random.default_rng(seed)
+    sizes = [len(problem.test) for problem in problems]
     resamples = [
-        chance.multinomial(len(problem.test), [1 / len(problem.test)] * len(problem.test), size=settings.bootstrap)
-        for problem in problems
+        chance.multinomial(size, [1 / size] * size, size=settings.bootstrap).astype(np.float64) for size in sizes
     ]
     counts = sorted(set(settings.concept_features))
     rows: list[dict[str, Any]] = []

@@ -18,9 +18,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from sae_core.evaluation.logistic import MAX_FEATURES, fit_logistic
+
 Floats = NDArray[np.float64]
 Features: TypeAlias = sparse.csr_array | NDArray[np.float32]
 """Pooled features [texts, M], sparse or dense."""
+Counts: TypeAlias = NDArray[np.int64] | Floats
+"""How often each bootstrap sample draws each text [samples, texts]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ def detect(train: Floats, train_positive: NDArray[np.bool_], test: Floats) -> Fl
     """
     if train.shape[1] == 0:
         return np.zeros(len(test))
+    if train.shape[1] <= MAX_FEATURES:
+        weights, intercept = fit_logistic(train, train_positive)
+        return test @ weights + intercept
     probe = LogisticRegression(C=1.0, max_iter=1000)
     with warnings.catch_warnings():
         # Raw activations on very different scales may need more iterations; the definition says 1000.
@@ -123,13 +130,13 @@ def detect(train: Floats, train_positive: NDArray[np.bool_], test: Floats) -> Fl
     return values
 
 
-def scores(decision: Floats, positive: NDArray[np.bool_], resamples: NDArray[np.int64]) -> dict[str, float]:
+def scores(decision: Floats, positive: NDArray[np.bool_], resamples: Counts) -> dict[str, float]:
     """Accuracy with its bootstrap interval, ROC-AUC, F1, detection rate (TPR) and false-positive rate.
 
     Args:
         decision: Decision values of the test texts.
         positive: Which of them are positive.
-        resamples: How often each bootstrap sample draws each text [samples, texts].
+        resamples: Bootstrap samples of the test texts; as floats they need no conversion here.
     """
     called = decision > 0
     right = (called == positive).astype(np.float64)
@@ -156,7 +163,7 @@ def area_under_roc(decision: Floats, positive: NDArray[np.bool_]) -> float:
 def probe_rows(
     features: Features,
     problems: Sequence[Problem],
-    resamples: Sequence[NDArray[np.int64]],
+    resamples: Sequence[Counts],
     *,
     counts: Sequence[int],
     whole: bool = False,
@@ -180,7 +187,7 @@ def probe_rows(
 def _probe_rows(
     features: Features,
     problems: Sequence[Problem],
-    resamples: Sequence[NDArray[np.int64]],
+    resamples: Sequence[Counts],
     counts: Sequence[int],
     whole: bool,
 ) -> list[dict[str, Any]]:

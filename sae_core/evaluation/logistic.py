@@ -1,0 +1,70 @@
+"""Logistic regression on few features by Newton's method: the optimum of scikit-learn's, in a fraction of its time.
+
+Detectors use 1 to 20 features and are fitted by the thousand, so that what a general solver does around the arithmetic
+would take most of the time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import expit
+
+Floats = NDArray[np.float64]
+
+MAX_FEATURES = 64
+"""Up to this many features a step of Newton's is cheaper than the many steps of a quasi-Newton method."""
+MAX_STEPS = 100
+"""It takes about 8, and some dozens where features are far from the scale of 1."""
+_LAST = 1e-14
+"""Newton decrement, relative to the loss, of a step that is the last: the digits that are right double in each."""
+_NEARLY = 1e-8
+"""Below it steps are taken whole: the loss no longer shows whether they descend, but they do."""
+_FLOOR = 1e-12
+"""Added to the curvature of the intercept, which vanishes where all texts are told apart with certainty. It shortens
+steps and moves no optimum."""
+
+
+def fit_logistic(features: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, float]:
+    """The weights and the intercept that minimise Σ log(1 + exp(−s·z)) + ½‖w‖², with z = X·w + b and s = ±1.
+
+    That is ``LogisticRegression(C=1)`` of scikit-learn: the intercept is not penalised. The function is strictly
+    convex, so its minimum is one point; steps are halved until the loss falls enough (Boyd and Vandenberghe 2004,
+    section 9.5).
+
+    Args:
+        features: One row a text [T, m], one column a feature.
+        positive: Whether each text is positive; both kinds must be there.
+
+    Returns:
+        (weights [m], intercept).
+    """
+    middle = features.mean(axis=0)
+    # Around their mean, which only moves the intercept, columns with a large offset are not nearly parallel to it.
+    columns = np.concatenate([np.ones((len(features), 1)), features - middle], axis=1)
+    sign = np.where(positive, 1.0, -1.0)
+    penalty = np.ones(columns.shape[1])
+    penalty[0] = 0.0
+    weights = np.zeros_like(penalty)
+    margin = np.zeros(len(columns))
+    loss = float(np.logaddexp(0.0, -margin).sum())
+    for _ in range(MAX_STEPS):
+        wrong = expit(-margin)
+        gradient = penalty * weights - columns.T @ (sign * wrong)
+        curvature = (columns * (wrong * (1.0 - wrong))[:, None]).T @ columns
+        curvature.flat[:: len(penalty) + 1] += penalty + _FLOOR
+        step = cho_solve(cho_factor(curvature, check_finite=False), -gradient, check_finite=False)
+        decrement = -float(gradient @ step)
+        whole, moved = decrement <= _NEARLY * loss, sign * (columns @ step)
+        size = 1.0
+        while True:
+            tried = weights + size * step
+            there = float(np.logaddexp(0.0, -(margin + size * moved)).sum() + 0.5 * (penalty * tried**2).sum())
+            if whole or there <= loss - 0.25 * size * decrement or size < _FLOOR:
+                break
+            size /= 2
+        weights, margin, loss = tried, margin + size * moved, there
+        if decrement <= _LAST * loss:
+            break
+    return weights[1:], float(weights[0] - weights[1:] @ middle)
