@@ -21,6 +21,10 @@ METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
 EXPANDED: tuple[Method, ...] = ("expanded", "expanded_l0")
 """One SAE as wide as all members together: with the k of one of them, and with that of all."""
 _TITLES = {"expanded_l0": "expanded (same L0)"}
+PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "europarl")
+"""Labelled data sets that can be named; `evaluation.public_tasks` describes them."""
+PUBLIC_TEXTS = 4000
+"""Training texts of a concept of such a data set, as in SAEBench (Karvonen et al. 2025)."""
 EMBEDDED = "embedded"
 """Source and model name that mean the ones that come with the package."""
 KNOWN = "known"
@@ -54,7 +58,7 @@ class ModelSettings(_Settings):
     """Which activations are read."""
 
     name: str = EMBEDDED
-    """embedded, a local folder in transformers format or a hub id."""
+    """embedded, a local folder in transformers format, a hub id, or transformer-lens: and a name of TransformerLens."""
     revision: str | None = None
     """Revision of a hub model."""
     layer: Annotated[int, Field(ge=0)] = 4

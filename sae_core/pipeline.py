@@ -164,6 +164,15 @@ def evaluate_retrains(run: Run, paths: Sequence[Path], *, progress: Progress = s
     evaluate_runs(run, [Run.open(each) for each in found.values()], progress=progress)
 
 
+def evaluate_public(
+    run: Run, name: str, *, train_texts: int, folder: Path | None = None, progress: Progress = silent
+) -> None:
+    """Detect the concepts of a public data set and add the figures to the run's concepts."""
+    from sae_core.evaluation.evaluate import evaluate_public as evaluate_public_set
+
+    evaluate_public_set(run, name, train_texts=train_texts, folder=folder, progress=progress)
+
+
 def run_everything(run: Run, *, progress: Progress = silent) -> None:
     """All of it, in order."""
     train(run, progress=progress)

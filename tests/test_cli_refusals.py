@@ -136,6 +136,10 @@ def test_a_run_keeps_its_settings(run: Path, texts: Path, tmp_path: Path) -> Non
 def test_faults_of_a_task_file_are_named(run: Path, texts: Path, tmp_path: Path) -> None:
     before = (run / "evaluation" / "concepts.json").read_bytes()
     refused(call("evaluate", run, "--task", tmp_path / "no.csv"), "no.csv", "does not exist")
+    refused(call("evaluate", run, "--task", "ag_new"), "--task ag_new", "ag_news, europarl")
+    empty = tmp_path / "copies"
+    public = call("evaluate", run, "--task", "europarl", "--task-folder", empty)
+    refused(public, str(empty / "Helsinki-NLP" / "europarl" / "en-fr"), "split train")
     refused(call("evaluate", run, "--task", texts, "--text-column", "body"), "texts.csv", "'body'", "text, label")
     refused(call("evaluate", run, "--task", texts, "--label-column", "kind"), "texts.csv", "'kind'", "text, label")
     texts.write_text("text,label\none,1\ntwo,2\n")

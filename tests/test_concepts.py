@@ -284,6 +284,8 @@ def test_planted_concepts_are_found_by_their_global_feature():
             "classes": ["blue", "green", "red"],
             "train_texts": 120,
             "test_texts": 60,
+            "train_texts_a_concept": 60,
+            "test_texts_a_concept": 30,
             "chance": 0.5,
         }
     ]

@@ -37,7 +37,14 @@ def endpoint() -> str:
 
 
 def stream_rows(
-    name: str, columns: Sequence[str], *, subset: str | None = None, split: str, instead: str, check: str
+    name: str,
+    columns: Sequence[str],
+    *,
+    subset: str | None = None,
+    split: str,
+    instead: str,
+    check: str,
+    files: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of a data set, streamed.
 
@@ -48,6 +55,7 @@ def stream_rows(
         split: Its split.
         instead: What to do where there is no hub, for the error.
         check: What to check where it cannot be read, for the error.
+        files: Its Parquet files, as a pattern; they are then read as they are, whatever script lies beside them.
 
     Raises:
         UserError: If the hub or the package datasets is missing, or the data set cannot be read.
@@ -62,8 +70,11 @@ def stream_rows(
         raise UserError(
             f"The hub data set {name!r} needs the package datasets; run pip install 'sae-ensemble[hub]'."
         ) from None
+    given: dict[str, Any] = {"path": name, "name": subset}
+    if files is not None:
+        given = {"path": "parquet", "data_files": f"hf://datasets/{name}/{files}"}
     try:
-        for row in load_dataset(name, subset, split=split, streaming=True):
+        for row in load_dataset(**given, split=split, streaming=True):
             tables.require_columns(row, columns, f"The hub data set {name!r}")
             yield row
     except UserError:

@@ -19,6 +19,7 @@ from sae_core.commands.common import (
     summary,
     trained_runs,
 )
+from sae_core.config import PUBLIC_SETS, PUBLIC_TEXTS
 from sae_core.errors import UserError
 from sae_core.options import AsJson
 
@@ -49,10 +50,24 @@ def index(run: RunPath, as_json: AsJson = False) -> None:
 def evaluate(
     run: RunPath,
     task: Annotated[
-        list[Path] | None, typer.Option(help="Also detect the labels in this CSV, JSONL or Parquet file; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Also detect the labels in this CSV, JSONL or Parquet file, or those of a public data set "
+            f"({', '.join(PUBLIC_SETS)}); repeatable."
+        ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of --task that holds the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
+    task_texts: Annotated[
+        int,
+        typer.Option(min=40, help="Training texts per concept of a public data set; for testing a quarter."),
+    ] = PUBLIC_TEXTS,
+    task_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Copies of public data sets in folders of their ids (LabHC/bias_in_bios), in place of the hub."
+        ),
+    ] = None,
     retrain: Annotated[
         list[Path] | None,
         typer.Option(
@@ -63,16 +78,22 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure reconstruction, dictionaries, concept detection and cost."""
+    for name in task or []:
+        if name not in PUBLIC_SETS and not Path(name).suffix and not Path(name).exists():
+            raise UserError(f"--task {name} is neither a file nor one of {', '.join(PUBLIC_SETS)}.")
     opened = trained_runs(run)
     if retrain and len(opened) > 1:
         raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")
     with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
         for each in opened:
             pipeline.evaluate(each, progress=progress)
-            for path in task or []:
-                pipeline.evaluate_task(
-                    each, path, text_column=text_column, label_column=label_column, progress=progress
-                )
+            for name in task or []:
+                if name in PUBLIC_SETS:
+                    pipeline.evaluate_public(each, name, train_texts=task_texts, folder=task_folder, progress=progress)
+                else:
+                    pipeline.evaluate_task(
+                        each, Path(name), text_column=text_column, label_column=label_column, progress=progress
+                    )
             if retrain:
                 pipeline.evaluate_retrains(each, retrain, progress=progress)
     if as_json:

@@ -77,7 +77,7 @@ def measure_concepts(
         pooled = pool(methods, activations_of(texts), len(texts), device=device, progress=progress)
         rows = _probe_methods(pooled, problems, settings, seed=seed, progress=progress)
     facts = {
-        "tasks": [_task_facts(task) for task in tasks],
+        "tasks": [_task_facts(task, settings) for task in tasks],
         "settings": {
             "seed": seed,
             "texts": len(texts),
@@ -109,12 +109,14 @@ def _probe_methods(
     return rows
 
 
-def _task_facts(task: Task) -> dict[str, Any]:
+def _task_facts(task: Task, settings: EvaluationSettings) -> dict[str, Any]:
     return {
         "task": task.name,
         "description": task.description,
         "classes": task.classes,
         "train_texts": len(task.train_texts),
         "test_texts": len(task.test_texts),
+        "train_texts_a_concept": settings.train_texts,
+        "test_texts_a_concept": settings.test_texts,
         "chance": CHANCE,
     }

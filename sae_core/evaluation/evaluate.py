@@ -15,7 +15,7 @@ from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.loading import is_causal, load_config
 from sae_core.activations.substitution import SubstitutedModel
 from sae_core.activations.text import load_labelled
-from sae_core.config import EMBEDDED
+from sae_core.config import EMBEDDED, PUBLIC_TEXTS, EvaluationSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.errors import UserError
@@ -23,6 +23,7 @@ from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
 from sae_core.evaluation.cost import TIMED_TOKENS, measure_cost
 from sae_core.evaluation.dictionary import measure_dictionary
 from sae_core.evaluation.loss import measure_loss, undefined
+from sae_core.evaluation.public_tasks import TEST_SHARE, public_tasks
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
@@ -101,14 +102,63 @@ def evaluate_task(
     device = resolve_device(device or run.settings.training.device)
     texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
     task = labelled_task(path.name, texts, labels, seed=run.settings.training.seed)
-    ensembles = _load(run, device)
-    facts, table = _measured_concepts(run, ensembles, [task], device, progress)
+    _add_tasks(run, [task], run.settings.evaluation, device, progress)
+
+
+def evaluate_public(
+    run: Run,
+    name: str,
+    *,
+    train_texts: int = PUBLIC_TEXTS,
+    folder: Path | None = None,
+    progress: Progress = silent,
+    device: str | None = None,
+) -> None:
+    """Detect the concepts of a public data set and add them to the run's, in place of earlier tasks of these names.
+
+    Args:
+        run: A run with trained ensembles.
+        name: One of `public_tasks.SETS`.
+        train_texts: Training texts of a concept, half of them positive; there are a quarter as many for testing.
+        folder: Where copies of the data sets lie by their hub ids, instead of the hub.
+        progress: Told about texts and methods.
+        device: Where to encode; the one in the settings if not given.
+
+    Raises:
+        UserError: If the data set cannot be read or has too few texts.
+    """
+    device = resolve_device(device or run.settings.training.device)
+    sizes = {"train_texts": train_texts, "test_texts": round(TEST_SHARE * train_texts)}
+    tasks = public_tasks(name, **sizes, seed=run.settings.training.seed, folder=folder, progress=progress)
+    _add_tasks(run, tasks, run.settings.evaluation.model_copy(update=sizes), device, progress)
+
+
+def _add_tasks(run: Run, tasks: Sequence[Task], settings: EvaluationSettings, device: str, progress: Progress) -> None:
+    """Measure tasks one after another, as the codes of many texts fill the memory, and keep each when it is done."""
+    ensembles, read = _load(run, device), activations_of(run, device, progress)
+    sample_BD = sample_activations(run, read)
+    for task in tasks:
+        facts, table = measure_concepts(
+            ensembles,
+            [task],
+            read,
+            sample_BD,
+            settings,
+            seed=run.settings.training.seed,
+            device=device,
+            progress=progress,
+        )
+        _add_concepts(run, task.name, facts, table)
+
+
+def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None:
+    """Put the figures of one task beside those that are there."""
     if run.evaluation("concepts").exists():
         before = read_json(run.evaluation("concepts"))
-        kept = [other for other in before["tasks"] if other["task"] != task.name]
+        kept = [other for other in before["tasks"] if other["task"] != name]
         facts = {**before, "tasks": [*kept, *facts["tasks"]]}
         rows = read_table(run.evaluation_table("concepts"))
-        table = pd.concat([part for part in (rows[rows["task"] != task.name], table) if len(part)], ignore_index=True)
+        table = pd.concat([part for part in (rows[rows["task"] != name], table) if len(part)], ignore_index=True)
     _write_concepts(run, facts, table)
 
 
@@ -147,7 +197,17 @@ def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress)
 
 
 def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
-    facts, table = _measured_concepts(run, ensembles, _embedded_tasks(run), device, progress)
+    read = activations_of(run, device, progress)
+    facts, table = measure_concepts(
+        ensembles,
+        _embedded_tasks(run),
+        read,
+        sample_activations(run, read),
+        run.settings.evaluation,
+        seed=run.settings.training.seed,
+        device=device,
+        progress=progress,
+    )
     _write_concepts(run, facts, table)
 
 
@@ -203,22 +263,6 @@ def _embedded_tasks(run: Run) -> list[Task]:
     )
 
 
-def _measured_concepts(
-    run: Run, ensembles: Ensembles, tasks: Sequence[Task], device: str, progress: Progress
-) -> tuple[dict, pd.DataFrame]:
-    read = activations_of(run, device, progress)
-    return measure_concepts(
-        ensembles,
-        tasks,
-        read,
-        sample_activations(run, read),
-        run.settings.evaluation,
-        seed=run.settings.training.seed,
-        device=device,
-        progress=progress,
-    )
-
-
 def sample_activations(run: Run, read: ActivationsOf) -> Tensor:
     """Held-out activations [B, D] on which the random dictionary is set up; from the model once the cache is gone."""
     if run.activations.exists():
@@ -230,10 +274,12 @@ def sample_activations(run: Run, read: ActivationsOf) -> Tensor:
 
 def activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
     """The run's language model, opened when the first text needs it."""
+    opened: list[LanguageModel] = []
 
     def activations(texts: Sequence[str]) -> Iterator[ActivationBatch]:
-        model = LanguageModel.load(run.settings.model, device=device)
-        yield from model.activations(texts, context=run.settings.evaluation.tokens_per_text, progress=progress)
+        if not opened:
+            opened.append(LanguageModel.load(run.settings.model, device=device))
+        yield from opened[0].activations(texts, context=run.settings.evaluation.tokens_per_text, progress=progress)
 
     return activations
 
