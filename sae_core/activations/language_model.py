@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sae_core.activations import loading, sites
+from sae_core.activations.hooked import HookedModel
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
@@ -26,7 +27,7 @@ WINDOW_BYTES = 64 * 2**20
 """Activations gathered, sorted by length and returned together take about this much memory (in float32)."""
 CPU_TOKENS = 2048
 """Tokens in one forward pass on the CPU at most; more leave its cache and are slower."""
-_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
 
 
 class Place(NamedTuple):
@@ -81,7 +82,7 @@ class LanguageModel:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | HookedModel,
         tokenizer: Any,
         settings: ModelSettings,
         *,
@@ -285,7 +286,7 @@ def _scale_and_bias(norm: nn.Module | None, d_model: int, device: str) -> tuple[
     probe_D[1::2] = -1
     probe_D -= probe_D.mean()
     unit_D = probe_D / probe_D.square().mean().sqrt()
-    dtype = next(norm.parameters()).dtype
+    dtype = next(norm.parameters(), torch.empty(0)).dtype  # one may have no scale of its own
     norm.float()
     bias_D = norm(torch.zeros(d_model, device=device)).cpu()
     weight_D = (norm((1000 * probe_D).to(device)).cpu() - bias_D) / unit_D

@@ -12,6 +12,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.utils import logging as transformers_logging
 
 from sae_core.activations import embedded, hub
+from sae_core.activations.hooked import (
+    HookedModel,
+    hooked_config,
+    hooked_shape,
+    is_hooked,
+    load_hooked,
+    require_transformer_lens,
+)
+from sae_core.activations.shapes import ModelShape
 from sae_core.config import EMBEDDED, ModelSettings
 from sae_core.errors import UserError
 
@@ -19,12 +28,15 @@ Result = TypeVar("Result")
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
-def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel, Any]:
+def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel | HookedModel, Any]:
     """The model (bfloat16 on a GPU, float32 on the CPU) and its tokenizer. Weights are read from safetensors only.
 
     Raises:
         UserError: If the model or its tokenizer is missing or unusable, or has no block ``settings.layer``.
     """
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    if is_hooked(settings.name):
+        return _load_hooked(settings, device=device, dtype=dtype)
     source, options = _locate(settings)
     config = load_config(settings)
     with _quiet():
@@ -32,8 +44,15 @@ def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel
             settings, lambda: AutoTokenizer.from_pretrained(source, **options), what="its tokenizer cannot be loaded"
         )
         kind = AutoModelForCausalLM if is_causal(config) else AutoModel
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
         model = _attempt(settings, lambda: kind.from_pretrained(source, dtype=dtype, use_safetensors=True, **options))
+    return model.eval(), tokenizer
+
+
+def _load_hooked(settings: ModelSettings, *, device: str, dtype: torch.dtype) -> tuple[HookedModel, Any]:
+    require_transformer_lens(settings.name)
+    with _quiet():
+        model, tokenizer = _attempt(settings, lambda: load_hooked(settings.name, device=device, dtype=dtype))
+    _check(model.config, settings)
     return model.eval(), tokenizer
 
 
@@ -43,6 +62,11 @@ def load_config(settings: ModelSettings) -> Any:
     Raises:
         UserError: If the model is missing or unusable, or has no block ``settings.layer``.
     """
+    if is_hooked(settings.name):
+        require_transformer_lens(settings.name)
+        config = _attempt(settings, lambda: hooked_config(settings.name))
+        _check(config, settings)
+        return config
     source, options = _locate(settings)
     with _quiet():
         config = _attempt(settings, lambda: AutoConfig.from_pretrained(source, **options))
@@ -53,6 +77,16 @@ def load_config(settings: ModelSettings) -> Any:
 def is_causal(config: Any) -> bool:
     """Whether the saved model predicts the next token; else it is an encoder."""
     return any(name.endswith(_CAUSAL) for name in config.architectures or ())
+
+
+def load_hooked_shape(settings: ModelSettings) -> ModelShape:
+    """The shape of a model of TransformerLens, from its configuration.
+
+    Raises:
+        UserError: If the package is not installed, or has no such model.
+    """
+    require_transformer_lens(settings.name)
+    return _attempt(settings, lambda: hooked_shape(settings.name))
 
 
 def block_count(config: Any) -> int:

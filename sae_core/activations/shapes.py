@@ -59,6 +59,8 @@ class ModelShape:
         return blocks * (2 * length * self.block_weights + 4 * length**2 * self.heads * self.head_dim)
 
 
+HOOKED = "transformer-lens:"
+"""In front of the name of a model that exists in TransformerLens' own format only."""
 _PYTHIA: dict[str, Any] = {"kind": "gpt_neox", "mlp_matrices": 2, "vocabulary": 50304, "context": 2048, "tied": False}
 KNOWN = {
     "eleutherai/pythia-70m": ModelShape(
@@ -73,6 +75,9 @@ KNOWN = {
     "google/gemma-2-2b": ModelShape(
         "gemma2", 26, 2304, heads=8, kv_heads=4, head_dim=256, mlp=9216, mlp_matrices=3, vocabulary=256000, context=8192
     ),  # Gemma Team 2024, *Gemma 2*, table 1
+    f"{HOOKED}gelu-1l": ModelShape(
+        *("gpt2", 1, 512, 8, 8, 64, 2048, 2, 48262), context=1024, tied=False
+    ),  # https://huggingface.co/NeelNanda/GELU_1L512W_C4_Code, config.json
 }
 """Shapes of models that SAEs are often trained on, so that planning needs no hub; ids in lower case."""
 _SAME_SHAPE = {"gpt2": "openai-community/gpt2", "google/gemma-2-2b-it": "google/gemma-2-2b"}
@@ -86,6 +91,10 @@ def find_shape(settings: ModelSettings) -> ModelShape:
     """
     name = settings.name.lower().removesuffix("-deduped")
     shape = KNOWN.get(_SAME_SHAPE.get(name, name))
+    if shape is None and name.startswith(HOOKED):
+        from sae_core.activations.loading import load_hooked_shape
+
+        shape = load_hooked_shape(settings)
     if shape is None:
         from sae_core.activations.loading import load_config  # imports transformers, which takes seconds
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sae_core.activations import loading, sites
+from sae_core.activations.hooked import HookedModel
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings
 from sae_core.errors import UserError
@@ -117,7 +118,9 @@ class SubstitutedModel:
         tokens: Its tokenizer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, settings: ModelSettings, *, device: str = "cpu") -> None:
+    def __init__(
+        self, model: PreTrainedModel | HookedModel, tokenizer: Any, settings: ModelSettings, *, device: str = "cpu"
+    ) -> None:
         self._model, self._name, self.device = model, settings.name, device
         self._model.to(device)  # type: ignore[arg-type]
         context = loading.context_length(model.config, settings)
