@@ -57,6 +57,7 @@ def gather(subject: Subject) -> dict[str, Any]:
         "rule": {"sentence": RULE, "worth": WORTH},
         "concepts": _concepts(runs[0]),
         "floors": {name: {key: each for (method, key), each in concepts.items() if method == name} for name in FLOORS},
+        "single_as_often": _single_as_often(runs[0]),
         "truth": _truth(runs, list(figures)),
         "spurious": _spurious(runs),
         "sweep": subject.sweep,
@@ -104,6 +105,14 @@ def _concepts(run: Run) -> dict[str, Any] | None:
     columns += ["detection_rate", "false_positive_rate"]
     rows = table[columns].astype(object).where(table[columns].notna(), None)
     return {**facts, "rows": rows.to_dict("records")}
+
+
+def _single_as_often(run: Run) -> dict[str, Any] | None:
+    """How stable one SAE is that is trained as often as an ensemble has members, over independent trainings."""
+    if not run.evaluation("stability").exists():
+        return None
+    found: dict[str, Any] | None = read_json(run.evaluation("stability")).get("single_as_often")
+    return found
 
 
 def _truth(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any] | None:

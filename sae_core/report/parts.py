@@ -50,6 +50,7 @@ DICTIONARY: Mapping[str, tuple[str, Style]] = {
     "Diverse": ("dictionary.diversity", whole),
     "of all": ("dictionary.diversity_fraction", percents()),
     "De-duplicated": ("dictionary.deduplicated", whole),
+    "Redundant": ("dictionary.redundancy", percents()),
     "Connectivity": ("dictionary.connectivity", plain(3)),
     "Pooled stability": ("dictionary.member_stability.pooled", plain(3)),
     "random ": ("dictionary.member_stability.null_pooled", plain(3)),
@@ -187,6 +188,19 @@ def cost(content: Content) -> str:
     )
 
 
+def _as_often(content: Content) -> str:
+    """Pooled stability of one SAE with as many retrains as an ensemble has members, which is what raises it."""
+    found = content["single_as_often"]
+    if not found:
+        return ""
+    return element(
+        "p",
+        f"One SAE given {found['retrains']} retrains has a pooled stability of {decimal(found['pooled'], 3)} (random "
+        f"{decimal(found['null_pooled'], 3)}): an ensemble's figure above that of one SAE is in part its number of atoms.",
+        "note",
+    )
+
+
 def _member_row(name: str, step: Mapping[str, Any]) -> list[Cell]:
     count = step["members"]
     return [
@@ -213,5 +227,5 @@ def dictionary(content: Content) -> str:
             "p", "Stability compares the members of an ensemble with each other, beside random dictionaries.", "sub"
         ),
         own,
-        element("h3", "Over independent trainings") + retrained if retrained else "",
+        element("h3", "Over independent trainings") + retrained + _as_often(content) if retrained else "",
     )

@@ -19,7 +19,7 @@ DEFINITIONS = {
     ),
     "Diverse": (
         f"Features whose cosine with every other one is below {THRESHOLD:g}; two copies both drop out. "
-        "De-duplicated counts them once."
+        "De-duplicated counts them once; redundant is the share that this drops."
     ),
     "Connectivity": ("Share of pairs of alive features that never fire on the same token; more tokens lower it."),
     "Stability": (
