@@ -196,7 +196,7 @@ def _as_often(content: Content) -> str:
     return element(
         "p",
         f"One SAE given {found['retrains']} retrains has a pooled stability of {decimal(found['pooled'], 3)} (random "
-        f"{decimal(found['null_pooled'], 3)}): an ensemble's figure above that of one SAE is in part its number of atoms.",
+        f"{decimal(found['null_pooled'], 3)}); what an ensemble has above one SAE is in part its number of atoms.",
         "note",
     )
 
