@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import update_wrapper
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +14,15 @@ import typer
 
 from sae_core.config import RunSettings, load_settings
 from sae_core.errors import UserError
+from sae_core.presets import PRESETS, preset_settings
 from sae_core.run import is_run, layer_folder
 
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help=f"Start from the paper's settings: {', '.join(PRESETS)}; other options take precedence."
+    ),
+]
 ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
 Assignments = Annotated[
     list[str] | None,
@@ -59,23 +66,40 @@ class Chosen:
     Attributes:
         config: A TOML file of settings.
         overrides: Settings by their dotted names; they take precedence.
+        preset: The name of settings over which the others take precedence.
     """
 
     config: Path | None
     overrides: dict[str, Any]
+    preset: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any was given."""
+        return self.config is not None or bool(self.overrides) or self.preset is not None
+
+    def settings(self, base: RunSettings | None = None) -> RunSettings:
+        """All settings; what was not given is as in ``base``.
+
+        Raises:
+            UserError: If there is no such preset, or a setting is unknown or out of range.
+        """
+        if self.preset is not None:
+            base = preset_settings(self.preset, base=base)
+        return load_settings(self.config, self.overrides, base=base)
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command have the options of `SETTINGS`, --config and --set, in place of its parameter ``chosen``."""
+    """Let a command have the options of `SETTINGS`, --preset, --config and --set, in place of its ``chosen``."""
 
-    def with_options(*, config: Path | None, assignments: list[str] | None, **given: Any) -> None:
+    def with_options(*, preset: str | None, config: Path | None, assignments: list[str] | None, **given: Any) -> None:
         overrides = {dotted: value for name, dotted in SETTINGS.items() if (value := given.pop(name)) is not None}
         if isinstance(methods := overrides.get("training.methods"), str):
             overrides["training.methods"] = methods.split(",")
-        command(chosen=Chosen(config, {**overrides, **parse_assignments(assignments)}), **given)
+        command(chosen=Chosen(config, {**overrides, **parse_assignments(assignments)}, preset), **given)
 
     own = inspect.signature(command, eval_str=True).parameters
     options = [
+        _parameter("preset", Preset),
         _parameter("config", ConfigPath),
         *(_parameter(name, _option(dotted)) for name, dotted in SETTINGS.items()),
         _parameter("assignments", Assignments),
@@ -105,15 +129,15 @@ def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | No
             raise UserError(f"Both --{name}s and model.{name} are given; leave one of them out.")
     if is_run(run):
         raise UserError(f"{run} holds a run, so runs of several layers cannot lie in it; choose another folder.")
-    shared = load_settings(chosen.config, chosen.overrides).model
+    shared = chosen.settings().model
     try:
         numbers = [int(layer) for layer in layers.split(",")] if layers else [shared.layer]
     except ValueError:
         raise UserError(f"--layers {layers} is not of the form N,N,…, e.g. --layers 2,4,6.") from None
     places = [(layer, site.strip()) for layer in numbers for site in (sites.split(",") if sites else [shared.site])]
     return {
-        layer_folder(run, layer, site): Chosen(
-            chosen.config, {**chosen.overrides, "model.layer": layer, "model.site": site}
+        layer_folder(run, layer, site): replace(
+            chosen, overrides={**chosen.overrides, "model.layer": layer, "model.site": site}
         )
         for layer, site in places
     }

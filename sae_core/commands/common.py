@@ -12,7 +12,7 @@ import typer
 
 from sae_core import console, launch
 from sae_core.commands.faults import disk_sentence
-from sae_core.config import RunSettings, load_settings
+from sae_core.config import RunSettings
 from sae_core.errors import ElsewhereError, UserError
 from sae_core.options import Chosen
 from sae_core.run import Run, find_runs, holds_runs, is_run
@@ -36,8 +36,7 @@ Host = Annotated[
 
 def open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = None) -> Run:
     """The run at ``path``, made if there is none. What is not given is as in a begun run, else as in ``start``."""
-    nothing_given = chosen.config is None and not chosen.overrides
-    if nothing_given and is_run(path):
+    if not chosen and is_run(path):
         return Run.open(path)
     return Run.create(path, settings_for(path, chosen, start))
 
@@ -45,10 +44,10 @@ def open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = No
 def settings_for(path: Path, chosen: Chosen, start: RunSettings | None = None) -> RunSettings:
     """The settings of a run at ``path``, whether it is there or not, with those that were chosen."""
     there = Run.open(path) if is_run(path) else None
-    if there and chosen.config is None and not chosen.overrides:
+    if there and not chosen:
         return there.settings
     base = there.settings if there and there.manifest["finished"] else start
-    return load_settings(chosen.config, chosen.overrides, base=base)
+    return chosen.settings(base)
 
 
 def trained_runs(path: Path) -> list[Run]:

@@ -10,7 +10,6 @@ import typer
 
 from sae_core import console
 from sae_core.commands.common import command_line, stoppable
-from sae_core.config import load_settings
 from sae_core.errors import UserError
 from sae_core.options import AsJson, Chosen, takes_settings
 from sae_core.run import EVALUATION_STAGES
@@ -73,7 +72,7 @@ def sweep(
 
 def _plan(path: Path, chosen: Chosen, vary: list[str] | None) -> Sweep:
     if not vary:
-        if chosen.config is not None or chosen.overrides:
+        if chosen:
             raise UserError("Settings are given but none that varies; add --vary, e.g. --vary sae.k=16,32,64.")
         return open_sweep(path)
     varied = parse_varied(vary)
@@ -81,7 +80,7 @@ def _plan(path: Path, chosen: Chosen, vary: list[str] | None) -> Sweep:
     if both:
         raise UserError(f"{both[0]} is both varied and set to one value; leave one of them out.")
     there = open_sweep(path).base if is_sweep(path) else None
-    return plan_sweep(path, load_settings(chosen.config, chosen.overrides, base=there), varied)
+    return plan_sweep(path, chosen.settings(there), varied)
 
 
 def _stages(measure: str) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ def _open(path: Path, chosen: Chosen, layers: str | None, sites: str | None, pro
         return [_open_together(path, chosen, processes)]
     if layers or sites:
         return _open_places(choose_places(path, chosen, layers, sites))
-    if chosen.config is None and not chosen.overrides and holds_runs(path):
+    if not chosen and holds_runs(path):
         return [Run.open(found) for found in find_runs(path)]
     return [open_or_create(path, chosen)]
 
