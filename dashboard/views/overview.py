@@ -10,6 +10,7 @@ from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import chart, choice, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, table
+from dashboard.parts.charts import CONFIG
 from dashboard.parts.colors import method_color
 from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
@@ -158,14 +159,20 @@ def _gains(here: Here, reconstruction: dict[str, Any]) -> None:
     loss = queries.evaluation(here.run, "loss")
     if loss and loss["defined"]:
         figures |= dict.fromkeys(("loss_recovered", "kl_recovered"), loss["ensembles"])
-    measure = choice("gain", "What members add", list(figures), lambda name: GAINS[name].capitalize())
-    chart(
+    title, names = "What each further member adds", {name: _capital(GAINS[name]) for name in figures}
+    how_to_read = "The figure on held-out tokens when only the first members are used; a diamond is one SAE alone."
+    st.html(section(title, how_to_read))
+    measure = choice("gain", "What members add", list(figures), names.__getitem__)
+    st.plotly_chart(
         by_members(figures[measure], measure, GAINS[measure]),
-        "What each further member adds",
-        f"{GAINS[measure].capitalize()} on held-out tokens when only the first members are used; a diamond is one SAE "
-        "alone.",
         key=f"by-members-{measure}",
+        config=CONFIG,
+        alt=f"{title}. {names[measure]}: {how_to_read}",
     )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _identities(ensembles: dict[str, Any]) -> None:
