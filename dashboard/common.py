@@ -52,9 +52,15 @@ def chart(figure: go.Figure, title: str, how_to_read: str, *, key: str, **option
 
 
 def choice(
-    name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, *, menu: bool = False
+    name: str,
+    label: str,
+    options: Sequence[str],
+    show: Callable[[str], str] = str,
+    *,
+    menu: bool = False,
+    default: str | None = None,
 ) -> str:
-    """A choice that the address bar holds under ``name``; the first option is what its absence means.
+    """A choice that the address bar holds under ``name``.
 
     The widget's key holds the choice, so that links and the Back button decide and a widget never overrules them.
 
@@ -64,14 +70,17 @@ def choice(
         options: What can be chosen.
         show: Text of an option.
         menu: A menu, for many options, instead of buttons side by side.
+        default: What it is where the address bar does not say; the first option, if not given.
     """
-    asked = st.query_params.get(name)
-    now = asked if asked is not None and asked in options else options[0]
+    asked, otherwise = st.query_params.get(name), options[0]
+    if default is not None and default in options:
+        otherwise = default
+    now = asked if asked is not None and asked in options else otherwise
     key = f"{name}-{now}"
 
     def chosen() -> None:
         picked = st.session_state[key]
-        address.write({name: picked if picked != options[0] else None})
+        address.write({name: picked if picked != otherwise else None})
 
     if menu:
         place = list(options).index(now)

@@ -363,9 +363,9 @@ def _evaluate_concepts(run: Run, ensembles: dict[str, Ensemble], seed: int) -> N
     for task, names in concepts.items():
         for concept in names:
             for method in (*sizes, "raw activation", "random"):
-                for m in (0,) if method == "raw activation" else (1, 5):
+                for m in (0,) if method == "raw activation" else (1, 2, 5, 10, 20):
                     for variant in ("plain", "standardised"):
-                        accuracy = float(np.clip(generator.normal(0.72 + 0.02 * m, 0.06), 0.5, 0.99))
+                        accuracy = float(np.clip(generator.normal(0.72 + 0.04 * m**0.5, 0.06), 0.5, 0.99))
                         own = method in sizes
                         rows.append(
                             {

@@ -145,6 +145,30 @@ def test_concept_charts_show_means_intervals_and_chance(results: pd.DataFrame) -
     assert list(one.layout.yaxis.categoryarray)[-1] == "raw activation, all dimensions"
 
 
+def test_accuracy_over_features_has_a_line_a_method_and_a_level_one_for_all_dimensions(results: pd.DataFrame) -> None:
+    more = results[results["m"] == 1].assign(m=10, accuracy=results["accuracy"] + 0.1)
+    table = pd.concat([results, more.assign(method=more["method"].replace("bagged", "expanded_l0"))])
+    assert concepts.numbers_of_features(table) == [1, 10]
+    lines = {trace.name: trace for trace in concepts.by_features(table, 0.5).data}
+    assert list(lines) == ["raw activation, all dimensions", "single", "bagged", "expanded (same L0)"]
+    assert list(lines["raw activation, all dimensions"].x) == [1, 10]
+    assert list(lines["raw activation, all dimensions"].y) == pytest.approx([0.9, 0.9])
+    assert (list(lines["single"].x), list(lines["single"].y)) == ([1, 10], pytest.approx([0.75, 0.85]))
+    assert (list(lines["bagged"].x), list(lines["expanded (same L0)"].x)) == ([1], [10])
+    assert lines["expanded (same L0)"].line.color == colors.METHODS["expanded_l0"]
+    assert concepts.by_features(table, 0.5).layout.shapes[0].y0 == 0.5
+    assert not concepts.by_features(table, None).layout.shapes
+
+
+def test_one_number_of_features_is_named_once(results: pd.DataFrame) -> None:
+    table = pd.concat([results, results[results["m"] == 1].assign(m=2)])
+    rows = concepts.with_features(table, 2)
+    assert set(rows["m"]) == {0, 2}
+    names = ["bagged", "single", "raw activation, all dimensions"]
+    assert list(concepts.accuracy_chart(rows, None).layout.yaxis.categoryarray) == names
+    assert "bagged, 2 features" in concepts.accuracy_chart(table, None).layout.yaxis.categoryarray
+
+
 def test_detectors_pair_features_with_signs() -> None:
     assert concepts.detectors({"features": np.array([7, 3]), "signs": np.array([1, -1])}) == [(7, 1), (3, -1)]
     assert concepts.detectors({}) == []

@@ -212,6 +212,21 @@ def test_concept_page_leads_to_the_detecting_features(monkeypatch: pytest.Monkey
     assert all("ensemble=boosted" in link for link in links(app))
 
 
+def test_the_number_of_features_decides_what_the_concept_page_shows(
+    monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
+    app = open_page(monkeypatch, runs, "concepts", run="complete", ensemble="bagged", task="kind", m="20")
+    assert app.segmented_control(key="m-20").options == [f"m = {m}" for m in (1, 2, 5, 10, 20)]
+    assert len([link for link in links(app) if "feature=" in link]) == 20
+    assert [expander.label for expander in app.expander] == ["All figures", "14 more"]
+    app.segmented_control(key="m-20").set_value("1").run()
+    assert app.query_params["m"] == "1"
+    assert len([link for link in links(app) if "feature=" in link]) == 1
+    assert "all concepts, 1 feature<" in html(app)
+    app.segmented_control(key="m-1").set_value("5").run()  # what its absence means
+    assert "m" not in app.query_params
+
+
 def test_label_form_keeps_its_place_after_a_link_to_another_feature(
     monkeypatch: pytest.MonkeyPatch, runs: Path
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_core.config import Architecture, SAESettings
-from sae_core.ensemble import Ensemble, Wiring, load_ensemble, save_ensemble
+from sae_core.ensemble import Ensemble, Wiring, load_dictionaries, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.run import EnsembleFolder
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
@@ -148,3 +148,22 @@ def test_a_damaged_folder_is_named_in_one_sentence(tmp_path: Path) -> None:
     folder.manifest.write_text("[]")
     with pytest.raises(UserError, match="not an ensemble's manifest"):
         load_ensemble(folder)
+
+
+def test_dictionaries_are_read_without_the_rest_and_faults_are_named(tmp_path: Path) -> None:
+    ensemble = Ensemble([make_sae(SAESettings(width=12, k=2), 6, seed=seed) for seed in range(3)], wiring="parallel")
+    folder = EnsembleFolder(tmp_path / "bagged")
+    save_ensemble(ensemble, folder)
+    found = load_dictionaries(folder)
+    assert len(found) == 3
+    assert all(torch.equal(atoms, member.W_dec) for atoms, member in zip(found, ensemble, strict=True))
+    weights = next(folder.member(1).glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(UserError, match=r"sae_weights\.safetensors is damaged"):
+        load_dictionaries(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match=r"sae_weights\.safetensors does not exist"):
+        load_dictionaries(folder)
+    folder.manifest.write_text("[]")
+    with pytest.raises(UserError, match="is not an ensemble's manifest"):
+        load_dictionaries(folder)

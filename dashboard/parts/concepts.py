@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from dashboard.parts.charts import figure, quoted
 from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import percent
+from sae_core.config import title_of
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 
@@ -18,8 +19,8 @@ _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 def name_of(method: str, m: int) -> str:
     """A row of the charts: ``bagged, 5 features``; 0 means every dimension."""
     if m == 0:
-        return f"{method}, all dimensions"
-    return f"{method}, {m} feature{'' if m == 1 else 's'}"
+        return f"{title_of(method)}, all dimensions"
+    return f"{title_of(method)}, {m} feature{'' if m == 1 else 's'}"
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
@@ -30,13 +31,60 @@ def means(table: pd.DataFrame) -> pd.DataFrame:
     return result.sort_values(by=["m", "method"], key=lambda c: c.map(order) if c.name == "method" else c)
 
 
+def _row_name(method: str, m: int, table: pd.DataFrame) -> str:
+    """`name_of`, without the m if it is the same in all rows."""
+    return title_of(method) if m and len(numbers_of_features(table)) == 1 else name_of(method, m)
+
+
+def numbers_of_features(table: pd.DataFrame) -> list[int]:
+    """The m that were measured, in order, without the 0 of all dimensions."""
+    return sorted({int(m) for m in table["m"]} - {0})
+
+
+def with_features(table: pd.DataFrame, m: int) -> pd.DataFrame:
+    """The rows of detectors with m features, and of those with all dimensions."""
+    return table[table["m"].isin((0, m))]
+
+
+def by_features(table: pd.DataFrame, chance: float | None) -> go.Figure:
+    """Each method's mean accuracy over the concepts against m; all dimensions, which have no m, are a level line."""
+    summary, numbers = means(table), numbers_of_features(table)
+    chart = figure(x="features a detector uses, m (log scale)", y="mean accuracy on held-out texts", height=460)
+    for place, method in enumerate(dict.fromkeys(table["method"].astype(str))):
+        part = summary[summary["method"] == method].sort_values("m")
+        level = bool((part["m"] == 0).all())
+        name = name_of(method, 0) if level else title_of(method)
+        chart.add_scatter(
+            x=[numbers[0], numbers[-1]] if level else part["m"].tolist(),
+            y=part["mean"].tolist() * (2 if level else 1),
+            name=name,
+            mode="lines" if level else "lines+markers",
+            # Later ones are thinner, so that of lines that coincide all can be seen.
+            line={
+                "color": method_color(method),
+                "width": max(2.0, 4 - place / 2),
+                "dash": "dash" if level else "solid",
+            },
+            marker={"size": max(7, 12 - 1.5 * place)},
+            hovertemplate=f"{name}: %{{y:.1%}}<extra></extra>"
+            if level
+            else f"{name}, m = %{{x}}: %{{y:.1%}}<extra></extra>",
+        )
+    if chance is not None:
+        line = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
+        chart.add_hline(y=chance, line=line, annotation={"text": "chance", "yanchor": "bottom"})
+    chart.update_xaxes(type="log", tickvals=numbers, ticktext=[str(m) for m in numbers])
+    chart.update_yaxes(tickformat=".0%")
+    return chart
+
+
 def accuracy_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
     """Each method's mean accuracy over the concepts, with a small dot for every concept."""
     summary = means(table)
     chart = figure(x="accuracy on held-out texts", y="", height=120 + 34 * len(summary), legend=False)
     for row in summary.itertuples():
         part = table[(table["method"] == row.method) & (table["m"] == row.m)]
-        name, color = name_of(str(row.method), int(row.m)), method_color(str(row.method))  # type: ignore[arg-type]
+        name, color = _row_name(str(row.method), int(row.m), table), method_color(str(row.method))  # type: ignore[arg-type]
         chart.add_scatter(
             x=part["accuracy"],
             y=[name] * len(part),
@@ -52,7 +100,7 @@ def accuracy_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
             marker={"size": 13, "color": color, "symbol": _symbol(int(row.m), table), "line": {"width": 0}},  # type: ignore[arg-type]
             hovertemplate=f"{name}: mean {percent(row.mean)} over {row.count} concepts<extra></extra>",
         )
-    return _finished(chart, chance, [name_of(str(r.method), int(r.m)) for r in summary.itertuples()])  # type: ignore[arg-type]
+    return _finished(chart, chance, [_row_name(str(r.method), int(r.m), table) for r in summary.itertuples()])  # type: ignore[arg-type]
 
 
 def concept_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
@@ -60,7 +108,7 @@ def concept_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
     rows = table.sort_values("m", kind="stable")
     chart = figure(x="accuracy on held-out texts", y="", height=120 + 34 * len(rows), legend=False)
     for row in rows.to_dict("records"):
-        name = name_of(str(row["method"]), int(row["m"]))
+        name = _row_name(str(row["method"]), int(row["m"]), table)
         chart.add_scatter(
             x=[row["accuracy"]],
             y=[name],
@@ -77,7 +125,7 @@ def concept_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
             hovertemplate=f"{name}: {percent(row['accuracy'])}, 95 % interval {percent(row['accuracy_low'])} to "
             f"{percent(row['accuracy_high'])}<extra></extra>",
         )
-    return _finished(chart, chance, [name_of(str(r["method"]), int(r["m"])) for r in rows.to_dict("records")])
+    return _finished(chart, chance, [_row_name(str(r["method"]), int(r["m"]), table) for r in rows.to_dict("records")])
 
 
 def _symbol(m: int, table: pd.DataFrame) -> str:

@@ -13,10 +13,25 @@ from dashboard.address import Here, here
 from dashboard.common import chart, choice, feature_link, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, plain, section, table
 from dashboard.parts.colors import method_color
-from dashboard.parts.concepts import accuracy_chart, concept_chart, detectors, name_of
+from dashboard.parts.concepts import (
+    accuracy_chart,
+    by_features,
+    concept_chart,
+    detectors,
+    name_of,
+    numbers_of_features,
+    with_features,
+)
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
+from sae_core.config import title_of
 
+TYPICAL = 5
+"""Features that the page begins with, if that was measured."""
+MAX_BUTTONS = 4
+"""Ensembles that fit side by side; more are a menu."""
+SHOWN = 6
+"""Features that are shown of a detector before one asks for more."""
 VARIANTS = {"plain": "Coefficients as they are", "standardised": "Standardised coefficients"}
 COLUMNS = (
     Column("Method"),
@@ -51,14 +66,28 @@ def show(here: Here) -> None:
     chosen = results[(results["task"] == task) & (results["variant"] == variant)]
     _about(about)
     chance = about.get("chance")
+    used = ""
+    numbers = [str(m) for m in numbers_of_features(chosen)]
+    if len(numbers) > 1:
+        chart(
+            by_features(chosen, chance),
+            f"{task}: how many features it takes",
+            "Means over all concepts; a line that starts high needs few features. The dashed line uses all dimensions "
+            "of the activation itself, and the dotted one is guessing.",
+            key=f"by-features-{task}-{variant}",
+        )
+    if numbers:
+        m = choice("m", "Features a detector uses", numbers, lambda m: f"m = {m}", default=str(TYPICAL))
+        chosen = with_features(chosen, int(m))
+        used = f", {m} feature{'' if m == '1' else 's'}"
     chart(
         accuracy_chart(chosen, chance),
-        f"{task}: all concepts",
+        f"{task}: all concepts{used}",
         "Large marks are means over the concepts, small dots single concepts; further right is better, "
         "and the dashed line is guessing.",
-        key=f"accuracy-{task}-{variant}",
+        key=f"accuracy-{task}-{variant}-{len(chosen)}",
     )
-    _concept(here, chosen, chance)
+    _concept(here, chosen, chance, used)
 
 
 def _about(about: dict[str, Any]) -> None:
@@ -76,7 +105,7 @@ def _about(about: dict[str, Any]) -> None:
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
 
 
-def _concept(here: Here, chosen: pd.DataFrame, chance: float | None) -> None:
+def _concept(here: Here, chosen: pd.DataFrame, chance: float | None, used: str) -> None:
     concepts = list(dict.fromkeys(chosen["concept"].astype(str)))
     st.html(section("One concept", "Choose a concept to see its figures and the features that detect it."))
     concept = choice("concept", "Concept", concepts, menu=True)
@@ -85,10 +114,10 @@ def _concept(here: Here, chosen: pd.DataFrame, chance: float | None) -> None:
     with left:
         chart(
             concept_chart(rows, chance),
-            f"{concept}: accuracy",
+            f"{concept}: accuracy{used}",
             "Marks are accuracies on held-out texts, bars their 95 % bootstrap intervals; methods whose bars overlap "
             "widely are not told apart by this test.",
-            key=f"accuracy-of-{concept}",
+            key=f"accuracy-of-{concept}{used}",
         )
         with st.expander("All figures", icon=":material/table:"):
             st.html(table(COLUMNS, [_row(row) for row in rows.sort_values("m", kind="stable").to_dict("records")]))
@@ -120,10 +149,15 @@ def _detectors(here: Here, concept: str, rows: pd.DataFrame) -> None:
         st.caption("No ensemble of this run was measured on this concept.")
         return
     own.sort(key=lambda name: here.ensemble is None or name != here.ensemble.name)  # the chosen ensemble first
-    method = choice("method", "Ensemble", own)
+    method = choice("method", "Ensemble", own, title_of, menu=len(own) > MAX_BUTTONS)
     mine = usable[usable["method"] == method].sort_values("m").to_dict("records")
-    for feature, sign in detectors(mine[-1]):
+    found = detectors(mine[-1])
+    for feature, sign in found[:SHOWN]:
         _detector(here, method, feature, sign)
+    if found[SHOWN:]:
+        with st.expander(f"{len(found) - SHOWN} more", icon=":material/unfold_more:"):
+            for feature, sign in found[SHOWN:]:
+                _detector(here, method, feature, sign)
 
 
 def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:

@@ -160,14 +160,17 @@ def _gains(here: Here, reconstruction: dict[str, Any]) -> None:
     if loss and loss["defined"]:
         figures |= dict.fromkeys(("loss_recovered", "kl_recovered"), loss["ensembles"])
     title, names = "What each further member adds", {name: _capital(GAINS[name]) for name in figures}
-    how_to_read = "The figure on held-out tokens when only the first members are used; a diamond is one SAE alone."
-    st.html(section(title, how_to_read))
+    above = st.container()  # the heading names the measure, which is chosen below it
     measure = choice("gain", "What members add", list(figures), names.__getitem__)
+    how_to_read = (
+        f"{names[measure]} on held-out tokens when only the first members are used; a diamond is one SAE alone."
+    )
+    above.html(section(title, how_to_read))
     st.plotly_chart(
         by_members(figures[measure], measure, GAINS[measure]),
         key=f"by-members-{measure}",
         config=CONFIG,
-        alt=f"{title}. {names[measure]}: {how_to_read}",
+        alt=f"{title}. {how_to_read}",
     )
 
 
