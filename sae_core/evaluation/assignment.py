@@ -1,9 +1,10 @@
 """The one-to-one assignment with the largest sum of scores, exact at any size.
 
-A dense solver takes minutes for 16,384 × 16,384 scores and two copies of them. But an optimal assignment hardly uses
-any scores but the largest of each row and column: it is found among these *candidates*, and its prices (dual variables)
-then show whether any other score could improve it. Those that could become candidates, until none is left; so the
-result is the optimum over all scores, proved each time (column generation, as for linear programs).
+A dense solver holds all scores, in float64: 2 GB for 16,384 × 16,384, beside what they are made from. But an optimal
+assignment hardly uses any scores but the largest of each row and column: it is found among these *candidates*, and its
+prices (dual variables) then show whether any other score could improve it. Those that could become candidates, until
+none is left; so the result is the optimum over all scores, proved each time (column generation, as for linear
+programs), and scores are only looked at block by block.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from sae_core.evaluation.assignment_loops import FREE, assign_sparsely
 
 DENSE_CELLS = 2**22
-"""Up to so many scores a dense solver is as fast (2,048 × 2,048 take some tenths of a second)."""
+"""Up to so many scores a dense solver is as fast and takes little memory (2,048 × 2,048)."""
 CANDIDATES = 16
 """Largest scores of each row and each column that are looked at first."""
 SLACK = 1e-9
