@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sae_core.config import title_of
 from sae_core.evaluation.seeds import within
 from sae_core.numbers import compact, decimal, percent
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
 from sae_core.report.parts import Content, Style, by_ensemble, percent_tick, percents, plain
 from sae_core.report.style import color_of
-from sae_core.report.verdict import title_of
 
 TRUTH: Mapping[str, tuple[str, Style]] = {
     "Recall": ("truth.recall", plain(3)),

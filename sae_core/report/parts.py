@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sae_core.config import title_of
 from sae_core.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines
 from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
 from sae_core.report.style import color_of
-from sae_core.report.verdict import title_of
 
 Content = Mapping[str, Any]
 Style = Callable[[Any], str]

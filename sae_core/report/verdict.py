@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sae_core.config import title_of
 from sae_core.numbers import compact, percent, seconds, size
 from sae_core.report.figures import SINGLE, compared, verdict_on
 
@@ -40,11 +41,6 @@ def decide(content: Content) -> dict[str, Any]:
         "sure": list(_sure(content)),
         "next": list(_next(content)),
     }
-
-
-def title_of(name: str) -> str:
-    """What people read for the name of an ensemble."""
-    return {BASELINE: "expanded (same L0)"}.get(name, name)
 
 
 def mean(content: Content, name: str, key: str) -> float | None:
