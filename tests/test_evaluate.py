@@ -167,10 +167,10 @@ def test_concepts_cover_tasks_methods_and_variants(evaluated):
     assert [task["task"] for task in facts["tasks"]] == ["library", "kind", "confounded"]
     assert set(table["method"]) == {*METHODS, "raw activation", "random"}
     assert set(table["variant"]) == {"plain", "standardised"}
-    assert set(table["m"]) == {0, 1, 5}
+    assert set(table["m"]) == {0, 1, 2, 5, 10, 20}
     concepts = len(table[["task", "concept"]].drop_duplicates())
     assert concepts == 3 + 3 + 1
-    assert len(table) == concepts * 2 * (5 * 2 + 1)
+    assert len(table) == concepts * 2 * (5 * 5 + 1)
     assert table["accuracy"].between(0, 1).all()
     assert (table["accuracy_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["accuracy_high"]).all()
@@ -221,7 +221,7 @@ def test_a_task_from_a_file_is_added_once_and_keeps_the_others(evaluated, tmp_pa
         table = read_table(evaluated.evaluation_table("concepts"))
         mine = table[table["task"] == "words.csv"]
         assert set(mine["concept"]) == {"p"}
-        assert len(mine) == 2 * (5 * 2 + 1)
+        assert len(mine) == 2 * (5 * 5 + 1)
         assert table[table["task"] != "words.csv"].reset_index(drop=True).equals(before)
         tasks = read_json(evaluated.evaluation("concepts"))["tasks"]
         assert [task["task"] for task in tasks] == ["library", "kind", "confounded", "words.csv"]

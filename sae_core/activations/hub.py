@@ -70,11 +70,10 @@ def stream_rows(
         raise UserError(
             f"The hub data set {name!r} needs the package datasets; run pip install 'sae-ensemble[hub]'."
         ) from None
-    given: dict[str, Any] = {"path": name, "name": subset}
-    if files is not None:
-        given = {"path": "parquet", "data_files": f"hf://datasets/{name}/{files}"}
+    place = (name, subset) if files is None else ("parquet",)
+    chosen = {} if files is None else {"data_files": f"hf://datasets/{name}/{files}"}
     try:
-        for row in load_dataset(**given, split=split, streaming=True):
+        for row in load_dataset(*place, **chosen, split=split, streaming=True):
             tables.require_columns(row, columns, f"The hub data set {name!r}")
             yield row
     except UserError:
