@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from sae_core.config import SAESettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation import dictionary
-from sae_core.evaluation.dictionary import connectivity, deduplicated, diversity, measure_dictionary, member_stability
+from sae_core.evaluation.dictionary import connectivity, deduplicated, diverse, measure_dictionary, member_stability
 from sae_core.sae import make_sae
 
 
@@ -35,22 +35,22 @@ def test_diversity_and_deduplication_match_double_loops(block, seed):
         if not any(like[i, j] for j in kept):
             kept.append(i)
     assert 0 < len(alone) < len(kept) < 60
-    assert diversity(some) == len(alone)
+    assert int(diverse(some).sum()) == len(alone)
     assert deduplicated(some, block=block) == len(kept)
 
 
 def test_duplicates_both_drop_out_but_count_once_without_duplicates():
     some = torch.cat([torch.eye(6), torch.eye(6)[:2] * 3.0])
-    assert diversity(some) == 4
+    assert int(diverse(some).sum()) == 4
     assert deduplicated(some) == 6
-    assert diversity(torch.ones(3, 4)) == 0
+    assert int(diverse(torch.ones(3, 4)).sum()) == 0
     assert deduplicated(torch.ones(3, 4)) == 1
 
 
 def test_opposite_atoms_differ_and_zero_atoms_are_harmless():
-    assert diversity(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])) == 3
+    assert int(diverse(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])).sum()) == 3
     assert deduplicated(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.0]])) == 3
-    assert diversity(torch.ones(1, 4)) == 1
+    assert int(diverse(torch.ones(1, 4)).sum()) == 1
 
 
 def plain_connectivity(codes):
@@ -148,7 +148,7 @@ def test_measure_uses_global_features_of_every_member(block, monkeypatch):
         assert figures["connectivity"] == pytest.approx(plain_connectivity(codes), abs=1e-12)
         assert figures["connectivity_tokens"] == 150
         assert figures["features"] == 24 * len(ensemble)
-        assert figures["diversity"] == diversity(ensemble.dictionary)
+        assert figures["diversity"] == int(diverse(ensemble.dictionary).sum())
         assert figures["diversity_fraction"] == figures["diversity"] / figures["features"]
         assert figures["diversity"] <= figures["deduplicated"] <= figures["features"]
         assert figures["redundancy"] == pytest.approx(1 - figures["deduplicated"] / figures["features"])

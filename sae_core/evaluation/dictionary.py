@@ -30,16 +30,17 @@ WORDS = 2**22
 
 
 @torch.no_grad()
-def diversity(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD) -> int:
-    """The number of atoms whose signed cosine with every other atom is below the threshold.
+def diverse(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, nearest_N: Tensor | None = None) -> Tensor:
+    """Which atoms have a signed cosine below the threshold with every other atom, bool [N]; their number is diversity.
 
     Two equal atoms both drop out; `deduplicated` counts them once.
 
     Args:
         atoms: Atoms of any norm; a zero atom has cosine 0 with all others.
         threshold: Cosine from which two atoms count as the same.
+        nearest_N: What `nearest_in` gives for these atoms, if it is known.
     """
-    return int((nearest_in(atoms) < threshold).sum())
+    return (nearest_in(atoms) if nearest_N is None else nearest_N) < threshold
 
 
 @torch.no_grad()
@@ -56,7 +57,7 @@ def deduplicated(
     """
     atoms = Atoms.of(atoms)
     # An atom unlike all others is kept and drops none, so only the rest has to be gone through.
-    doubtful_N = (nearest_in(atoms) if nearest_N is None else nearest_N) >= threshold
+    doubtful_N = ~diverse(atoms, threshold=threshold, nearest_N=nearest_N)
     doubtful_QD = _chosen(atoms, doubtful_N, block)
     kept = 0
     for start in range(0, len(doubtful_QD), block):
@@ -186,7 +187,7 @@ def measure_dictionary(
 def _atom_figures(ensemble: Ensemble, firing_TM: sparse.csr_array, seed: int) -> dict[str, Any]:
     atoms = Atoms(*(member.W_dec.detach() for member in ensemble))
     nearest_M = nearest_in(atoms)
-    diverse_M = (nearest_M < THRESHOLD).cpu().numpy()
+    diverse_M = diverse(atoms, nearest_N=nearest_M).cpu().numpy()
     alive_M = np.bincount(firing_TM.indices, minlength=len(atoms)) > 0
     kept = deduplicated(atoms, nearest_N=nearest_M)
     several = len(atoms) > 1

@@ -147,8 +147,8 @@ def _bought(content: Content) -> Iterator[str]:
 
 
 _MAIN = {
-    "concepts.1.standardised": "1 feature",
-    "concepts.5.standardised": "5 features",
+    "concepts.1.standardised": "1 standardised feature",
+    "concepts.5.standardised": "5 standardised features",
 }
 """Those of the figures of detection that the first page names; standardised, as bagging and boosting scale features."""
 

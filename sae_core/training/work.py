@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Self
 
 from sae_core.config import Architecture, Method, RunSettings
@@ -50,10 +50,6 @@ class SAEShape:
     def of_sae(cls, sae: SAE) -> Self:
         """That of an SAE which is there."""
         return cls(sae.architecture, sae.d_in, sae.width, int(getattr(sae, "k", 0)))
-
-    def resized(self, width: int) -> Self:
-        """The same with another number of features."""
-        return replace(self, width=width)
 
     @property
     def selects(self) -> bool:
