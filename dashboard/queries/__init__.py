@@ -1,0 +1,49 @@
+"""Reads of a run, cached: the only room of the dashboard that asks `sae_core` for data.
+
+Memory maps and tables are shared between sessions and never changed; a key is a path and its modification time, so
+that a run that goes on is seen as it is. What a run does not have yet is None.
+"""
+
+from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
+from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
+from dashboard.queries.tables import (
+    atoms,
+    concepts,
+    corpus,
+    curves,
+    evaluation,
+    features,
+    index,
+    label_of,
+    label_table,
+    labels,
+    match_summary,
+    matches,
+    promoted,
+    summary,
+)
+
+__all__ = [
+    "EnsembleInfo",
+    "FeatureView",
+    "atoms",
+    "concepts",
+    "corpus",
+    "curves",
+    "ensembles",
+    "evaluation",
+    "feature_view",
+    "features",
+    "index",
+    "label_of",
+    "label_table",
+    "labels",
+    "match_summary",
+    "matches",
+    "often_together",
+    "open_run",
+    "peak_tokens",
+    "promoted",
+    "runs",
+    "summary",
+]

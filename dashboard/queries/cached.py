@@ -1,0 +1,30 @@
+"""Tables of a run read once for all sessions: a key is a path and its modification time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from sae_core.files import read_table
+
+ENTRIES = 24
+
+
+def optional_table(path: Path) -> pd.DataFrame | None:
+    """The table at ``path``, shared and never to be changed; None where there is none."""
+    return _table(str(path), modified(path)) if path.exists() else None
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _table(path: str, modified: int) -> pd.DataFrame:
+    return read_table(Path(path))
+
+
+def modified(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,119 @@
+"""Tables, index and corpus of a run; what the run does not have yet is None."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.queries.cached import ENTRIES, modified, optional_table
+from dashboard.queries.opening import EnsembleInfo
+from sae_core.browse.corpus import Corpus
+from sae_core.browse.index import ActivationIndex
+from sae_core.browse.labels import Label, LabelStore
+from sae_core.evaluation.summary import summarize
+from sae_core.files import read_json, read_table
+from sae_core.run import Run
+
+
+def summary(run: Run) -> list[dict[str, Any]]:
+    """One row of figures per ensemble."""
+    return summarize(run)
+
+
+def evaluation(run: Run, name: str) -> dict[str, Any] | None:
+    """One evaluation's figures."""
+    path = run.evaluation(name)
+    return read_json(path) if path.exists() else None
+
+
+def concepts(run: Run) -> pd.DataFrame | None:
+    """The concept detection table."""
+    return optional_table(run.evaluation_table("concepts"))
+
+
+def curves(run: Run, ensemble: str) -> pd.DataFrame | None:
+    """The training curves."""
+    return optional_table(run.ensemble(ensemble).curves)
+
+
+def atoms(run: Run, ensemble: str) -> pd.DataFrame | None:
+    """One row a feature."""
+    return optional_table(run.ensemble(ensemble).atoms)
+
+
+def matches(run: Run, ensemble: str) -> pd.DataFrame | None:
+    """Matches of features across members."""
+    return optional_table(run.ensemble(ensemble).matches)
+
+
+def match_summary(run: Run, ensemble: str) -> dict[str, Any] | None:
+    """Figures of each pair of members, and of random dictionaries."""
+    path = run.ensemble(ensemble).match_summary
+    return read_json(path) if path.exists() else None
+
+
+def promoted(run: Run, ensemble: str) -> pd.DataFrame | None:
+    """Tokens that each feature promotes and suppresses, one row a feature; the row number is the feature."""
+    return optional_table(run.ensemble(ensemble).promoted)
+
+
+def index(run: Run, ensemble: str) -> ActivationIndex | None:
+    """The activation index."""
+    path = run.ensemble(ensemble).index
+    return _index(str(path), modified(path)) if path.exists() else None
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _index(path: str, modified: int) -> ActivationIndex:
+    return ActivationIndex.open(Path(path))
+
+
+def corpus(run: Run) -> Corpus | None:
+    """The indexed corpus."""
+    path = run.corpus.tokens
+    return _corpus(str(run.path), modified(path)) if path.exists() else None
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner="Opening the corpus …")
+def _corpus(path: str, modified: int) -> Corpus:
+    return Corpus.open(Run.open(Path(path)))
+
+
+def labels(run: Run) -> LabelStore:
+    """The run's labels."""
+    return LabelStore(run.labels, run.path.name)
+
+
+def label_table(run: Run) -> pd.DataFrame:
+    """All labels of a run."""
+    return labels(run).table()
+
+
+def label_of(run: Run, info: EnsembleInfo, feature: int) -> Label | None:
+    """A feature's label."""
+    return labels(run).get(info.name, feature)
+
+
+def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
+    """All features with their labels: the columns of `atoms`, label, note and, with a lens, promoted_text."""
+    table = atoms(run, info.name)
+    if table is None:
+        return None
+    lens = run.ensemble(info.name).promoted
+    table = table.copy(deep=False)
+    if lens.exists():
+        table["promoted_text"] = _promoted_text(str(lens), modified(lens))
+    mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
+    numbers = [info.feature(int(m), int(f)) for m, f in zip(mine["member"], mine["feature"], strict=True)]
+    by_feature = pd.DataFrame({"label": mine["label"].to_numpy(), "note": mine["note"].to_numpy()}, index=numbers)
+    for column in ("label", "note"):
+        table[column] = by_feature[column].reindex(table["feature"]).fillna("").astype(str).to_numpy()
+    return table
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _promoted_text(path: str, modified: int) -> pd.Series[str]:
+    return pd.Series([" ".join(tokens) for tokens in read_table(Path(path))["promoted"]])
