@@ -316,18 +316,6 @@ class RunSettings(_Settings):
         return self.sae.model_copy(update=changed)
 
 
-DEMO: Mapping[str, Any] = {
-    "data.train_tokens": 250_000,
-    "data.index_tokens": 100_000,
-    "sae.dead_after_tokens": 50_000,
-    "training.tokens": 300_000,
-    "training.batch_size": 512,
-    "training.learning_rate": 4e-3,
-}
-"""What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a third
-of the tokens what the defaults reach; they suit this small model and so short a training, no advice for others."""
-
-
 def title_of(ensemble: str) -> str:
     """What people read for the name of an ensemble."""
     return _TITLES.get(ensemble, ensemble)

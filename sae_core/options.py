@@ -20,7 +20,8 @@ from sae_core.run import is_run, layer_folder
 Preset = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help=f"Start from the paper's settings: {', '.join(PRESETS)}; other options take precedence."
+        metavar="NAME",
+        help=f"Start from the paper's settings or the demo's: {', '.join(PRESETS)}; other options take precedence.",
     ),
 ]
 ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from command_line import PROGRAM, Outcome, call, run_program, start_program
 
-from sae_core.config import DEMO
+from sae_core.presets import DEMO
 from sae_core.run import Run
 
 SMALL = {

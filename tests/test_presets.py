@@ -36,7 +36,7 @@ def test_settings_are_those_of_the_paper(name: str) -> None:
     assert (settings.text.source, settings.data.train_tokens) == ("monology/pile-uncopyrighted", training.tokens)
     assert (training.members, training.batch_size, training.beta1) == (8, 10_000, 0.0)
     assert (settings.data.evaluation_tokens, training.methods, model.site) == (7_000_000, METHODS, "residual")
-    assert list(PRESETS) == list(PAPER)
+    assert list(PRESETS) == [*PAPER, "demo"]
 
 
 def test_an_unknown_preset_is_refused(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import typer
 
 from sae_core import console, pipeline
 from sae_core.commands.common import Host, Port, command_line, open_or_create, print_summary, stoppable
-from sae_core.config import DEMO, load_settings
 from sae_core.options import AsJson, Assignments, Chosen, parse_assignments
+from sae_core.presets import preset_settings
 from sae_core.serve import serve_dashboard
 
 
@@ -25,7 +25,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train, evaluate and browse ensembles on the embedded text and model; needs no network, takes some minutes."""
-    opened = open_or_create(run, Chosen(None, parse_assignments(assignments)), start=load_settings(overrides=DEMO))
+    opened = open_or_create(run, Chosen(None, parse_assignments(assignments)), start=preset_settings("demo"))
     with stoppable(command_line("demo", "--run", run)), console.drawn_progress() as progress:
         pipeline.run_everything(opened, progress=progress)
     print_summary(opened, as_json=as_json)
