@@ -15,7 +15,7 @@ from dashboard.queries import EnsembleInfo
 from sae_core.errors import UserError
 from sae_core.run import Run
 
-RUN, ENSEMBLE, FEATURE = "run", "ensemble", "feature"
+RUN, ENSEMBLE, FEATURE, PINS = "run", "ensemble", "feature", "pins"
 _HERE = "here"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import address, queries
+from dashboard import address, pins, queries
 from dashboard.parts.cards import notice
 from dashboard.parts.style import stylesheet
 from sae_core.errors import UserError
@@ -46,7 +46,8 @@ def _root() -> Path:
 
 
 def _picked_run(key: str) -> None:
-    address.write({address.RUN: st.session_state[key], address.ENSEMBLE: None, address.FEATURE: None})
+    others = {address.ENSEMBLE: None, address.FEATURE: None, address.PINS: None}
+    address.write({address.RUN: st.session_state[key], **others})
 
 
 def _picked_ensemble(key: str) -> None:
@@ -116,6 +117,7 @@ def _look() -> address.Here:
     ensemble = _pick_ensemble(infos)
     here = address.Here(root, runs, run, infos, ensemble, _author())
     address.write(here.link())
+    pins.remember(here)
     return here
 
 

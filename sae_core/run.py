@@ -19,7 +19,7 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 
 FORMAT = 1
-INDEX_STAGES = ("index", "match", "lens", "map", "atoms")
+INDEX_STAGES = ("index", "tokens", "match", "lens", "map", "atoms")
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
@@ -97,6 +97,11 @@ class EnsembleFolder:
     def index_shards(self) -> Path:
         """Folder of the parts of an index that several processes are building; gone when they are merged."""
         return self.path / "index" / "shards"
+
+    @property
+    def by_token(self) -> Path:
+        """Safetensors, memory-mapped: the features that tell each token best."""
+        return self.path / "index" / "by_token.safetensors"
 
     @property
     def atoms(self) -> Path:

@@ -4,6 +4,7 @@ Memory maps and tables are shared between sessions and never changed; a key is a
 that a run that goes on is seen as it is. What a run does not have yet is None.
 """
 
+from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
 from dashboard.queries.tables import (
@@ -38,6 +39,7 @@ __all__ = [
     "label_of",
     "label_table",
     "labels",
+    "live_text",
     "match_summary",
     "matches",
     "often_together",

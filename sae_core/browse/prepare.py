@@ -16,6 +16,7 @@ import pandas as pd
 from sae_core.activations.harvest import train_cache
 from sae_core.browse.atom_map import cluster_map, map_atoms
 from sae_core.browse.atoms import atom_table
+from sae_core.browse.by_token import write_by_token
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index_together
@@ -92,6 +93,7 @@ def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
     """What a stage wrote; nothing, where it had nothing to write."""
     files = {
         "index": [folder.index],
+        "tokens": [folder.by_token],
         "match": [folder.matches, folder.match_summary],
         "lens": [folder.promoted],
         "map": [folder.map],
@@ -116,6 +118,11 @@ def _build_index(job: _Job, progress: Progress) -> None:
 
 def _index(job: _Job, progress: Progress) -> dict[str, Any]:
     return {"entries": ActivationIndex.open(job.folder.index).entries, "processes": job.processes.size}
+
+
+def _tokens(job: _Job, progress: Progress) -> dict[str, Any]:
+    index = ActivationIndex.open(job.folder.index)
+    return {"rows": write_by_token(index, job.corpus, job.folder.by_token, progress=progress)}
 
 
 def _match(job: _Job, progress: Progress) -> dict[str, Any]:
@@ -155,6 +162,7 @@ def _atoms(job: _Job, progress: Progress) -> dict[str, Any]:
 
 STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
     "index": _index,
+    "tokens": _tokens,
     "match": _match,
     "lens": _lens,
     "map": _map,
