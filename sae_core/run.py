@@ -19,7 +19,7 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 
 FORMAT = 1
-INDEX_STAGES = ("index", "tokens", "match", "lens", "map", "atoms")
+INDEX_STAGES = ("index", "tokens", "match", "lens", "map", "atoms", "suggest")
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
@@ -127,6 +127,11 @@ class EnsembleFolder:
     def promoted(self) -> Path:
         """Parquet: tokens that each feature promotes and suppresses (logit lens)."""
         return self.path / "promoted.parquet"
+
+    @property
+    def suggestions(self) -> Path:
+        """Parquet: one row a feature, a label suggested for it and how well that foretells where it fires."""
+        return self.path / "suggestions.parquet"
 
 
 class Run:

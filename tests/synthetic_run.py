@@ -21,6 +21,7 @@ from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index
 from sae_core.browse.matching import match_members
+from sae_core.browse.suggest import suggest_labels
 from sae_core.config import METHODS, RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble
 from sae_core.files import write_json, write_table, write_tensors
@@ -227,6 +228,7 @@ def _browse(run: Run, name: str, ensemble: Ensemble, acts_TD: Tensor, seed: int)
     atoms = atom_table(index, corpus, matches=matches, places=places, offsets=ensemble.offsets)
     write_table(folder.atoms, atoms)
     write_table(folder.promoted, _promoted(len(atoms), seed))
+    write_table(folder.suggestions, suggest_labels(index, corpus, seed=seed))
     run.finish(f"atoms/{name}", {"features": len(atoms)})
 
 

@@ -25,7 +25,7 @@ from sae_core.run import Run
 from sae_core.sae import TopKSAE
 
 D, TOKENS, VOCABULARY = 12, 150, 30
-FILES = ("index", "matches", "match_summary", "promoted", "map", "atoms")
+FILES = ("index", "matches", "match_summary", "promoted", "map", "atoms", "suggestions")
 
 
 class Cache:
@@ -64,12 +64,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_everything_is_written_and_recorded(run: Run) -> None:
     ticks: list[Tick] = []
     prepare.prepare_run(run, progress=ticks.append)
-    told = {f"{stage} {name}" for name in ensembles() for stage in ("index", "lens", "atoms")}
+    told = {f"{stage} {name}" for name in ensembles() for stage in ("index", "lens", "atoms", "suggest")}
     assert {tick.stage for tick in ticks} == {*told, "match boosted"}  # one SAE has no pairs, and the map is a stand-in
     for name, ensemble in ensembles().items():
         folder = run.ensemble(name)
         assert all(getattr(folder, file).exists() for file in FILES)
-        for stage in ("index", "match", "map", "lens", "atoms"):
+        for stage in ("index", "match", "map", "lens", "atoms", "suggest"):
             assert run.facts(f"{stage}/{name}")["seconds"] >= 0
         index = ActivationIndex.open(folder.index)
         with torch.no_grad():
@@ -80,7 +80,7 @@ def test_everything_is_written_and_recorded(run: Run) -> None:
         assert atoms["feature"].tolist() == list(range(ensemble.offsets[-1]))
         assert np.allclose(atoms["peak"], dense.max(axis=0), atol=1e-5)
         assert np.allclose(atoms[["x", "y"]], ensemble.dictionary.detach()[:, :2])
-        assert len(read_table(folder.promoted)) == ensemble.offsets[-1]
+        assert len(read_table(folder.promoted)) == len(read_table(folder.suggestions)) == ensemble.offsets[-1]
     assert len(read_table(run.ensemble("boosted").matches)) == 40
     assert [pair["a"] for pair in read_json(run.ensemble("boosted").match_summary)["pairs"]] == [0, 1]
     assert not read_table(run.ensemble("boosted").atoms)["stability"].isna().any()

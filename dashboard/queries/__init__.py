@@ -21,6 +21,7 @@ from dashboard.queries.tables import (
     match_summary,
     matches,
     promoted,
+    suggestions,
     summary,
 )
 
@@ -47,5 +48,6 @@ __all__ = [
     "peak_tokens",
     "promoted",
     "runs",
+    "suggestions",
     "summary",
 ]

@@ -60,6 +60,11 @@ def promoted(run: Run, ensemble: str) -> pd.DataFrame | None:
     return optional_table(run.ensemble(ensemble).promoted)
 
 
+def suggestions(run: Run, ensemble: str) -> pd.DataFrame | None:
+    """A label suggested for each feature, as `suggest_labels` gives it; the row number is the feature."""
+    return optional_table(run.ensemble(ensemble).suggestions)
+
+
 def index(run: Run, ensemble: str) -> ActivationIndex | None:
     """The activation index."""
     path = run.ensemble(ensemble).index

@@ -22,6 +22,7 @@ from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index_together
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
+from sae_core.browse.suggest import suggest_labels
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
@@ -98,6 +99,7 @@ def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
         "lens": [folder.promoted],
         "map": [folder.map],
         "atoms": [folder.atoms],
+        "suggest": [folder.suggestions],
     }
     return [file for file in files[stage] if file.exists()]
 
@@ -160,6 +162,13 @@ def _atoms(job: _Job, progress: Progress) -> dict[str, Any]:
     return {"dead": int(table["dead"].sum())}
 
 
+def _suggest(job: _Job, progress: Progress) -> dict[str, Any]:
+    seed = job.run.settings.training.seed
+    table = suggest_labels(ActivationIndex.open(job.folder.index), job.corpus, seed=seed, progress=progress)
+    write_table(job.folder.suggestions, table)
+    return {"suggested": int((table["suggestion"] != "").sum())}
+
+
 STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
     "index": _index,
     "tokens": _tokens,
@@ -167,5 +176,6 @@ STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
     "lens": _lens,
     "map": _map,
     "atoms": _atoms,
+    "suggest": _suggest,
 }
 """The stages of each ensemble, in order."""
