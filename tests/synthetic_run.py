@@ -75,6 +75,7 @@ def write_synthetic_run(
     texts: Sequence[str] | None = None,
     metadata: pd.DataFrame | None = None,
     vocabulary: int = 400,
+    added_tokens: Sequence[str] = (),
     stop_before: Stop | None = None,
 ) -> Run:
     """Write a run folder.
@@ -88,6 +89,7 @@ def write_synthetic_run(
         texts: The documents; by default sentences from a small grammar.
         metadata: One row a document.
         vocabulary: Size of the tokenizer's vocabulary.
+        added_tokens: Texts that are one token each, beyond the vocabulary.
         stop_before: Leave this stage and what follows unfinished.
     """
     settings = RunSettings.model_validate(
@@ -99,8 +101,8 @@ def write_synthetic_run(
     )
     run = Run.create(path, settings)
     documents = list(texts) if texts is not None else default_texts(60, seed)
-    tokens_T = _write_corpus(run, documents, metadata, vocabulary)
-    acts_TD, vectors_VD = _activations(tokens_T, d_in, vocabulary, seed)
+    tokens_T = _write_corpus(run, documents, metadata, vocabulary, added_tokens)
+    acts_TD, vectors_VD = _activations(tokens_T, d_in, vocabulary + len(added_tokens), seed)
     run.finish(
         "corpus", {"documents": len(documents), "index_tokens": len(tokens_T), "d_in": d_in, "model": "synthetic"}
     )
@@ -121,7 +123,9 @@ def write_synthetic_run(
     return run
 
 
-def _write_corpus(run: Run, texts: Sequence[str], metadata: pd.DataFrame | None, vocabulary: int) -> Tensor:
+def _write_corpus(
+    run: Run, texts: Sequence[str], metadata: pd.DataFrame | None, vocabulary: int, added_tokens: Sequence[str]
+) -> Tensor:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -132,6 +136,7 @@ def _write_corpus(run: Run, texts: Sequence[str], metadata: pd.DataFrame | None,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(list(added_tokens))
     run.corpus.tokenizer.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(run.corpus.tokenizer / "tokenizer.json"))
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
