@@ -14,6 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlparse
@@ -58,15 +59,15 @@ class Look:
         self.page.wait_for_selector("[data-testid=stMain] h1")
         return self.drawn()["painted"]
 
-    def drawn(self) -> dict[str, float]:
-        """Wait until nothing changes any more; what was seen."""
+    def drawn(self, quiet: int = QUIET) -> dict[str, float]:
+        """Wait until nothing has changed for so many milliseconds; what was seen."""
         self.page.wait_for_function(
             """quiet => {
                 const app = document.querySelector('.stApp'), now = performance.now();
                 return app?.dataset.testScriptState === 'notRunning'
                     && now - Math.max(__seen.changed, __seen.received, __seen.input) > quiet;
             }""",
-            arg=QUIET,
+            arg=quiet,
             polling=50,
         )
         seen: dict[str, float] = self.page.evaluate("__seen")
@@ -149,7 +150,7 @@ def held_key(look: Look, presses: int, times: Times) -> dict[str, Any]:
         time.sleep(max(0.0, began + (press + 1) / HELD - time.perf_counter()))
     look.page.keyboard.up("ArrowRight")
     seconds = time.perf_counter() - began
-    seen = look.drawn()
+    seen = look.drawn(2000)  # long enough for whatever the server has still to do
     arrived, steps = look.feature(), 0
     while look.feature() != start and steps < presses + 5:
         look.after(look.page.get_by_role("button", name="Previous").click)
@@ -202,7 +203,9 @@ def server_alone(server: Server, where: dict[str, str], rounds: int) -> Times:
                     times.setdefault(f"{name}, first" if not number else name, []).append(answer.milliseconds)
         return times
 
-    return asyncio.run(visits())
+    # Playwright keeps an event loop in this thread.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(visits())).result()
 
 
 def main() -> None:
