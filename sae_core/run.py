@@ -19,7 +19,7 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 
 FORMAT = 1
-INDEX_STAGES = ("index", "tokens", "match", "lens", "map", "atoms", "suggest")
+INDEX_STAGES = ("index", "tokens", "together", "match", "lens", "map", "atoms", "suggest")
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
@@ -102,6 +102,11 @@ class EnsembleFolder:
     def by_token(self) -> Path:
         """Safetensors, memory-mapped: the features that tell each token best."""
         return self.path / "index" / "by_token.safetensors"
+
+    @property
+    def together(self) -> Path:
+        """Safetensors, memory-mapped: the features that fire on the same tokens as each one, and how often."""
+        return self.path / "index" / "together.safetensors"
 
     @property
     def atoms(self) -> Path:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import streamlit as st
 
+from dashboard.queries.cached import ENTRIES, modified
 from dashboard.queries.tables import corpus, index
 from sae_core.browse.examples import Example, Quantile, co_active, histogram, quantile_examples, top_examples
+from sae_core.browse.together import Together
 from sae_core.run import Run
 
 
@@ -43,9 +47,20 @@ def feature_view(run: Run, ensemble: str, feature: int, *, count: int = 12) -> F
 
 
 def often_together(run: Run, ensemble: str, feature: int, *, count: int = 6) -> pd.DataFrame | None:
-    """Features that fire on the same tokens: feature, share, lift."""
+    """Features that fire on the same tokens: feature, together, share, lift.
+
+    Looked up where they were counted when the run was indexed; else all positions of the index are read.
+    """
+    path = run.ensemble(ensemble).together
+    if path.exists():
+        return _together(str(path), modified(path)).of(feature, count)
     entries = index(run, ensemble)
     return None if entries is None else co_active(entries, feature, count=count)
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _together(path: str, modified: int) -> Together:
+    return Together.open(Path(path))
 
 
 def peak_tokens(run: Run, ensemble: str, feature: int, *, count: int = 5) -> list[str]:

@@ -23,6 +23,7 @@ from sae_core.browse.indexing import build_index_together
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
 from sae_core.browse.suggest import suggest_labels
+from sae_core.browse.together import write_together
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
@@ -95,6 +96,7 @@ def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
     files = {
         "index": [folder.index],
         "tokens": [folder.by_token],
+        "together": [folder.together],
         "match": [folder.matches, folder.match_summary],
         "lens": [folder.promoted],
         "map": [folder.map],
@@ -125,6 +127,11 @@ def _index(job: _Job, progress: Progress) -> dict[str, Any]:
 def _tokens(job: _Job, progress: Progress) -> dict[str, Any]:
     index = ActivationIndex.open(job.folder.index)
     return {"rows": write_by_token(index, job.corpus, job.folder.by_token, progress=progress)}
+
+
+def _together(job: _Job, progress: Progress) -> dict[str, Any]:
+    write_together(ActivationIndex.open(job.folder.index), job.folder.together, progress=progress)
+    return {}
 
 
 def _match(job: _Job, progress: Progress) -> dict[str, Any]:
@@ -172,6 +179,7 @@ def _suggest(job: _Job, progress: Progress) -> dict[str, Any]:
 STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
     "index": _index,
     "tokens": _tokens,
+    "together": _together,
     "match": _match,
     "lens": _lens,
     "map": _map,

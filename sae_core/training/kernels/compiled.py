@@ -19,7 +19,7 @@ class Loop:
     only functions of its own file.
     """
 
-    def __init__(self, function: Callable[..., Any], signature: str) -> None:
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
         self._function, self._signature = function, signature
         update_wrapper(self, function)
 
@@ -33,8 +33,8 @@ class Loop:
         return self.compiled(*arguments)
 
 
-def loop(signature: str) -> Callable[[Callable[..., Any]], Loop]:
-    """Make a function a `Loop` with a signature in Numba's notation."""
+def loop(signature: Any) -> Callable[[Callable[..., Any]], Loop]:
+    """Make a function a `Loop` with a signature in Numba's notation, or of its types."""
     return lambda function: Loop(function, signature)
 
 
@@ -43,7 +43,7 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _compile(function)
 
 
-def _compile(function: Callable[..., Any], *signature: str) -> Any:
+def _compile(function: Callable[..., Any], *signature: Any) -> Any:
     try:
         return njit(*signature, cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache may be written to
