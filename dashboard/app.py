@@ -34,6 +34,7 @@ def _pages() -> list[st.Page]:
         st.Page("views/compare.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
         st.Page("views/atom_map.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
         st.Page("views/concepts.py", title="Concepts", icon=":material/category:", url_path="concepts"),
+        st.Page("views/spurious.py", title="Spurious correlations", icon=":material/link_off:", url_path="spurious"),
         st.Page("views/labels.py", title="Labels", icon=":material/sell:", url_path="labels"),
     ]
 

@@ -23,6 +23,8 @@ INDEX_STAGES = ("index", "tokens", "together", "match", "lens", "map", "atoms", 
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
+DETECTORS = "detectors"
+"""Name of the table beside that of the concepts: each detector's ROC curve, and which texts it called rightly."""
 _RECORDED_PACKAGES = ("sae-ensemble", "torch", "transformers", "numpy", "scipy", "scikit-learn", "umap-learn")
 
 
@@ -281,6 +283,14 @@ class Run:
     def spurious_texts(self, task: str) -> Path:
         """Parquet: the texts of that task, one a row, with their labels."""
         return self.spurious(task).with_suffix(".parquet")
+
+    def spurious_choices(self, task: str) -> Path:
+        """Folder of what people picked to be ablated in that task."""
+        return self.spurious(task).with_suffix(".choices")
+
+    def spurious_choice(self, task: str, name: str) -> Path:
+        """JSON: one such choice."""
+        return self.spurious_choices(task) / f"{_file_name(name)}.json"
 
     def is_finished(self, stage: str) -> bool:
         """Whether a stage (``corpus``, ``train/bagged``, ``index/bagged`` …) is recorded and has all its files.

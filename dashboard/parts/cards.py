@@ -115,6 +115,7 @@ def notice(title: str, text: str = "", command: str = "") -> str:
 _COMMANDS = {
     "train": ("No ensemble is trained yet", "Training writes the members that this page shows."),
     "index": ("Nothing is indexed yet", "The index holds every activation of every feature; it is made once per run."),
+    "spurious": ("No spurious correlation is measured yet", "It reads texts once and keeps what ablating needs."),
     "evaluate": ("No evaluation yet", "The figures on this page are measured on held-out activations."),
 }
 
@@ -123,7 +124,7 @@ def what_to_run(command: str, run: Path, title: str = "") -> str:
     """The notice of an unfinished run.
 
     Args:
-        command: The subcommand that makes what is missing: train, index or evaluate.
+        command: The subcommand that makes what is missing: train, index, evaluate or spurious.
         run: The run folder.
         title: What is missing, if not the usual.
     """

@@ -7,6 +7,7 @@ that a run that goes on is seen as it is. What a run does not have yet is None.
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
+from dashboard.queries.spurious import Bench, Evidence, bench, evidence, spurious, strongest_texts
 from dashboard.queries.tables import (
     atoms,
     concepts,
@@ -26,14 +27,18 @@ from dashboard.queries.tables import (
 )
 
 __all__ = [
+    "Bench",
     "EnsembleInfo",
+    "Evidence",
     "FeatureView",
     "atoms",
+    "bench",
     "concepts",
     "corpus",
     "curves",
     "ensembles",
     "evaluation",
+    "evidence",
     "feature_view",
     "features",
     "index",
@@ -48,6 +53,8 @@ __all__ = [
     "peak_tokens",
     "promoted",
     "runs",
+    "spurious",
+    "strongest_texts",
     "suggestions",
     "summary",
 ]

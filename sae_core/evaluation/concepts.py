@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_core.config import EvaluationSettings
 from sae_core.ensemble import Ensemble
+from sae_core.evaluation.details import COLUMNS as DETAILS
 from sae_core.evaluation.pooling import RANDOM, RAW, Batch, Pooled, pool, random_dictionary
 from sae_core.evaluation.probes import Features, Problem, probe_rows
 from sae_core.evaluation.tasks import Task, build_problems
@@ -21,7 +22,7 @@ from sae_core.progress import Progress, Tick, silent
 
 COLUMNS = (
     *("task", "concept", "method", "m", "variant", "accuracy", "accuracy_low", "accuracy_high", "auc", "f1"),
-    *("detection_rate", "false_positive_rate", "features", "signs"),
+    *("detection_rate", "false_positive_rate", "features", "signs", *DETAILS),
 )
 CHANCE = 0.5
 """Accuracy of guessing: problems are balanced."""

@@ -19,6 +19,7 @@ from sae_core.config import EMBEDDED, PUBLIC_TEXTS, EvaluationSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.errors import UserError
+from sae_core.evaluation import details
 from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
 from sae_core.evaluation.cost import TIMED_TOKENS, measure_cost
 from sae_core.evaluation.dictionary import measure_dictionary
@@ -29,13 +30,13 @@ from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
-from sae_core.run import EVALUATION_STAGES, Run
+from sae_core.run import DETECTORS, EVALUATION_STAGES, Run
 
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
 
-WITH_TABLE = ("reconstruction", "concepts")
-"""Evaluations that write a table beside their JSON file."""
+TABLES = {"reconstruction": ("reconstruction",), "concepts": ("concepts", DETECTORS)}
+"""Tables that an evaluation writes beside its JSON file."""
 
 Ensembles = dict[str, Ensemble]
 
@@ -73,7 +74,7 @@ def evaluate_run(
     for name in missing:
         started = time.perf_counter()
         measures[name](run, ensembles, device, progress)
-        files = [run.evaluation(name), *([run.evaluation_table(name)] if name in WITH_TABLE else [])]
+        files = [run.evaluation(name), *map(run.evaluation_table, TABLES.get(name, ()))]
         run.finish(f"evaluate/{name}", {"seconds": time.perf_counter() - started, "device": device}, files=files)
 
 
@@ -157,7 +158,7 @@ def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None
         before = read_json(run.evaluation("concepts"))
         kept = [other for other in before["tasks"] if other["task"] != name]
         facts = {**before, "tasks": [*kept, *facts["tasks"]]}
-        rows = read_table(run.evaluation_table("concepts"))
+        rows = _read_concepts(run)
         table = pd.concat([part for part in (rows[rows["task"] != name], table) if len(part)], ignore_index=True)
     _write_concepts(run, facts, table)
 
@@ -285,6 +286,15 @@ def activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
 
 
 def _write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
-    """The table first: where there is a JSON file, its table is there too."""
-    write_table(run.evaluation_table("concepts"), table)
+    """The tables first: where there is a JSON file, its tables are there too. What only curves need lies by itself."""
+    write_table(run.evaluation_table(DETECTORS), table[[*details.KEY, *details.COLUMNS]].dropna())
+    write_table(run.evaluation_table("concepts"), table.drop(columns=list(details.COLUMNS)))
     write_json(run.evaluation("concepts"), facts)
+
+
+def _read_concepts(run: Run) -> pd.DataFrame:
+    """The table as it was measured; earlier runs have no details of their detectors."""
+    rows = read_table(run.evaluation_table("concepts"))
+    if run.evaluation_table(DETECTORS).exists():
+        return rows.merge(read_table(run.evaluation_table(DETECTORS)), on=list(details.KEY), how="left")
+    return rows

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from sae_core.evaluation.details import details
 from sae_core.evaluation.logistic import MAX_FEATURES, fit_logistic
 
 Floats = NDArray[np.float64]
@@ -168,7 +169,7 @@ def probe_rows(
     counts: Sequence[int],
     whole: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row per problem, variant (plain, standardised) and number of features m.
+    """One row per problem, variant (plain, standardised) and number of features m, with its `details`.
 
     Args:
         features: Pooled features [texts, M] of one method.
@@ -224,6 +225,7 @@ def _probe_rows(
                         **scores(decision, problem.test_positive, resamples[number]),
                         "features": [int(feature) for feature in listed],
                         "signs": [int(sign) for sign in signs],
+                        **details(decision, problem.test_positive),
                     }
                 )
     return rows

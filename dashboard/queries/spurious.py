@@ -1,0 +1,142 @@
+"""What the page on spurious correlations reads: measured tasks, benches to ablate on, and the evidence for features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from dashboard.queries.cached import modified
+from sae_core.evaluation.ablation import Workbench
+from sae_core.evaluation.evidence import Telling, Words, strongest
+from sae_core.evaluation.spurious import PooledTask
+from sae_core.evaluation.spurious_runs import NAME, open_workbench
+from sae_core.files import read_json
+from sae_core.run import Run
+
+BENCHES = 12
+"""Benches that are kept; one takes some ten megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """One ensemble's features on the texts of one seed, ready to be ablated.
+
+    Attributes:
+        work: Answers for any features, in less than a millisecond.
+        pooled: The texts with their labels.
+        order: Features by falling |score|.
+        words: Which words occur in the balanced training texts.
+    """
+
+    work: Workbench
+    pooled: PooledTask
+    order: NDArray[np.int64]
+    words: Words
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for and against a feature.
+
+    Attributes:
+        feature: Its number.
+        score: (f̄₊ − f̄₋)·(w·d): how much of the probe's lean on S goes through it.
+        difference: f̄₊ − f̄₋, how much larger its mean coefficient is where S is present.
+        effect: w·d, by how much the probe's value changes with it.
+        marked: Share of its activation on the tokens that are known to say S; None where that is not known.
+        words: Words of the training texts that go with it.
+    """
+
+    feature: int
+    score: float
+    difference: float
+    effect: float
+    marked: float | None
+    words: Sequence[Telling]
+
+
+def spurious(run: Run) -> list[dict[str, Any]]:
+    """The measured tasks, as evaluation/spurious.json has them; none where nothing was measured."""
+    path = run.evaluation(NAME)
+    if not path.exists() or not run.evaluation_table(NAME).exists():
+        return []
+    return _tasks(str(path), modified(path))
+
+
+@st.cache_resource(max_entries=BENCHES, show_spinner=False)
+def _tasks(path: str, modified: int) -> list[dict[str, Any]]:
+    tasks: list[dict[str, Any]] = read_json(Path(path))["tasks"]
+    return tasks
+
+
+def bench(run: Run, task: str, method: str, seed: int) -> Bench:
+    """The bench of one ensemble (or of the random dictionary) on the texts of one seed, shared between sessions.
+
+    Raises:
+        UserError: If the task was not measured for it, or its file is damaged.
+    """
+    stamps = (modified(run.spurious(task)), modified(run.ensemble(method).manifest), modified(run.evaluation(NAME)))
+    return _bench(str(run.path), task, method, seed, stamps)
+
+
+@st.cache_resource(max_entries=BENCHES, show_spinner="Fitting the probes …")
+def _bench(path: str, task: str, method: str, seed: int, stamps: tuple[int, ...]) -> Bench:
+    with threadpool_limits(limits=1):
+        work, pooled = open_workbench(Run.open(Path(path)), task, method, seed=seed)
+        order = work.rank()  # also computes what the bench keeps, so that sessions only read it
+    return Bench(work, pooled, order, Words([pooled.task.texts[row] for row in work.texts.balanced]))
+
+
+def evidence(bench: Bench, method: str, features: Sequence[int]) -> list[Evidence]:
+    """What is known of features, in their order.
+
+    Args:
+        bench: The bench.
+        method: The ensemble that it is of.
+        features: Their numbers.
+    """
+    chosen = np.asarray(features, dtype=np.int64)
+    if not len(chosen):
+        return []
+    work = bench.work
+    coefs_XF = bench.pooled.codes[method][work.texts.balanced][:, chosen].toarray().astype(np.float64)
+    words = bench.words.telling(coefs_XF)
+    marked_M = bench.pooled.marked.get(method)
+    return [
+        Evidence(
+            feature=int(feature),
+            score=float(work.scores_M[feature]),
+            difference=float(work.difference_M[feature]),
+            effect=float(work.effect_M[feature]),
+            marked=None if marked_M is None else float(marked_M[feature]),
+            words=found,
+        )
+        for feature, found in zip(chosen, words, strict=True)
+    ]
+
+
+def strongest_texts(bench: Bench, method: str, feature: int, *, count: int = 3) -> pd.DataFrame:
+    """Training texts on which a feature is strongest, some with and some without S: text, target, spurious, mean."""
+    task, rows = bench.pooled.task, bench.work.texts.balanced
+    coefs_X = np.asarray(bench.pooled.codes[method][:, [feature]].toarray(), dtype=np.float64).ravel()
+    found = [
+        strongest(coefs_X, rows[task.spurious_X[rows] == with_it], count=count)  # with it first
+        for with_it in (True, False)
+    ]
+    places = np.concatenate(found)
+    return pd.DataFrame(
+        {
+            "text": [task.texts[row] for row in places],
+            "target": task.target_X[places],
+            "spurious": task.spurious_X[places],
+            "mean": coefs_X[places],
+        }
+    )
