@@ -10,7 +10,9 @@ import plotly.graph_objects as go
 
 from dashboard.parts.charts import figure, quoted
 from dashboard.parts.colors import NEUTRAL, method_color
-from dashboard.parts.numbers import percent
+from dashboard.parts.numbers import decimal, percent
+from dashboard.parts.tokens import strips
+from sae_core.browse.examples import Example
 from sae_core.config import title_of
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
@@ -24,9 +26,14 @@ def name_of(method: str, m: int) -> str:
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy over concepts per method and m, in the table's order of methods; also lowest and highest."""
-    grouped = table.groupby(["method", "m"], sort=False)["accuracy"]
-    result = grouped.agg(["mean", "min", "max", "count"]).reset_index()
+    """Mean accuracy over concepts per method and m, in the table's order of methods; also lowest, highest and count.
+
+    ``half`` is half the 95 % interval of the mean: bootstrap intervals of concepts, taken for independent.
+    """
+    squares = ((table["accuracy_high"] - table["accuracy_low"]) / 2) ** 2
+    grouped = table.assign(_square=squares).groupby(["method", "m"], sort=False)
+    result = grouped["accuracy"].agg(["mean", "min", "max", "count"]).reset_index()
+    result["half"] = (grouped["_square"].sum().to_numpy() ** 0.5) / result["count"]
     order = {method: place for place, method in enumerate(dict.fromkeys(table["method"]))}
     return result.sort_values(by=["m", "method"], key=lambda c: c.map(order) if c.name == "method" else c)
 
@@ -57,6 +64,7 @@ def by_features(table: pd.DataFrame, chance: float | None) -> go.Figure:
         chart.add_scatter(
             x=[numbers[0], numbers[-1]] if level else part["m"].tolist(),
             y=part["mean"].tolist() * (2 if level else 1),
+            error_y=None if level else {"type": "data", "array": part["half"].tolist(), "thickness": 1.2, "width": 3},
             name=name,
             mode="lines" if level else "lines+markers",
             # Later ones are thinner, so that of lines that coincide all can be seen.
@@ -75,6 +83,33 @@ def by_features(table: pd.DataFrame, chance: float | None) -> go.Figure:
         chart.add_hline(y=chance, line=line, annotation={"text": "chance", "yanchor": "bottom"})
     chart.update_xaxes(type="log", tickvals=numbers, ticktext=[str(m) for m in numbers])
     chart.update_yaxes(tickformat=".0%")
+    return chart
+
+
+def roc_chart(curves: pd.DataFrame, table: pd.DataFrame) -> go.Figure:
+    """ROC curves of one concept's detectors, one line a method; the dotted diagonal is guessing.
+
+    Args:
+        curves: ``method``, ``m`` and the two rates as lists (evaluation/detectors.parquet).
+        table: The same detectors' figures, for the areas.
+    """
+    areas = {(str(row["method"]), int(row["m"])): row["auc"] for row in table.to_dict("records")}
+    chart = figure(x="false alarms (false-positive rate)", y="detected (true-positive rate)", height=440)
+    line = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
+    chart.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=line, hoverinfo="skip", showlegend=False)
+    for row in curves.to_dict("records"):
+        key = str(row["method"]), int(row["m"])
+        name = f"{_row_name(*key, table)} ({decimal(areas.get(key), 3)})"
+        chart.add_scatter(
+            x=list(row["roc_false_positive_rate"]),
+            y=list(row["roc_detection_rate"]),
+            name=name,
+            mode="lines",
+            line={"color": method_color(key[0]), "width": 2.2, "dash": "solid" if key[1] else "dash"},
+            hovertemplate=f"{name}: %{{y:.1%}} detected at %{{x:.1%}} false alarms<extra></extra>",
+        )
+    chart.update_xaxes(tickformat=".0%", range=[-0.01, 1.01])
+    chart.update_yaxes(tickformat=".0%", range=[-0.01, 1.01])
     return chart
 
 
@@ -144,6 +179,13 @@ def _finished(chart: go.Figure, chance: float | None, names: Sequence[str]) -> g
     chart.update_yaxes(categoryorder="array", categoryarray=list(reversed(names)), type="category")
     chart.update_layout(margin={"t": 28})
     return chart
+
+
+def examples(found: Sequence[Example]) -> str:
+    """A feature's strongest contexts, folded away until someone asks; empty without any."""
+    if not found:
+        return ""
+    return f'<details class="sae more"><summary>Examples</summary>{strips(found, found[0].peak)}</details>'
 
 
 def detectors(row: Mapping[Any, Any]) -> list[tuple[int, int]]:

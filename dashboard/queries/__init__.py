@@ -4,9 +4,11 @@ Memory maps and tables are shared between sessions and never changed; a key is a
 that a run that goes on is seen as it is. What a run does not have yet is None.
 """
 
+from dashboard.queries.detecting import contexts, detectors
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
+from dashboard.queries.reporting import report, report_html, report_json
 from dashboard.queries.spurious import Bench, Evidence, bench, evidence, spurious, strongest_texts
 from dashboard.queries.tables import (
     atoms,
@@ -34,8 +36,10 @@ __all__ = [
     "atoms",
     "bench",
     "concepts",
+    "contexts",
     "corpus",
     "curves",
+    "detectors",
     "ensembles",
     "evaluation",
     "evidence",
@@ -52,6 +56,9 @@ __all__ = [
     "open_run",
     "peak_tokens",
     "promoted",
+    "report",
+    "report_html",
+    "report_json",
     "runs",
     "spurious",
     "strongest_texts",

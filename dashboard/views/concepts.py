@@ -11,20 +11,23 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import chart, choice, feature_link, missing
-from dashboard.parts.cards import Cell, Column, chip, heading, plain, section, table
+from dashboard.parts.cards import Cell, Column, chip, heading, notice, plain, section, table
 from dashboard.parts.colors import method_color
 from dashboard.parts.concepts import (
     accuracy_chart,
     by_features,
     concept_chart,
     detectors,
+    examples,
     name_of,
     numbers_of_features,
+    roc_chart,
     with_features,
 )
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
 from sae_core.config import title_of
+from sae_core.evaluation.details import KEY
 
 TYPICAL = 5
 """Features that the page begins with, if that was measured."""
@@ -32,6 +35,8 @@ MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""
 SHOWN = 6
 """Features that are shown of a detector before one asks for more."""
+LOOKS = {"accuracy": "Accuracy", "features": "By number of features", "roc": "ROC"}
+"""What can be drawn of one concept."""
 VARIANTS = {"plain": "Coefficients as they are", "standardised": "Standardised coefficients"}
 COLUMNS = (
     Column("Method"),
@@ -87,7 +92,8 @@ def show(here: Here) -> None:
         "and the dashed line is guessing.",
         key=f"accuracy-{task}-{variant}-{len(chosen)}",
     )
-    _concept(here, chosen, chance, used)
+    every = results[(results["task"] == task) & (results["variant"] == variant)]
+    _concept(here, chosen, every, chance, used)
 
 
 def _about(about: dict[str, Any]) -> None:
@@ -105,24 +111,57 @@ def _about(about: dict[str, Any]) -> None:
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
 
 
-def _concept(here: Here, chosen: pd.DataFrame, chance: float | None, used: str) -> None:
+def _concept(here: Here, chosen: pd.DataFrame, every: pd.DataFrame, chance: float | None, used: str) -> None:
     concepts = list(dict.fromkeys(chosen["concept"].astype(str)))
     st.html(section("One concept", "Choose a concept to see its figures and the features that detect it."))
     concept = choice("concept", "Concept", concepts, menu=True)
     rows = chosen[chosen["concept"] == concept]
     left, right = st.columns([1.15, 1], gap="large")
     with left:
-        chart(
-            concept_chart(rows, chance),
-            f"{concept}: accuracy{used}",
-            "Marks are accuracies on held-out texts, bars their 95 % bootstrap intervals; methods whose bars overlap "
-            "widely are not told apart by this test.",
-            key=f"accuracy-of-{concept}{used}",
-        )
+        look = choice("look", "What is drawn", list(LOOKS), LOOKS.__getitem__)
+        if look == "roc":
+            _roc(here, concept, rows, used)
+        elif look == "features":
+            chart(
+                by_features(every[every["concept"] == concept], chance),
+                f"{concept}: how many features it takes",
+                "Accuracies on held-out texts with their 95 % bootstrap intervals.",
+                key=f"by-features-of-{concept}",
+            )
+        else:
+            chart(
+                concept_chart(rows, chance),
+                f"{concept}: accuracy{used}",
+                "Marks are accuracies on held-out texts, bars their 95 % bootstrap intervals; methods whose bars "
+                "overlap widely are not told apart by this test.",
+                key=f"accuracy-of-{concept}{used}",
+            )
         with st.expander("All figures", icon=":material/table:"):
             st.html(table(COLUMNS, [_row(row) for row in rows.sort_values("m", kind="stable").to_dict("records")]))
     with right:
         _detectors(here, concept, rows)
+
+
+def _roc(here: Here, concept: str, rows: pd.DataFrame, used: str) -> None:
+    curves = queries.detectors(here.run)
+    own = None if curves is None else curves.merge(rows[[*KEY]], on=list(KEY))
+    if own is None or own.empty:
+        path = here.run.evaluation("concepts")
+        st.html(
+            notice(
+                "No ROC curves are kept for this concept",
+                f"They came with a later version. Delete {path.name} in {path.parent}, and run:",
+                f"sae-ensemble evaluate {here.run.path}",
+            )
+        )
+        return
+    chart(
+        roc_chart(own, rows),
+        f"{concept}: ROC curves{used}",
+        "How many texts with the concept are found if so many false alarms are allowed; the area under each curve in "
+        "brackets, of 0.5 for guessing (dotted).",
+        key=f"roc-of-{concept}{used}",
+    )
 
 
 def _row(row: Mapping[Any, Any]) -> list[Cell]:
@@ -175,7 +214,10 @@ def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
             title=f"rank by mean difference, {concept_sign(sign)}",
         )
         name = chip(label.label) if label and label.label else ""
-        st.html(f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}</div>')
+        st.html(
+            f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}</div>'
+            + examples(queries.contexts(here.run, ensemble, feature))
+        )
         feature_link(here, feature, f"Feature {feature:,}", ensemble=ensemble)
 
 

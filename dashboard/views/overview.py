@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import queries
+from dashboard import queries, reporting
 from dashboard.address import Here, here
 from dashboard.common import chart, choice, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, table
@@ -59,8 +59,12 @@ def show(here: Here) -> None:
     if not here.ensembles:
         missing(here, "train")
         return
+    reporting.verdict(here)
     _comparison(here)
+    reporting.what_it_comes_to(here)
     _charts(here)
+    reporting.where_to_stop(here)
+    reporting.all_figures(here)
     if here.ensemble is not None:
         _curves(here, here.ensemble)
     with st.expander("Settings and progress of this run", icon=":material/tune:"):

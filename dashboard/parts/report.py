@@ -1,0 +1,196 @@
+"""What the report says, for the overview: sentences for those who decide, tables of all figures, where to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dashboard.parts.cards import Cell, Column, table
+from dashboard.parts.charts import figure
+from dashboard.parts.colors import NEUTRAL, method_color
+from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, size
+from sae_core.config import title_of
+from sae_core.report.build import ANSWERS
+from sae_core.report.parts import Style
+
+Columns = Mapping[str, tuple[str, Style]]
+
+
+def headline(decision: Mapping[str, Any]) -> str:
+    """The one sentence."""
+    return f'<div class="sae notice"><b>{escape(decision["headline"])}</b></div>'
+
+
+def answers(decision: Mapping[str, Sequence[str]]) -> str:
+    """What it cost, what it bought, how sure that is, and what to do next."""
+    parts = [
+        f"<section><h3>{escape(question)}</h3>{_items(decision[key])}</section>"
+        for key, question in ANSWERS.items()
+        if decision[key]
+    ]
+    return f'<div class="sae answers">{"".join(parts)}</div>'
+
+
+def sentences(texts: Iterable[str]) -> str:
+    """A list of sentences."""
+    return f'<div class="sae answers"><section>{_items(texts)}</section></div>'
+
+
+def meanings(definitions: Mapping[str, str]) -> str:
+    """Names and what they mean."""
+    listed = "".join(f"<li><b>{escape(name)}</b>: {escape(meaning)}</li>" for name, meaning in definitions.items())
+    return f'<div class="sae answers"><section><ul>{listed}</ul></section></div>'
+
+
+def _items(texts: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def figures_table(
+    ensembles: Mapping[str, Mapping[str, Any]], columns: Columns, definitions: Mapping[str, str] | None = None
+) -> str:
+    """One row an ensemble; columns that nobody has are left out, and the table if there are none.
+
+    Args:
+        ensembles: By name, with their ``figures``, as the report has them.
+        columns: By heading the key of a figure and how it is written.
+        definitions: Tooltips by heading.
+    """
+    there = {
+        name: column
+        for name, column in columns.items()
+        if any(column[0] in own["figures"] for own in ensembles.values())
+    }
+    if not there:
+        return ""
+    heads = [Column(name.strip(), (definitions or {}).get(name.strip(), "")) for name in there]
+    rows = [
+        [
+            Cell(title_of(name), color=method_color(name)),
+            *(cell(own["figures"].get(key), style) for key, style in there.values()),
+        ]
+        for name, own in ensembles.items()
+    ]
+    return table([Column("Ensemble"), *heads], rows)
+
+
+def cell(found: Mapping[str, Any] | None, style: Style) -> Cell:
+    """A figure with its interval below it; a dash where there is none."""
+    if found is None or found["mean"] is None:
+        return Cell(MISSING)
+    if found.get("low") is None:
+        return Cell(style(found["mean"]))
+    return Cell(style(found["mean"]), f"{style(found['low'])} – {style(found['high'])}")
+
+
+def marginal_chart(ensembles: Mapping[str, Mapping[str, Any]], worth: float) -> go.Figure | None:
+    """What each member adds for the cost of the first one, and where the rule stops; None without several members.
+
+    Args:
+        ensembles: By name, with ``by_members``, as the report has them.
+        worth: Explained variance that a member has to add for the cost of the first one.
+    """
+    chart = figure(x="member", y="added explained variance per cost")
+    for name, own in ensembles.items():
+        later = [step for step in own["by_members"][1:] if step["added_per_cost"]["mean"] is not None]
+        if later:
+            chart.add_scatter(
+                x=[step["members"] for step in later],
+                y=[step["added_per_cost"]["mean"] for step in later],
+                name=title_of(name),
+                mode="lines+markers",
+                line={"color": method_color(name), "width": 2.5},
+                marker={"size": 8},
+                hovertemplate=f"{title_of(name)}, member %{{x}}: %{{y:.2%}}<extra></extra>",
+            )
+    if not chart.data:
+        return None
+    line = {"color": NEUTRAL, "width": 1.5, "dash": "dash"}
+    chart.add_hline(
+        y=worth, line=line, annotation={"text": "the rule stops below", "x": 0, "xanchor": "left", "yanchor": "top"}
+    )
+    chart.update_xaxes(dtick=1)
+    chart.update_yaxes(tickformat=".1%", rangemode="tozero")
+    return chart
+
+
+def stops(ensembles: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Where the rule stops, a sentence an ensemble of several members."""
+    found = []
+    for name, own in ensembles.items():
+        steps, stop = own["by_members"], own["stop"]
+        if len(steps) > 1:
+            said = f"stop at {stop} of {len(steps)} members" if stop else f"all {len(steps)} members were worth it"
+            found.append(f"{title_of(name)}: {said}")
+    return found
+
+
+def members_table(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
+    """Costs and gains of the first 1, 2, … J members of each ensemble that has several; empty if none has."""
+    heads = ["First members", "Training", "Training FLOPs", "On disk", "Time a token", "Explained variance", "Added"]
+    styles: list[tuple[str, Style]] = [
+        ("train_seconds", seconds),
+        ("train_flops", compact),
+        ("bytes", size),
+        ("inference_seconds_per_token", micro),
+        ("explained_variance", share),
+        ("added_explained_variance", share),
+        ("added_per_cost", share),
+    ]
+    definitions = {"Added": "What the last of these members adds to the explained variance"}
+    rows = [
+        [
+            Cell(f"{title_of(name)}, {step['members']}", color=method_color(name)),
+            *(cell(step[key], style) for key, style in styles),
+        ]
+        for name, own in ensembles.items()
+        if len(own["by_members"]) > 1
+        for step in own["by_members"]
+    ]
+    per_cost = Column("per cost", "The same for as much training arithmetic as the first member took")
+    return table([*(Column(head, definitions.get(head, "")) for head in heads), per_cost], rows) if rows else ""
+
+
+def micro(value: float) -> str:
+    """A time in microseconds."""
+    return f"{1e6 * value:.3g} µs"
+
+
+def share(value: float) -> str:
+    """A share with two decimals."""
+    return percent(value, 2)
+
+
+def as_often(found: Mapping[str, Any] | None) -> str:
+    """What one SAE with as many trainings reaches, in a sentence; empty where it is not known."""
+    if not found:
+        return ""
+    return (
+        f"One SAE given {found['retrains']} retrains has a pooled stability of {decimal(found['pooled'], 3)} (random "
+        f"{decimal(found['null_pooled'], 3)}); what an ensemble has above one SAE is in part its number of atoms."
+    )
+
+
+def recall_chart(by_frequency: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:
+    """Recall of true features by their probability of firing, one line an ensemble.
+
+    Args:
+        by_frequency: By ensemble the bins, as the report has them.
+    """
+    chart = figure(x="firing probability (log scale)", y="recall of true features")
+    for name, bins in by_frequency.items():
+        own = [part for part in bins if part["from"] > 0 and part["recall"]["mean"] is not None]
+        chart.add_scatter(
+            x=[(part["from"] * part["to"]) ** 0.5 for part in own],
+            y=[part["recall"]["mean"] for part in own],
+            name=title_of(name),
+            mode="lines+markers",
+            line={"color": method_color(name), "width": 2.5},
+            hovertemplate=f"{title_of(name)}: %{{y:.1%}}<extra></extra>",
+        )
+    chart.update_xaxes(type="log")
+    chart.update_yaxes(tickformat=".0%", rangemode="tozero")
+    return chart

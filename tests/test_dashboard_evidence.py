@@ -1,0 +1,179 @@
+"""ROC curves and intervals on the page on concepts, and the report in the overview."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+from synthetic_run import write_synthetic_run
+
+import dashboard
+from dashboard import queries
+from dashboard.parts.concepts import by_features, means, roc_chart, with_features
+from dashboard.parts.report import answers, cell, figures_table, marginal_chart, members_table, stops
+from sae_core.evaluation.details import KEY
+from sae_core.files import read_json, read_table, write_json, write_table
+from sae_core.numbers import percent
+from sae_core.run import DETECTORS, Run
+
+APP = Path(dashboard.__file__).parent / "app.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = write_synthetic_run(tmp_path_factory.mktemp("runs") / "complete", members=2)
+    path = run.evaluation("reconstruction")
+    for name, costs in (content := read_json(run.evaluation("cost")))["ensembles"].items():
+        steps = read_json(path)["ensembles"][name]["by_members"]
+        gains = np.diff([0.0, *(step["explained_variance"] for step in steps)])
+        costs["by_members"] = [
+            {
+                "members": number + 1,
+                "train_seconds": 12.0 * (number + 1),
+                "train_flops": 1e9 * (number + 1),
+                "added_explained_variance": float(gain),
+                "relative_cost": 1.0,
+                "added_per_cost": float(gain),
+            }
+            for number, gain in enumerate(gains)
+        ]
+    write_json(run.evaluation("cost"), content)
+    table = read_table(run.evaluation_table("concepts"))
+    curves = table[list(KEY)].assign(
+        roc_false_positive_rate=[[0.0, 0.25, 1.0]] * len(table), roc_detection_rate=[[0.0, 0.75, 1.0]] * len(table)
+    )
+    write_table(run.evaluation_table(DETECTORS), curves.assign(right=[b"\0\0\0\0"] * len(table)))
+    return run
+
+
+def open_page(monkeypatch: pytest.MonkeyPatch, run: Run, page: str, **query: str) -> AppTest:
+    monkeypatch.setattr(sys, "argv", ["app.py", str(run.path)])
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    if page != "overview":
+        app.run()
+        app.switch_page(f"views/{page}.py")
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+def html(app: AppTest) -> str:
+    return " ".join(element.proto.body for element in app.get("html"))
+
+
+def test_one_concept_is_shown_as_roc_and_by_number_of_features(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    app = open_page(monkeypatch, run, "concepts", ensemble="bagged", look="roc")
+    assert not app.exception
+    assert "ROC curves, 5 features" in html(app)
+    assert "<details" in html(app)  # examples of the features that detect it
+    app.segmented_control(key="look-roc").set_value("features").run()
+    assert app.query_params["look"] == "features"
+    assert "how many features it takes" in html(app)
+
+
+def test_runs_without_curves_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
+    other = write_synthetic_run(tmp_path / "earlier", members=2)
+    app = open_page(monkeypatch, other, "concepts", look="roc")
+    assert not app.exception
+    assert "No ROC curves are kept" in html(app)
+    assert f"sae-ensemble evaluate {other.path}" in html(app)
+
+
+def test_roc_curves_are_drawn_as_they_are_kept(run: Run) -> None:
+    table = with_features(read_table(run.evaluation_table("concepts")), 5)
+    rows = table[(table["task"] == "kind") & (table["concept"] == "prose") & (table["variant"] == "plain")]
+    curves = read_table(run.evaluation_table(DETECTORS)).merge(rows[list(KEY)], on=list(KEY))
+    chart = roc_chart(curves, rows)
+    own = next(trace for trace in chart.data if trace.name and trace.name.startswith("bagged"))
+    assert list(own.x) == [0.0, 0.25, 1.0]
+    assert list(own.y) == [0.0, 0.75, 1.0]
+    area = rows[(rows["method"] == "bagged")]["auc"].iloc[0]
+    assert f"({area:.3f})" in own.name
+    assert len(chart.data) == 1 + rows["method"].nunique()
+
+
+def test_means_over_concepts_have_the_interval_of_independent_ones() -> None:
+    rows = [
+        {"method": "bagged", "m": 5, "accuracy": a, "accuracy_low": a - h, "accuracy_high": a + h}
+        for a, h in ((0.8, 0.03), (0.9, 0.04))
+    ]
+    found = means(pd.DataFrame(rows)).iloc[0]
+    assert found["mean"] == pytest.approx(0.85)
+    assert found["half"] == pytest.approx(0.05 / 2)
+    chart = by_features(pd.DataFrame(rows), 0.5)
+    assert chart.data[0].error_y.array == pytest.approx([0.025])
+
+
+def test_the_overview_says_what_the_report_says(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    app = open_page(monkeypatch, run, "overview")
+    assert not app.exception
+    content = queries.report(run)
+    assert content is not None
+    page = html(app)
+    assert content["decision"]["headline"] in page
+    assert "What to do next" in page
+    assert "Where to stop" in page
+    assert "all 2 members were worth it" in page or "stop at 1 of 2 members" in page
+    assert f"sae-ensemble evaluate {run.path} --retrain OTHER" in page
+    assert {button.proto.label for button in app.get("download_button")} == {"Report as HTML", "Report as JSON"}
+    written = json.loads(queries.report_json(run))
+    assert written["decision"] == json.loads(json.dumps(content["decision"]))
+    assert queries.report_html(run).startswith("<!doctype html>")
+
+
+def test_stability_over_trainings_is_shown_beside_random_dictionaries(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = write_synthetic_run(tmp_path / "run", members=2)
+    figures = {"pooled": 0.71, "null_pooled": 0.31, "mmcs": 0.6, "null_best": 0.3, "pw_mcc": 0.55, "null_matched": 0.2}
+    often = {"retrains": 4, "pooled": 0.66, "null_pooled": 0.33}
+    content = {"runs": ["a", "b"], "ensembles": {"bagged": figures}, "single_as_often": often}
+    write_json(run.evaluation("stability"), content)
+    app = open_page(monkeypatch, run, "overview")
+    assert not app.exception
+    assert "0.710" in html(app)
+    assert "--retrain OTHER" not in html(app)
+    assert any("One SAE given 4 retrains" in caption.value for caption in app.caption)
+
+
+def step(members: int, gain: float | None) -> dict:
+    keys = ("train_seconds", "train_flops", "bytes", "inference_seconds_per_token", "explained_variance")
+    empty = {"mean": None, "low": None, "high": None}
+    own = {"mean": gain, "low": None, "high": None}
+    return {"members": members, **dict.fromkeys(keys, empty), "added_explained_variance": own, "added_per_cost": own}
+
+
+def test_the_marginal_curve_and_its_sentences() -> None:
+    ensembles = {
+        "single": {"by_members": [step(1, 0.8)], "stop": None, "figures": {}},
+        "bagged": {"by_members": [step(1, 0.8), step(2, 0.03), step(3, 0.004)], "stop": 2, "figures": {}},
+    }
+    chart = marginal_chart(ensembles, 0.01)
+    assert chart is not None
+    assert [list(trace.y) for trace in chart.data] == [[0.03, 0.004]]
+    assert chart.layout.shapes[0].y0 == 0.01
+    assert stops(ensembles) == ["bagged: stop at 2 of 3 members"]
+    assert members_table(ensembles).count("<tr>") == 1 + 3
+    only = {"single": ensembles["single"]}
+    assert marginal_chart(only, 0.01) is None
+    assert members_table(only) == ""
+
+
+def test_tables_leave_out_what_nobody_has_and_escape() -> None:
+    ensembles = {
+        "<i>": {"figures": {"a.x": {"mean": 0.5, "low": 0.4, "high": 0.6}}},
+        "b": {"figures": {}},
+    }
+    table = figures_table(ensembles, {"X": ("a.x", percent), "Y": ("a.y", percent)}, {"X": "what <b>X</b> is"})
+    assert "<i>" not in table
+    assert "Y" not in table
+    assert "what &lt;b&gt;X&lt;/b&gt; is" in table
+    assert percent(0.4) in table
+    assert figures_table(ensembles, {"Y": ("a.y", percent)}) == ""
+    assert cell(None, percent).text == cell({"mean": None}, percent).text == "–"
+    assert "&lt;script&gt;" in answers({"cost": ["<script>"], "bought": [], "sure": [], "next": []})
