@@ -191,7 +191,7 @@ def _best(pairs: _Pairs, kept: int) -> _Pairs:
     starts = np.flatnonzero(np.diff(tokens, prepend=-1))
     rank = np.arange(len(tokens)) - np.repeat(starts, np.diff(np.append(starts, len(tokens))))
     chosen = order[rank < kept]
-    return _Pairs(*(column[chosen] for column in pairs))
+    return _Pairs(pairs.tokens[chosen], pairs.features[chosen], pairs.share[chosen], pairs.fires[chosen])
 
 
 class TokenNames:
