@@ -17,6 +17,7 @@ from sae_core.commands import labels
 from sae_core.commands.after_training import evaluate, index
 from sae_core.commands.demo import demo
 from sae_core.commands.faults import UsageError, disk_sentence, usage_sentence
+from sae_core.commands.joint_map import joint_map
 from sae_core.commands.look import dashboard, info
 from sae_core.commands.plan import plan
 from sae_core.commands.report import report
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command()(_command)
+app.command("map")(joint_map)
 app.add_typer(labels.app, name="labels")
 
 

@@ -130,6 +130,10 @@ class EnsembleFolder:
         """Parquet: one row a feature, its place on the atom map (x, y) and its cluster there."""
         return self.path / "map.parquet"
 
+    def joint_map(self, other: str) -> Path:
+        """Parquet: the atoms of this and of another ensemble on one map; ``other`` names that one."""
+        return self.path / "joint_maps" / f"{_file_name(other)}.parquet"
+
     @property
     def promoted(self) -> Path:
         """Parquet: tokens that each feature promotes and suppresses (logit lens)."""

@@ -204,30 +204,6 @@ def feature_in(url: str) -> int | None:
     return int(values[0]) if values else None
 
 
-def test_a_click_on_the_map_shows_the_feature(watched: Watched, address: str) -> None:
-    page = watched.page
-    page.goto(f"{address}/map?run=run&ensemble=bagged")
-    page.locator(".js-plotly-plot").wait_for()
-    watched.settled()
-    place = page.evaluate(
-        """() => {
-            const plot = document.querySelector('.js-plotly-plot'), layout = plot._fullLayout;
-            const box = plot.getBoundingClientRect(), {x, y} = plot._fullData[0];
-            const at = i => [box.left + layout.xaxis._offset + layout.xaxis.l2p(x[i]),
-                             box.top + layout.yaxis._offset + layout.yaxis.l2p(y[i])];
-            return at(0);
-        }"""
-    )
-    page.mouse.move(place[0], place[1])
-    page.wait_for_timeout(300)
-    page.mouse.click(place[0], place[1])
-    page.get_by_text("Open feature").wait_for()
-    page.get_by_text("Open feature").click()
-    page.get_by_text("Examples in context").wait_for()
-    assert feature_in(page.url) is not None
-    watched.fine()
-
-
 def test_the_back_button_returns_to_the_feature_before(watched: Watched, address: str, run: Run) -> None:
     atoms = read_table(run.ensemble("bagged").atoms)
     first, second = atoms["feature"][~atoms["dead"]].iloc[30:32]  # of the order of the table, which hides dead ones

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dashboard.parts import atom_map, colors, compare, concepts
+from dashboard.parts import colors, compare, concepts
 from dashboard.parts.overview_charts import by_members, cost, training
 
 ATTACK = "<img src=x onerror=alert(1)>"
@@ -90,26 +90,6 @@ def test_stages_count_what_is_new(atoms: pd.DataFrame) -> None:
 
 def test_residual_energy_is_the_product_of_the_ratios() -> None:
     np.testing.assert_allclose(compare.residual_energy([0.1, 0.5, 0.8]).data[0].y, [0.1, 0.05, 0.04])
-
-
-# Map
-
-
-@pytest.mark.parametrize("color", list(atom_map.COLORS))
-def test_map_shows_every_atom_once_and_escapes_texts(atoms: pd.DataFrame, color: str) -> None:
-    chart = atom_map.map_figure(atoms, color)
-    points = sorted(int(number) for trace in chart.data for number in trace.customdata)
-    assert points == list(range(6))
-    hover = " ".join(text for trace in chart.data for text in trace.text)
-    assert "<img" not in hover
-    assert "%{x}" not in hover
-
-
-def test_click_on_the_map_names_the_feature() -> None:
-    assert atom_map.clicked({"selection": {"points": [{"customdata": [17]}]}}) == 17
-    assert atom_map.clicked({"selection": {"points": [{"customdata": 17}]}}) == 17
-    for event in (None, {}, {"selection": {"points": []}}, {"selection": {"points": [{"customdata": "x"}]}}):
-        assert atom_map.clicked(event) is None
 
 
 # Concepts

@@ -1,98 +1,239 @@
-"""The map of all atoms: one point a feature, coloured by what one asks about."""
+"""What the map shows: places, colours with their legend, texts, names of clusters. Pure functions from tables to data.
+
+The canvas (`dashboard.map_canvas`) draws them; a colour is a number into a palette of at most 256.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.colors import sample_colorscale
 
-from dashboard.parts.charts import figure, quoted
-from dashboard.parts.colors import HIGHLIGHT, NEUTRAL, SEQUENTIAL, category_color, member_color
-from dashboard.parts.numbers import decimal, one_in
+from dashboard.map_canvas import base64_of, bits_of
+from dashboard.parts.colors import HIGHLIGHT, MEMBERS, NEUTRAL, SEQUENTIAL, member_color
 from dashboard.parts.tokens import show_alone
 
-COLORS = {"member": "Member", "density": "Density", "stability": "Stability", "label": "Label", "cluster": "Cluster"}
-_POINT = 6
+COLORS = {
+    "member": "Member",
+    "density": "Density",
+    "stability": "Stability",
+    "cluster": "Cluster",
+    "label": "Label",
+    "concept": "Concept",
+}
+EXPLANATIONS = {
+    "member": "colour is the {word}, so mixed neighbourhoods are features that several {word}s found",
+    "density": "colour is the share of tokens on which a feature fires, on a log scale",
+    "stability": "colour is the share of the other {word}s that have the feature too (cosine ≥ 0.7)",
+    "cluster": "colour is the cluster (HDBSCAN on the map), grey belongs to none; names are the words that suggested "
+    "labels or top tokens of a cluster share and others have not (class-based TF-IDF)",
+    "label": "colour is the label; labels that several features share have colours of their own",
+    "concept": "colour is the share of a feature's firing tokens that stand in passages of the concept",
+    "closest": "colour is the cosine with the most similar atom of the other side: dark ones have no counterpart there",
+    "side": "colour is the side",
+}
+EDGE = 65_535
+_STEPS, _RAMP = 64, (0.1, 0.95)  # the ends of the ramp would not be seen on dark and light pages
+_LONGEST = 90
+_OWN_COLORS = 7
 
 
-def map_figure(atoms: pd.DataFrame, color: str, *, word: str = "member") -> go.Figure:
-    """The map. Each point carries its feature number as custom data.
+@dataclass(frozen=True, slots=True)
+class Coloring:
+    """A colour for each point.
+
+    Attributes:
+        name: What it is made of; whoever takes categories off the map gets them back when it changes.
+        colors: Colour of each point, as a number into the palette, uint8 [M].
+        palette: Colours as #rrggbb.
+        legend: title, and entries (text, color) or ramp (colours) and ticks (text, at 0 to 1).
+        front: Colours of points that are drawn larger and above the others.
+    """
+
+    name: str
+    colors: NDArray[np.uint8]
+    palette: Sequence[str]
+    legend: dict[str, Any]
+    front: Sequence[int] = field(default_factory=tuple)
+
+    def data(self) -> dict[str, Any]:
+        """What the canvas gets."""
+        return {
+            "name": self.name,
+            "index": base64_of(self.colors),
+            "palette": list(self.palette),
+            "legend": self.legend,
+            "front": list(self.front),
+        }
+
+
+def color_atoms(atoms: pd.DataFrame, color: str, *, word: str = "member") -> Coloring:
+    """The colours of one of `COLORS`, or of ``closest`` or ``side`` of a joint map.
 
     Args:
-        atoms: One row a feature: feature, member, x, y, density, stability, cluster, top_token, label.
-        color: A key of `COLORS`.
+        atoms: One row a feature: member, density, stability, cluster, label; for ``concept`` also concept, a share.
+        color: What to colour by.
         word: What a member is called.
     """
-    chart = figure(x="UMAP 1 (no unit)", y="UMAP 2 (no unit)", height=640, legend=color in ("member", "label"))
-    chart.update_layout(dragmode="pan", clickmode="event+select", legend={"y": -0.09, "itemsizing": "constant"})
-    for name, part, marker in _groups(atoms, color, word):
-        chart.add_scattergl(
-            x=part["x"].to_numpy(np.float32),
-            y=part["y"].to_numpy(np.float32),
-            customdata=part["feature"].to_numpy(),
-            text=hover_texts(part, word),
-            hovertemplate="%{text}<extra></extra>",
-            name=name,
-            mode="markers",
-            marker={"size": _POINT, "opacity": 0.8, **marker},
-            unselected={"marker": {"opacity": 0.45}},
-        )
-    chart.update_xaxes(showticklabels=False, showgrid=False)
-    chart.update_yaxes(showticklabels=False, showgrid=False)
-    return chart
-
-
-def _groups(atoms: pd.DataFrame, color: str, word: str) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    if color == "member":
-        return [
-            (f"{word} {member}", part, {"color": member_color(int(str(member)))})
-            for member, part in atoms.groupby("member", sort=True)
-        ]
-    if color == "label":
-        labelled = atoms["label"] != ""
-        return [
-            ("not labelled", atoms[~labelled], {"color": NEUTRAL, "opacity": 0.35}),
-            ("labelled", atoms[labelled], {"color": HIGHLIGHT, "size": _POINT + 3}),
-        ]
+    if color in ("member", "side"):
+        numbers = atoms[color].to_numpy(np.int64)
+        count = int(numbers.max(initial=-1)) + 1
+        names = ["left", "right"] if color == "side" else [f"{word} {number}" for number in range(count)]
+        return _categories(color, word if color == "member" else "", numbers, names[:count])
     if color == "cluster":
-        return [("clusters", atoms, {"color": [category_color(int(number)) for number in atoms["cluster"]]})]
-    values = atoms[color].to_numpy(np.float64)
-    bar: dict[str, Any] = {"thickness": 10, "outlinewidth": 0, "len": 0.7}
-    if color == "density":
-        floor = values[values > 0].min(initial=1.0)
-        values = np.log10(np.maximum(values, floor))
-        ticks = list(range(int(np.floor(values.min(initial=0.0))), 1))
-        bar |= {"title": "density", "tickvals": ticks, "ticktext": [_power(tick) for tick in ticks]}
-    else:
-        bar |= {"title": "stability", "tickformat": ".0%"}
-    return [(color, atoms, {"color": values, "colorscale": SEQUENTIAL, "colorbar": bar})]
+        return _clusters(atoms["cluster"].to_numpy(np.int64))
+    if color == "label":
+        return _labels(atoms["label"])
+    return _ramp(color, atoms[{"closest": "cosine"}.get(color, color)].to_numpy(np.float64))
 
 
-def _power(exponent: int) -> str:
-    return f"{100 * 10.0**exponent:g} %"
+def _categories(name: str, title: str, numbers: NDArray[np.int64], names: Sequence[str]) -> Coloring:
+    palette = [member_color(number) for number in range(max(len(names), 1))]
+    entries = [{"text": text, "color": number} for number, text in enumerate(names)]
+    return Coloring(name, numbers.astype(np.uint8), palette, {"title": title, "entries": entries})
 
 
-def hover_texts(atoms: pd.DataFrame, word: str) -> list[str]:
-    """What the pointer shows at each feature."""
-    columns = ("feature", "member", "top_token", "density", "stability", "label")
+def _clusters(cluster: NDArray[np.int64]) -> Coloring:
+    found = int(cluster.max(initial=-1)) + 1
+    colors = np.where(cluster < 0, len(MEMBERS), cluster % len(MEMBERS)).astype(np.uint8)
+    title = f"{found:,} clusters" + ("; colours repeat" if found > len(MEMBERS) else "")
+    entries = [{"text": "in no cluster", "color": len(MEMBERS)}]
+    return Coloring("cluster", colors, [*MEMBERS, NEUTRAL], {"title": title, "entries": entries})
+
+
+def _labels(labels: pd.Series[str]) -> Coloring:
+    """Labels of several features get a colour each, as long as there are any."""
+    counts = labels[labels != ""].value_counts()
+    shared = sorted(counts.index[counts > 1], key=lambda label: (-counts[label], label))[:_OWN_COLORS]
+    numbers = {label: number for number, label in enumerate(shared)}
+    other, none = len(shared), len(shared) + 1
+    codes = [numbers.get(label, other if label else none) for label in labels]
+    palette = [*MEMBERS[: len(shared)], HIGHLIGHT, NEUTRAL]
+    texts = [_short(label, 40) for label in shared] + ["other labels" if shared else "labelled", "not labelled"]
+    entries = [{"text": text, "color": number} for number, text in enumerate(texts)]
+    legend = {"title": "label", "entries": entries}
+    return Coloring("label", np.array(codes, np.uint8), palette, legend, front=tuple(range(none)))
+
+
+def _ramp(name: str, values: NDArray[np.float64]) -> Coloring:
+    known = np.isfinite(values)
+    if name == "density":
+        known &= values > 0
+        values = np.log10(np.where(known, values, 1.0))
+    low, high = _ends(name, values[known])
+    share = np.clip((np.where(known, values, low) - low) / max(high - low, 1e-12), 0, 1)
+    colors = np.where(known, np.round(share * (_STEPS - 1)), _STEPS).astype(np.uint8)
+    points = np.linspace(*_RAMP, _STEPS).tolist()
+    palette = [*(_hex(color) for color in sample_colorscale(SEQUENTIAL, points)), NEUTRAL]
+    legend: dict[str, Any] = {
+        "title": _TITLES[name],
+        "ramp": list(range(0, _STEPS, 7)),
+        "ticks": _ticks(name, low, high),
+    }
+    if not known.all():
+        legend["entries"] = [{"text": "never fires" if name == "density" else "not known", "color": _STEPS}]
+    return Coloring(name, colors, palette, legend)
+
+
+_TITLES = {
+    "density": "density",
+    "stability": "stability",
+    "concept": "share within the concept",
+    "closest": "largest cosine with the other side",
+}
+
+
+def _ends(name: str, values: NDArray[np.float64]) -> tuple[float, float]:
+    if name != "density":
+        return 0.0, 1.0
+    return float(np.floor(values.min(initial=-1.0))), float(np.ceil(values.max(initial=-1.0)))
+
+
+def _ticks(name: str, low: float, high: float) -> list[dict[str, Any]]:
+    if name == "density":
+        exponents = range(int(low), int(high) + 1)
+        return [{"text": f"{100 * 10.0**e:g} %", "at": (e - low) / max(high - low, 1)} for e in exponents]
+    show = "{:g}".format if name == "closest" else "{:.0%}".format
+    return [{"text": show(share), "at": share} for share in (0.0, 0.5, 1.0)]
+
+
+def _hex(color: str) -> str:
+    """``rgb(68, 1, 84)`` as #440154."""
+    parts = [round(float(part)) for part in color[4:-1].split(",")]
+    return "#{:02x}{:02x}{:02x}".format(*parts)
+
+
+# Points
+
+
+def points_data(key: str, xy_M2: NDArray[np.floating[Any]], columns: dict[str, Sequence[str]]) -> dict[str, Any]:
+    """What the canvas keeps of all points.
+
+    Args:
+        key: Names these points; the same key means the same points.
+        xy_M2: Places; both axes keep their scale. Those that are not known lie in a corner (and should be hidden).
+        columns: What is known of each point in words, by title.
+    """
+    x, y = places(xy_M2)
+    return {
+        "key": key,
+        "count": len(xy_M2),
+        "x": base64_of(x),
+        "y": base64_of(y),
+        "columns": [_column(title, texts) for title, texts in columns.items()],
+    }
+
+
+def places(xy_M2: NDArray[np.floating[Any]]) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Places as numbers from 0 to `EDGE`: the map's longer side takes all of them, the other the middle."""
+    xy_M2 = np.asarray(xy_M2, np.float64)
+    known_M = np.isfinite(xy_M2).all(axis=1)
+    if not known_M.any():
+        return np.zeros(len(xy_M2), np.uint16), np.zeros(len(xy_M2), np.uint16)
+    low_2, high_2 = xy_M2[known_M].min(axis=0), xy_M2[known_M].max(axis=0)
+    scale = EDGE / max(float((high_2 - low_2).max()), 1e-12)
+    place_M2 = EDGE / 2 + (xy_M2 - (low_2 + high_2) / 2) * scale
+    place_M2 = np.clip(np.round(np.where(known_M[:, None], place_M2, 0)), 0, EDGE).astype(np.uint16)
+    return place_M2[:, 0], place_M2[:, 1]
+
+
+def _column(title: str, texts: Sequence[str]) -> dict[str, Any]:
+    codes, values = pd.factorize(pd.Series(texts, dtype=object).map(lambda text: _short(str(text), _LONGEST)))
+    return {"title": title, "values": [str(value) for value in values], "index": base64_of(codes.astype(np.uint32))}
+
+
+def _short(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def token_texts(tokens: pd.Series[str]) -> list[str]:
+    """Tokens as people see them on their own; a dead feature has none."""
+    shown = {token: show_alone(token) if token else "" for token in tokens.unique()}
+    return [shown[token] for token in tokens]
+
+
+def hidden_points(atoms: pd.DataFrame, *, dead: bool) -> str | None:
+    """Flags of the points that are not shown: those without a place, and dead ones unless they are wanted."""
+    hidden = ~np.isfinite(atoms[["x", "y"]].to_numpy(np.float64)).all(axis=1)
+    if not dead:
+        hidden |= atoms["dead"].to_numpy(bool)
+    return bits_of(hidden) if hidden.any() else None
+
+
+def cluster_marks(
+    cluster_M: NDArray[np.int64], names: Sequence[str], xy_M2: NDArray[np.floating[Any]]
+) -> list[dict[str, Any]]:
+    """The clusters' names where they are written, the largest cluster first: the median of its points."""
+    x_M, y_M = places(xy_M2)
+    frame = pd.DataFrame({"cluster": cluster_M, "x": x_M, "y": y_M})
+    middle = frame[frame["cluster"] >= 0].groupby("cluster").median()
     return [
-        f"<b>feature {feature}</b> · {word} {member}<br>top token {quoted(show_alone(str(token)))}"
-        f"<br>fires on {one_in(density)}"
-        + ("" if np.isnan(stability) else f"<br>stability {decimal(stability)}")
-        + (f"<br>label {quoted(str(label))}" if label else "")
-        for feature, member, token, density, stability, label in zip(*(atoms[c] for c in columns), strict=True)
+        {"text": _short(names[number], 44), "x": int(row.x), "y": int(row.y)}
+        for number, row in zip(middle.index, middle.itertuples(), strict=True)
+        if names[number]
     ]
-
-
-def clicked(event: Mapping[str, Any] | None) -> int | None:
-    """The feature that a selection event of the map names, or None."""
-    points = ((event or {}).get("selection") or {}).get("points") or []
-    if not points:
-        return None
-    data = points[0].get("customdata")
-    if isinstance(data, (list, tuple)):
-        data = data[0] if data else None
-    return int(data) if isinstance(data, (int, float)) and not isinstance(data, bool) else None

@@ -4,6 +4,7 @@ Memory maps and tables are shared between sessions and never changed; a key is a
 that a run that goes on is seen as it is. What a run does not have yet is None.
 """
 
+from dashboard.queries.atom_map import MapPoints, concept_choices, joint_points, map_colors, map_points
 from dashboard.queries.detecting import contexts, detectors
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
@@ -33,8 +34,10 @@ __all__ = [
     "EnsembleInfo",
     "Evidence",
     "FeatureView",
+    "MapPoints",
     "atoms",
     "bench",
+    "concept_choices",
     "concepts",
     "contexts",
     "corpus",
@@ -46,10 +49,13 @@ __all__ = [
     "feature_view",
     "features",
     "index",
+    "joint_points",
     "label_of",
     "label_table",
     "labels",
     "live_text",
+    "map_colors",
+    "map_points",
     "match_summary",
     "matches",
     "often_together",

@@ -1,26 +1,29 @@
-"""Atom map: all members' atoms in the plane, by similarity; a click shows the feature and leads to it."""
+"""Atom map: all members' atoms in the plane, by similarity; clicked, encircled, searched, and two side by side."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
-from dashboard import queries
-from dashboard.address import Here, here
+from dashboard import address, map_canvas, queries
+from dashboard.address import FEATURE, Here, here
 from dashboard.common import choice, feature_link, missing, trained_ensemble
-from dashboard.parts.atom_map import COLORS, clicked, map_figure
+from dashboard.map_list import listing
+from dashboard.map_look import Look, joint_look, member_look, whole_look
+from dashboard.map_side import joint_sides, other_side
+from dashboard.parts import atom_map as parts
 from dashboard.parts.cards import chip, heading, member_chip, notice, section
 from dashboard.parts.colors import HIGHLIGHT
-from dashboard.parts.numbers import compact, decimal, one_in
-from dashboard.parts.tokens import strips
+from dashboard.parts.numbers import decimal, one_in
+from dashboard.parts.tokens import show_alone, strips
+from sae_core.errors import UserError
+from sae_core.run import Run
 
-MAX_POINTS = 20_000  # Plotly becomes slow above this; the most frequent features are shown then
-EXPLANATIONS = {
-    "member": "colour is the member, so mixed neighbourhoods are features that several members found",
-    "density": "colour is the share of tokens on which a feature fires, on a log scale",
-    "stability": "colour is the share of the other members that have the feature too",
-    "label": "labelled features are orange",
-    "cluster": "colour is the cluster; grey belongs to none, and colours repeat",
-}
+SHOWN = {"all": "All together", "members": "Two {word}s", "joint": "Two ensembles"}
+POINT = "point"
+"""In the address bar of a joint map, since two ensembles share its numbers."""
+_HIDDEN = "<style>.st-key-map-points{display:none}</style>"
 
 
 def show(here: Here) -> None:
@@ -29,63 +32,174 @@ def show(here: Here) -> None:
     st.html(
         heading(
             "Atom map",
-            f"Every point is a feature of {info.title}; features with similar atoms (cosine) lie close together. "
-            "The axes have no meaning of their own.",
+            f"Every point is a feature of {info.title}; those with similar atoms (cosine) lie close together (UMAP). "
+            "Click one, draw around some, or search.",
         )
     )
-    table = queries.features(here.run, info)
-    if table is None or "x" not in table or table["x"].isna().all():
+    points = queries.map_points(here.run, info)
+    if points is None:
         missing(here, "index", "There is no map yet")
         return
-    color, dead = _controls(info)
-    points = table[table["x"].notna()] if dead else table[table["x"].notna() & ~table["dead"]]
-    if len(points) > MAX_POINTS:
-        st.caption(f"The {compact(MAX_POINTS)} most frequent of {compact(len(points))} features are shown.")
-        points = points.nlargest(MAX_POINTS, "density")
-    left, right = st.columns([2.1, 1], gap="large")
-    with left:
-        text = f"Click a point to see the feature, drag to move, scroll to zoom; {EXPLANATIONS[color]}."
-        st.html(section(f"{len(points):,} features by {COLORS[color].lower()}", text))
-        event = st.plotly_chart(
-            map_figure(points, color, word=info.member_word),
-            key=f"map-{info.name}-{color}-{dead}",
-            on_select="rerun",
-            selection_mode="points",
-            config={"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]},
-            alt=f"Map of all features of {info.title}",
-        )
-    with right:
-        _preview(here, info, clicked(event))
+    look = _look(here, info, points)
+    if look is None:
+        return
+    with st.container(key="map-points"):
+        st.html(_HIDDEN)
+        map_canvas.send_points(look.points.data)
+    _explore(here, look)
 
 
-def _controls(info: queries.EnsembleInfo) -> tuple[str, bool]:
-    options = [name for name in COLORS if info.members > 1 or name not in ("member", "stability")]
+def _look(here: Here, info: queries.EnsembleInfo, points: queries.MapPoints) -> Look | None:
+    """What is shown; None if it has to be made first, which has been said."""
+    others = other_side(here, info)
+    options = ["all"] + (["members"] if info.members > 1 else []) + (["joint"] if others else [])
+    if len(options) == 1:
+        return whole_look(here.run, info, points)
     with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
-        color = choice("color", "Colour", options, COLORS.__getitem__)
+        shown = choice("show", "Shown", options, lambda name: SHOWN[name].format(word=info.member_word))
+        if shown == "members":
+            names = [str(member) for member in range(info.members)]
+            left = int(choice("left", "Left", names, f"{info.member_word} {{}}".format, menu=True))
+            right = int(choice("right", "Right", names, f"{info.member_word} {{}}".format, menu=True, default="1"))
+            return member_look(here.run, info, points, left, right)
+        if shown == "joint":
+            name = choice("other", "The other side", list(others), menu=True)
+    if shown == "all":
+        return whole_look(here.run, info, points)
+    joint = joint_sides((here.run, info), others[name])
+    return joint and joint_look(joint, [(here.run, info), others[name]], ["this", name])
+
+
+@st.fragment
+def _explore(here: Here, look: Look) -> None:
+    """What is drawn anew at a click; errors within it do not reach the page around it."""
+    try:
+        _draw(here, look)
+    except UserError as error:
+        st.html(notice("This cannot be shown", str(error)))
+
+
+def _draw(here: Here, look: Look) -> None:
+    color, concept, dead = _controls(look)
+    point = _point(look)
+    left, right = st.columns([2.1, 1], gap="large") if len(look.panels) == 1 else (st.container(), st.container())
+    with left:
+        explanation = parts.EXPLANATIONS[color].format(word=look.word)
+        st.html(section(look.title, f"{explanation[0].upper()}{explanation[1:]}. {look.definition}".strip()))
+        table = look.points.table
+        data = {
+            "points": look.points.key,
+            "parts": [dict(zip(("title", "start", "base"), part, strict=True)) for part in look.parts],
+            "panels": [dict(zip(("title", "start", "stop"), panel, strict=True)) for panel in look.panels],
+            "color": queries.map_colors(look.points, color, look.word, concept),
+            "hidden": parts.hidden_points(table, dead=dead),
+            "names": list(look.points.names),
+            "feature": -1 if point is None else point,
+            "marks": [] if point is None else _marks(look, point),
+            "query": st.query_params.get("q", "")[:200],
+            "accent": HIGHLIGHT,
+        }
+        _, listed = map_canvas.show_map(data, key=look.key, on_feature=lambda: _clicked(look), count=len(table))
+    with right:
+        _preview(here, look, point)
+    if listed is not None:
+        listing(here, look, listed)
+
+
+def _controls(look: Look) -> tuple[str, tuple[Run, str, str, str] | None, bool]:
+    run, info = look.sides[0]
+    several = info.members > 1
+    options = [name for name in parts.COLORS if several or name not in ("member", "stability")]
+    concepts = queries.concept_choices(run) if len(look.sides) == 1 else {}
+    if not concepts:
+        options.remove("concept")
+    if len(look.sides) > 1:
+        options = ["closest", "side", *(name for name in options if name != "member")]
+    concept = None
+    names = {**parts.COLORS, "closest": "Counterpart", "side": "Side"}
+    with st.container(horizontal=True, vertical_alignment="center", gap="medium"):
+        color = choice("color", "Colour", options, names.__getitem__)
+        if color == "concept":
+            column, value = concepts[choice("concept", "Concept", list(concepts), menu=True)]
+            concept = (run, info.name, column, value)
         dead = st.toggle("Dead features too", key="map-dead")
-    return color, dead
+    return color, concept, dead
 
 
-def _preview(here: Here, info: queries.EnsembleInfo, feature: int | None) -> None:
-    if feature is None:
+def _point(look: Look) -> int | None:
+    """The point that the address bar names."""
+    name = FEATURE if len(look.sides) == 1 else POINT
+    return address.requested_feature(st.query_params.get(name), len(look.points.table))
+
+
+def _clicked(look: Look) -> None:
+    state = st.session_state.get(look.key) or {}
+    point = map_canvas.clicked(state.get("feature"), len(look.points.table))
+    if point is not None:
+        address.write({FEATURE if len(look.sides) == 1 else POINT: str(point)})
+
+
+def _marks(look: Look, point: int) -> list[int]:
+    """The most similar feature on the other side, which is marked there."""
+    return [other for other, _ in [_counterpart(look, point)] if other is not None]
+
+
+def _counterpart(look: Look, point: int) -> tuple[int | None, float]:
+    """(the most similar atom on the other side, its cosine) of a point, if two sides are shown."""
+    if len(look.panels) < 2:
+        return None, float("nan")
+    row = look.points.table.iloc[point]
+    if len(look.sides) > 1:
+        start = 0 if row["side"] == 1 else look.panels[1][1]
+        return start + int(row["closest"]), float(row["cosine"])
+    run, info = look.sides[0]
+    matches = queries.matches(run, info.name)
+    if matches is None:
+        return None, float("nan")
+    own = int(row["member"])
+    others = [member for member in look.members if member != own]
+    found = matches[(matches["feature"] == point) & matches["other_member"].isin(others)]
+    if found.empty or own not in look.members:
+        return None, float("nan")
+    best = found.iloc[0]
+    return int(best["best_feature"]), float(best["best_cosine"])
+
+
+def _preview(here: Here, look: Look, point: int | None) -> None:
+    if point is None:
         st.html(section("The feature") + notice("No point is chosen", "Click one to see what its feature responds to."))
         return
-    table = queries.features(here.run, info)
-    if table is None or not 0 <= feature < len(table):
+    other, cosine = _counterpart(look, point)
+    if other is None:
+        _feature(here, look, point, 6)
         return
-    row = table.iloc[feature]
+    st.caption(f"The feature that was clicked, and the most similar one of the other side: cosine {decimal(cosine)}.")
+    for place, each in zip(st.columns(2, gap="large"), sorted((point, other)), strict=True):
+        with place:
+            _feature(here, look, each, 4)
+
+
+def _feature(here: Here, look: Look, point: int, count: int) -> None:
+    """What a feature responds to, in short."""
+    run, info, feature = look.place(point)
+    row = look.points.table.iloc[point]
     chips = [
         member_chip(int(row["member"]), stage=info.staged),
-        chip(f"peak {decimal(row['peak'])}"),
-        chip(one_in(row["density"])),
+        chip(f"peak {decimal(row['peak'])}", title="Its largest activation"),
+        chip(one_in(row["density"]), title="Share of the indexed tokens on which it fires"),
     ]
     if row["label"]:
-        chips.append(chip(str(row["label"]), HIGHLIGHT))
+        chips.append(chip(str(row["label"]), HIGHLIGHT, title="label"))
+    if row.get("suggestion"):
+        chips.append(chip(f"suggested: {row['suggestion']}", title="Made from the tokens on which it fires"))
     st.html(section(f"Feature {feature:,}") + f'<div class="sae head"><div class="chips">{"".join(chips)}</div></div>')
-    feature_link(here, feature, f"Open feature {feature:,}")
-    view = queries.feature_view(here.run, info.name, feature, count=6)
-    if view is not None:
+    there = replace(here, run=run, ensemble=info)
+    feature_link(there, feature, f"Open feature {feature:,}")
+    view = queries.feature_view(run, info.name, feature, count=count)
+    if view is not None and view.top:
         st.html(strips(view.top, view.peak))
+    elif row["top_token"]:
+        st.html(section("", f"Top token {show_alone(str(row['top_token']))}"))
 
 
 show(here())

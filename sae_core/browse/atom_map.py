@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,15 +70,27 @@ def nearest(
 
 
 def cluster_map(xy_M2: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The cluster of each atom on the map (HDBSCAN), numbered from the largest; −1 for atoms between clusters."""
-    from sklearn.cluster import HDBSCAN
+    """The cluster of each atom on the map (HDBSCAN), numbered from the largest; −1 for atoms between clusters.
 
+    Where excess of mass puts more than half of all atoms into one cluster, which then says nothing, the leaves of the
+    tree are taken instead: the places where atoms lie closest.
+    """
     smallest = max(5, len(xy_M2) // 400)
     if len(xy_M2) < 2 * smallest:
         return np.full(len(xy_M2), -1, np.int64)
-    found: NDArray[np.int64] = HDBSCAN(min_cluster_size=smallest, copy=True).fit_predict(xy_M2.astype(np.float64))
-    sizes = np.bincount(found[found >= 0])
+    found = _clusters(xy_M2, min_cluster_size=smallest)
+    sizes = np.bincount(found[found >= 0], minlength=1)
+    if 2 * sizes.max() > len(found):
+        found = _clusters(xy_M2, min_cluster_size=smallest, min_samples=5, cluster_selection_method="leaf")
+        sizes = np.bincount(found[found >= 0], minlength=1)
     rank = np.empty(len(sizes) + 1, np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
     rank[-1] = -1  # also where −1 looks
     return rank[found]
+
+
+def _clusters(xy_M2: NDArray[np.float32], **options: Any) -> NDArray[np.int64]:
+    from sklearn.cluster import HDBSCAN
+
+    found: NDArray[np.int64] = HDBSCAN(copy=True, **options).fit_predict(xy_M2.astype(np.float64))
+    return found

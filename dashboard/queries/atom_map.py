@@ -1,0 +1,184 @@
+"""What the map page reads: points, colours, cluster names, shares of concepts and joint maps, each cached."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.parts import atom_map as parts
+from dashboard.queries.cached import modified
+from dashboard.queries.opening import EnsembleInfo, open_run
+from dashboard.queries.tables import atoms, corpus, index, label_table
+from sae_core.browse.cluster_names import name_clusters
+from sae_core.browse.concept_share import concept_columns, concept_share
+from sae_core.run import Run
+
+KEPT = 6
+_WORD = re.compile("“(.+?)”")
+
+
+@dataclass(frozen=True, slots=True)
+class MapPoints:
+    """The atoms of a map.
+
+    Attributes:
+        table: One row an atom: those of `atoms` with label and suggestion; of a joint map also side, closest, cosine.
+        key: Names these atoms and all that is known of them.
+        data: What the canvas keeps of them.
+        names: The clusters' names and where they are written.
+    """
+
+    table: pd.DataFrame
+    key: str
+    data: Mapping[str, Any]
+    names: Sequence[Mapping[str, Any]]
+
+
+def map_points(run: Run, info: EnsembleInfo) -> MapPoints | None:
+    """The atoms of an ensemble on its map; None where there is no map."""
+    table = atoms(run, info.name)
+    if table is None or "x" not in table or table["x"].isna().all():
+        return None
+    known = _known(run, info)
+    return _points(known.key, _build=partial(_with_texts, table, known))
+
+
+def joint_points(sides: Sequence[tuple[Run, EnsembleInfo]], places: Callable[[], pd.DataFrame], key: str) -> MapPoints:
+    """The atoms of two ensembles on their joint map.
+
+    Args:
+        sides: Both, the left one first.
+        places: Reads what `make_joint_map` has written.
+        key: Names what ``places`` reads.
+    """
+    known = [_known(run, info) for run, info in sides]
+    return _points(
+        hashlib.blake2b(repr((key, [each.key for each in known])).encode(), digest_size=12).hexdigest(),
+        _build=lambda: _joined(sides, known, places()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What people and the index say of an ensemble's features, and a key that changes with it."""
+
+    key: str
+    labels: Mapping[int, str]
+    suggestions: Sequence[str] | None
+
+
+def _known(run: Run, info: EnsembleInfo) -> _Known:
+    mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
+    rows = zip(mine["member"], mine["feature"], mine["label"], strict=True)
+    labels = {info.feature(int(member), int(latent)): str(label) for member, latent, label in rows if label}
+    suggested = _suggested(run, info.name)
+    stamp: Hashable = (str(run.path), info.name, modified(run.ensemble(info.name).atoms), sorted(labels.items()))
+    mark = hashlib.blake2b(repr((stamp, suggested is not None)).encode(), digest_size=12).hexdigest()
+    return _Known(mark, labels, suggested)
+
+
+def _suggested(run: Run, ensemble: str) -> list[str] | None:
+    """The suggested labels; None for a run that has none."""
+    from dashboard import queries
+
+    read = getattr(queries, "suggestions", None)
+    table = read(run, ensemble) if read else None
+    return None if table is None else table["suggestion"].astype(str).tolist()
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner="Preparing the map …")
+def _points(key: str, _build: Callable[[], pd.DataFrame]) -> MapPoints:
+    table = _build()
+    xy = table[["x", "y"]].to_numpy(np.float64)
+    columns = {"label": table["label"].tolist()}
+    if "suggestion" in table:
+        columns["suggestion"] = table["suggestion"].tolist()
+    columns["top token"] = parts.token_texts(table["top_token"])
+    cluster = table["cluster"].to_numpy(np.int64)
+    names = name_clusters(cluster, _words(table))
+    return MapPoints(table, key, parts.points_data(key, xy, columns), parts.cluster_marks(cluster, names, xy))
+
+
+def _with_texts(table: pd.DataFrame, known: _Known) -> pd.DataFrame:
+    more = {"label": [known.labels.get(feature, "") for feature in table["feature"].tolist()]}
+    if known.suggestions is not None and len(known.suggestions) == len(table):
+        more["suggestion"] = list(known.suggestions)
+    return table.assign(**more)
+
+
+def _joined(sides: Sequence[tuple[Run, EnsembleInfo]], known: Sequence[_Known], places: pd.DataFrame) -> pd.DataFrame:
+    tables = []
+    for (run, info), each in zip(sides, known, strict=True):
+        table = atoms(run, info.name)
+        assert table is not None, "the page asks for joint maps of indexed ensembles only"
+        tables.append(_with_texts(table, each))
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(
+        **{name: places[name].to_numpy() for name in ("side", "x", "y", "cluster", "closest", "cosine")}
+    )
+
+
+def _words(table: pd.DataFrame) -> list[list[str]]:
+    """The words by which clusters are named: those quoted in a suggested label, else the top token."""
+    tokens = [[token.strip().lower()] for token in table["top_token"]]
+    found = tokens
+    if "suggestion" in table:
+        quoted = [[word.lower() for word in _WORD.findall(text)] for text in table["suggestion"]]
+        found = [words or token for words, token in zip(quoted, tokens, strict=True)]
+    # Signs alone would name a cluster “],”, which says nothing to anybody.
+    return [[word for word in words if any(sign.isalnum() for sign in word)] for words in found]
+
+
+def map_colors(points: MapPoints, color: str, word: str, concept: tuple[Run, str, str, str] | None) -> dict[str, Any]:
+    """The colours of a map's points, as the canvas gets them.
+
+    Args:
+        points: The points.
+        color: A key of `parts.COLORS`, or ``closest`` or ``side``.
+        word: What a member is called.
+        concept: For ``concept``: run, ensemble, and column and value of `concept_choices`.
+    """
+    asked = None if concept is None else (str(concept[0].path), *concept[1:])
+    return _colors(points.key, color, word, asked, _points=points)
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _colors(
+    key: str, color: str, word: str, concept: tuple[str, str, str, str] | None, _points: MapPoints
+) -> dict[str, Any]:
+    table = _points.table
+    if concept is None:
+        return parts.color_atoms(table, color, word=word).data()
+    path, ensemble, column, value = concept
+    share, usual = _share(path, ensemble, column, value)
+    data = parts.color_atoms(table.assign(concept=share), "concept", word=word).data()
+    data["name"] += f" {column} {value}"
+    data["legend"]["title"] = f"share within {value} (of all tokens: {usual:.0%})"
+    return data
+
+
+def _share(path: str, ensemble: str, column: str, value: str) -> tuple[NDArray[np.float64], float]:
+    run = open_run(Path(path))
+    entries, text = index(run, ensemble), corpus(run)
+    assert entries is not None, "a map is made after the index"
+    assert text is not None, "the index is made of a corpus"
+    return concept_share(entries, text, column, value)
+
+
+def concept_choices(run: Run) -> dict[str, tuple[str, str]]:
+    """Kinds of passages that the corpus tells apart, as text → (column, value)."""
+    text = corpus(run)
+    if text is None:
+        return {}
+    columns = concept_columns(text)
+    return {f"{name}: {value}": (name, value) for name, values in columns.items() for value in values}
