@@ -15,6 +15,8 @@ from sae_core.progress import Progress, Tick, silent
 
 NEIGHBORS = 15
 EPOCHS = 200
+CELLS = 2**26
+"""Cosines that exist at a time (256 MB)."""
 _FEWEST = 8
 """Fewer atoms than this have no neighbourhoods worth mapping; they are laid on a circle."""
 
@@ -27,13 +29,17 @@ def map_atoms(dictionary_MD: Tensor, *, seed: int = 0, progress: Progress = sile
     if len(dictionary_MD) < _FEWEST:
         angles = 2 * np.pi * np.arange(len(dictionary_MD)) / max(len(dictionary_MD), 1)
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
-    atoms_MD = normalize(dictionary_MD.detach().float().cpu())
-    neighbors = min(NEIGHBORS, len(atoms_MD) - 1)
-    places_MK, distances_MK = nearest(atoms_MD, neighbors, progress=progress)
+    atoms_MD = normalize(dictionary_MD.detach().float())
+    places_MK, distances_MK = nearest(atoms_MD, min(NEIGHBORS, len(atoms_MD) - 1), progress=progress)
+    return lay_out(atoms_MD.cpu(), places_MK, distances_MK, seed=seed)
+
+
+def lay_out(atoms_MD: Tensor, places_MK: Tensor, distances_MK: Tensor, *, seed: int) -> NDArray[np.float32]:
+    """Places [M, 2] of unit atoms by UMAP from their neighbours, as `nearest` finds them, the main directions first."""
     import umap  # takes seconds, and only this function needs it
 
     reducer = umap.UMAP(
-        n_neighbors=neighbors,
+        n_neighbors=places_MK.shape[1],
         metric="cosine",
         init="pca",
         n_epochs=EPOCHS,
@@ -47,25 +53,46 @@ def map_atoms(dictionary_MD: Tensor, *, seed: int = 0, progress: Progress = sile
         return np.ascontiguousarray(reducer.fit_transform(atoms_MD.numpy()), dtype=np.float32)
 
 
+def rows_at_a_time(count: int) -> int:
+    """Atoms whose cosines with all ``count`` are held at a time."""
+    return max(1, CELLS // max(1, count))
+
+
 def nearest(
-    atoms_MD: Tensor, neighbors: int, *, block: int = 1024, progress: Progress = silent
+    atoms_MD: Tensor,
+    neighbors: int,
+    *,
+    first: int = 0,
+    last: int | None = None,
+    block: int | None = None,
+    progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
-    """The exact nearest neighbours of unit atoms by cosine, the atom itself first.
+    """The exact nearest neighbours of unit atoms by cosine, the atom itself first, computed where the atoms are.
+
+    Args:
+        atoms_MD: The atoms.
+        neighbors: How many, K, the atom itself counted.
+        first: The first atom whose neighbours are sought.
+        last: The one after the last; all, if not given.
+        block: Atoms at a time.
+        progress: Told the atoms done.
 
     Returns:
-        (numbers int64 [M, neighbors], cosine distances [M, neighbors], ascending).
+        (numbers int64 [last − first, K], cosine distances [last − first, K], ascending), on the CPU.
     """
+    last = len(atoms_MD) if last is None else min(last, len(atoms_MD))
+    block = block or rows_at_a_time(len(atoms_MD))
     places, distances = [], []
-    for start in range(0, len(atoms_MD), block):
-        cosine_BM = atoms_MD[start : start + block] @ atoms_MD.T
-        rows_B = torch.arange(len(cosine_BM))
+    for start in range(first, last, block):
+        cosine_BM = atoms_MD[start : min(start + block, last)] @ atoms_MD.T
+        rows_B = torch.arange(len(cosine_BM), device=cosine_BM.device)
         # Above every cosine, so that an atom comes before its own duplicates.
         cosine_BM[rows_B, start + rows_B] = torch.inf
         best_BK, places_BK = cosine_BM.topk(neighbors, dim=1)
         best_BK[:, 0] = 1.0
-        places.append(places_BK)
-        distances.append((1 - best_BK).clamp_min(0))
-        progress(Tick("map atoms", start + len(rows_B), len(atoms_MD), unit="atoms"))
+        places.append(places_BK.cpu())
+        distances.append((1 - best_BK).clamp_min(0).cpu())
+        progress(Tick("map atoms", start + len(rows_B) - first, last - first, unit="atoms"))
     return torch.cat(places), torch.cat(distances)
 
 
