@@ -6,6 +6,15 @@ that a run that goes on is seen as it is. What a run does not have yet is None.
 
 from dashboard.queries.atom_map import MapPoints, concept_choices, joint_points, map_colors, map_points
 from dashboard.queries.detecting import contexts, detectors
+from dashboard.queries.finding import (
+    Ranking,
+    clusters,
+    concept_names,
+    features,
+    has_tokens,
+    order,
+    ranking,
+)
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
@@ -17,7 +26,6 @@ from dashboard.queries.tables import (
     corpus,
     curves,
     evaluation,
-    features,
     index,
     label_of,
     label_table,
@@ -38,6 +46,9 @@ __all__ = [
     "atoms",
     "bench",
     "concept_choices",
+    "Ranking",
+    "clusters",
+    "concept_names",
     "concepts",
     "contexts",
     "corpus",
@@ -48,6 +59,7 @@ __all__ = [
     "evidence",
     "feature_view",
     "features",
+    "has_tokens",
     "index",
     "joint_points",
     "label_of",
@@ -60,11 +72,13 @@ __all__ = [
     "matches",
     "often_together",
     "open_run",
+    "order",
     "peak_tokens",
     "promoted",
     "report",
     "report_html",
     "report_json",
+    "ranking",
     "runs",
     "spurious",
     "strongest_texts",

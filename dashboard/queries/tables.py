@@ -14,7 +14,7 @@ from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.labels import Label, LabelStore
 from sae_core.evaluation.summary import summarize
-from sae_core.files import read_json, read_table
+from sae_core.files import read_json
 from sae_core.run import Run
 
 
@@ -100,25 +100,3 @@ def label_table(run: Run) -> pd.DataFrame:
 def label_of(run: Run, info: EnsembleInfo, feature: int) -> Label | None:
     """A feature's label."""
     return labels(run).get(info.name, feature)
-
-
-def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
-    """All features with their labels: the columns of `atoms`, label, note and, with a lens, promoted_text."""
-    table = atoms(run, info.name)
-    if table is None:
-        return None
-    lens = run.ensemble(info.name).promoted
-    table = table.copy(deep=False)
-    if lens.exists():
-        table["promoted_text"] = _promoted_text(str(lens), modified(lens))
-    mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
-    numbers = [info.feature(int(m), int(f)) for m, f in zip(mine["member"], mine["feature"], strict=True)]
-    by_feature = pd.DataFrame({"label": mine["label"].to_numpy(), "note": mine["note"].to_numpy()}, index=numbers)
-    for column in ("label", "note"):
-        table[column] = by_feature[column].reindex(table["feature"]).fillna("").astype(str).to_numpy()
-    return table
-
-
-@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _promoted_text(path: str, modified: int) -> pd.Series[str]:
-    return pd.Series([" ".join(tokens) for tokens in read_table(Path(path))["promoted"]])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import streamlit as st
+from numpy.typing import NDArray
 
 from dashboard import address, queries
 from dashboard.address import Here, here
@@ -30,9 +32,9 @@ def show(here: Here) -> None:
         missing(here, "index")
         return
     filters = Filters.from_query({key: st.query_params[key] for key in chosen.KEYS if key in st.query_params})
-    order = chosen.apply(table, filters)["feature"]
+    order = queries.order(here.run, info, filters, table)
     asked = address.requested_feature(st.query_params.get(address.FEATURE), info.features)
-    feature = asked if asked is not None else int(order.iloc[0]) if len(order) else 0
+    feature = asked if asked is not None else int(order[0]) if len(order) else 0
     # Written even if it is the same: a link from this page to itself changes the query but not the address bar.
     st.query_params[address.FEATURE] = str(feature)
     _to_the_top(feature)
@@ -65,7 +67,7 @@ def _go(feature: int) -> None:
     address.write({address.FEATURE: str(feature)})
 
 
-def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: pd.Series[int], filters: Filters) -> None:
+def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: NDArray[np.int64], filters: Filters) -> None:
     feature = int(row["feature"])
     before, after = chosen.neighbours(order, feature)
     title, buttons = st.columns([2.2, 1.2], vertical_alignment="top")

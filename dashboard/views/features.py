@@ -1,24 +1,30 @@
-"""Features: the table of all features, searched, filtered and sorted; a click opens a feature."""
+"""Features: search, filter, sort and page through all features of an ensemble; a click or Enter opens one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
-from dashboard import address, queries
+from dashboard import address, pins, queries
 from dashboard.address import Here, here
-from dashboard.common import missing, open_feature, picked_row, trained_ensemble
+from dashboard.common import missing, open_feature, trained_ensemble
+from dashboard.feature_list import feature_list
+from dashboard.parts import feature_rows
 from dashboard.parts import filters as chosen
-from dashboard.parts.cards import heading
-from dashboard.parts.filters import DENSITIES, LABEL_STATES, SORTS, Filters
+from dashboard.parts.cards import heading, plain
+from dashboard.parts.filters import DEAD_STATES, DENSITIES, LABEL_STATES, Filters
 from dashboard.parts.numbers import whole
 from dashboard.parts.tokens import show_alone
+from dashboard.pins import Pin
 
-MAX_ROWS = 100_000  # Streamlit's table loses selection above 150,000 rows
-ALL_MEMBERS = -1
-_SEEN = "features-address"
+ALL = -2
+"""Stands in a menu for every member and every cluster."""
+PAGE, FAMILIES = "page", 9
+_SEEN, _OPENED, _TO_OPEN = "features-address", "features-opened", "features-to-open"
+_WIDGETS = ("q", "token", "concept", "member", "labels", "from", "to", "stability", "family", "cluster", "dead")
+"""Filters that have a widget; sort and page are the table's own."""
 
 
 def show(here: Here) -> None:
@@ -27,70 +33,218 @@ def show(here: Here) -> None:
     st.html(
         heading(
             "Features",
-            f"All {info.features:,} features of {info.title}, {info.members} × {info.widths[0]:,}. "
-            "Click a row to open the feature; words in the search must all occur in its tokens, label, note or number.",
+            f"All {info.features:,} features of {info.title}, {info.members} × {info.widths[0]:,}. Search by words, by "
+            "the token that drives them or by the concept that they carry; click a row to open the feature.",
         )
     )
-    table = queries.features(here.run, info)
-    if table is None:
+    if queries.features(here.run, info) is None:
         missing(here, "index")
         return
-    filters = _filters(info)
-    found = chosen.apply(table, filters)
-    _table(here, info, found, filters)
+    _find(here, info)
 
 
-def _filters(info: queries.EnsembleInfo) -> Filters:
+@st.fragment
+def _find(here: Here, info: queries.EnsembleInfo) -> None:
+    """What changes at every filter: the widgets and the table."""
+    to_open = st.session_state.pop(_TO_OPEN, None)
+    filters = _filters(here, info)
+    if to_open is not None:
+        open_feature(here, to_open, **filters.to_query())
+    table = queries.features(here.run, info)
+    if table is None:
+        return
+    ranking = queries.ranking(here.run, info, filters)
+    order = queries.order(here.run, info, filters, table)
+    _say(here, info, filters, ranking, len(order))
+    if not len(order):
+        st.info("No feature fits this search. Take a filter away.", icon=":material/search_off:")
+        return
+    opened = st.session_state.get(_OPENED)
+    asked = st.query_params.get(PAGE, "")
+    number = int(asked) - 1 if asked.isdigit() and len(asked) < 9 else feature_rows.page_with(order, opened or 0)
+    page = feature_rows.page(
+        table,
+        order,
+        number,
+        columns=feature_rows.columns(info.member_word, members=info.members, filters=filters, table=table),
+        filters=filters,
+        scores=None if ranking is None else ranking.table,
+        pinned=[pin.feature for pin in pins.pinned(here) if pin.ensemble == info.name],
+        chosen=opened,
+    )
+    # The key changes with the choice, or a remembered click would mean another feature.
+    key = f"features-{info.name}-{here.run.path.name}"
+    feature_list(page, key=key, on_act=lambda: _act(here, info, filters, key))
+
+
+def _act(here: Here, info: queries.EnsembleInfo, filters: Filters, key: str) -> None:
+    """Do what was asked for in the table; it comes from the browser and is checked."""
+    done = getattr(st.session_state.get(key), "act", None)
+    if not isinstance(done, Mapping):
+        return
+    kind, value = done.get("kind"), done.get("value")
+    if kind == "sort" and value in chosen.SORTS:
+        reverse = value == filters.column and not filters.reverse
+        address.write({"sort": str(value), "dir": "reverse" if reverse else None, PAGE: None})
+        st.session_state.pop(_OPENED, None)
+    elif kind == "page" and isinstance(value, int) and value >= 0:
+        address.write({PAGE: str(value + 1)})
+    elif kind in ("open", "pin") and isinstance(value, int) and 0 <= value < info.features:
+        st.session_state[_OPENED] = value
+        if kind == "pin":
+            pins.toggle(here, Pin(info.name, value))
+        else:
+            st.session_state[_TO_OPEN] = value
+
+
+def _say(here: Here, info: queries.EnsembleInfo, filters: Filters, ranking: queries.Ranking | None, found: int) -> None:
+    """How many there are, and what a token or a concept means."""
+    parts = [f"{whole(found)} of {whole(info.features)} features"]
+    if filters.token and ranking is not None and ranking.tokens:
+        read = ", ".join(f"`{show_alone(text)}`" for text in ranking.tokens[:6])
+        more = f" and {len(ranking.tokens) - 6} more" if len(ranking.tokens) > 6 else ""
+        parts.append(f"driven by {read}{more}, of each token at most those that tell it best")
+    if filters.concept:
+        parts.append(f"carry {plain(filters.concept)}: chosen on training texts to detect it")
+    pinned = len(pins.pinned(here))
+    if pinned:
+        parts.append(f"{pinned} pinned")
+    st.caption(" · ".join(parts))
+    if filters.token and not queries.has_tokens(here.run, info.name):
+        missing(here, "index", "This run was indexed before features could be found by token")
+    elif filters.token and ranking is not None and not ranking.tokens:
+        like = ", ".join(f"`{show_alone(text)}`" for text in ranking.instead)
+        st.info(
+            f"No token of the corpus reads “{plain(filters.token)}”."
+            + (f" These begin with it: {like}." if like else "")
+            + " A word of several tokens can be read on the page *Type a text*.",
+            icon=":material/search_off:",
+        )
+
+
+def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
     first, version = _first_choice()
-    member = first.member if first.member is not None and first.member < info.members else ALL_MEMBERS
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         search = st.text_input(
-            "Search", first.search, key=_key(version), placeholder="token, label or number", icon=":material/search:"
+            "Search",
+            first.search,
+            key=_key(version),
+            placeholder="words, label or number",
+            icon=":material/search:",
+            help="Words that must all occur in a feature's number, top token, promoted tokens, label or note.",
+            width=250,
         )
-        member = st.selectbox(
-            info.member_word.capitalize(),
-            [ALL_MEMBERS, *range(info.members)],
-            member + 1,
-            key=f"f-member-{info.name}-{version}",
-            format_func=lambda number: "all" if number == ALL_MEMBERS else f"{info.member_word} {number}",
-            width=150,
+        token = st.text_input(
+            "Token that drives it",
+            first.token,
+            key=f"f-token-{version}",
+            placeholder="the, or ·the",
+            help="Features that tell this token best, over the whole indexed corpus. Type · for a space and ⏎ for a "
+            "line end to mean one token exactly.",
+            width=170,
         )
+        concept = _concept(here, info, first, version)
+        member = _member(info, first, version)
         labels = _menu("Label", LABEL_STATES, first.labels, f"f-labels-{version}")
-        sort = _menu("Sort by", SORTS, first.sort, f"f-sort-{version}")
         with st.popover("More filters"):
-            density, stability, dead = _more_filters(info, first, version)
+            more = _more_filters(here, info, first, version)
+        if first != Filters() or st.session_state.get(_SEEN, ({},))[0]:
+            st.button("Clear", icon=":material/close:", key="f-clear", on_click=_clear, help="Take all filters away")
+    query = st.query_params
     filters = Filters(
         search=(search or "").strip(),
-        member=None if member == ALL_MEMBERS else member,
+        token=(token or "").strip(" ") or (token or "")[:1],
+        concept=concept,
+        member=member,
         labels=labels,
-        sort=sort,
-        density=density,
-        stability=stability,
-        dead=dead,
+        sort=query.get("sort", "") if query.get("sort", "") in chosen.SORTS else "",
+        reverse=query.get("dir") == "reverse",
+        **more,
     )
-    query = filters.to_query()
-    address.write({key: query.get(key) for key in chosen.KEYS})
-    st.session_state[_SEEN] = (query, first, version)
+    _remember(filters, first, version)
     return filters
 
 
-def _menu(name: str, texts: dict[str, str], first: str, key: str) -> str:
-    return st.selectbox(name, list(texts), list(texts).index(first), key=key, format_func=texts.__getitem__, width=160)
+def _remember(filters: Filters, first: Filters, version: int) -> None:
+    """Put the choice into the address bar; another choice starts at its first page."""
+    query = filters.to_query()
+    mine = {key: query[key] for key in _WIDGETS if key in query}
+    if mine != {key: st.query_params[key] for key in _WIDGETS if key in st.query_params}:
+        address.write({PAGE: None})
+        st.session_state.pop(_OPENED, None)
+    address.write({key: query.get(key) for key in chosen.KEYS})
+    st.session_state[_SEEN] = (mine, first, version)
 
 
-def _more_filters(info: queries.EnsembleInfo, first: Filters, version: int) -> tuple[tuple[float, float], float, bool]:
-    density = st.select_slider(
-        "Density (share of tokens on which it fires)",
-        DENSITIES,
-        first.density,
-        key=f"f-density-{version}",
-        format_func=lambda limit: f"{100 * limit:g} %",
+def _clear() -> None:
+    address.write(dict.fromkeys((*chosen.KEYS, PAGE)))
+
+
+def _concept(here: Here, info: queries.EnsembleInfo, first: Filters, version: int) -> str:
+    names = queries.concept_names(here.run, info.name)
+    if not names:
+        return ""
+    return st.selectbox(
+        "Concept",
+        ["", *names],
+        names.index(first.concept) + 1 if first.concept in names else 0,
+        key=f"f-concept-{info.name}-{version}",
+        format_func=lambda name: name.replace("/", " · ", 1) or "any",
+        help="Features that detect this concept, the fewest that suffice first.",
+        width=170,
     )
-    stability = 0.0
+
+
+def _member(info: queries.EnsembleInfo, first: Filters, version: int) -> int | None:
+    if info.members < 2:
+        return None
+    start = first.member if first.member is not None and first.member < info.members else ALL
+    options = [ALL, *range(info.members)]
+    picked = st.selectbox(
+        info.member_word.capitalize(),
+        options,
+        options.index(start),
+        key=f"f-member-{info.name}-{version}",
+        format_func=lambda number: "all" if number == ALL else f"{info.member_word} {number}",
+        width=125,
+    )
+    return None if picked == ALL else picked
+
+
+def _menu(name: str, texts: dict[str, str], first: str, key: str) -> str:
+    return st.selectbox(name, list(texts), list(texts).index(first), key=key, format_func=texts.__getitem__, width=140)
+
+
+def _more_filters(here: Here, info: queries.EnsembleInfo, first: Filters, version: int) -> dict[str, Any]:
+    chosen: dict[str, Any] = {
+        "density": st.select_slider(
+            "Density (share of tokens on which it fires)",
+            DENSITIES,
+            first.density,
+            key=f"f-density-{version}",
+            format_func=lambda limit: f"{100 * limit:g} %",
+        )
+    }
     if info.members > 1:
         text = "Stability at least (share of the other members that have it)"
-        stability = st.slider(text, 0.0, 1.0, first.stability, step=0.05, key=f"f-stability-{version}")
-    return density, stability, st.toggle("Show dead features too", first.dead, key=f"f-dead-{version}")
+        chosen["stability"] = st.slider(text, 0.0, 1.0, first.stability, step=0.05, key=f"f-stability-{version}")
+        text = "Family at least (features that match one to one over the members)"
+        most = max(2, min(info.members, FAMILIES))
+        chosen["family"] = st.slider(text, 1, most, min(first.family, most), key=f"f-family-{version}")
+    clusters = queries.clusters(here.run, info)
+    if clusters:
+        names = {ALL: "any", -1: "in no cluster", **clusters}
+        start = first.cluster if first.cluster in names else ALL
+        picked = st.selectbox(
+            "Cluster of the atom map",
+            list(names),
+            list(names).index(start),
+            key=f"f-cluster-{info.name}-{version}",
+            format_func=lambda number: names[number],
+        )
+        chosen["cluster"] = None if picked == ALL else picked
+    chosen["dead"] = _menu("Features that never fire", DEAD_STATES, first.dead, f"f-dead-{version}")
+    return chosen
 
 
 def _key(version: int) -> str:
@@ -103,77 +257,11 @@ def _first_choice() -> tuple[Filters, int]:
     Widgets keep what people do with them, until the address bar is changed from outside (a link, Back, a first visit):
     then they are made anew from it.
     """
-    query = {key: st.query_params[key] for key in chosen.KEYS if key in st.query_params}
+    query = {key: st.query_params[key] for key in _WIDGETS if key in st.query_params}
     seen, first, version = st.session_state.get(_SEEN, ({}, Filters(), 0))
     if seen == query and _key(version) in st.session_state:
         return first, version
     return Filters.from_query(query), version + 1
-
-
-def _table(here: Here, info: queries.EnsembleInfo, found: pd.DataFrame, filters: Filters) -> None:
-    shown = found.head(MAX_ROWS)
-    cut = f" (the first {whole(MAX_ROWS)} are shown)" if len(found) > MAX_ROWS else ""
-    st.caption(
-        f"{whole(len(found))} of {whole(info.features)} features{cut} · density: share of tokens on which it fires"
-        + (" · stability: share of the other members that have it too" if info.members > 1 else "")
-    )
-    if shown.empty:
-        st.info("No feature fits this search. Take a filter away.", icon=":material/search_off:")
-        return
-    # The key changes with the choice, or a remembered click would mean another feature.
-    key = f"table-{info.name}-{hash((filters, here.run.path))}"
-    st.dataframe(
-        _columns(shown, info),
-        key=key,
-        hide_index=True,
-        height=min(640, 37 + 35 * len(shown)),
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config=_config(info),
-        alt="Features; click a row to open one",
-    )
-    row = picked_row(key)
-    if row is not None and row < len(shown):
-        open_feature(here, int(shown["feature"].iloc[row]), **filters.to_query())
-
-
-def _columns(shown: pd.DataFrame, info: queries.EnsembleInfo) -> pd.DataFrame:
-    columns = pd.DataFrame(
-        {
-            "feature": shown["feature"],
-            "member": shown["member"],
-            "token": [show_alone(str(token)) for token in shown["top_token"]],
-            "label": shown["label"],
-            "density": 100 * shown["density"],
-            "peak": shown["peak"],
-        }
-    )
-    if info.members > 1:
-        columns["stability"] = shown["stability"]
-        columns["family"] = shown["family_size"]
-    if "promoted_text" in shown:
-        columns["promotes"] = [
-            " ".join(show_alone(t) for t in str(text).split()[:4]) for text in shown["promoted_text"]
-        ]
-    return columns
-
-
-def _config(info: queries.EnsembleInfo) -> dict[str, Any]:
-    number = st.column_config.NumberColumn
-    text = st.column_config.TextColumn
-    return {
-        "feature": number("Feature", format="%d", width="small", help="Number of the feature in the ensemble"),
-        "member": number(info.member_word.capitalize(), format="%d", width="small"),
-        "token": text("Top token", help="The most frequent token among its strongest activations; · is a space"),
-        "label": text("Label", width="medium"),
-        "density": number("Density", format="%.3g %%", help="Share of the indexed tokens on which it fires"),
-        "peak": number("Peak", format="%.2f", help="Its largest activation"),
-        "stability": st.column_config.ProgressColumn(
-            "Stability", format="percent", min_value=0, max_value=1, help="Share of the other members that have it too"
-        ),
-        "family": number("Family", format="%d", width="small", help="Features that match one to one over the members"),
-        "promotes": text("Promotes", help="Tokens whose prediction it raises most (logit lens)"),
-    }
 
 
 show(here())

@@ -1,0 +1,182 @@
+"""Which features a choice of filters finds: the table of all, tokens and concepts that rank them, their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+from numpy.typing import NDArray
+
+from dashboard.parts import filters as chosen
+from dashboard.parts.filters import Filters
+from dashboard.queries.cached import ENTRIES, modified, optional_table
+from dashboard.queries.opening import EnsembleInfo, open_run
+from dashboard.queries.tables import atoms, concepts, corpus, label_table
+from sae_core.browse.by_token import ByToken, TokenNames
+from sae_core.files import read_table
+from sae_core.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Features that go with a token or a concept.
+
+    Attributes:
+        table: Rows feature and score, the best first; for a token also token (its text), share and fires.
+        tokens: Texts of the tokens that were found.
+        instead: Texts of tokens that begin with what was typed, if none was found.
+    """
+
+    table: pd.DataFrame
+    tokens: Sequence[str] = ()
+    instead: Sequence[str] = ()
+
+
+def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
+    """All features with their labels: the columns of `atoms`, label, note, search_text and, with a lens, promoted_text.
+
+    Shared columns; do not change them.
+    """
+    folder = run.ensemble(info.name)
+    if not folder.atoms.exists():
+        return None
+    table = _searchable(str(run.path), info.name, modified(folder.atoms), modified(folder.promoted)).copy(deep=False)
+    mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
+    numbers = np.array(
+        [info.feature(int(m), int(f)) for m, f in zip(mine["member"], mine["feature"], strict=True)], int
+    )
+    there = numbers < len(table)
+    for column in ("label", "note"):
+        texts = np.full(len(table), "", object)
+        texts[numbers[there]] = mine[column].fillna("").astype(str).to_numpy(object)[there]
+        table[column] = pd.Series(texts, dtype=object)
+    return table
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _searchable(path: str, name: str, modified_atoms: int, modified_lens: int) -> pd.DataFrame:
+    run = open_run(Path(path))
+    table = atoms(run, name)
+    assert table is not None
+    table = table.copy(deep=False)
+    lens = run.ensemble(name).promoted
+    if lens.exists():
+        table["promoted_text"] = pd.Series([" ".join(tokens) for tokens in read_table(lens)["promoted"]])
+    table["search_text"] = chosen.searchable(table)
+    return table
+
+
+def order(run: Run, info: EnsembleInfo, filters: Filters, table: pd.DataFrame | None = None) -> NDArray[np.int64]:
+    """The features that filters choose, in their order.
+
+    Args:
+        run: The run.
+        info: The ensemble.
+        filters: The choice.
+        table: What `features` gives, if it is at hand.
+    """
+    table = features(run, info) if table is None else table
+    if table is None:
+        return np.empty(0, np.int64)
+    found = ranking(run, info, filters)
+    ranked = found.table["feature"].tolist() if found is not None else None
+    return table["feature"].to_numpy(np.int64)[chosen.places(table, filters, ranked=ranked)]
+
+
+def ranking(run: Run, info: EnsembleInfo, filters: Filters) -> Ranking | None:
+    """What the token or the concept of a choice ranks, those of the token that the concept has, too; None without."""
+    by_token = driven_by(run, info.name, filters.token) if filters.token else None
+    by_concept = carriers(run, info.name, filters.concept) if filters.concept else None
+    if by_token is None or by_concept is None:
+        return by_token or by_concept
+    both = by_token.table[by_token.table["feature"].isin(by_concept.table["feature"])]
+    return Ranking(both, by_token.tokens, by_token.instead)
+
+
+def driven_by(run: Run, ensemble: str, typed: str) -> Ranking:
+    """The features that a typed token drives, the one that tells it best first."""
+    table, text, names = _by_token(run, ensemble), corpus(run), _token_names(run, ensemble)
+    if table is None or text is None or names is None:
+        return Ranking(pd.DataFrame({"feature": [], "score": []}, dtype=float).astype({"feature": int}))
+    tokens = names.find(typed)
+    found = table.driven_by(tokens)
+    found["token"] = [text.token_text(token) for token in found["token"].tolist()]
+    instead = [] if tokens else [text.token_text(token) for token in names.like(typed)]
+    return Ranking(found, [text.token_text(token) for token in tokens], instead)
+
+
+def has_tokens(run: Run, ensemble: str) -> bool:
+    """Whether features can be found by token; runs that were indexed by older versions have no such table."""
+    return run.ensemble(ensemble).by_token.exists()
+
+
+def _by_token(run: Run, ensemble: str) -> ByToken | None:
+    path = run.ensemble(ensemble).by_token
+    return _open_by_token(str(path), modified(path)) if path.exists() else None
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _open_by_token(path: str, modified: int) -> ByToken:
+    return ByToken.open(Path(path))
+
+
+def _token_names(run: Run, ensemble: str) -> TokenNames | None:
+    path = run.ensemble(ensemble).by_token
+    return _open_names(str(run.path), ensemble, modified(path)) if path.exists() else None
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _open_names(path: str, ensemble: str, modified: int) -> TokenNames | None:
+    run = open_run(Path(path))
+    table, text = _by_token(run, ensemble), corpus(run)
+    return TokenNames(text, np.asarray(table.tokens)) if table is not None and text is not None else None
+
+
+def concept_names(run: Run, ensemble: str) -> list[str]:
+    """The concepts, as ``task/concept``, that were detected with features of an ensemble."""
+    table = concepts(run)
+    if table is None or table.empty:
+        return []
+    mine = table[(table["method"] == ensemble) & (table["m"] > 0)]
+    return list(dict.fromkeys((mine["task"].astype(str) + "/" + mine["concept"].astype(str)).tolist()))
+
+
+def carriers(run: Run, ensemble: str, concept: str) -> Ranking:
+    """The features that carry a concept, by how few features suffice for it to be among the chosen ones.
+
+    Its score is 1/m for the smallest m for which it is one of the m features that were chosen on training texts.
+    """
+    table = concepts(run)
+    first: dict[int, int] = {}
+    if table is not None and not table.empty:
+        here = table["task"].astype(str) + "/" + table["concept"].astype(str) == concept
+        mine = table[here & (table["method"] == ensemble) & (table["m"] > 0)].sort_values("m", kind="stable")
+        for m, members in zip(mine["m"].tolist(), mine["features"], strict=True):
+            for feature in members:
+                first.setdefault(int(feature), int(m))
+    numbers = list(first)
+    return Ranking(pd.DataFrame({"feature": np.array(numbers, int), "score": [1 / first[f] for f in numbers]}))
+
+
+def clusters(run: Run, info: EnsembleInfo) -> dict[int, str]:
+    """The clusters of the atom map by size, each with its number of features and its most frequent top tokens."""
+    folder = run.ensemble(info.name)
+    return _clusters(str(folder.atoms), modified(folder.atoms)) if folder.atoms.exists() else {}
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _clusters(path: str, modified: int) -> dict[int, str]:
+    table = optional_table(Path(path))
+    if table is None or "cluster" not in table:
+        return {}
+    inside = table[(table["cluster"] >= 0) & (table["top_token"].astype(str).str.strip() != "")]
+    sizes = table.loc[table["cluster"] >= 0, "cluster"].value_counts()
+    often = inside.groupby("cluster")["top_token"].agg(lambda texts: texts.value_counts().index[:3].tolist())
+    return {
+        int(cluster): f"{cluster} · {size} features · {', '.join(map(str, often.get(cluster, [])))}"
+        for cluster, size in sizes.items()
+    }
