@@ -31,6 +31,8 @@ def _pages() -> list[st.Page]:
         st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),
         st.Page("views/features.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"),
         st.Page("views/feature.py", title="Feature", url_path="feature", visibility="hidden"),
+        st.Page("views/text.py", title="Type a text", icon=":material/keyboard:", url_path="text"),
+        st.Page("views/pinned.py", title="Pinned features", icon=":material/keep:", url_path="pinned"),
         st.Page("views/compare.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
         st.Page("views/atom_map.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
         st.Page("views/concepts.py", title="Concepts", icon=":material/category:", url_path="concepts"),

@@ -106,7 +106,8 @@ def page(
         features=shown.tolist(),
         pinned=[feature for feature in pinned if feature in there],
         sort=filters.column,
-        ascending=filters.ascending,
+        # Of a rank, 1 is the best.
+        ascending=filters.ascending != (filters.column == MATCH),
         number=number,
         pages=pages,
         chosen=chosen,

@@ -20,6 +20,7 @@ from dashboard.queries.one_feature import FeatureView, feature_view, often_toget
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
 from dashboard.queries.reporting import report, report_html, report_json
 from dashboard.queries.spurious import Bench, Evidence, bench, evidence, spurious, strongest_texts
+from dashboard.queries.pinned import PinView, pin_view
 from dashboard.queries.tables import (
     atoms,
     concepts,
@@ -43,6 +44,8 @@ __all__ = [
     "Evidence",
     "FeatureView",
     "MapPoints",
+    "PinView",
+    "Ranking",
     "atoms",
     "bench",
     "concept_choices",
@@ -74,6 +77,7 @@ __all__ = [
     "open_run",
     "order",
     "peak_tokens",
+    "pin_view",
     "promoted",
     "report",
     "report_html",

@@ -132,7 +132,7 @@ def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
             placeholder="words, label or number",
             icon=":material/search:",
             help="Words that must all occur in a feature's number, top token, promoted tokens, label or note.",
-            width=250,
+            width=215,
         )
         token = st.text_input(
             "Token that drives it",
@@ -141,7 +141,7 @@ def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
             placeholder="the, or ·the",
             help="Features that tell this token best, over the whole indexed corpus. Type · for a space and ⏎ for a "
             "line end to mean one token exactly.",
-            width=170,
+            width=150,
         )
         concept = _concept(here, info, first, version)
         member = _member(info, first, version)
@@ -149,7 +149,9 @@ def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
         with st.popover("More filters"):
             more = _more_filters(here, info, first, version)
         if first != Filters() or st.session_state.get(_SEEN, ({},))[0]:
-            st.button("Clear", icon=":material/close:", key="f-clear", on_click=_clear, help="Take all filters away")
+            st.button(
+                "", icon=":material/filter_alt_off:", key="f-clear", on_click=_clear, help="Take all filters away"
+            )
     query = st.query_params
     filters = Filters(
         search=(search or "").strip(),
@@ -191,7 +193,7 @@ def _concept(here: Here, info: queries.EnsembleInfo, first: Filters, version: in
         key=f"f-concept-{info.name}-{version}",
         format_func=lambda name: name.replace("/", " · ", 1) or "any",
         help="Features that detect this concept, the fewest that suffice first.",
-        width=170,
+        width=160,
     )
 
 
@@ -206,13 +208,13 @@ def _member(info: queries.EnsembleInfo, first: Filters, version: int) -> int | N
         options.index(start),
         key=f"f-member-{info.name}-{version}",
         format_func=lambda number: "all" if number == ALL else f"{info.member_word} {number}",
-        width=125,
+        width=115,
     )
     return None if picked == ALL else picked
 
 
 def _menu(name: str, texts: dict[str, str], first: str, key: str) -> str:
-    return st.selectbox(name, list(texts), list(texts).index(first), key=key, format_func=texts.__getitem__, width=140)
+    return st.selectbox(name, list(texts), list(texts).index(first), key=key, format_func=texts.__getitem__, width=130)
 
 
 def _more_filters(here: Here, info: queries.EnsembleInfo, first: Filters, version: int) -> dict[str, Any]:
