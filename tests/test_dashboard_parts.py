@@ -224,7 +224,7 @@ def features() -> pd.DataFrame:
     ("choice", "numbers_left"),
     [
         (Filters(), [0, 3, 1, 4, 5]),
-        (Filters(dead=True), [0, 3, 1, 4, 5, 2]),
+        (Filters(dead="1"), [0, 3, 1, 4, 5, 2]),
         (Filters(member=1), [3, 4, 5]),
         (Filters(search="THE"), [0, 3]),
         (Filters(search="numpy arr"), [1]),
@@ -244,7 +244,7 @@ def test_filters_choose_and_sort(features: pd.DataFrame, choice: Filters, number
 
 
 def test_filters_survive_the_address_bar() -> None:
-    choice = Filters("a b", 2, "no", "peak", (1e-4, 0.1), 0.35, True)
+    choice = Filters("a b", 2, "no", "peak", (1e-4, 0.1), 0.35, "1")
     assert Filters.from_query(choice.to_query()) == choice
     assert Filters().to_query() == {}
     assert Filters.from_query({}) == Filters()

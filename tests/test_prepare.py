@@ -26,6 +26,7 @@ from sae_core.sae import TopKSAE
 
 D, TOKENS, VOCABULARY = 12, 150, 30
 FILES = ("index", "matches", "match_summary", "promoted", "map", "atoms", "suggestions")
+FILES = ("index", "by_token", "matches", "match_summary", "promoted", "map", "atoms")
 
 
 class Cache:

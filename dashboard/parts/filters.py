@@ -224,7 +224,7 @@ def _kept(features: pd.DataFrame, filters: Filters) -> NDArray[np.bool_]:
 
 def _contains(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
     text = features["search_text"] if "search_text" in features else searchable(features)
-    found = text.str.contains(word, regex=False).to_numpy(bool)
+    found = np.array(text.str.contains(word, regex=False), bool)  # a copy, as it is added to
     for column in ("label", "note"):
         written = np.flatnonzero((features[column] != "").to_numpy(bool))
         if len(written):
