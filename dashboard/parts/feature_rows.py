@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,7 @@ def page_with(order: NDArray[np.int64], feature: int) -> int:
     return int(found[0]) // ROWS if len(found) else 0
 
 
-def _cells(filters: Filters) -> dict[str, Callable[[dict[str, Any]], Any]]:
+def _cells(filters: Filters) -> dict[str, Callable[[Mapping[Any, Any]], Any]]:
     """What stands in the cell of each column, by its key."""
     return {
         "feature": lambda row: whole(row["feature"]),
@@ -143,6 +143,6 @@ def _share(value: Any) -> float | None:
     return None if is_missing(value) else round(float(value), 4)
 
 
-def _label(row: dict[str, Any]) -> list[Any]:
+def _label(row: Mapping[Any, Any]) -> list[Any]:
     label, suggestion = str(row["label"] or ""), str(row.get("suggestion") or "")
     return [label, False] if label else [suggestion, bool(suggestion)]

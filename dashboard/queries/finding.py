@@ -177,6 +177,6 @@ def _clusters(path: str, modified: int) -> dict[int, str]:
     sizes = table.loc[table["cluster"] >= 0, "cluster"].value_counts()
     often = inside.groupby("cluster")["top_token"].agg(lambda texts: texts.value_counts().index[:3].tolist())
     return {
-        int(cluster): f"{cluster} · {size} features · {', '.join(map(str, often.get(cluster, [])))}"
-        for cluster, size in sizes.items()
+        cluster: f"{cluster} · {size} features · {', '.join(map(str, often.get(cluster, [])))}"
+        for cluster, size in zip(sizes.index.tolist(), sizes.tolist(), strict=True)
     }

@@ -118,12 +118,12 @@ def _summary(found: LiveText) -> str:
 def _act(here: Here, info: queries.EnsembleInfo, key: str) -> None:
     """Do what was asked for in the list; it comes from the browser and is checked."""
     done = getattr(st.session_state.get(key), "act", None)
-    value = done.get("value") if isinstance(done, Mapping) else None
+    kind, value = (done.get("kind"), done.get("value")) if isinstance(done, Mapping) else (None, None)
     if not isinstance(value, int) or not 0 <= value < info.features:
         return
-    if done.get("kind") == "pin":
+    if kind == "pin":
         pins.toggle(here, Pin(info.name, value))
-    elif done.get("kind") == "open":
+    elif kind == "open":
         st.session_state[_TO_OPEN] = value
 
 
