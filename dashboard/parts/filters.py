@@ -152,7 +152,8 @@ def _ordered(low: float, high: float) -> tuple[float, float]:
 
 def searchable(features: pd.DataFrame) -> pd.Series[str]:
     """What a search looks at beside label and note, one lower-case text per feature."""
-    parts = [features[column].fillna("").astype(str) for column in ("top_token", "promoted_text") if column in features]
+    columns = ("top_token", "promoted_text", "suggestion")
+    parts = [features[column].fillna("").astype(str) for column in columns if column in features]
     text = features["feature"].astype(str)
     for part in parts:
         text = text + " " + part

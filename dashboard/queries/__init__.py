@@ -18,9 +18,9 @@ from dashboard.queries.finding import (
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
+from dashboard.queries.pinned import PinView, pin_view
 from dashboard.queries.reporting import report, report_html, report_json
 from dashboard.queries.spurious import Bench, Evidence, bench, evidence, spurious, strongest_texts
-from dashboard.queries.pinned import PinView, pin_view
 from dashboard.queries.tables import (
     atoms,
     concepts,
@@ -48,9 +48,8 @@ __all__ = [
     "Ranking",
     "atoms",
     "bench",
-    "concept_choices",
-    "Ranking",
     "clusters",
+    "concept_choices",
     "concept_names",
     "concepts",
     "contexts",
@@ -79,10 +78,10 @@ __all__ = [
     "peak_tokens",
     "pin_view",
     "promoted",
+    "ranking",
     "report",
     "report_html",
     "report_json",
-    "ranking",
     "runs",
     "spurious",
     "strongest_texts",

@@ -15,7 +15,7 @@ from dashboard.parts import filters as chosen
 from dashboard.parts.filters import Filters
 from dashboard.queries.cached import ENTRIES, modified, optional_table
 from dashboard.queries.opening import EnsembleInfo, open_run
-from dashboard.queries.tables import atoms, concepts, corpus, label_table
+from dashboard.queries.tables import atoms, concepts, corpus, label_table, suggestions
 from sae_core.browse.by_token import ByToken, TokenNames
 from sae_core.files import read_table
 from sae_core.run import Run
@@ -37,14 +37,15 @@ class Ranking:
 
 
 def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
-    """All features with their labels: the columns of `atoms`, label, note, search_text and, with a lens, promoted_text.
+    """All features: the columns of `atoms`, label, note, search_text; if there are, promoted_text and suggestion.
 
     Shared columns; do not change them.
     """
     folder = run.ensemble(info.name)
     if not folder.atoms.exists():
         return None
-    table = _searchable(str(run.path), info.name, modified(folder.atoms), modified(folder.promoted)).copy(deep=False)
+    stamps = tuple(modified(path) for path in (folder.atoms, folder.promoted, folder.suggestions))
+    table = _searchable(str(run.path), info.name, stamps).copy(deep=False)
     mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
     numbers = np.array(
         [info.feature(int(m), int(f)) for m, f in zip(mine["member"], mine["feature"], strict=True)], int
@@ -58,7 +59,7 @@ def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _searchable(path: str, name: str, modified_atoms: int, modified_lens: int) -> pd.DataFrame:
+def _searchable(path: str, name: str, stamps: tuple[int, ...]) -> pd.DataFrame:
     run = open_run(Path(path))
     table = atoms(run, name)
     assert table is not None
@@ -66,6 +67,9 @@ def _searchable(path: str, name: str, modified_atoms: int, modified_lens: int) -
     lens = run.ensemble(name).promoted
     if lens.exists():
         table["promoted_text"] = pd.Series([" ".join(tokens) for tokens in read_table(lens)["promoted"]])
+    suggested = suggestions(run, name)
+    if suggested is not None and len(suggested) == len(table):
+        table["suggestion"] = suggested["suggestion"].fillna("").astype(str)
     table["search_text"] = chosen.searchable(table)
     return table
 

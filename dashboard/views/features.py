@@ -131,7 +131,8 @@ def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
             key=_key(version),
             placeholder="words, label or number",
             icon=":material/search:",
-            help="Words that must all occur in a feature's number, top token, promoted tokens, label or note.",
+            help="Words that must all occur in a feature's number, top token, promoted tokens, suggested "
+            "label, label or note.",
             width=215,
         )
         token = st.text_input(
