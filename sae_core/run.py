@@ -19,7 +19,7 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 
 FORMAT = 1
-INDEX_STAGES = ("index", "tokens", "together", "match", "lens", "map", "atoms", "suggest")
+INDEX_STAGES = ("index", "tokens", "together", "match", "families", "lens", "map", "atoms", "suggest", "energy")
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
@@ -124,6 +124,31 @@ class EnsembleFolder:
     def match_summary(self) -> Path:
         """JSON: mean matched cosines of each pair of members, and of random dictionaries of the same sizes."""
         return self.path / "matches.json"
+
+    @property
+    def firing_matches(self) -> Path:
+        """Parquet: matches of features across members by correlation of activations and by overlap of top contexts."""
+        return self.path / "firing_matches.parquet"
+
+    @property
+    def families(self) -> Path:
+        """Parquet: one row a family of features of different members, for each way of matching them."""
+        return self.path / "families.parquet"
+
+    @property
+    def family_summary(self) -> Path:
+        """JSON: figures of each pair of members by what features do, families of each size, and what chance gives."""
+        return self.path / "families.json"
+
+    @property
+    def stage_energy(self) -> Path:
+        """Parquet: one row a feature of a boosted ensemble, the residual energy that it removes."""
+        return self.path / "energy.parquet"
+
+    @property
+    def stage_energy_summary(self) -> Path:
+        """JSON: the residual energy before and after each stage, and on how many tokens it is measured."""
+        return self.path / "energy.json"
 
     @property
     def map(self) -> Path:

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
+from sae_core.browse.family_table import relate_members
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index
 from sae_core.browse.matching import match_members
+from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.browse.suggest import suggest_labels
 from sae_core.config import METHODS, RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble
@@ -227,6 +229,16 @@ def _browse(run: Run, name: str, ensemble: Ensemble, acts_TD: Tensor, seed: int)
     matches, summary = match_members(ensemble)
     write_table(folder.matches, matches)
     write_json(folder.match_summary, summary)
+    firing, families, relations = relate_members(
+        ActivationIndex.open(folder.index), [member.W_dec for member in ensemble], matches
+    )
+    write_table(folder.firing_matches, firing)
+    write_table(folder.families, families)
+    write_json(folder.family_summary, relations)
+    if name == "boosted":
+        energy, stages = measure_stage_energy(ensemble, lambda start, stop: acts_TD[start:stop], len(acts_TD))
+        write_table(folder.stage_energy, energy)
+        write_json(folder.stage_energy_summary, stages)
     x, y = _plane(ensemble.dictionary.detach())
     places = pd.DataFrame({"x": x, "y": y, "cluster": np.arange(len(x)) % 7 - 1})
     index, corpus = ActivationIndex.open(folder.index), Corpus.open(run)

@@ -20,7 +20,7 @@ import pytest
 from conftest import MARKUP
 
 import dashboard
-from dashboard.parts import compare
+from dashboard.queries.comparing import united
 from sae_core.browse.labels import LabelStore
 from sae_core.files import read_table
 from sae_core.run import Run
@@ -46,7 +46,6 @@ PAGES = {
     "labels": "Labels",
 }
 LABEL, NOTE, AUTHOR = "=1+1 definite article", "<img src=x onerror=alert(1)>", "Ada"
-FAMILIES_A_PAGE = 6
 PATIENCE = 60_000
 
 
@@ -222,8 +221,8 @@ def test_the_back_button_returns_to_the_feature_before(watched: Watched, address
 def test_markup_in_tokens_and_labels_stays_text(watched: Watched, address: str, run: Run) -> None:
     atoms = read_table(run.ensemble("bagged").atoms)
     chosen = atoms[atoms["top_token"] == MARKUP].sort_values("family_size").iloc[-1]
-    feature, size = int(chosen["feature"]), int(chosen["family_size"])
-    assert size > 1, "no feature of the markup is in a family; the small run has changed"
+    feature = int(chosen["feature"])
+    assert chosen["family_size"] > 1, "no feature of the markup is in a family; the small run has changed"
     member, latent = divmod(feature, run.settings.sae.width)
     store = LabelStore(run.labels, run.name)
     store.set("bagged", member, latent, feature, NOTE, "<script>alert(2)</script>", "<b onclick=alert(3)>Ada</b>")
@@ -236,16 +235,10 @@ def test_markup_in_tokens_and_labels_stays_text(watched: Watched, address: str, 
         page.locator(".strips").get_by_text(MARKUP).first.wait_for()
         assert_no_element_of_it(watched)
 
-        page.goto(f"{address}/compare?run=run&ensemble=bagged")
-        if size != max(compare.family_sizes(atoms)):  # the largest are shown first
-            page.get_by_text(f"in {size} members (").click()
-        watched.settled()
-        families = compare.families(atoms, size=size)
-        place = next(number for number, family in enumerate(families) if feature in family.features.values())
-        pages = -(-len(families) // FAMILIES_A_PAGE)
-        number = page.get_by_role("spinbutton", name=f"Page (of {pages})", exact=True)
-        number.fill(str(1 + place // FAMILIES_A_PAGE))
-        number.press("Enter")
+        families = united(read_table(run.ensemble("bagged").families))
+        number = next(n for n, group in zip(families["family"], families["features"], strict=True) if feature in group)
+        page.goto(f"{address}/compare?run=run&ensemble=bagged&family={number}")
+        page.get_by_role("heading", name=f"Family {number}", exact=True).wait_for()
         page.locator(".card").get_by_text(MARKUP).first.wait_for()
         assert_no_element_of_it(watched)
 

@@ -56,19 +56,6 @@ def atoms() -> pd.DataFrame:
     )
 
 
-def test_families_are_grouped_by_member(atoms: pd.DataFrame) -> None:
-    assert compare.family_sizes(atoms) == {3: 1, 2: 1}
-    first, second = compare.families(atoms)
-    assert (first.number, first.features, first.cosine) == (1, {1: 3, 2: 5}, 0.8)
-    assert second.features == {0: 0, 1: 2, 2: 4}
-    assert compare.families(atoms, size=3) == [second]
-
-
-def test_lone_features_are_alive_and_unlike_all_others(atoms: pd.DataFrame) -> None:
-    assert compare.lone_features(atoms)["feature"].tolist() == [1]
-    assert compare.lone_features(atoms.assign(dead=True)).empty
-
-
 def test_stages_count_what_is_new(atoms: pd.DataFrame) -> None:
     matches = pd.DataFrame(
         [

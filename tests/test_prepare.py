@@ -25,7 +25,10 @@ from sae_core.run import INDEX_STAGES, Run
 from sae_core.sae import TopKSAE
 
 D, TOKENS, VOCABULARY = 12, 150, 30
-FILES = ("index", "by_token", "matches", "match_summary", "promoted", "map", "atoms", "suggestions")
+FILES = (
+    *("index", "by_token", "matches", "match_summary", "firing_matches", "families", "family_summary"),
+    *("promoted", "map", "atoms", "suggestions"),
+)
 
 
 class Cache:
@@ -55,6 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     write_tensors(run.corpus.lens, lens)
     for name, ensemble in ensembles().items():
         save_ensemble(ensemble, run.ensemble(name))
+    run.activations.mkdir()
     monkeypatch.setattr(prepare, "train_cache", lambda run: Cache())
     # The map has a test of its own, and compiling UMAP takes seconds.
     monkeypatch.setattr(prepare, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
@@ -64,9 +68,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def test_everything_is_written_and_recorded(run: Run) -> None:
     ticks: list[Tick] = []
     prepare.prepare_run(run, progress=ticks.append)
-    told_of = [stage for stage in INDEX_STAGES if stage not in ("match", "map")]
-    told = {f"{stage} {name}" for name in ensembles() for stage in told_of}
-    assert {tick.stage for tick in ticks} == {*told, "match boosted"}  # one SAE has no pairs, and the map is a stand-in
+    of_several = {f"{stage} boosted" for stage in ("match", "families", "energy")}
+    of_all = [stage for stage in INDEX_STAGES if stage not in ("match", "families", "energy", "map")]
+    told = {f"{stage} {name}" for name in ensembles() for stage in of_all}
+    # One SAE has no pairs and no stages, and the map is a stand-in.
+    assert {tick.stage for tick in ticks} == told | of_several
     for name, ensemble in ensembles().items():
         folder = run.ensemble(name)
         assert all(getattr(folder, file).exists() for file in FILES)
@@ -119,6 +125,24 @@ def test_the_same_run_gives_the_same_files(run: Run) -> None:
     prepare.prepare_run(run)
     assert {file: getattr(folder, file).read_bytes() for file in FILES} == first
     assert "atoms/boosted" in manifest["finished"]
+
+
+def test_the_energy_that_stages_remove_is_measured_while_there_are_activations(run: Run) -> None:
+    run.activations.rmdir()
+    prepare.prepare_run(run)
+    assert run.facts("energy/boosted")["skipped"] == "the activations were deleted"
+    (run.path / "run.json").write_text(run.manifest_path.read_text().replace("energy/boosted", "forgotten"))
+    run.activations.mkdir()
+    prepare.prepare_run(run)
+    assert run.facts("energy/boosted")["tokens"] == TOKENS
+    assert len(read_table(run.ensemble("boosted").stage_energy)) == 40
+    stages = read_json(run.ensemble("boosted").stage_energy_summary)["stages"]
+    with torch.no_grad():
+        acts_TD = Cache.acts_TD[:TOKENS]
+        left = (acts_TD - ensembles()["boosted"](acts_TD)).square().sum() / acts_TD.square().sum()
+    assert stages[-1]["after"] == pytest.approx(float(left), rel=1e-4)
+    assert not run.ensemble("single").stage_energy.exists()
+    assert "skipped" in run.facts("energy/single")
 
 
 def test_without_an_unembedding_the_rest_is_prepared(run: Run) -> None:

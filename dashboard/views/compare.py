@@ -1,4 +1,4 @@
-"""Compare members: how alike they are, families of features, lone features, what stages add."""
+"""Compare members: how alike they are, families of features, one text through all, lone features, what stages add."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import queries
+from dashboard import aligned_text, family_browser, queries
 from dashboard.address import Here, here
-from dashboard.common import chart, feature_link, missing, open_feature, picked_row, trained_ensemble
+from dashboard.common import chart, choice, missing, open_feature, picked_row, trained_ensemble
 from dashboard.parts import compare
-from dashboard.parts.cards import Cell, Column, heading, member_chip, notice, section, table
+from dashboard.parts.cards import Cell, Column, heading, notice, section, table
 from dashboard.parts.colors import member_color
-from dashboard.parts.numbers import decimal, percent, whole
-from dashboard.parts.tokens import show_alone, token_chips
+from dashboard.parts.families import agreement_tiles
+from dashboard.parts.numbers import percent, whole
+from dashboard.parts.tokens import show_alone
 
-FAMILIES_A_PAGE = 6
 MAX_LONE = 2000
 
 
@@ -35,42 +35,57 @@ def show(here: Here) -> None:
     if summary is None or atoms is None or matches is None:
         missing(here, "index", "The members are not matched yet")
         return
-    _alike(info, summary)
+    _alike(here, info, summary)
     if info.staged:
         _stages(here, info, atoms, matches)
-    _families(here, info, atoms)
+        _energy(here, info, atoms)
+    family_browser.browse(here, info)
+    aligned_text.browse(here, info)
     _lone(here, info, atoms)
 
 
-def _alike(info: queries.EnsembleInfo, summary: dict[str, Any]) -> None:
-    measure = st.segmented_control(
-        "Measure",
-        list(compare.MEASURES),
-        default="mean_matched_cosine",
-        format_func=compare.MEASURES.__getitem__,
-        key="measure",
-        label_visibility="collapsed",
-    )
-    measure = measure or "mean_matched_cosine"
-    values = compare.matrix(summary["pairs"], measure, info.members)
-    null = (summary["null"] or {}).get(compare.NULLS.get(measure, ""))
+def _alike(here: Here, info: queries.EnsembleInfo, cosines: dict[str, Any]) -> None:
+    firing = queries.family_summary(here.run, info.name)
+    with st.container(horizontal=True, gap="medium"):
+        by = choice("by", "Compared by", list(compare.BY) if firing else ["cosine"], compare.BY.__getitem__)
+        measure = choice("measure", "Measure", list(compare.MEASURES), compare.MEASURES.__getitem__)
+    pairs, chance = compare.pairs_by(by, cosines, firing)
+    null = chance[measure]
     left, right = st.columns([1.15, 1], gap="large")
     with left:
         chart(
-            compare.heat_map(values, measure, word=info.member_word),
+            compare.heat_map(compare.matrix(pairs, measure, info.members), measure, word=info.member_word, by=by),
             f"How alike the {info.member_word}s are",
-            compare.EXPLANATIONS[measure],
-            key=f"heat-{measure}",
+            compare.explanation(measure, by, queries.THRESHOLDS[by]),
+            key=f"heat-{by}-{measure}",
         )
     with right:
         chart(
-            compare.against_null(summary["pairs"], measure, null, word=info.member_word),
+            compare.against_null(pairs, measure, null, word=info.member_word, by=by),
             "Beside chance",
-            "Bars are pairs; the dashed line is what random dictionaries of the same size reach."
-            if null is not None
-            else "Bars are pairs; random dictionaries of this size share next to nothing at this threshold.",
-            key=f"null-{measure}",
+            compare.about_chance(by, null, word=info.member_word),
+            key=f"null-{by}-{measure}",
         )
+    if firing is not None:
+        st.html(
+            section(
+                "Do the three ways of matching agree?",
+                f"How often they name the same best match in another {info.member_word}: directions can agree where "
+                "firing does not, and the other way round.",
+            )
+        )
+        st.html(agreement_tiles(firing["agreement"]))
+        _how_measured(info, firing)
+
+
+def _how_measured(info: queries.EnsembleInfo, firing: dict[str, Any]) -> None:
+    pairs = firing["pairs"]
+    sample = "all" if pairs["stride"] == 1 else f"one in {pairs['stride']}, {whole(pairs['tokens'])} in all,"
+    st.html(
+        f'<div class="sae"><p class="note">Matches by activations look at {sample} of the indexed tokens; a feature\'s '
+        f"top contexts are the {firing['top_contexts']} stretches of {firing['context_tokens']} tokens in which it "
+        f"fires most strongly. Chance: the {info.member_word}s shifted against each other along the text.</p></div>"
+    )
 
 
 def _stages(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame, matches: pd.DataFrame) -> None:
@@ -82,7 +97,8 @@ def _stages(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame, matches
             chart(
                 compare.residual_energy(ratios),
                 "What each stage leaves",
-                "Each stage trains on what the ones before left; the bars are the energy still unexplained after it.",
+                "Each stage trains on what the ones before left; the bars are the energy of held-out activations still "
+                "unexplained after it.",
                 key="residual",
             )
         else:
@@ -110,76 +126,90 @@ def _stages(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame, matches
         st.html(table(columns, rows))
 
 
-def _families(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None:
-    sizes = compare.family_sizes(atoms)
+def _energy(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None:
+    """What each stage removes, and which features do it."""
     st.html(
         section(
-            "Families of matched features",
-            "Features that are each other's one-to-one match with a cosine of at least 0.7, side by side with the "
-            "tokens on which they fire most; the most frequent families come first.",
+            "Which features remove the energy",
+            "Of the energy ‖r‖² − ‖r′‖² that a stage removes, a feature removes c·⟨r + r′, w⟩: these shares, with the "
+            "bias's, add up exactly. Alone: how much the energy would drop if nothing else were subtracted.",
         )
     )
-    if not sizes:
-        st.html(notice("There are no families", f"No two {info.member_word}s share a feature at a cosine of 0.7."))
+    measured = queries.stage_energy(here.run, info.name)
+    if measured is None:
+        missing(here, "index", "The energy that features remove is not measured yet")
         return
-    left, right = st.columns([3, 1], vertical_alignment="bottom")
-    with left:
-        size = st.segmented_control(
-            "Family size",
-            list(sizes),
-            default=next(iter(sizes)),
-            format_func=lambda size: f"in {size} {info.member_word}s ({whole(sizes[size])})",
-            key="family-size",
-            label_visibility="collapsed",
-        )
-    found = compare.families(atoms, size=size)
-    pages = max(1, -(-len(found) // FAMILIES_A_PAGE))
-    with right:
-        page = st.number_input(f"Page (of {pages})", 1, pages, 1, key=f"family-page-{info.name}-{size}")
-    for family in found[(page - 1) * FAMILIES_A_PAGE : page * FAMILIES_A_PAGE]:
-        _family(here, info, family)
-
-
-def _family(here: Here, info: queries.EnsembleInfo, family: compare.Family) -> None:
-    with st.container(border=True):
-        st.html(
-            f'<div class="sae"><span class="muted">mean density {percent(family.density, 2)} · '
-            f"weakest best match {decimal(family.cosine)}</span></div>"
-        )
-        columns = st.columns(min(info.members, 4))
-        for number, (member, feature) in enumerate(sorted(family.features.items())):
-            with columns[number % len(columns)]:
-                tokens = token_chips(queries.peak_tokens(here.run, info.name, feature, count=5))
-                who = member_chip(member, stage=info.staged)
-                st.html(f'<div class="sae card"><div class="row">{who}</div>{tokens}</div>')
-                feature_link(here, feature, f"Feature {feature:,}")
+    energy, summary = measured
+    st.html(compare.stage_table(summary["stages"]))
+    st.caption(f"Measured on {whole(summary['sample'])} of the {whole(summary['tokens'])} indexed tokens.")
+    names = {"all": "all stages", **{str(stage): f"stage {stage}" for stage in range(info.members)}}
+    stage = choice("stage", "Stage", list(names), names.__getitem__)
+    rows = compare.removers(energy, atoms, None if stage == "all" else int(stage)).head(MAX_LONE)
+    key = f"energy-{here.run.path.name}-{info.name}-{stage}"
+    share = st.column_config.NumberColumn
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "Feature": rows["feature"],
+                "Stage": rows["member"],
+                "Top token": [show_alone(str(token)) for token in rows["top_token"]],
+                "Removes": 100 * rows["removed"],
+                "Alone": 100 * rows["alone"],
+                "Of its stage": 100 * rows["of_stage"],
+                "Density": 100 * rows["density"],
+            }
+        ),
+        key=key,
+        hide_index=True,
+        height=300,
+        on_select="rerun",
+        selection_mode="single-cell",
+        column_config={
+            "Feature": share(format="%d"),
+            "Removes": share(format="%.3f %%", help="Share of the energy of all activations that it removes"),
+            "Alone": share(format="%.3f %%", help="The drop if it alone were subtracted from what the stage finds"),
+            "Of its stage": share(format="%.2f %%", help="Its share of what all features of its stage remove"),
+            "Density": share(format="%.3g %%", help="Share of the tokens on which it fires"),
+        },
+        alt="Features by the energy that they remove; click a row to open one",
+    )
+    row = picked_row(key)
+    if row is not None and row < len(rows):
+        open_feature(here, int(rows["feature"].iloc[row]))
 
 
 def _lone(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None:
-    lone = compare.lone_features(atoms)
-    counts = lone.groupby("member").size()
-    per_member = ", ".join(
-        f"{info.member_word} {member}: {whole(counts.get(member, 0))}" for member in range(info.members)
-    )
+    scores = queries.best_scores(here.run, info.name)
+    if scores is None:
+        return
     st.html(
         section(
             f"Only in one {info.member_word}",
-            f"Living features whose best match anywhere else has a cosine below 0.7 ({per_member}); the least similar "
-            "come first. Click a row to open the feature.",
+            f"Living features that no feature of another {info.member_word} matches; the least similar come first. "
+            "Click a row to open the feature.",
         )
     )
+    known = [by for by in compare.BY if by in scores]
+    names = {"all": "in any way", **{by: f"by {compare.BY[by].lower()}" for by in known}}
+    way = choice("alone", "No match", list(names) if len(known) > 1 else known, names.__getitem__)
+    ways = known if way == "all" else [way]
+    lone = compare.lone_features(atoms, scores, queries.THRESHOLDS, ways)
+    counts = lone.groupby("member").size()
+    per_member = ", ".join(f"{info.member_word} {j}: {whole(counts.get(j, 0))}" for j in range(info.members))
+    least = ", ".join(f"{by} {queries.THRESHOLDS[by]:.2g}" for by in ways)
+    st.caption(f"{per_member}. A match has at least: {least}.")
     if lone.empty:
         st.html(notice("There are none", f"Every living feature is found in another {info.member_word}, too."))
         return
     shown = lone.head(MAX_LONE)
-    key = f"lone-{here.run.path.name}-{info.name}"
+    key = f"lone-{here.run.path.name}-{info.name}-{way}"
     st.dataframe(
         pd.DataFrame(
             {
                 "Feature": shown["feature"],
                 info.member_word.capitalize(): shown["member"],
                 "Top token": [show_alone(str(token)) for token in shown["top_token"]],
-                "Best cosine": shown["best_cosine"],
+                **{f"Best {by}": shown[f"best_{by}"] for by in known},
                 "Density": 100 * shown["density"],
                 "Peak": shown["peak"],
             }
@@ -191,9 +221,14 @@ def _lone(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None:
         selection_mode="single-cell",
         column_config={
             "Feature": st.column_config.NumberColumn(format="%d"),
-            "Best cosine": st.column_config.NumberColumn(format="%.2f"),
-            "Density": st.column_config.NumberColumn(format="%.3g %%"),
-            "Peak": st.column_config.NumberColumn(format="%.2f"),
+            **{
+                f"Best {by}": st.column_config.NumberColumn(
+                    format="%.2f", help=f"Largest with a feature of another {info.member_word}: {compare.MEANINGS[by]}"
+                )
+                for by in known
+            },
+            "Density": st.column_config.NumberColumn(format="%.3g %%", help="Share of the tokens on which it fires"),
+            "Peak": st.column_config.NumberColumn(format="%.2f", help="Its largest activation"),
         },
         alt="Features that only one member has; click a row to open one",
     )

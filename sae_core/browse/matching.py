@@ -112,23 +112,30 @@ def _null(ensemble: Ensemble) -> dict[str, float] | None:
 
 
 def families(
-    matches: pd.DataFrame, offsets: Sequence[int], *, threshold: float = THRESHOLD
+    matches: pd.DataFrame,
+    offsets: Sequence[int],
+    *,
+    threshold: float = THRESHOLD,
+    partner: str = "matched_feature",
+    score: str = "matched_cosine",
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Families: features of different members joined by their one-to-one matches, at most one from each member.
 
     The most similar pairs are joined first; a pair that would bring two features of one member together is left out.
 
     Args:
-        matches: The table of `match_members`.
+        matches: The table of `match_members`, or another one of one-to-one matches.
         offsets: `Ensemble.offsets`.
-        threshold: Least cosine of a match that joins.
+        threshold: Least score of a match that joins.
+        partner: The column of the matched feature.
+        score: The column of their score.
 
     Returns:
         (family [M], −1 for a feature alone; size of the family [M], 1 for a feature alone). Families are numbered by
         their lowest feature.
     """
-    edges = matches[(matches["member"] < matches["other_member"]) & (matches["matched_cosine"] >= threshold)]
-    edges = edges.sort_values("matched_cosine", ascending=False, kind="stable")
+    edges = matches[(matches["member"] < matches["other_member"]) & (matches[score] >= threshold)]
+    edges = edges.sort_values(score, ascending=False, kind="stable")
     features = offsets[-1]
     parent = list(range(features))
     # The members in a family as a set of bits, so that two families overlap if and only if the bits do.
@@ -140,7 +147,7 @@ def families(
             feature = parent[feature]
         return feature
 
-    for first, second in zip(edges["feature"].tolist(), edges["matched_feature"].tolist(), strict=True):
+    for first, second in zip(edges["feature"].tolist(), edges[partner].tolist(), strict=True):
         low, high = sorted((root(first), root(second)))
         if low != high and not members[low] & members[high]:
             parent[high] = low

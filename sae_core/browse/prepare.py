@@ -18,12 +18,14 @@ from sae_core.browse.atom_map import cluster_map, map_atoms
 from sae_core.browse.atoms import atom_table
 from sae_core.browse.by_token import write_by_token
 from sae_core.browse.corpus import Corpus
+from sae_core.browse.family_table import relate_members
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index_together
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
 from sae_core.browse.suggest import suggest_labels
 from sae_core.browse.together import write_together
+from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
@@ -98,10 +100,12 @@ def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
         "tokens": [folder.by_token],
         "together": [folder.together],
         "match": [folder.matches, folder.match_summary],
+        "families": [folder.firing_matches, folder.families, folder.family_summary],
         "lens": [folder.promoted],
         "map": [folder.map],
         "atoms": [folder.atoms],
         "suggest": [folder.suggestions],
+        "energy": [folder.stage_energy, folder.stage_energy_summary],
     }
     return [file for file in files[stage] if file.exists()]
 
@@ -139,6 +143,28 @@ def _match(job: _Job, progress: Progress) -> dict[str, Any]:
     write_table(job.folder.matches, table)
     write_json(job.folder.match_summary, summary)
     return {}
+
+
+def _families(job: _Job, progress: Progress) -> dict[str, Any]:
+    index, matches = ActivationIndex.open(job.folder.index), read_table(job.folder.matches)
+    dictionaries = [member.W_dec for member in job.ensemble]
+    firing, table, summary = relate_members(index, dictionaries, matches, progress=progress)
+    write_table(job.folder.firing_matches, firing)
+    write_table(job.folder.families, table)
+    write_json(job.folder.family_summary, summary)
+    return {"tokens": summary["pairs"]["tokens"]}
+
+
+def _energy(job: _Job, progress: Progress) -> dict[str, Any]:
+    if job.ensemble.wiring != "residual" or len(job.ensemble) < 2:
+        return {"skipped": "only stages of a boosted ensemble remove residual energy"}
+    if not job.run.activations.exists():
+        return {"skipped": "the activations were deleted"}
+    read = train_cache(job.run).read
+    table, summary = measure_stage_energy(job.ensemble, read, len(job.corpus), progress=progress)
+    write_table(job.folder.stage_energy, table)
+    write_json(job.folder.stage_energy_summary, summary)
+    return {"tokens": summary["sample"]}
 
 
 def _lens(job: _Job, progress: Progress) -> dict[str, Any]:
@@ -181,9 +207,11 @@ STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
     "tokens": _tokens,
     "together": _together,
     "match": _match,
+    "families": _families,
     "lens": _lens,
     "map": _map,
     "atoms": _atoms,
     "suggest": _suggest,
+    "energy": _energy,
 }
 """The stages of each ensemble, in order."""

@@ -1,0 +1,241 @@
+"""Which features of different members do the same: by correlation of activations, and by overlap of top contexts.
+
+Two dictionaries can hold the same direction and fire on other tokens, or fire on the same tokens along another one, so
+these matchings stand beside that of atoms (`matching`). Sources: units matched by correlation, one to one and one to
+many, as in Li et al. 2016, *Convergent Learning*; correlation against a null as in Gurnee et al. 2024, *Universal
+Neurons*, whose 0.5 is the threshold here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_array
+
+from sae_core.browse.examples import strongest
+from sae_core.browse.index import ActivationIndex
+from sae_core.evaluation.assignment_loops import FREE, assign_sparsely
+
+CONTEXT = 32
+"""Tokens of a context: the indexed corpus is cut into stretches of so many."""
+TOP_CONTEXTS = 64
+"""Contexts of a feature that are compared: those in which its largest activation is largest."""
+FLOOR = 0.1
+"""Scores below this never make a one-to-one match; a feature without a better one stays alone."""
+ENTRIES = 2**25
+"""Activations of a member that are looked at (400 MB by token); of one with more, every so many-th token's."""
+PRODUCTS = 2**34
+"""Pairs of activations on the same token that are multiplied, over all pairs of members; some three minutes."""
+CELLS = 2**22
+"""Scores that exist at a time (32 MB)."""
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Blocks = Iterator[tuple[int, Floats]]
+"""(number of the first row, scores [b, M] from −1 to 1), for all rows."""
+
+
+class Matching(NamedTuple):
+    """N features beside M others; −1 and score 0 where there is no match.
+
+    Attributes:
+        best_N: The most similar other of each feature: one other may be the best of many.
+        best_score_N: Its score, above 0.
+        best_M: The most similar feature of each other.
+        best_score_M: Its score.
+        partner_N: The other of each feature in the one-to-one matching with the largest sum of scores, all of them at
+            least `FLOOR`.
+        partner_score_N: Its score.
+    """
+
+    best_N: Ints
+    best_score_N: Floats
+    best_M: Ints
+    best_score_M: Floats
+    partner_N: Ints
+    partner_score_N: Floats
+
+    def turned(self) -> Matching:
+        """The same seen from the others."""
+        partner_M, score_M = np.full(len(self.best_M), -1), np.zeros(len(self.best_M))
+        paired = np.flatnonzero(self.partner_N >= 0)
+        partner_M[self.partner_N[paired]], score_M[self.partner_N[paired]] = paired, self.partner_score_N[paired]
+        return Matching(self.best_M, self.best_score_M, self.best_N, self.best_score_N, partner_M, score_M)
+
+
+def match_scores(blocks: Blocks, rows: int, columns: int, *, floor: float = FLOOR) -> Matching:
+    """Match by scores of any kind, without ever holding all of them.
+
+    The one-to-one matching is exact: a score below the floor counts as no match, so only the others are kept.
+
+    Args:
+        blocks: The scores.
+        rows: How many features there are, N.
+        columns: How many others, M.
+        floor: Least score of a one-to-one match, above 0.
+    """
+    best_N, score_N = np.full(rows, -1), np.zeros(rows)
+    best_M, score_M = np.full(columns, -1), np.zeros(columns)
+    edges = []
+    for start, block_bM in blocks:
+        top_b = block_bM.argmax(axis=1)
+        value_b = block_bM[np.arange(len(block_bM)), top_b]
+        fits_b = value_b > 0
+        best_N[start + np.flatnonzero(fits_b)], score_N[start + np.flatnonzero(fits_b)] = top_b[fits_b], value_b[fits_b]
+        top_M = block_bM.argmax(axis=0)
+        value_M = block_bM[top_M, np.arange(columns)]
+        better_M = value_M > score_M
+        best_M[better_M], score_M[better_M] = top_M[better_M] + start, value_M[better_M]
+        row_E, column_E = np.nonzero(block_bM >= floor)
+        edges.append((row_E + start, column_E, block_bM[row_E, column_E]))
+    partner_N, partner_score_N = _partners(edges, rows, columns)
+    return Matching(best_N, score_N, best_M, score_M, partner_N, partner_score_N)
+
+
+def _partners(edges: list[tuple[Ints, Ints, Floats]], rows: int, columns: int) -> tuple[Ints, Floats]:
+    """The assignment with the largest sum over the edges, which are ordered by row; nobody has to take part."""
+    row_E, column_E, score_E = (np.concatenate(parts) for parts in zip(*edges, strict=True))
+    pointers = np.searchsorted(row_E, np.arange(rows + 1))
+    partner_N, row_M = np.full(rows, FREE), np.full(columns, FREE)
+    assign_sparsely(
+        pointers, np.ascontiguousarray(column_E), score_E, 0.0, np.zeros(columns), np.zeros(rows), partner_N, row_M
+    )
+    partner_N = np.where(partner_N >= 0, partner_N, -1)
+    # The edge of row and partner: keys ascend, as edges come by row and then by column.
+    keys, paired = row_E * columns + column_E, np.flatnonzero(partner_N >= 0)
+    score_N = np.zeros(rows)
+    score_N[paired] = score_E[np.searchsorted(keys, paired * columns + partner_N[paired])]
+    return partner_N, score_N
+
+
+def correlations(one: csc_array, other: csc_array) -> Blocks:
+    """Pearson correlations of the columns of two members over all rows; 0 where a column is constant."""
+    rows = one.shape[0]
+    (mean_N, deviation_N), (mean_M, deviation_M) = moments(one), moments(other)
+    scale_M = np.divide(1.0, deviation_M, out=np.zeros_like(deviation_M), where=deviation_M > 0)
+    scale_N = np.divide(1.0, deviation_N, out=np.zeros_like(deviation_N), where=deviation_N > 0)
+    for start, sums_bM in _products(one, other):
+        part = slice(start, start + len(sums_bM))
+        sums_bM /= rows
+        sums_bM -= mean_N[part, None] * mean_M
+        sums_bM *= scale_N[part, None]
+        sums_bM *= scale_M
+        yield start, np.clip(sums_bM, -1.0, 1.0, out=sums_bM)
+
+
+def overlaps(one: csc_array, other: csc_array) -> Blocks:
+    """Jaccard indices of the columns of two members, which hold ones: shared rows over rows that either has."""
+    count_N, count_M = np.diff(one.indptr).astype(np.float64), np.diff(other.indptr).astype(np.float64)
+    for start, shared_bM in _products(one, other):
+        either_bM = count_N[start : start + len(shared_bM), None] + count_M - shared_bM
+        yield start, np.divide(shared_bM, either_bM, out=shared_bM, where=either_bM > 0)
+
+
+def moments(columns: csc_array) -> tuple[Floats, Floats]:
+    """(mean, standard deviation) of each column over all rows, entries that are not stored being 0."""
+    rows, starts = columns.shape[0], columns.indptr[:-1]
+    full = np.diff(columns.indptr) > 0
+    mean_N, square_N = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
+    if full.any():
+        values = columns.data.astype(np.float64)
+        mean_N[full] = np.add.reduceat(values, starts[full]) / rows
+        square_N[full] = np.add.reduceat(np.square(values, out=values), starts[full]) / rows
+    variance_N = square_N - mean_N**2
+    # What is left of a constant column is rounding.
+    return mean_N, np.sqrt(np.where(variance_N > 1e-12 * square_N, variance_N, 0.0))
+
+
+def _products(one: csc_array, other: csc_array) -> Blocks:
+    """(first column, oneᵀ·other [b, M]) in float64, as many columns of ``one`` at a time as `CELLS` allows."""
+    by_row, left = other.tocsr().astype(np.float64), one.T.astype(np.float64)
+    size = max(1, CELLS // max(1, other.shape[1]))
+    for start in range(0, one.shape[1], size):
+        yield start, (left[start : start + size] @ by_row).toarray()
+
+
+def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int = 1) -> csc_array:
+    """The activations of features ``first`` to ``stop`` as sparse columns, a row a token.
+
+    Args:
+        index: The ensemble's activations.
+        first: The first feature.
+        stop: The one after the last.
+        stride: Of how many tokens one is a row.
+    """
+    pointers = index.pointers[first : stop + 1]
+    part = slice(int(pointers[0]), int(pointers[-1]))
+    positions, values, pointers = index.positions[part], index.values[part], pointers - pointers[0]
+    if stride > 1:
+        kept = positions % stride == 0
+        pointers = np.concatenate([[0], np.cumsum(kept)])[pointers]
+        positions, values = positions[kept] // stride, values[kept]
+    return csc_array((values, positions, pointers), shape=(-(-index.tokens // stride), stop - first))
+
+
+def context_columns(index: ActivationIndex, features: Sequence[int] | None = None) -> csc_array:
+    """The top contexts of features as sparse columns of ones, a row a context.
+
+    A feature's top contexts are the `TOP_CONTEXTS` stretches of `CONTEXT` tokens in which its largest activation is
+    largest; of equals the earlier ones.
+
+    Args:
+        index: The ensemble's activations.
+        features: Which features; all, if not given.
+    """
+    rows, found = max(1, -(-index.tokens // CONTEXT)), []
+    for feature in range(index.features) if features is None else features:
+        positions, values = index.feature(feature)
+        contexts = positions // CONTEXT
+        starts = np.flatnonzero(np.diff(contexts, prepend=-1))
+        peaks = np.maximum.reduceat(values, starts) if len(starts) else np.empty(0, np.float32)
+        found.append(np.sort(contexts[starts[strongest(peaks, TOP_CONTEXTS)]]))
+    pointers = np.cumsum([0, *map(len, found)])
+    positions = np.concatenate(found).astype(np.int32) if found else np.empty(0, np.int32)
+    return csc_array((np.ones(len(positions), np.float32), positions, pointers), shape=(rows, len(found)))
+
+
+def turned(columns: csc_array, share: float) -> csc_array:
+    """The same columns with all rows shifted by a share of their number, the last ones coming first; for the null."""
+    rows_E = (columns.indices.astype(np.int64) + int(share * columns.shape[0])) % columns.shape[0]
+    return csc_array((columns.data, rows_E.astype(np.int32), columns.indptr), shape=columns.shape)
+
+
+def stride_for(index: ActivationIndex, offsets: Sequence[int]) -> int:
+    """Of how many tokens one has to be looked at for `ENTRIES` and `PRODUCTS` to suffice; 1 if all can be."""
+    bounds = index.pointers[np.asarray(offsets)]
+    largest = int(np.diff(bounds).max(initial=0))
+    products = 0.0
+    fires_T = np.zeros(index.tokens, np.int64)
+    for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        member_T = np.bincount(index.positions[first:stop], minlength=index.tokens)
+        products += float(np.dot(fires_T, member_T))
+        fires_T += member_T
+    return max(1, -(-largest // ENTRIES), int(np.ceil(products / PRODUCTS)))
+
+
+Columns = Callable[[int], csc_array]
+"""The sparse columns of a member."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One way of comparing what features do.
+
+    Attributes:
+        name: What it is called in tables.
+        threshold: Score from which on two features count as the same.
+        scores: From the columns of two members.
+    """
+
+    name: str
+    threshold: float
+    scores: Callable[[csc_array, csc_array], Blocks]
+
+
+CORRELATION = Measure("correlation", 0.5, correlations)
+OVERLAP = Measure("overlap", 1 / 3, overlaps)
+"""A third is what two features have that share half of equally many contexts."""

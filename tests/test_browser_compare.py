@@ -1,0 +1,61 @@
+"""Comparing members in a real browser, on a run that was really trained: a family by a click, a text through all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import parse_qs, urlparse
+
+import pytest
+from conftest import MARKUP
+from test_browser import CHROMIUM, Watched, address, assert_no_element_of_it, browser, run
+
+from sae_core.files import read_table
+from sae_core.run import Run
+
+__all__ = ["address", "browser", "run"]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+
+@pytest.fixture(params=[(1440, 900, "light"), (390, 844, "dark")])
+def watched(browser: playwright.Browser, request: pytest.FixtureRequest) -> Iterator[Watched]:
+    width, height, theme = request.param
+    one = Watched(browser, width=width, height=height)
+    one.page.emulate_media(color_scheme=theme)
+    yield one
+    one.context.close()
+
+
+def test_a_row_leads_to_its_family_and_on_to_a_feature(watched: Watched, address: str, run: Run) -> None:
+    page = watched.page
+    page.goto(f"{address}/compare?run=run&ensemble=bagged")
+    page.get_by_role("heading", name="Family 0", exact=True).wait_for()
+    watched.settled()
+    # The canvas has no cells to click: row 2 lies below the heading and two rows, each 35 pixels high.
+    grid = page.locator("[data-testid=stDataFrame]").first
+    grid.scroll_into_view_if_needed()
+    grid.click(position={"x": 30, "y": 37 + 35 * 2 + 17})
+    page.get_by_role("heading", name="Family 2", exact=True).wait_for()
+    assert parse_qs(urlparse(page.url).query)["family"] == ["2"]
+    page.get_by_role("link", name="Feature").first.click()
+    page.get_by_text("Examples in context").wait_for()
+    watched.fine()
+
+
+def test_a_text_goes_through_all_stages(watched: Watched, address: str, run: Run) -> None:
+    page = watched.page
+    page.goto(f"{address}/compare?run=run&ensemble=boosted")
+    page.get_by_text("The same text through all stages").wait_for()
+    watched.settled()
+    page.get_by_placeholder("Returns the indices").fill(f"the page {MARKUP} of\nthe page")
+    page.get_by_role("button", name="Read it").click()
+    page.get_by_text("What each stage removes of this text").wait_for()
+    watched.settled()
+    assert page.locator(".strips .txt").get_by_text(MARKUP).count() >= run.settings.training.members
+    tops = [box["x"] for box in (one.bounding_box() for one in page.locator(".strips .txt").all()) if box]
+    assert len(tops) >= run.settings.training.members
+    assert read_table(run.ensemble("boosted").stage_energy)["removed"].sum() > 0
+    assert_no_element_of_it(watched)
