@@ -14,6 +14,7 @@ from dashboard.common import feature_link, missing, picked_row
 from dashboard.parts import families as parts
 from dashboard.parts.cards import chip, member_chip, notice, plain, section
 from dashboard.parts.charts import CONFIG
+from dashboard.parts.colors import HIGHLIGHT
 from dashboard.parts.compare import BY
 from dashboard.parts.numbers import compact, decimal, percent, whole
 from dashboard.parts.tokens import show_alone, strips, token_chips
@@ -85,8 +86,9 @@ def _labels(here: Here, info: queries.EnsembleInfo) -> dict[int, str]:
     return {info.feature(int(member), int(latent)): str(label) for member, latent, label in places}
 
 
-def _suggestions(here: Here, info: queries.EnsembleInfo) -> dict[int, str]:
-    return {}
+def _suggestions(here: Here, info: queries.EnsembleInfo) -> list[str]:
+    table = queries.suggestions(here.run, info.name)
+    return [] if table is None else table["suggestion"].tolist()
 
 
 def _choose(family: int) -> None:
@@ -188,7 +190,7 @@ def _side_by_side(
 ) -> None:
     atoms = queries.atoms(here.run, info.name)
     by_member = {member_of[feature]: feature for feature in features}
-    labels = _labels(here, info)
+    labels, suggestions = _labels(here, info), queries.suggestions(here.run, info.name)
     columns = st.columns(min(info.members, 4), gap="small")
     for member in range(info.members):
         with columns[member % len(columns)]:
@@ -197,7 +199,7 @@ def _side_by_side(
                 _absent(here, info, features, member, who)
                 continue
             feature = by_member[member]
-            label = chip(labels[feature]) if feature in labels else ""
+            label = _label_chip(feature, labels, suggestions)
             tokens = token_chips(queries.peak_tokens(here.run, info.name, feature, count=4))
             density = percent(atoms["density"].iloc[feature], 2) if atoms is not None else ""
             figures = f'<span class="muted">fires on {density}</span>'
@@ -206,6 +208,17 @@ def _side_by_side(
             if examples:
                 st.html(strips(examples, examples[0].peak))
             feature_link(here, feature, f"Feature {feature:,}")
+
+
+def _label_chip(feature: int, labels: Mapping[int, str], suggestions: pd.DataFrame | None) -> str:
+    """The label of a feature, or else what is suggested for it with how well that tells when it fires."""
+    if feature in labels:
+        return chip(labels[feature], HIGHLIGHT, title="label")
+    row = None if suggestions is None else suggestions.iloc[feature]
+    if row is None or not row["suggestion"]:
+        return ""
+    title = f"a suggestion: precision {percent(row['precision'], 0)}, recall {percent(row['recall'], 0)}"
+    return chip(f"suggested: {row['suggestion']}", title=title)
 
 
 def _absent(here: Here, info: queries.EnsembleInfo, features: Sequence[int], member: int, who: str) -> None:

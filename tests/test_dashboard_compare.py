@@ -70,8 +70,9 @@ def test_families_are_chosen_by_who_finds_them(
 
 
 def test_the_family_table_prefers_a_label_to_a_suggestion(table: pd.DataFrame) -> None:
-    shown = families.as_shown(table, {2: "articles"}, {0: "the", 3: "=cmd()"})
+    shown = families.as_shown(table, {2: "articles"}, ["the", "", "", "=cmd()", "", ""])
     assert shown["Label"].tolist() == ["articles", "suggested: =cmd()", "suggested: =cmd()"]
+    assert families.as_shown(table, {}, [])["Label"].tolist() == ["", "", ""]
     assert shown["Top tokens"].tolist() == ["·a", INJECTION.replace(" ", "·"), "⏎  b"]
     assert shown["Density"].tolist() == pytest.approx([10, 40, 20])
 

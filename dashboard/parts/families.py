@@ -37,15 +37,21 @@ def chosen(families: pd.DataFrame, found: str, size: int | None) -> pd.DataFrame
     return families[kept]
 
 
-def label_of(features: Sequence[int], labels: Mapping[int, str], suggestions: Mapping[int, str]) -> str:
-    """The first label among a family's features; else the first suggestion, marked as one; else nothing."""
+def label_of(features: Sequence[int], labels: Mapping[int, str], suggestions: Sequence[str]) -> str:
+    """The first label among a family's features; else the first suggestion, marked as one; else nothing.
+
+    Args:
+        features: The family's.
+        labels: The labels that there are.
+        suggestions: What is suggested for each feature, empty for nothing; no text at all where nothing is.
+    """
     label = next((labels[feature] for feature in features if feature in labels), "")
-    suggestion = next((suggestions[feature] for feature in features if feature in suggestions), "")
+    suggestion = next(filter(None, (suggestions[feature] for feature in features)), "") if len(suggestions) else ""
     return label or (f"suggested: {suggestion}" if suggestion else "")
 
 
 def as_shown(
-    families: pd.DataFrame, labels: Mapping[int, str], suggestions: Mapping[int, str], *, word: str = "member"
+    families: pd.DataFrame, labels: Mapping[int, str], suggestions: Sequence[str], *, word: str = "member"
 ) -> pd.DataFrame:
     """The families as a table for people, row by row; its columns are what `st.dataframe` shows and sorts."""
     return pd.DataFrame(

@@ -5,17 +5,7 @@ that a run that goes on is seen as it is. What a run does not have yet is None.
 """
 
 from dashboard.queries.atom_map import MapPoints, concept_choices, joint_points, map_colors, map_points
-from dashboard.queries.detecting import contexts, detectors
-from dashboard.queries.finding import (
-    Ranking,
-    clusters,
-    concept_names,
-    features,
-    has_tokens,
-    order,
-    ranking,
 from dashboard.queries.comparing import (
-    THRESHOLDS,
     best_scores,
     energy_of_text,
     examples,
@@ -23,24 +13,23 @@ from dashboard.queries.comparing import (
     family_of,
     family_pairs,
     family_summary,
-    firing_matches,
     more_of_family,
     nearest_elsewhere,
     stage_energy,
 )
+from dashboard.queries.detecting import contexts, detectors
+from dashboard.queries.finding import Ranking, clusters, concept_names, features, has_tokens, order, ranking
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
-from dashboard.queries.pinned import PinView, pin_view
+from dashboard.queries.pinned import pin_view
 from dashboard.queries.reporting import report, report_html, report_json
 from dashboard.queries.spurious import Bench, Evidence, bench, evidence, spurious, strongest_texts
 from dashboard.queries.tables import (
     atoms,
     concepts,
-    corpus,
     curves,
     evaluation,
-    index,
     label_of,
     label_table,
     labels,
@@ -53,30 +42,25 @@ from dashboard.queries.tables import (
 
 __all__ = [
     "Bench",
-    "THRESHOLDS",
     "EnsembleInfo",
     "Evidence",
     "FeatureView",
     "MapPoints",
-    "PinView",
     "Ranking",
     "atoms",
     "bench",
+    "best_scores",
     "clusters",
     "concept_choices",
     "concept_names",
-    "best_scores",
     "concepts",
     "contexts",
-    "corpus",
     "curves",
     "detectors",
-    "ensembles",
-    "evaluation",
-    "evidence",
     "energy_of_text",
     "ensembles",
     "evaluation",
+    "evidence",
     "examples",
     "families",
     "family_of",
@@ -85,8 +69,6 @@ __all__ = [
     "feature_view",
     "features",
     "has_tokens",
-    "firing_matches",
-    "index",
     "joint_points",
     "label_of",
     "label_table",
@@ -110,8 +92,8 @@ __all__ = [
     "report_json",
     "runs",
     "spurious",
+    "stage_energy",
     "strongest_texts",
     "suggestions",
-    "stage_energy",
     "summary",
 ]

@@ -23,9 +23,9 @@ from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index_together
 from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
+from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.browse.suggest import suggest_labels
 from sae_core.browse.together import write_together
-from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
