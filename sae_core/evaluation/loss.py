@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sae_core.activations.substitution import Effect, Passages, SubstitutedModel
 from sae_core.ensemble import Ensemble
+from sae_core.evaluation.bootstrap import ABOVE, differences, interval
 from sae_core.evaluation.codes import Encoders, partial_sums
 from sae_core.evaluation.reconstruction import defined
 from sae_core.progress import Progress, Tick, silent
@@ -75,7 +76,8 @@ def measure_loss(
 
     Returns:
         The content of evaluation/loss.json: ``tokens`` replaced, ``predictions``, ``texts``; ``cross_entropy`` and
-        ``kl`` of the references, in nats a prediction; and for each of the ``ensembles`` its ``cross_entropy``, ``kl``
+        ``kl`` of the references, in nats a prediction; and for each of the ``ensembles`` its ``cross_entropy``, ``kl``,
+        ``loss_recovered_above`` (by other ensembles the interval of the difference, from the same draws of texts)
         and what is recovered: ``loss_recovered`` (with interval) and ``kl_recovered`` with zero ablation as the
         reference, the same with ``_mean``, and all of them ``by_members``. None where an ablation does no harm.
     """
@@ -96,7 +98,7 @@ def measure_loss(
         "seed": seed,
         "cross_entropy": {name: figures.mean(figures.cross_entropy, (name, 0)) for name in REFERENCES},
         "kl": {name: figures.mean(figures.kl, (name, 0)) for name in REFERENCES},
-        "ensembles": {name: figures.of(name, len(ensemble)) for name, ensemble in ensembles.items()},
+        "ensembles": figures.of_all({name: len(ensemble) for name, ensemble in ensembles.items()}),
     }
 
 
@@ -138,6 +140,14 @@ class _Figures:
         """Nats a prediction."""
         return defined(float(sums[key].sum()) / self.predictions) if self.predictions else None
 
+    def of_all(self, members: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+        """The figures of ensembles with so many members, and by how much they are above each other."""
+        above: dict[str, dict[str, Any]] = {name: {} for name in members}
+        if self.predictions:
+            drawn = {name: self._drawn(self.cross_entropy, (name, count), (ZERO, 0)) for name, count in members.items()}
+            above = {name: {f"loss_recovered{ABOVE}": found} for name, found in differences(drawn).items()}
+        return {name: {**self.of(name, count), **above[name]} for name, count in members.items()}
+
     def of(self, name: str, members: int) -> dict[str, Any]:
         """The figures of an ensemble and of its first members."""
         by_members = [{"members": count, **self._recovered((name, count))} for count in range(1, members + 1)]
@@ -161,7 +171,12 @@ class _Figures:
         harm = float(harm_B.sum())
         if not harm > 0:
             return None, None, None
-        gain_R, harm_R = self._draws_RB @ gain_B, self._draws_RB @ harm_B
-        drawn = (gain_R / np.where(harm_R > 0, harm_R, np.nan))[harm_R > 0]
-        low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-        return float(gain_B.sum()) / harm, defined(float(low)), defined(float(high))
+        low, high = interval(self._drawn(sums, key, ablation))
+        return float(gain_B.sum()) / harm, defined(low), defined(high)
+
+    def _drawn(self, sums: Mapping[Key, Floats], key: Key, ablation: Key) -> Floats:
+        """The share recovered on every draw of texts; NaN where an ablation does no harm there."""
+        gain_R = self._draws_RB @ (sums[ablation] - sums[key])
+        harm_R = self._draws_RB @ (sums[ablation] - sums[MODEL, 0])
+        drawn_R: Floats = gain_R / np.where(harm_R > 0, harm_R, np.nan)
+        return drawn_R

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.ensemble import Ensemble
+from sae_core.evaluation.bootstrap import ABOVE, differences, interval
 from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode, partial_sums
 from sae_core.progress import Progress, Tick, silent
 
@@ -103,7 +104,7 @@ class Totals:
 
     def figures(self, *, bootstrap: int, seed: int) -> dict[str, Any]:
         """The figures as they stand in evaluation/reconstruction.json; what is undefined is None."""
-        low, high = explained_interval(self.error_C, self.moments, samples=bootstrap, seed=seed)
+        low, high = interval(self.draws(bootstrap=bootstrap, seed=seed))
         by_members = [self._first(number + 1) for number in range(len(self.ensemble))]
         whole = by_members[-1]
         return {
@@ -113,6 +114,10 @@ class Totals:
             "by_members": by_members,
             "residual_energy": self._residual_energy(),
         }
+
+    def draws(self, *, bootstrap: int, seed: int) -> NDArray[np.float64]:
+        """The explained variance on bootstrap samples, the same ones for every ensemble."""
+        return explained_draws(self.error_C, self.moments, samples=bootstrap, seed=seed)
 
     def _first(self, count: int) -> dict[str, Any]:
         """The figures of the first ``count`` members."""
@@ -177,21 +182,27 @@ def explained_per_dimension(error_D: Tensor, variation_D: Tensor) -> float:
     return float((1.0 - error_D[varies_D] / variation_D[varies_D]).mean()) if bool(varies_D.any()) else math.nan
 
 
-def explained_interval(error_C: Tensor, moments: Moments, *, samples: int, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the total explained variance, drawing chunks of tokens; NaN if there is one chunk."""
+def explained_draws(error_C: Tensor, moments: Moments, *, samples: int, seed: int) -> NDArray[np.float64]:
+    """The total explained variance on bootstrap samples of chunks of tokens; none if there is one chunk.
+
+    NaN on samples whose activations do not vary.
+    """
     chunks = len(error_C)
     if chunks < 2:
-        return math.nan, math.nan
+        return np.zeros(0)
     weights = np.random.default_rng(seed).multinomial(chunks, [1 / chunks] * chunks, size=samples)
     weights_RC = torch.from_numpy(weights).double()
     total_R = weights_RC @ moments.square_C - (weights_RC @ moments.sum_CD).square().sum(dim=1) / (
         weights_RC @ moments.count_C
     )
-    values: NDArray[np.float64] = (1.0 - (weights_RC @ error_C) / total_R)[total_R > 0].numpy()
-    if not len(values):
-        return math.nan, math.nan
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    values: NDArray[np.float64] = (1.0 - (weights_RC @ error_C) / total_R).where(total_R > 0, math.nan).numpy()
+    return values
+
+
+def explained_above(totals: Mapping[str, Totals], *, bootstrap: int, seed: int) -> dict[str, dict[str, Any]]:
+    """For each ensemble ``explained_variance_above``: by other ones the interval of what it explains above them."""
+    found = differences({name: each.draws(bootstrap=bootstrap, seed=seed) for name, each in totals.items()})
+    return {name: {f"explained_variance{ABOVE}": above} for name, above in found.items()}
 
 
 @torch.no_grad()
@@ -270,6 +281,7 @@ def measure_reconstruction(
         # Every block obeys the identity by itself; the worst one is reported.
         identities[name] = max(identity_error(ensemble, block_BD) for block_BD in checked.split(BLOCK))
     table = pd.concat([total.densities().assign(ensemble=name) for name, total in totals.items()], ignore_index=True)
+    above = explained_above(totals, bootstrap=bootstrap, seed=seed)
     facts = {
         "tokens": tokens,
         "identity_tokens": len(checked),
@@ -278,6 +290,7 @@ def measure_reconstruction(
         "ensembles": {
             name: {
                 **total.figures(bootstrap=bootstrap, seed=seed),
+                **above[name],
                 "identity_error": defined(identities[name]),
             }
             for name, total in totals.items()

@@ -19,7 +19,7 @@ from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import BLOCK, Encoders
 from sae_core.evaluation.dictionary import firing_rows
 from sae_core.evaluation.pooling import random_dictionary
-from sae_core.evaluation.reconstruction import Moments, Totals, defined
+from sae_core.evaluation.reconstruction import Moments, Totals, defined, explained_above
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
 from sae_core.evaluation.truth_matching import (
     THRESHOLD,
@@ -77,6 +77,7 @@ def measure_truth(
     twins = {name: random_twin(ensemble, sample_BD, seed=seed) for name, ensemble in ensembles.items()}
     everything = {**ensembles, **{_twin(name): twin for name, twin in twins.items()}}
     firing, truth_TF, totals = _encode(everything, known, rows, device, progress)
+    above = explained_above({name: totals[name] for name in ensembles}, bootstrap=bootstrap, seed=seed)
     figures, tables = {}, []
     for done, name in enumerate(ensembles):
         progress(Tick("score dictionaries", done, len(ensembles), "ensembles"))
@@ -86,6 +87,7 @@ def measure_truth(
         figures[name] = {
             **{key: reconstruction[key] for key in ("members", "features", "l0", "explained_variance")},
             **{key: reconstruction[key] for key in ("explained_variance_interval", "dead", "dead_fraction")},
+            **above[name],
             **own,
             "random": {key: floor[key] for key in RANDOM_FIGURES},
         }

@@ -12,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 
+from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.cost import by_ensemble
 from sae_core.evaluation.seeds import difference, mean_interval, within
 from sae_core.evaluation.tasks import CONFOUNDED
 from sae_core.files import read_json, read_table
+from sae_core.report.paired import detected_above
 from sae_core.run import Run
 
 SINGLE = "single"
@@ -57,7 +59,9 @@ INTERVALS = {
 """Bootstrap intervals that stand beside a figure."""
 
 Figure = dict[str, Any]
-"""``mean``, ``low``, ``high`` (None where undefined), ``values`` (one a run), ``interval`` (seeds, bootstrap, None)."""
+"""``mean``, ``low``, ``high`` (None where undefined), ``values`` (one a run), ``interval`` (seeds, bootstrap, None).
+
+Of one run also ``above``: by other methods the interval of the difference to them."""
 
 
 def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Figure]]:
@@ -84,6 +88,8 @@ def _figure(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
     figure = within(figure, 0.0, 1.0) if key in SHARES else figure
     if figure["low"] is not None:
         return {**figure, "interval": "seeds"}
+    if len(own) == 1 and f"{key}{ABOVE}" in own[0]:
+        figure = {**figure, "above": own[0][f"{key}{ABOVE}"]}
     low, high = (own[0].get(INTERVALS.get(key, ""), None) or (None, None)) if len(own) == 1 else (None, None)
     if low is None or high is None:
         return {**figure, "interval": None}
@@ -114,6 +120,7 @@ def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
     The confounded task is left out. The interval of one run takes the concepts' bootstrap intervals for independent.
     """
     by_run = [_concept_means(run) for run in runs]
+    above = detected_above(runs[0]) if len(runs) == 1 else {}
     found = {}
     for key in dict.fromkeys(key for each in by_run for key in each):
         figure = within(mean_interval([each[key][0] if key in each else None for each in by_run]), 0.0, 1.0)
@@ -123,7 +130,7 @@ def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
         elif len(runs) == 1 and half is not None:
             mean = figure["mean"]
             both = within({**figure, "low": mean - half, "high": mean + half}, 0.0, 1.0)
-            found[key] = {**both, "interval": "bootstrap"}
+            found[key] = {**both, "interval": "bootstrap", "above": above.get(key, {})}
         else:
             found[key] = {**figure, "interval": None}
     return found
@@ -167,8 +174,9 @@ def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
 def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, other: str = SINGLE) -> Figure | None:
     """What a figure of one ensemble is above that of another one, with an interval; None if one of both is missing.
 
-    With several seeds it is paired, seed by seed. With one run the two bootstrap intervals are taken for independent,
-    which makes the interval of the difference rather too wide, as both are of the same tokens or texts.
+    With several seeds it is paired, seed by seed. With one run it is paired, too, draw by draw of the tokens or texts
+    that both were measured on; only where an earlier evaluation did not keep that, the two bootstrap intervals are
+    taken for independent, which makes the interval of the difference rather too wide.
     """
     one, two = figures.get(name, {}).get(key), figures.get(other, {}).get(key)
     if one is None or two is None:
@@ -176,6 +184,9 @@ def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, o
     paired = difference(one["values"], two["values"])
     if paired["low"] is not None:
         return {**paired, "interval": "seeds"}
+    low, high = one.get("above", {}).get(other) or (None, None)
+    if low is not None and high is not None:
+        return {**paired, "low": low, "high": high, "interval": "paired bootstrap"}
     if one["interval"] == two["interval"] == "bootstrap":
         half = math.hypot((one["high"] - one["low"]) / 2, (two["high"] - two["low"]) / 2)
         return {**paired, "low": paired["mean"] - half, "high": paired["mean"] + half, "interval": "bootstrap"}

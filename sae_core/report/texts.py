@@ -49,7 +49,8 @@ DEFINITIONS = {
     ),
     "Interval": (
         "95 %. Over seeds: of the mean, by Student's t. Of one run: bootstrap over stretches of tokens or over "
-        "test texts; means over concepts and differences take these for independent."
+        "test texts; means over concepts take these for independent. Differences are paired: both methods get the same "
+        "seeds, tokens or texts at every draw."
     ),
 }
 LIMITS = (

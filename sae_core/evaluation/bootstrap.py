@@ -1,0 +1,61 @@
+"""95 % bootstrap intervals of figures, and of differences between methods that were measured on the same draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+ABOVE = "_above"
+"""Ending of what a figure is above the same of other methods: by their names, [low, high] of the difference."""
+
+
+def interval(draws_R: Floats) -> tuple[float, float]:
+    """Percentile interval of a figure's bootstrap values; NaN among them is left out, and both are NaN without any."""
+    known = draws_R[~np.isnan(draws_R)]
+    if not len(known):
+        return math.nan, math.nan
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def differences(draws: Mapping[str, Floats]) -> dict[str, dict[str, list[float | None]]]:
+    """For each method and each other one the interval of what the first is above the second, draw by draw.
+
+    What makes a draw hard makes it hard for both, so these are narrower than intervals that take methods for
+    independent.
+
+    Args:
+        draws: By method the figure on the same bootstrap samples [R].
+    """
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for name, own in draws.items():
+        pairs = {other: interval(own - theirs) for other, theirs in draws.items() if other != name}
+        found[name] = {other: [None if math.isnan(end) else end for end in ends] for other, ends in pairs.items()}
+    return found
+
+
+def paired_mean(pairs: list[tuple[float, float, int]], weights: list[float], *, samples: int, seed: int) -> list[float]:
+    """Interval of a weighted mean of differences in accuracy, each of two methods on the same test texts.
+
+    Drawing texts with both methods' answers draws how many texts only the first, only the second and both or neither
+    got right; the problems are taken for independent of each other.
+
+    Args:
+        pairs: Of each problem the share of texts that only the first method got right, that only the second one did,
+            and the number of texts.
+        weights: Of the problems.
+        samples: Bootstrap samples.
+        seed: Of the draws.
+    """
+    chance = np.random.default_rng(seed)
+    total_R = np.zeros(samples)
+    for (first, second, texts), weight in zip(pairs, weights, strict=True):
+        shares = [first, second, max(1.0 - first - second, 0.0)]
+        counts_R3 = chance.multinomial(texts, np.array(shares) / sum(shares), size=samples)
+        total_R += weight * (counts_R3[:, 0] - counts_R3[:, 1]) / texts
+    return list(interval(total_R))
