@@ -107,6 +107,8 @@ def test_a_choice_is_saved_loaded_and_deleted(monkeypatch: pytest.MonkeyPatch, t
     app.text_input(key="author").set_value("Ada").run()
     app.number_input[0].set_value(2).run()
     button(app, "Tick the top").click().run()
+    app.session_state[f"ablate|run|{TASK}|bagged|keep"] = True  # opens what is folded away
+    app.run()
     next(box for box in app.text_input if box.label == "Name").set_value("<b>mine</b>")
     button(app, "Save in the run").click().run()
     assert not app.exception

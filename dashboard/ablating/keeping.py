@@ -66,8 +66,8 @@ def _choice(bench: Bench, name: str) -> Choice:
         "spurious": outcome.spurious,
         "worst_group": outcome.worst_group,
         "scr": work.scr(outcome),
-        "untouched_target": work.before().target,
-        "oracle_target": work.best().target,
+        "untouched_target": bench.ready.before.target,
+        "oracle_target": bench.ready.best.target,
     }
     task, fingerprint = str(bench.facts["task"]), str(bench.facts["fingerprint"])
     return Choice(task, bench.method, name, bench.here.author, tuple(picked), fingerprint, "", figures)

@@ -85,7 +85,7 @@ def _on_look(ticked: Ticked, key: str) -> None:
 
 def _outcome(bench: Bench) -> None:
     work, picked = bench.ready.work, sorted(bench.ticked.features)
-    before, best = work.before(), work.best()
+    before, best = bench.ready.before, bench.ready.best
     lines = [Line("Untouched", 0, before, 0.0)]
     found = work.ablate(picked)
     lines.append(Line("Your choice", len(picked), found, work.scr(found), HIGHLIGHT))
@@ -131,8 +131,10 @@ def _actions(bench: Bench) -> None:
             disabled=not ticked.features or len(bench.facts["seeds"]) < 2,
             help="Who picks features by their effect on the test texts fits them; other draws of the texts tell more.",
         )
-        with st.popover("Save, load, export", icon=":material/save:"):
-            keeping(bench)
+        keep = st.popover("Save, load, export", icon=":material/save:", key=f"{key}|keep", on_change="rerun")
+        if keep.open:  # what is in it costs as much as all the rest
+            with keep:
+                keeping(bench)
         listed = st.selectbox(
             "Listed",
             LISTED,

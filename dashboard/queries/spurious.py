@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dashboard.queries.cached import modified
-from sae_core.evaluation.ablation import Workbench
+from sae_core.evaluation.ablation import Outcome, Workbench
 from sae_core.evaluation.evidence import Telling, Words, strongest
 from sae_core.evaluation.spurious import PooledTask
 from sae_core.evaluation.spurious_runs import NAME, open_workbench
@@ -34,12 +34,16 @@ class Bench:
         pooled: The texts with their labels.
         order: Features by falling |score|.
         words: Which words occur in the balanced training texts.
+        before: The biased probe with nothing ablated.
+        best: The oracle.
     """
 
     work: Workbench
     pooled: PooledTask
     order: NDArray[np.int64]
     words: Words
+    before: Outcome
+    best: Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,8 @@ def _bench(path: str, task: str, method: str, seed: int, stamps: tuple[int, ...]
     with threadpool_limits(limits=1):
         work, pooled = open_workbench(Run.open(Path(path)), task, method, seed=seed)
         order = work.rank()  # also computes what the bench keeps, so that sessions only read it
-    return Bench(work, pooled, order, Words([pooled.task.texts[row] for row in work.texts.balanced]))
+    words = Words([pooled.task.texts[row] for row in work.texts.balanced])
+    return Bench(work, pooled, order, words, work.before(), work.best())
 
 
 def evidence(bench: Bench, method: str, features: Sequence[int]) -> list[Evidence]:
