@@ -287,6 +287,8 @@ def test_planted_concepts_are_found_by_their_global_feature():
             "train_texts_a_concept": 60,
             "test_texts_a_concept": 30,
             "chance": 0.5,
+            # The first member is blind, the second one sees.
+            "by_members": {"bagged": [{"members": 1, "detection_1": 0.5}, {"members": 2, "detection_1": 1.0}]},
         }
     ]
     assert facts["settings"]["seed"] == 3

@@ -90,7 +90,14 @@ def test_figures_of_one_run_have_its_bootstrap_intervals(trained_run):
     ]
     by_name = dict(zip(measured, halves, strict=True))
     difference = compared(figures, "boosted", EXPLAINED)
-    assert difference["high"] - difference["mean"] == pytest.approx(math.hypot(by_name["boosted"], by_name["single"]))
+    assert difference["interval"] == "paired bootstrap"
+    assert [difference["low"], difference["high"]] == measured["boosted"]["explained_variance_above"]["single"]
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    # An earlier evaluation did not keep it.
+    earlier = {name: {EXPLAINED: {**own[EXPLAINED], "above": {}}} for name, own in figures.items()}
+    wider = compared(earlier, "boosted", EXPLAINED)
+    assert wider["high"] - wider["mean"] == pytest.approx(math.hypot(by_name["boosted"], by_name["single"]))
+    assert wider["high"] - wider["low"] > difference["high"] - difference["low"]
 
 
 def test_concepts_are_averaged_as_the_summary_does(trained_run):
@@ -281,15 +288,18 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     found = {"recall": 0.5, "mcc": 0.6, "precision": 0.4, "f1": 0.3}
     bins = [{"from": low, "to": 10 * low, "features": 5, "recall": 0.5, "f1": 0.4} for low in (0.001, 0.01)]
     truth = {**found, "random": dict.fromkeys(found, 0.1), "by_frequency": bins}
-    rows = [
-        {"method": name, "ranking": ranking, "n": n, "retrained": False}
-        | {key: figure(0.5, 0.4, 0.6) for key in ("target", "spurious", "worst_group", "scr")}
-        for name, ranking, n in (("biased", "", 0), ("single", "biased probe", 2), ("single", "biased probe", 10))
-    ]
+    reached = (0.5, 0.6, 0.75)
     for path in both.iterdir():
         run = Run.open(path)
+        value = reached[run.settings.training.seed]
+        rows = [
+            {"method": name, "ranking": ranking, "n": n, "retrained": False}
+            | {key: figure(value, value - 0.1, value + 0.1) for key in ("target", "spurious", "worst_group", "scr")}
+            for name, ranking, n in (("biased", "", 0), ("single", "biased probe", 2), ("single", "biased probe", 10))
+        ]
+        task = {"task": "t", "description": MARKUP, "seeds": [0, 1], "figures": rows}
         write_json(run.evaluation("truth"), {"threshold": 0.9, "ensembles": {"single": truth, "bagged": truth}})
-        write_json(run.evaluation("spurious"), {"tasks": [{"task": "t", "description": MARKUP, "figures": rows}]})
+        write_json(run.evaluation("spurious"), {"tasks": [task]})
     outcome = call("report", both, "--out", tmp_path / "there" / "page.html", "--json")
     content_ = json.loads(outcome.out)
     assert content_ == read_json(tmp_path / "there" / "page.json")
@@ -298,6 +308,13 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     assert MARKUP not in text
     assert [run["seed"] for run in content_["runs"]] == [0, 1, 2]
     assert content_["truth"]["by_frequency"]["single"][0]["recall"]["mean"] == 0.5
+    found = content_["spurious"][0]
+    assert len(found["runs"]) == 3
+    assert "Means over 3 trainings, each over 2 draws" in text
+    row = next(row for row in found["figures"] if row["n"] == 10)
+    half = T_OF_3 * np.std(reached, ddof=1) / math.sqrt(3)
+    assert row["target"]["values"] == list(reached)
+    assert (row["scr"]["low"], row["scr"]["high"]) == pytest.approx((np.mean(reached) - half, np.mean(reached) + half))
     assert any("means over 3 trainings" in sentence for sentence in content_["decision"]["sure"])
 
 

@@ -147,7 +147,7 @@ def members_table(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
             *(cell(step[key], style) for key, style in styles),
         ]
         for name, own in ensembles.items()
-        if len(own["by_members"]) > 1
+        if len(own["by_members"]) > 1 and own["by_members"][-1]["added_explained_variance"]["mean"] is not None
         for step in own["by_members"]
     ]
     per_cost = Column("per cost", "The same for as much training arithmetic as the first member took")
@@ -172,6 +172,25 @@ def as_often(found: Mapping[str, Any] | None) -> str:
         f"One SAE given {found['retrains']} retrains has a pooled stability of {decimal(found['pooled'], 3)} (random "
         f"{decimal(found['null_pooled'], 3)}); what an ensemble has above one SAE is in part its number of atoms."
     )
+
+
+def found_by_members(ensembles: Mapping[str, Mapping[str, Any]], measure: str) -> dict[str, dict[str, Any]]:
+    """A figure of the first 1, 2, … members of each ensemble, as `overview_charts.by_members` takes it.
+
+    Args:
+        ensembles: By name, with ``by_members``, as the report has them.
+        measure: A key of the steps; ensembles without it are left out.
+    """
+    found = {}
+    for name, own in ensembles.items():
+        steps = [
+            {"members": step["members"], measure: step[measure]["mean"]}
+            for step in own["by_members"]
+            if step.get(measure, {}).get("mean") is not None
+        ]
+        if steps:
+            found[name] = {"by_members": steps}
+    return found
 
 
 def recall_chart(by_frequency: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:

@@ -14,6 +14,7 @@ from dashboard.parts.charts import CONFIG
 from dashboard.parts.colors import method_color
 from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
+from dashboard.parts.report import found_by_members
 from sae_core.config import title_of
 from sae_core.evaluation.cost import by_ensemble
 from sae_core.run import EVALUATION_STAGES
@@ -38,11 +39,16 @@ COLUMNS = (
     ),
     Column("Training", "Wall-clock time of training, and the parameters trained"),
 )
+MAX_BUTTONS = 4
+"""Measures that fit side by side; more are a menu."""
 GAINS = {
     "explained_variance": "explained variance",
     "explained_variance_per_dimension": "per dimension",
     "loss_recovered": "loss recovered",
     "kl_recovered": "KL recovered",
+    "recall": "true features found",
+    "detection_1": "detection, 1 feature",
+    "detection_5": "detection, 5 features",
 }
 """What the first members reach; all of them are shares."""
 CURVES = {
@@ -142,7 +148,7 @@ def _stability_notes(row: dict[str, Any]) -> str:
 
 def _charts(here: Here) -> None:
     reconstruction, costs = queries.evaluation(here.run, "reconstruction"), queries.evaluation(here.run, "cost")
-    if reconstruction is None:
+    if queries.report(here.run) is None:
         return
     left, right = st.columns(2, gap="large")
     with left:
@@ -155,17 +161,26 @@ def _charts(here: Here) -> None:
                 "Higher explains more, further right computes more for each token; bars are 95 % intervals.",
                 key="cost",
             )
-    _identities(reconstruction["ensembles"])
+    if reconstruction is not None:
+        _identities(reconstruction["ensembles"])
 
 
-def _gains(here: Here, reconstruction: dict[str, Any]) -> None:
-    figures = dict.fromkeys(("explained_variance", "explained_variance_per_dimension"), reconstruction["ensembles"])
+def _gains(here: Here, reconstruction: dict[str, Any] | None) -> None:
+    figures: dict[str, Any] = {}
+    if reconstruction is not None:
+        figures = dict.fromkeys(("explained_variance", "explained_variance_per_dimension"), reconstruction["ensembles"])
     loss = queries.evaluation(here.run, "loss")
     if loss and loss["defined"]:
         figures |= dict.fromkeys(("loss_recovered", "kl_recovered"), loss["ensembles"])
+    content = queries.report(here.run) or {"ensembles": {}}
+    for name in GAINS:
+        found = {} if name in figures else found_by_members(content["ensembles"], name)
+        figures |= {name: found} if found else {}
+    if not figures:
+        return
     title, names = "What each further member adds", {name: _capital(GAINS[name]) for name in figures}
     above = st.container()  # the heading names the measure, which is chosen below it
-    measure = choice("gain", "What members add", list(figures), names.__getitem__)
+    measure = choice("gain", "What members add", list(figures), names.__getitem__, menu=len(figures) > MAX_BUTTONS)
     how_to_read = (
         f"{names[measure]} on held-out tokens when only the first members are used; a diamond is one SAE alone."
     )

@@ -16,7 +16,7 @@ from sae_core.config import EvaluationSettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.details import COLUMNS as DETAILS
 from sae_core.evaluation.pooling import RANDOM, RAW, Batch, Pooled, pool, random_dictionary
-from sae_core.evaluation.probes import Features, Problem, probe_rows
+from sae_core.evaluation.probes import STANDARDISED, Features, Problem, probe_rows
 from sae_core.evaluation.tasks import Task, build_problems
 from sae_core.progress import Progress, Tick, silent
 
@@ -26,6 +26,9 @@ COLUMNS = (
 )
 CHANCE = 0.5
 """Accuracy of guessing: problems are balanced."""
+
+BY_MEMBERS = (1, 5)
+"""Numbers of features for which it is also measured what the first members of an ensemble detect."""
 
 ActivationsOf = Callable[[Sequence[str]], Iterable[Batch]]
 """Activations of texts, cut to the tokens that are pooled."""
@@ -74,11 +77,13 @@ def measure_concepts(
         seed=seed,
     )
     rows: list[dict[str, Any]] = []
+    steps: dict[str, Any] = {}
     if problems:
         pooled = pool(methods, activations_of(texts), len(texts), device=device, progress=progress)
         rows = _probe_methods(pooled, problems, settings, seed=seed, progress=progress)
+        steps = detection_by_members(pooled, ensembles, problems, settings)
     facts = {
-        "tasks": [_task_facts(task, settings) for task in tasks],
+        "tasks": [{**_task_facts(task, settings), "by_members": steps.get(task.name, {})} for task in tasks],
         "settings": {
             "seed": seed,
             "texts": len(texts),
@@ -108,6 +113,29 @@ def _probe_methods(
         rows += [{"method": name, **row} for row in found]
     progress(Tick("fit concept detectors", len(methods), len(methods), unit="methods"))
     return rows
+
+
+def detection_by_members(
+    pooled: Pooled, ensembles: Mapping[str, Ensemble], problems: Sequence[Problem], settings: EvaluationSettings
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """By task and ensemble of several members: mean accuracy over concepts with the features of its first 1 … J ones.
+
+    Coefficients are standardised, as the weights of a smaller ensemble would be others. Each step has ``members`` and,
+    for those of `BY_MEMBERS` that are measured anyway, ``detection_<m>``.
+    """
+    counts = [m for m in BY_MEMBERS if m in settings.concept_features]
+    nothing = [np.ones((1, len(problem.test))) for problem in problems]  # no interval is asked for
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for name, ensemble in ensembles.items():
+        if len(ensemble) == 1 or not counts:
+            continue
+        for members, stop in enumerate(ensemble.offsets[1:], start=1):
+            rows = probe_rows(pooled.codes[name][:, :stop], problems, nothing, counts=counts, variants=[STANDARDISED])
+            means = pd.DataFrame(rows).groupby(["task", "m"], sort=False)["accuracy"].mean()
+            for task in dict.fromkeys(problem.task for problem in problems):
+                step = {"members": members, **{f"detection_{m}": float(means[task, m]) for m in counts}}
+                found.setdefault(task, {}).setdefault(name, []).append(step)
+    return found
 
 
 def _task_facts(task: Task, settings: EvaluationSettings) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from sae_core.evaluation.logistic import MAX_FEATURES, fit_logistic
 Floats = NDArray[np.float64]
 Features: TypeAlias = sparse.csr_array | NDArray[np.float32]
 """Pooled features [texts, M], sparse or dense."""
+PLAIN, STANDARDISED = "plain", "standardised"
+VARIANTS = (PLAIN, STANDARDISED)
+"""Coefficients as they are, or scaled to unit variance on the training texts."""
 Counts: TypeAlias = NDArray[np.int64] | Floats
 """How often each bootstrap sample draws each text [samples, texts]."""
 
@@ -168,6 +171,7 @@ def probe_rows(
     *,
     counts: Sequence[int],
     whole: bool = False,
+    variants: Sequence[str] = VARIANTS,
 ) -> list[dict[str, Any]]:
     """One row per problem, variant (plain, standardised) and number of features m, with its `details`.
 
@@ -177,12 +181,13 @@ def probe_rows(
         resamples: Bootstrap samples of each problem's test texts, the same for every method.
         counts: The m of the rows.
         whole: Use all features instead; then m is 0 and no feature is listed.
+        variants: Which of `VARIANTS`.
     """
     if not problems:
         return []
     # Several threads only get in each other's way in so many and so small fits.
     with threadpool_limits(limits=1):
-        return _probe_rows(features, problems, resamples, counts, whole)
+        return _probe_rows(features, problems, resamples, counts, whole, variants)
 
 
 def _probe_rows(
@@ -191,11 +196,12 @@ def _probe_rows(
     resamples: Sequence[Counts],
     counts: Sequence[int],
     whole: bool,
+    variants: Sequence[str],
 ) -> list[dict[str, Any]]:
     statistics = training_statistics(features, problems)
     rows = []
-    for variant in ("plain", "standardised"):
-        standardised = variant == "standardised"
+    for variant in variants:
+        standardised = variant == STANDARDISED
         if whole:
             ranked = [np.arange(features.shape[1])] * len(problems)
         else:

@@ -39,6 +39,8 @@ COLUMNS = (
     *("group_00", "group_01", "group_10", "group_11"),
 )
 MEASURED = ("target", "spurious", "worst_group", "scr")
+KEYS = ("method", "ranking", "n", "retrained")
+"""What names a row of the figures over seeds."""
 Spans = Callable[[Sequence[str]], list[NDArray[np.int64]]]
 """Where the tokens of texts stand, as `LanguageModel.char_spans` gives it."""
 
@@ -245,11 +247,10 @@ def _row(method: str, ranking: str, n: int, used: int, retrained: bool, found: O
 
 def over_seeds(table: pd.DataFrame) -> list[dict[str, Any]]:
     """For each method, ranking, n and retrained the mean over seeds of every `MEASURED` figure, with its interval."""
-    keys = ["method", "ranking", "n", "retrained"]
     found = []
-    for key, rows in table.groupby(keys, sort=False):
+    for key, rows in table.groupby(list(KEYS), sort=False):
         figures = {name: mean_interval(rows.sort_values("seed")[name].tolist()) for name in MEASURED}
-        values = zip(keys, key, strict=True)
+        values = zip(KEYS, key, strict=True)
         found.append({name: getattr(value, "item", lambda value=value: value)() for name, value in values} | figures)
     return found
 

@@ -89,6 +89,10 @@ def measure_truth(
             **{key: reconstruction[key] for key in ("explained_variance_interval", "dead", "dead_fraction")},
             **above[name],
             **own,
+            "by_members": [
+                {**{key: step[key] for key in ("members", "explained_variance", "l0")}, **found}
+                for step, found in zip(reconstruction["by_members"], own["by_members"], strict=True)
+            ],
             "random": {key: floor[key] for key in RANDOM_FIGURES},
         }
         tables.append(table.assign(ensemble=name, random_cosine=floor_table["cosine"], random_f1=floor_table["f1"]))
@@ -161,6 +165,11 @@ def _score(
         "f1": defined(_mean(detection.f1_F)),
         "uniqueness": len(np.unique(near.feature_M)) / len(near.feature_M),
         "latents": latent_figures(truth_TF, latents_TM, near.feature_M),
+        "by_members": [
+            # The atoms of the first members are the first ones.
+            {"members": count, "recall": float(matched_one_to_one(near.near_FM[:, :stop]).mean())}
+            for count, stop in enumerate(ensemble.offsets[1:], start=1)
+        ],
         "by_frequency": [
             {
                 "from": low,

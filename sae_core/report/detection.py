@@ -181,9 +181,18 @@ def spurious(content: Content) -> str:
         ranking = next((row["ranking"] for row in figures if row["ranking"]), "")
         shown = [row for row in figures if row["ranking"] in ("", ranking)]
         parts += [element("h3", str(task["task"])), element("p", str(task["description"]), "sub")]
+        parts.append(element("p", _spurious_source(task), "note"))
         parts.append(charts(*_spurious_charts(shown, ranking)))
         parts.append(folded("Every figure", _spurious_table(task["figures"])))
     return joined(*parts)
+
+
+def _spurious_source(task: Mapping[str, Any]) -> str:
+    """What the figures are means over."""
+    runs, draws = len(task["runs"]), len(task["seeds"])
+    if runs > 1:
+        return f"Means over {runs} trainings, each over {draws} draws of the texts; intervals are of the trainings."
+    return f"Means over {draws} draws of the texts of {task['runs'][0]}; intervals do not know another training."
 
 
 def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[str]:

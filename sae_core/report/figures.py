@@ -154,7 +154,11 @@ def _concept_means(run: Run) -> dict[tuple[str, str], tuple[float, float | None]
 
 
 def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
-    """Figures of the first 1, 2, … J members of an ensemble: explained variance, L0 and what they cost."""
+    """Figures of the first 1, 2, … J members of an ensemble: explained variance, L0, what they cost and what they find.
+
+    Where it is measured, that is ``recall`` of true features and ``detection_<m>``, the accuracy of detecting a concept
+    with m standardised features, meant over the tasks but the confounded one.
+    """
     reconstruction = [_ensembles(run, "reconstruction").get(name, {}).get("by_members", []) for run in runs]
     costs = [_ensembles(run, "cost").get(name, {}).get("by_members", []) for run in runs]
     steps = []
@@ -168,7 +172,30 @@ def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
         ):
             step[key] = mean_interval([each[number].get(key) if number < len(each) else None for each in costs])
         steps.append(step)
+    return _with_findings(runs, name, steps)
+
+
+def _with_findings(runs: Sequence[Run], name: str, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to the steps what their members find, where that was measured for all of them in every run."""
+    recalled = [_ensembles(run, "truth").get(name, {}).get("by_members", []) for run in runs]
+    for by_run in (recalled, [_detected(run, name) for run in runs]):
+        if any(len(own) != len(steps) for own in by_run):
+            continue
+        for number, step in enumerate(steps):
+            for key in by_run[0][number]:
+                if key not in step:  # what is reconstructed is there already
+                    step[key] = within(mean_interval([own[number].get(key) for own in by_run]), 0.0, 1.0)
     return steps
+
+
+def _detected(run: Run, name: str) -> list[dict[str, Any]]:
+    """The steps of detection of an ensemble, meant over tasks; none where they were not measured."""
+    tasks = read_json(run.evaluation("concepts"))["tasks"] if run.evaluation("concepts").exists() else []
+    by_task = [task.get("by_members", {}).get(name) for task in tasks if task["task"] != CONFOUNDED]
+    if not by_task or not all(by_task):
+        return []
+    keys = by_task[0][0].keys()
+    return [{key: sum(task[key] for task in same) / len(same) for key in keys} for same in zip(*by_task, strict=True)]
 
 
 def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, other: str = SINGLE) -> Figure | None:

@@ -9,6 +9,8 @@ from typing import Any
 from sae_core.evaluation.cost import RULE, WORTH, where_to_stop
 from sae_core.evaluation.pooling import RANDOM, RAW
 from sae_core.evaluation.seeds import mean_interval, within
+from sae_core.evaluation.spurious import KEYS as SPURIOUS_KEYS
+from sae_core.evaluation.spurious import MEASURED
 from sae_core.files import read_json, read_table
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.runs import Subject
@@ -137,9 +139,32 @@ def _truth(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _spurious(runs: Sequence[Run]) -> list[dict[str, Any]] | None:
-    """The tasks of the first run that has some; each of them has seeds of its own."""
+    """The tasks that were measured, each over all runs in which it was.
+
+    Of one run figures are means over draws of the texts. Of several they are means over the runs, that is over
+    trainings, of what each run has over its draws.
+    """
+    by_task: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run in runs:
         if run.evaluation("spurious").exists():
-            tasks: list[dict[str, Any]] = read_json(run.evaluation("spurious"))["tasks"]
-            return [{**task, "run": run.name} for task in tasks]
-    return None
+            for task in read_json(run.evaluation("spurious"))["tasks"]:
+                by_task.setdefault(str(task["task"]), []).append((run.name, task))
+    found = []
+    for own in by_task.values():
+        names, tasks = [name for name, _ in own], [task for _, task in own]
+        figures = tasks[0]["figures"] if len(tasks) == 1 else _over_runs([task["figures"] for task in tasks])
+        found.append({**tasks[0], "runs": names, "figures": figures})
+    return found or None
+
+
+def _over_runs(figures: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows that all runs have, with means over runs and their intervals."""
+    by_key = [{tuple(row[name] for name in SPURIOUS_KEYS): row for row in rows} for rows in figures]
+    return [
+        {
+            **dict(zip(SPURIOUS_KEYS, key, strict=True)),
+            **{name: mean_interval([rows[key][name]["mean"] for rows in by_key]) for name in MEASURED},
+        }
+        for key in by_key[0]
+        if all(key in rows for rows in by_key)
+    ]

@@ -34,6 +34,12 @@ def _micro(value: float) -> str:
     return f"{1e6 * value:.3g} µs"
 
 
+FINDINGS: Mapping[str, tuple[str, str]] = {
+    "recall": ("True features found", "Recall of true features by the atoms of the first members."),
+    "detection_1": ("Detection with 1 feature", "Accuracy with the best standardised feature of the first members."),
+    "detection_5": ("Detection with 5 features", "Accuracy with the best five standardised features of the first."),
+}
+"""What members may find, by its key in ``by_members``: what it is called, and what it is."""
 EXPLAINED = Axis("explained variance", percent_tick)
 RECONSTRUCTION: Mapping[str, tuple[str, Style]] = {
     "Explained variance": ("reconstruction.explained_variance", percents(2)),
@@ -122,8 +128,29 @@ def reconstruction(content: Content) -> str:
                 ),
                 "Higher explains more, further right takes more arithmetic to train; bars are 95 % intervals.",
             ),
+            *_findings(content, members),
         ),
     )
+
+
+def _findings(content: Content, members: Axis) -> list[str]:
+    """What the first members find, for each of `FINDINGS` that was measured."""
+    drawn = []
+    for key, (title, caption) in FINDINGS.items():
+        series = [
+            Series(
+                title_of(name),
+                color_of(name, place),
+                [
+                    point
+                    for step in own["by_members"]
+                    if key in step and (point := _point(step["members"], step[key], name))
+                ],
+            )
+            for place, (name, own) in enumerate(content["ensembles"].items())
+        ]
+        drawn.append(figure(title, lines(series, members, Axis(title, percent_tick), label=title), caption))
+    return drawn
 
 
 def _price(name: str, place: int, figures: Mapping[str, Any], key: str) -> Series:
@@ -149,7 +176,7 @@ def cost(content: Content) -> str:
         points = [Point(step["members"], step["added_per_cost"]["mean"]) for step in later]
         marginal.append(Series(title_of(name), color_of(name, place), points))
         used.append(_price(name, place, own["figures"], "cost.inference_seconds_per_token"))
-        if len(own["by_members"]) > 1:
+        if len(own["by_members"]) > 1 and own["by_members"][-1]["added_explained_variance"]["mean"] is not None:
             rows += [_member_row(name, step) for step in own["by_members"]]
     drawn = [each for each in marginal if each.points]
     if drawn:
