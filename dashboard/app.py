@@ -15,9 +15,8 @@ from dashboard import address, pins, queries
 from dashboard.parts.cards import notice
 from dashboard.parts.style import stylesheet
 from sae_core.errors import UserError
-from sae_core.run import Run
+from sae_core.run import AUTHOR_VARIABLE, Run
 
-AUTHOR_VARIABLE = "SAE_ENSEMBLE_AUTHOR"
 # Drawn here, since Streamlit's own icons for the browser tab would be fetched from a server.
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1f6fb5"/>'

@@ -161,13 +161,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text; a byte order mark is dropped.
+    """Read UTF-8 text, line ends as they are; a byte order mark is dropped.
 
     Raises:
         UserError: If the file is missing or is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the path of an existing file.") from None
     except UnicodeDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from sae_core.errors import UserError
+from sae_core.run import LABELS_VARIABLE
 
 PORTS_TRIED = 20
 LAST_PORT = 65_535
@@ -22,7 +24,9 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 
 
-def serve_dashboard(path: Path, *, port: int, host: str, announce: Callable[[str], None]) -> None:
+def serve_dashboard(
+    path: Path, *, port: int, host: str, announce: Callable[[str], None], labels: str | None = None
+) -> None:
     """Serve the dashboard until it is stopped (Ctrl-C or SIGTERM).
 
     Args:
@@ -30,13 +34,14 @@ def serve_dashboard(path: Path, *, port: int, host: str, announce: Callable[[str
         port: The first port to try.
         host: The address to bind.
         announce: Called with the address once the server answers.
+        labels: Address of a database for the labels; if not given, what the environment says, else the run folders.
 
     Raises:
         UserError: If the dashboard is not installed, no port is free or the server ends by itself.
     """
     free = _free_port(host, port)
     with _terminable():
-        server = subprocess.Popen(_command(path, free, host))
+        server = subprocess.Popen(_command(path, free, host), env=_surroundings(labels))
         try:
             if _is_up(server, host, free):
                 announce(f"Dashboard: http://{host}:{free}  (Ctrl-C stops it)")
@@ -47,6 +52,11 @@ def serve_dashboard(path: Path, *, port: int, host: str, announce: Callable[[str
             pass
         finally:
             _end(server)
+
+
+def _surroundings(labels: str | None) -> dict[str, str]:
+    """The environment of the server. It holds the address of the labels, since a list of processes shows arguments."""
+    return {**os.environ, LABELS_VARIABLE: labels} if labels else dict(os.environ)
 
 
 @contextmanager

@@ -177,6 +177,28 @@ def test_labels_go_out_and_come_back(worked: Worked, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_labels_that_differ_are_kept_or_replaced_as_asked(worked: Worked, tmp_path: Path) -> None:
+    team = f"sqlite:///{tmp_path}/team.sqlite"
+    file, crlf = tmp_path / "in.csv", tmp_path / "crlf.csv"
+    file.write_text("ensemble,member,feature,label,note\nbagged,1,3,first,\nbagged,1,4,same,\n")
+    assert call("labels", "import", worked.path, file, "--labels", team).err == "Imported 2 labels.\n"
+    crlf.write_bytes(b'ensemble,member,feature,label,note\r\nbagged,1,3,second,"a\r\nb"\r\nbagged,1,4,same,\r\n')
+    refused = call("labels", "import", worked.path, crlf, "--labels", team)
+    assert refused.code == 2
+    assert "there 'first'" in refused.err
+    assert "in the file 'second'" in refused.err
+    assert "--existing keep or --existing replace" in refused.err
+    keep = call("labels", "import", worked.path, crlf, "--labels", team, "--existing", "keep")
+    assert keep.err == "Imported 0 labels; 1 were there, 1 were kept.\n"
+    replace = call("labels", "import", worked.path, crlf, "--labels", team, "--existing", "replace")
+    assert replace.err == "Imported 1 label; 1 were there.\n"
+    out = tmp_path / "out.csv"
+    assert call("labels", "export", worked.path, "--labels", team, "--out", out).code == 0
+    assert b'second,"a\r\nb",' in out.read_bytes()
+    assert call("labels", "import", worked.path, out, "--labels", team).err == "Imported 0 labels; 2 were there.\n"
+
+
+@pytest.mark.slow
 def test_activations_may_be_deleted_when_all_is_measured(worked: Worked, csv_texts: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(worked.path, tmp_path / "run"))
     shutil.rmtree(copy / "activations")

@@ -148,6 +148,16 @@ def test_faults_of_a_task_file_are_named(run: Path, texts: Path, tmp_path: Path)
     assert not leftovers(run)
 
 
+def test_an_address_of_labels_is_refused_without_its_password(run: Path) -> None:
+    nowhere = "postgresql://ada:se-cret@localhost:1/x?connect_timeout=2"
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install -e '.[test]'")
+    for command in (("dashboard",), ("labels", "export")):
+        said = call(*command, run, "--labels", nowhere)
+        refused(said, "postgresql", "***@localhost", "look whether the server runs")
+        assert "se-cret" not in said.err + said.out
+    refused(call("labels", "export", run, "--labels", "no address"), "no database address", "sqlite:///")
+
+
 def test_faults_of_a_labels_file_are_named(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     refused(call("labels", "import", run, file), "labels.csv", "does not exist")

@@ -163,10 +163,10 @@ def test_label_that_cannot_be_saved_is_a_message(monkeypatch: pytest.MonkeyPatch
     run = write_synthetic_run(tmp_path / "run", members=2)
     app = open_page(monkeypatch, run.path, "feature", ensemble="bagged", feature="3")
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise UserError("The disk is full; make room.")
 
-    monkeypatch.setattr(LabelStore, "set", refuse)
+    monkeypatch.setattr(LabelStore, "save", refuse)
     app.text_input(key="label-run-bagged-3").set_value("lost")
     save(app)
     assert "disk is full" in app.error[0].value

@@ -178,7 +178,7 @@ def test_labels_are_read_where_no_lock_file_can_be_made(store: LabelStore, monke
     def on_read_only_medium(address: str, **options: Any) -> sqlite3.Connection | ReadOnlyMedium:
         return connect(address, **options) if address.endswith("immutable=1") else ReadOnlyMedium()
 
-    monkeypatch.setattr("sae_core.browse.labels.sqlite3.connect", on_read_only_medium)
+    monkeypatch.setattr("sae_core.browse.labels.database.sqlite3.connect", on_read_only_medium)
     assert [label.label for label in store.all()] == ["x"]
     with pytest.raises(UserError, match="cannot be saved"):
         store.set("single", 0, 0, 0, "y")

@@ -42,6 +42,7 @@ _RULES = """
 .sae th:first-child,.sae td:first-child,.sae .l{text-align:left}
 .sae td small{display:block;color:var(--muted);font-size:.76rem}
 .sae tr:last-child td{border-bottom:0}
+.sae.words th,.sae.words td{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:4.5rem}
 .sae.strips{margin:.1rem 0 .6rem}
 .sae.strips .sub{display:flex;flex-wrap:wrap;gap:.2rem .7rem;align-items:baseline;margin:.9rem 0 .15rem}
 .sae.strips .sub b{font-weight:600}

@@ -20,6 +20,7 @@ from dashboard.queries.comparing import (
 )
 from dashboard.queries.detecting import contexts, detectors
 from dashboard.queries.finding import Ranking, clusters, concept_names, features, has_tokens, order, ranking
+from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_table, labels
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import FeatureView, feature_view, often_together, peak_tokens
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
@@ -31,9 +32,6 @@ from dashboard.queries.tables import (
     concepts,
     curves,
     evaluation,
-    label_of,
-    label_table,
-    labels,
     match_summary,
     matches,
     promoted,
@@ -57,6 +55,7 @@ __all__ = [
     "concept_names",
     "concepts",
     "contexts",
+    "copies_in_family",
     "curves",
     "detectors",
     "energy_of_text",
@@ -72,6 +71,7 @@ __all__ = [
     "features",
     "has_tokens",
     "joint_points",
+    "label_list",
     "label_of",
     "label_table",
     "labels",

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from dashboard.parts import atom_map as parts
 from dashboard.queries.cached import modified
+from dashboard.queries.labelling import label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
-from dashboard.queries.tables import atoms, corpus, index, label_table
+from dashboard.queries.tables import atoms, corpus, index
 from sae_core.browse.cluster_names import name_clusters
 from sae_core.browse.concept_share import concept_columns, concept_share
 from sae_core.run import Run

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from dashboard.parts import filters as chosen
 from dashboard.parts.filters import Filters
 from dashboard.queries.cached import ENTRIES, modified, optional_table
+from dashboard.queries.labelling import label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
-from dashboard.queries.tables import atoms, concepts, corpus, label_table, suggestions
+from dashboard.queries.tables import atoms, concepts, corpus, suggestions
 from sae_core.browse.by_token import ByToken, TokenNames
 from sae_core.files import read_table
 from sae_core.run import Run

@@ -9,10 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified, optional_table
-from dashboard.queries.opening import EnsembleInfo
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
-from sae_core.browse.labels import Label, LabelStore
 from sae_core.evaluation.summary import summarize
 from sae_core.files import read_json
 from sae_core.run import Run
@@ -85,18 +83,3 @@ def corpus(run: Run) -> Corpus | None:
 @st.cache_resource(max_entries=ENTRIES, show_spinner="Opening the corpus …")
 def _corpus(path: str, modified: int) -> Corpus:
     return Corpus.open(Run.open(Path(path)))
-
-
-def labels(run: Run) -> LabelStore:
-    """The run's labels."""
-    return LabelStore(run.labels, run.path.name)
-
-
-def label_table(run: Run) -> pd.DataFrame:
-    """All labels of a run."""
-    return labels(run).table()
-
-
-def label_of(run: Run, info: EnsembleInfo, feature: int) -> Label | None:
-    """A feature's label."""
-    return labels(run).get(info.name, feature)

@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from dashboard import address, queries
 from dashboard.address import Here, here
 from dashboard.common import FEATURES_PAGE, feature_link, missing, trained_ensemble
+from dashboard.label_form import label_form
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import chip, heading, member_chip, notice, plain, section, tile, tiles, token_bars
 from dashboard.parts.colors import HIGHLIGHT, METHODS
 from dashboard.parts.filters import Filters
 from dashboard.parts.histogram import histogram_html
-from dashboard.parts.numbers import decimal, is_missing, moment, one_in, percent, whole
+from dashboard.parts.numbers import decimal, is_missing, one_in, percent, whole
 from dashboard.parts.tokens import legend, show_alone, strips, token_chips
-from sae_core.errors import UserError
 
 SHOWN = (12, 24, 48)
-_ERROR, _BEFORE, _STEPPED = "label-error", "feature-before", "feature-stepped"
+_BEFORE, _STEPPED = "feature-before", "feature-stepped"
 
 
 def show(here: Here) -> None:
@@ -40,7 +40,7 @@ def show(here: Here) -> None:
     _to_the_top(feature)
     row = table.iloc[feature]
     _head(here, info, row, order, filters)
-    _label(here, info, feature)
+    label_form(here, info, feature)
     st.html(_figures(info, row))
     view = queries.feature_view(here.run, info.name, feature, count=st.session_state.get("shown", SHOWN[0]))
     left, right = st.columns([1.95, 1], gap="large")
@@ -100,56 +100,6 @@ def _step(name: str, feature: int | None, key: str, icon: str) -> None:
         on_click=_go,
         args=(feature,),
     )
-
-
-def _label(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
-    label = queries.label_of(here.run, info, feature)
-    key = f"{here.run.path.name}-{info.name}-{feature}"
-    with st.form(f"label-form-{key}", border=True):
-        name, note, save = st.columns([1.3, 2.2, 0.55], vertical_alignment="bottom")
-        with name:
-            st.text_input(
-                "Label",
-                value=label.label if label else "",
-                key=f"label-{key}",
-                max_chars=200,
-                placeholder="What does it respond to?",
-            )
-        with note:
-            st.text_input(
-                "Note",
-                value=label.note if label else "",
-                key=f"note-{key}",
-                max_chars=2000,
-                placeholder="Doubts, exceptions, ideas",
-            )
-        with save:
-            st.form_submit_button(
-                "Save", type="primary", width="stretch", on_click=_save, args=(here, info, feature, key)
-            )
-        if label:
-            st.caption(
-                f"Last saved by {plain(label.author)} on {plain(moment(label.time))}. "
-                "Saving both fields empty removes the label."
-            )
-    problem = st.session_state.pop(_ERROR, None)
-    if problem:
-        st.error(plain(problem))
-
-
-def _save(here: Here, info: queries.EnsembleInfo, feature: int, key: str) -> None:
-    member, latent = info.place(feature)
-    label, note = (str(st.session_state[f"{part}-{key}"] or "").strip() for part in ("label", "note"))
-    store = queries.labels(here.run)
-    try:
-        if label or note:
-            store.set(info.name, member, latent, feature, label, note, here.author)
-            st.toast("Label saved", icon=":material/check:")
-        else:
-            store.delete(info.name, feature)
-            st.toast("Label removed", icon=":material/delete:")
-    except UserError as error:
-        st.session_state[_ERROR] = str(error)
 
 
 def _figures(info: queries.EnsembleInfo, row: pd.Series) -> str:

@@ -1,130 +1,178 @@
-"""Labels: everyone's labels in one table, to CSV and back."""
+"""Labels: everyone's labels in one table to edit, several at once, what changed, to CSV and back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from uuid import uuid4
 
-import pandas as pd
 import streamlit as st
 
-from dashboard import queries
+from dashboard import label_several, labelling, queries
 from dashboard.address import Here, here
-from dashboard.common import open_feature, picked_row
-from dashboard.parts.cards import heading, notice, plain, section
-from dashboard.parts.numbers import moment, whole
-from sae_core.errors import UserError
+from dashboard.common import choice, open_feature
+from dashboard.label_files import files
+from dashboard.parts import labels as parts
+from dashboard.parts.cards import heading, notice, section
+from dashboard.parts.numbers import whole
+from sae_core.browse.labels import Label
 
-_SAID = "labels-said"
-COLUMNS = ["ensemble", "member", "feature", "label", "note", "author", "time"]
+MAX_ROWS = 2000
+VIEWS = {"all": "All labels", "several": "Label several", "changes": "Changes", "files": "Import and export"}
+_TABLE, _OPEN, _CHANGES, _HISTORY = "labels-table", "labels-open", "labels-changes", "labels-history"
 
 
 def show(here: Here) -> None:
     """The whole page."""
-    table = queries.label_table(here.run)
+    found = queries.label_list(here.run)
+    place = "in the database of your team" if queries.labels(here.run).is_shared else "beside the run"
     st.html(
         heading(
             "Labels",
-            f"What people wrote about the features of {here.run.path.name}. Labels are given on a feature's page; here "
-            "they are searched, sent and brought in.",
+            f"What people wrote about the features of {here.run.name}, kept {place} with author, time and history.",
         )
     )
-    _said()
-    if table.empty:
-        st.html(notice("There are no labels yet", "Open a feature and write what it responds to."))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        view = choice("view", "What to do", list(VIEWS), VIEWS.__getitem__)
+        labelling.undo_button(here, key="labels-undo")
+    labelling.said()
+    labelling.pending(here)
+    if view == "all":
+        _all(here, found)
+    elif view == "several":
+        label_several.several(here)
+    elif view == "changes":
+        _changes(here)
     else:
-        _table(here, table)
-    left, right = st.columns(2, gap="large")
-    with left:
-        _export(here, table)
-    with right:
-        _import(here)
+        files(here, found)
 
 
-def _table(here: Here, table: pd.DataFrame) -> None:
-    search = st.text_input("Search", key="labels-search", placeholder="label, note, author", icon=":material/search:")
-    found = table
-    for word in (search or "").lower().split():
-        text = found["label"].astype(str) + " " + found["note"].astype(str) + " " + found["author"].astype(str)
-        found = found[text.str.lower().str.contains(word, regex=False)]
-    st.caption(f"{whole(len(found))} of {whole(len(table))} labels · click a row to open the feature")
-    key = f"labels-table-{here.run.path.name}-{hash(search)}-{len(table)}"
-    st.dataframe(
-        found[COLUMNS].assign(time=[moment(str(time)) for time in found["time"]]),
+def _all(here: Here, found: Sequence[Label]) -> None:
+    if not found:
+        st.html(notice("There are no labels yet", "Open a feature and write what it responds to, or label several."))
+        return
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        search = st.text_input(
+            "Search", key="labels-search", placeholder="label, note, author", icon=":material/search:"
+        )
+        ensembles = sorted({one.ensemble for one in found})
+        ensemble = st.selectbox("Ensemble", ["", *ensembles], format_func=lambda name: name or "all", width=150)
+        kind = st.selectbox("Written", ["", "own", "propagated"], format_func=_kind_text, width=190)
+    chosen = parts.matching(found, search or "", ensemble=ensemble, kind=kind)
+    shown = chosen[:MAX_ROWS]
+    cut = f", the first {whole(MAX_ROWS)} shown: search for fewer" if len(chosen) > MAX_ROWS else ""
+    st.caption(
+        f"{whole(len(chosen))} of {labelling.labels_text(len(found))}{cut} · double-click a label or note to change "
+        "it; it is saved at once · emptying both removes the label"
+    )
+    if shown:
+        _editor(here, shown)
+    else:
+        st.info("No label fits this search.", icon=":material/search_off:")
+    if st.session_state.get(_HISTORY):
+        _history(here)
+
+
+def _kind_text(kind: str) -> str:
+    return {"": "all", "own": "by a person", "propagated": "propagated"}[kind]
+
+
+def _editor(here: Here, shown: Sequence[Label]) -> None:
+    key = _editor_key(here, shown)
+    text, button = st.column_config.TextColumn, st.column_config.ButtonColumn
+    st.data_editor(
+        parts.edited_table(shown),
         key=key,
         hide_index=True,
-        height=min(560, 37 + 35 * max(1, len(found))),
-        on_select="rerun",
-        selection_mode="single-cell",
+        num_rows="fixed",
+        height=min(560, 38 + 35 * len(shown)),
+        disabled=["place", "source", "author", "time"],
+        on_change=_edited,
+        args=(here, shown, key),
         column_config={
-            "ensemble": st.column_config.TextColumn("Ensemble", width="small"),
-            "member": st.column_config.NumberColumn("Member", format="%d", width="small"),
-            "feature": st.column_config.NumberColumn(
-                "Feature", format="%d", width="small", help="Number of the feature within its member"
+            "open": button("Page", key=_OPEN, type="tertiary", width=60, on_click=_opened, args=(shown,)),
+            "place": text(
+                "Feature", width=125, help="Ensemble, member (or stage) and number of the feature within its member"
             ),
-            "label": st.column_config.TextColumn("Label", width="medium"),
-            "note": st.column_config.TextColumn("Note", width="medium"),
-            "author": st.column_config.TextColumn("Author"),
-            "time": st.column_config.TextColumn("Time"),
+            "label": text("Label", width="medium", max_chars=200),
+            "note": text("Note", width="medium", max_chars=2000),
+            "source": text(
+                "Propagated from",
+                width=150,
+                help="Where a propagated label comes from (member:feature) and the cosine of the two atoms. It follows "
+                "its source until somebody changes it.",
+            ),
+            "author": text("Author", width=85),
+            "time": text("Time", width=152),
+            "changes": button("History", key=_CHANGES, type="tertiary", width=75, on_click=_asked, args=(shown,)),
         },
-        alt="Labels; click a row to open the feature",
+        alt="Labels; double-click a label or note to change it",
     )
-    row = picked_row(key)
-    if row is None or row >= len(found):
+    opened = st.session_state.pop("labels-opened", None)
+    if opened is not None and opened.ensemble in here.ensembles:
+        open_feature(here, opened.feature, ensemble=opened.ensemble)
+
+
+def _editor_key(here: Here, shown: Sequence[Label]) -> str:
+    """The table's key: a new one makes it anew, without what was edited in it.
+
+    The table keeps every edit and shows it over what is saved. So it is made anew when somebody else has changed a
+    label that was edited in it, or other rows are shown; else it stays, with its place, focus and what is being typed.
+    """
+    rows = hash((here.run.path, tuple(one.key for one in shown)))
+    kept = st.session_state.get(_TABLE)
+    if kept is None or kept["rows"] != rows or any(shown[row].version != v for row, v in kept["saved"].items()):
+        kept = {"rows": rows, "key": f"labels-{uuid4().hex}", "done": {}, "saved": {}}
+        st.session_state[_TABLE] = kept
+    return str(kept["key"])
+
+
+def _edited(here: Here, shown: Sequence[Label], key: str) -> None:
+    kept: dict[str, Any] = st.session_state[_TABLE]
+    edited = {row: dict(cells) for row, cells in st.session_state[key]["edited_rows"].items()}
+    edits = parts.edits_in_table(shown, edited, kept["done"], here.author)
+    saved = labelling.save(here, edits, kind="bulk" if len(edits) > 1 else "edit")
+    if saved is None or saved.conflicts:
+        del st.session_state[_TABLE]  # what is shown is not what is saved
         return
-    chosen = found.iloc[row]
-    info = here.ensembles.get(str(chosen["ensemble"]))
-    if info is not None and int(chosen["member"]) < info.members:
-        open_feature(here, info.feature(int(chosen["member"]), int(chosen["feature"])), ensemble=info.name)
+    wanted = {edit.wanted.key for edit in edits}
+    kept["done"] = edited
+    kept["saved"] |= {
+        row: saved.versions.get(one.key, one.version) for row, one in enumerate(shown) if one.key in wanted
+    }
+    if saved.changed:
+        st.toast(f"{labelling.labels_text(saved.changed)} saved".capitalize(), icon=":material/check:")
 
 
-def _export(here: Here, table: pd.DataFrame) -> None:
-    st.html(
-        section(
-            "Export", "A CSV file with one row a label; cells that a spreadsheet would run as a formula are quoted."
-        )
-    )
-    st.download_button(
-        "Download CSV",
-        queries.labels(here.run).to_csv().encode(),
-        file_name=f"labels-{here.run.path.name}.csv",
-        mime="text/csv",
-        icon=":material/download:",
-        disabled=table.empty,
-        on_click="ignore",
-    )
+def _opened(shown: Sequence[Label]) -> None:
+    click = st.session_state[_OPEN]
+    if click is not None and click["row"] < len(shown):
+        st.session_state["labels-opened"] = shown[click["row"]]
 
 
-def _import(here: Here) -> None:
-    st.html(section("Import", "A CSV file as the export writes it; either all its rows are taken or none."))
-    file = st.file_uploader("CSV file", type="csv", key="labels-file", label_visibility="collapsed", max_upload_size=20)
-    st.button(
-        "Import",
-        icon=":material/upload:",
-        disabled=file is None,
-        on_click=_take,
-        args=(here, file),
-        key="labels-import",
-    )
+def _asked(shown: Sequence[Label]) -> None:
+    click = st.session_state[_CHANGES]
+    if click is not None and click["row"] < len(shown):
+        st.session_state[_HISTORY] = shown[click["row"]]
 
 
-def _take(here: Here, file: Any) -> None:
-    try:
-        text = file.getvalue().decode("utf-8-sig")
-        widths = {name: list(info.widths) for name, info in here.ensembles.items()}
-        count = queries.labels(here.run).from_csv(text, widths)
-        st.session_state[_SAID] = (True, f"{whole(count)} label{'' if count == 1 else 's'} imported from {file.name}.")
-    except UnicodeDecodeError:
-        st.session_state[_SAID] = (False, f"{file.name} is not UTF-8 text; save it as “CSV UTF-8”.")
-    except UserError as error:
-        st.session_state[_SAID] = (False, str(error))
+def _history(here: Here) -> None:
+    one: Label = st.session_state.pop(_HISTORY)
+
+    @st.dialog(f"{one.ensemble}, member {one.member}, feature {one.latent}", width="large")
+    def draw() -> None:
+        st.html(parts.history_table(queries.labels(here.run).history(one.ensemble, one.feature)))
+
+    draw()
 
 
-def _said() -> None:
-    said = st.session_state.pop(_SAID, None)
-    # Its place is always taken, so that the search field below stays the same one when the message goes.
-    place = st.empty()
-    if said is not None:
-        (place.success if said[0] else place.error)(plain(said[1]))
+def _changes(here: Here) -> None:
+    st.html(section("What people did", "The last 100 steps of everybody; Undo takes back your own last one."))
+    steps = queries.labels(here.run).steps(100)
+    if steps:
+        st.html(parts.steps_table(steps))
+    else:
+        st.html(notice("Nothing was written yet", "Changes from before steps were recorded are in a label's history."))
 
 
 show(here())

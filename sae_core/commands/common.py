@@ -15,7 +15,7 @@ from sae_core.commands.faults import disk_sentence
 from sae_core.config import RunSettings
 from sae_core.errors import ElsewhereError, UserError
 from sae_core.options import Chosen
-from sae_core.run import Run, find_runs, holds_runs, is_run
+from sae_core.run import LABELS_VARIABLE, Run, find_runs, holds_runs, is_run
 from sae_core.serve import LAST_PORT
 
 if TYPE_CHECKING:
@@ -31,6 +31,17 @@ Port = Annotated[
 ]
 Host = Annotated[
     str, typer.Option(help="Address to listen on. Anyone who can reach it can read the run and write labels.")
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Database that people share for the labels of all runs, as SQLAlchemy writes it: "
+        "postgresql://NAME@HOST/DATABASE. Without it labels lie in the run folder. A password is better given in the "
+        "variable, where no list of processes shows it.",
+        envvar=LABELS_VARIABLE,
+        show_default=False,
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sae_core import console, pipeline
-from sae_core.commands.common import Host, Port, RunPath, command_line, print_summary, summary
+from sae_core.commands.common import Host, Labels, Port, RunPath, command_line, print_summary, summary
 from sae_core.options import AsJson
 from sae_core.run import Run, find_runs
 from sae_core.serve import serve_dashboard
@@ -18,10 +18,15 @@ def dashboard(
     path: Annotated[Path, typer.Argument(help="A run folder, or a folder of runs.", show_default=False)],
     port: Port = 8501,
     host: Host = "localhost",
+    labels: Labels = None,
 ) -> None:
     """Serve the dashboard."""
     find_runs(path)
-    serve_dashboard(path, port=port, host=host, announce=console.say)
+    if labels:
+        from sae_core.browse.labels import check_address
+
+        console.say(f"Labels: {check_address(labels)}")
+    serve_dashboard(path, port=port, host=host, labels=labels, announce=console.say)
 
 
 def info(run: RunPath, as_json: AsJson = False) -> None:

@@ -1,0 +1,130 @@
+"""The form on a feature's page: label and note, for the feature alone or its family, with its history and undo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard import labelling, queries
+from dashboard.address import Here
+from dashboard.parts import labels as parts
+from dashboard.parts.cards import plain
+from dashboard.parts.numbers import decimal, moment, whole
+from sae_core.browse.labels import Copy, Edit, Label
+from sae_core.browse.labels.records import now
+
+_SHOWN = "label-form-shown"
+
+
+def label_form(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
+    """Write what a feature responds to.
+
+    What somebody else saves while the form is open is said, and never overwritten without asking.
+    """
+    label = queries.label_of(here.run, info, feature)
+    version = label.version if label else queries.labels(here.run).versions(info.name, [feature])[feature]
+    key = f"{here.run.name}-{info.name}-{feature}"
+    seen = _seen(key, label, version)
+    labelling.said()
+    if not labelling.pending(here) and version != seen:
+        _changed_meanwhile(key, label, version)
+    family = queries.copies_in_family(here.run, info, feature)
+    with st.form(f"label-form-{key}", border=True):
+        _fields(here, info, feature, key, label, family)
+        if label:
+            source = f" It is {parts.source_text(label.source)}." if label.source else ""
+            st.caption(
+                f"Last saved by {plain(label.author)} on {plain(moment(label.time))}.{plain(source)} "
+                "Saving both fields empty removes the label."
+            )
+    with st.container(horizontal=True, gap="small"):
+        labelling.undo_button(here, key="label-undo")
+        with st.popover("History", icon=":material/history:", disabled=version == 0):
+            changes = queries.labels(here.run).history(info.name, feature) if version else []
+            st.html(parts.history_table(changes))
+
+
+def _fields(
+    here: Here, info: queries.EnsembleInfo, feature: int, key: str, label: Label | None, family: Sequence[Copy]
+) -> None:
+    name, note, save = st.columns([1.3, 2.2, 0.55], vertical_alignment="bottom")
+    with name:
+        st.text_input(
+            "Label",
+            value=label.label if label else "",
+            key=f"label-{key}",
+            max_chars=200,
+            placeholder="What does it respond to?",
+        )
+    with note:
+        st.text_input(
+            "Note",
+            value=label.note if label else "",
+            key=f"note-{key}",
+            max_chars=2000,
+            placeholder="Doubts, exceptions, ideas",
+        )
+    with save:
+        st.form_submit_button(
+            "Save", type="primary", width="stretch", on_click=_save, args=(here, info, feature, key, family)
+        )
+    if family:
+        scores = ", ".join(f"{copy.member}:{copy.latent} ({decimal(copy.score)})" for copy in family[:8])
+        st.checkbox(
+            f"Also for its family ({whole(len(family))})",
+            key=f"family-{key}",
+            help=f"Give the label to its one-to-one matches too, with the cosine of the atoms: {scores}. They follow "
+            "this label until somebody changes them; labels that people wrote themselves stay.",
+        )
+
+
+def _seen(key: str, label: Label | None, version: int) -> int:
+    """The version that the form shows: what was saved when the form was opened, or loaded again since."""
+    reload = st.session_state.get(labelling.RELOAD, 0)
+    shown = st.session_state.get(_SHOWN)
+    if shown is None or shown[0] != key or shown[2] != reload:
+        if shown is not None and shown[0] == key:
+            _fill(key, label)
+        st.session_state[_SHOWN] = shown = (key, version, reload)
+    return int(shown[1])
+
+
+def _fill(key: str, label: Label | None) -> None:
+    st.session_state[f"label-{key}"] = label.label if label else ""
+    st.session_state[f"note-{key}"] = label.note if label else ""
+
+
+def _changed_meanwhile(key: str, label: Label | None, version: int) -> None:
+    with st.container(border=True, horizontal=True, vertical_alignment="center", key="label-meanwhile"):
+        if label:
+            text = f"{plain(label.author or 'Somebody')} has just saved “{plain(label.label)}” here."
+        else:
+            text = "Somebody has just removed this label."
+        st.markdown(f":material/group: {text}")
+        st.button("Load it", key="label-load", on_click=_load, args=(key, label, version))
+
+
+def _load(key: str, label: Label | None, version: int) -> None:
+    _fill(key, label)
+    st.session_state[_SHOWN] = (key, version, st.session_state.get(labelling.RELOAD, 0))
+
+
+def _save(here: Here, info: queries.EnsembleInfo, feature: int, key: str, family: Sequence[Copy]) -> None:
+    member, latent = info.place(feature)
+    label, note = (str(st.session_state[f"{part}-{key}"] or "").strip() for part in ("label", "note"))
+    wanted = Label(info.name, member, latent, feature, label, note, here.author, now())
+    shown = st.session_state.get(_SHOWN)
+    seen = shown[1] if shown and shown[0] == key else None
+    copies = {wanted.key: family} if label and st.session_state.get(f"family-{key}") else {}
+    saved = labelling.save(here, [Edit(wanted, seen)], kind="family" if copies else "edit", copies=copies)
+    if saved is None or saved.conflicts:
+        return
+    version = queries.labels(here.run).versions(info.name, [feature])[feature]
+    st.session_state[_SHOWN] = (key, version, st.session_state.get(labelling.RELOAD, 0))
+    followed = saved.followed + saved.given
+    more = f", and {whole(followed)} of its family" if followed else ""
+    if label or note:
+        st.toast(f"Label saved{more}", icon=":material/check:")
+    else:
+        st.toast(f"Label removed{more}", icon=":material/delete:")

@@ -1,0 +1,39 @@
+"""People's labels of features: in SQLite or on a server, safe with several people writing, with history and undo."""
+
+from sae_core.browse.labels.csv_file import parse_csv
+from sae_core.browse.labels.database import shown_address
+from sae_core.browse.labels.importing import ImportPlan, plan_import
+from sae_core.browse.labels.opening import check_address, labels_of
+from sae_core.browse.labels.records import (
+    COLUMNS,
+    Change,
+    Conflict,
+    Copy,
+    Edit,
+    Label,
+    Saved,
+    Source,
+    Step,
+    Undone,
+)
+from sae_core.browse.labels.store import LabelStore
+
+__all__ = [
+    "COLUMNS",
+    "Change",
+    "Conflict",
+    "Copy",
+    "Edit",
+    "ImportPlan",
+    "Label",
+    "LabelStore",
+    "Saved",
+    "Source",
+    "Step",
+    "Undone",
+    "check_address",
+    "labels_of",
+    "parse_csv",
+    "plan_import",
+    "shown_address",
+]

@@ -1,0 +1,40 @@
+"""Which labels belong to a run: the file in its folder, or those under its name in the database of a team."""
+
+from __future__ import annotations
+
+import os
+
+from sae_core.browse.labels.database import database_at
+from sae_core.browse.labels.store import LabelStore
+from sae_core.run import LABELS_VARIABLE, Run
+
+
+def labels_of(run: Run, address: str | None = None) -> LabelStore:
+    """The labels of a run.
+
+    Args:
+        run: The run.
+        address: A database that holds the labels of several runs, by their names. If not given, the one that the
+            environment variable `LABELS_VARIABLE` names, else the file in the run folder.
+
+    Raises:
+        UserError: If the address is none, or its driver is not installed.
+    """
+    address = address or os.environ.get(LABELS_VARIABLE)
+    if not address:
+        return LabelStore(run.labels, run.name)
+    return LabelStore.shared(database_at(address), run.name, created=str(run.manifest.get("created", "")))
+
+
+def check_address(address: str) -> str:
+    """Try whether labels can be read at an address.
+
+    Returns:
+        The address as people may see it, without its password.
+
+    Raises:
+        UserError: If it is no address, its driver is missing, or the server does not answer or lets nobody in.
+    """
+    database = database_at(address)
+    with database.reading():
+        return database.shown

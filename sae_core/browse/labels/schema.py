@@ -1,0 +1,150 @@
+"""The tables that labels are kept in, and how a file of an older format becomes one of this.
+
+Numbers of steps and changes are given out under the lock of their run, one after the other, so that the largest one
+says whether anything has changed, and no database needs to make them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+)
+
+FORMAT = 2
+"""1 was a table of labels and one of their history, for one run."""
+_NAME = 200
+
+_metadata = MetaData()
+
+formats = Table("label_format", _metadata, Column("format", Integer, primary_key=True, autoincrement=False))
+
+runs = Table(
+    "label_runs",
+    _metadata,
+    Column("run", String(_NAME), primary_key=True),
+    Column("created", String(40), nullable=False),
+)
+"""One row a run. Who writes locks it; ``created`` tells a run from another one of the same name."""
+
+labels = Table(
+    "labels",
+    _metadata,
+    Column("run", String(_NAME), primary_key=True),
+    Column("ensemble", String(_NAME), primary_key=True),
+    Column("feature", Integer, primary_key=True, autoincrement=False),
+    Column("member", Integer, nullable=False),
+    Column("latent", Integer, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("time", String(40), nullable=False),
+    Column("source", Integer),
+    Column("source_member", Integer),
+    Column("source_latent", Integer),
+    Column("score", Float(53)),
+    Column("version", Integer, nullable=False),
+)
+"""``version`` is the number of the change that made the label what it is."""
+
+history = Table(
+    "history",
+    _metadata,
+    Column("run", String(_NAME), primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("ensemble", String(_NAME), nullable=False),
+    Column("feature", Integer, nullable=False),
+    Column("member", Integer, nullable=False),
+    Column("latent", Integer, nullable=False),
+    Column("step", Integer),
+    Column("previous", Integer, nullable=False),
+    Column("restores", Integer),
+    Column("old_label", Text),
+    Column("old_note", Text),
+    Column("new_label", Text),
+    Column("new_note", Text),
+    Column("author", Text, nullable=False),
+    Column("time", String(40), nullable=False),
+    Column("source", Integer),
+    Column("source_member", Integer),
+    Column("source_latent", Integer),
+    Column("score", Float(53)),
+    Index("history_of_feature", "run", "ensemble", "feature"),
+    Index("history_of_step", "run", "step"),
+)
+"""Every change. ``previous`` is the feature's change before (0: none); an undo ``restores`` an earlier outcome."""
+
+steps = Table(
+    "label_steps",
+    _metadata,
+    Column("run", String(_NAME), primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(20), nullable=False),
+    Column("author", Text, nullable=False),
+    Column("time", String(40), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("labels", Integer, nullable=False),
+    Column("undone", Integer, nullable=False),
+)
+
+
+def format_of(connection: Connection) -> int:
+    """The format of the tables there; 0 where there are none."""
+    found = inspect(connection)
+    if found.has_table(formats.name):
+        return int(connection.execute(select(func.max(formats.c.format))).scalar() or 0)
+    return 1 if connection.dialect.name == "sqlite" and found.has_table("labels") else 0
+
+
+def make_current(connection: Connection) -> None:
+    """Make the tables, or those of this format out of older ones. The caller's transaction makes it all or nothing."""
+    there = format_of(connection)
+    if there == FORMAT:
+        return
+    old_history = there == 1 and inspect(connection).has_table("history")
+    if there == 1:
+        connection.execute(text("ALTER TABLE labels RENAME TO old_labels"))
+        if old_history:
+            connection.execute(text("ALTER TABLE history RENAME TO old_history"))
+    _metadata.create_all(connection)
+    connection.execute(insert(formats).values(format=FORMAT))
+    if there == 1:
+        _take_over(connection, old_history)
+
+
+def _take_over(connection: Connection, old_history: bool) -> None:
+    """Copy from the tables of format 1. What it did is not undone by steps, which it did not record."""
+    if old_history:
+        # Changes whose label is gone have lost which member they were of; nothing restores those.
+        connection.execute(
+            text(
+                "INSERT INTO history (run, id, ensemble, feature, member, latent, step, previous, restores,"
+                " old_label, old_note, new_label, new_note, author, time)"
+                " SELECT '', h.id, h.ensemble, h.feature, coalesce(l.member, 0), coalesce(l.latent, 0), NULL,"
+                " coalesce(lag(h.id) OVER (PARTITION BY h.ensemble, h.feature ORDER BY h.id), 0), NULL,"
+                " h.old_label, h.old_note, h.new_label, h.new_note, h.author, h.time"
+                " FROM old_history h LEFT JOIN old_labels l ON l.ensemble = h.ensemble AND l.feature = h.feature"
+            )
+        )
+        connection.execute(text("DROP TABLE old_history"))
+    connection.execute(
+        text(
+            "INSERT INTO labels (run, ensemble, feature, member, latent, label, note, author, time, version)"
+            " SELECT '', l.ensemble, l.feature, l.member, l.latent, l.label, l.note, l.author, l.time,"
+            " coalesce((SELECT max(h.id) FROM history h"
+            " WHERE h.ensemble = l.ensemble AND h.feature = l.feature), 0) FROM old_labels l"
+        )
+    )
+    connection.execute(text("DROP TABLE old_labels"))

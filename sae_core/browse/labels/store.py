@@ -1,0 +1,287 @@
+"""The labels of one run: read, written with optimistic versions, propagated, taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import pandas as pd
+from sqlalchemy import Connection, Row, desc, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from sae_core.browse.labels import csv_file
+from sae_core.browse.labels.database import Server, SQLiteFile
+from sae_core.browse.labels.ledger import Ledger, label_from, source_from
+from sae_core.browse.labels.records import (
+    COLUMNS,
+    Change,
+    Copy,
+    Edit,
+    Kind,
+    Label,
+    Saved,
+    Step,
+    Undone,
+    clean,
+    now,
+)
+from sae_core.browse.labels.schema import history, labels, runs, steps
+from sae_core.errors import UserError
+
+
+class LabelStore:
+    """The labels of one run. Threads, processes and, on a server, machines may share them.
+
+    Args:
+        path: The SQLite file of the run; it is made with the first label.
+        run_name: Named in the table and in the CSV file.
+    """
+
+    def __init__(self, path: Path, run_name: str) -> None:
+        self.path, self.run_name = path, run_name
+        self._database: SQLiteFile | Server = SQLiteFile(path)
+        # A file in a run folder is copied and renamed with it, so it does not name its run.
+        self._run, self._created = "", ""
+
+    @classmethod
+    def shared(cls, database: SQLiteFile | Server, run_name: str, *, created: str = "") -> Self:
+        """The labels of a run in a database that holds those of several.
+
+        Args:
+            database: As `database_at` gives it.
+            run_name: Tells the runs apart.
+            created: When the run was made; a run of the same name that was made at another time is refused.
+        """
+        store = cls(getattr(database, "path", Path()), run_name)
+        store._database, store._run, store._created = database, run_name, created
+        return store
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether they lie in a database of several runs, and not in the run folder."""
+        return self._run != ""
+
+    @property
+    def place(self) -> str:
+        """Where the labels lie, as people may see it: a path, or an address without its password."""
+        return self._database.shown
+
+    def get(self, ensemble: str, feature: int) -> Label | None:
+        """The label of a feature, numbered as in the ensemble; None if it has none."""
+        with self._database.reading() as connection:
+            query = select(labels).where(
+                labels.c.run == self._run, labels.c.ensemble == ensemble, labels.c.feature == feature
+            )
+            row = connection.execute(query).one_or_none() if connection else None
+        return label_from(row) if row else None
+
+    def all(self, ensemble: str | None = None) -> list[Label]:
+        """All labels, or those of one ensemble, in the order of features."""
+        query = select(labels).where(labels.c.run == self._run)
+        if ensemble is not None:
+            query = query.where(labels.c.ensemble == ensemble)
+        with self._database.reading() as connection:
+            found = [label_from(row) for row in connection.execute(query)] if connection else []
+        return sorted(found, key=lambda label: label.key)  # databases differ in how they order text
+
+    def table(self) -> pd.DataFrame:
+        """All labels with the columns `COLUMNS`."""
+        return self.table_of(self.all())
+
+    def table_of(self, found: Iterable[Label]) -> pd.DataFrame:
+        """Labels with the columns `COLUMNS`."""
+        rows = [
+            (
+                *(self.run_name, one.ensemble, one.member, one.latent, one.label, one.note, one.author, one.time),
+                *((one.source.member, one.source.latent, one.source.score) if one.source else (None, None, None)),
+            )
+            for one in found
+        ]
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        return table.astype(
+            {
+                **{"member": "int64", "feature": "int64"},
+                **{"source_member": "Int64", "source_feature": "Int64", "score": "float64"},
+            }
+        )
+
+    def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
+        """The version of each feature, with a label or without one; 0 where nothing was ever written."""
+        wanted = sorted(set(features))
+        with self._database.reading() as connection:
+            if connection is None:
+                return dict.fromkeys(wanted, 0)
+            found = Ledger(connection, self._run).versions(ensemble, wanted)
+        return {feature: found.get(feature, 0) for feature in wanted}
+
+    def revision(self) -> int:
+        """A number that grows with every change of any label of the run."""
+        with self._database.reading() as connection:
+            if connection is None:
+                return 0
+            query = select(func.max(history.c.id)).where(history.c.run == self._run)
+            return int(connection.execute(query).scalar() or 0)
+
+    def set(
+        self, ensemble: str, member: int, latent: int, feature: int, label: str, note: str = "", author: str = ""
+    ) -> None:
+        """Write the label of a feature, whatever is there; an empty label without a note removes it.
+
+        Args:
+            ensemble: Name of the ensemble.
+            member: Number of the member.
+            latent: Number of the feature within the member.
+            feature: Number of the feature in the ensemble.
+            label: A few words.
+            note: Anything longer.
+            author: Who writes.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        self.save([Edit(Label(ensemble, member, latent, feature, label, note, author, now()))], author=author)
+
+    def delete(self, ensemble: str, feature: int, author: str = "") -> None:
+        """Remove the label of a feature, if it has one.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        self.save([Edit(Label(ensemble, 0, 0, feature, "", "", author, now()))], author=author)
+
+    def save(
+        self,
+        edits: Sequence[Edit],
+        *,
+        author: str,
+        kind: Kind = "edit",
+        text: str = "",
+        copies: Mapping[tuple[str, int], Sequence[Copy]] = MappingProxyType({}),
+    ) -> Saved:
+        """Write labels as one step, all or none; labels that were propagated from them follow while they are untouched.
+
+        Nothing is written if somebody has changed one of the features since it was seen, unless to what is wanted here.
+
+        Args:
+            edits: What is wanted, one edit a feature.
+            author: Who makes the step.
+            kind: What the step is.
+            text: More about the step.
+            copies: By ensemble and feature, other features that its label is then propagated to; each keeps its source
+                and match score. Features that have a label of their own, or one from another source, keep it.
+
+        Raises:
+            UserError: If a feature has no label to propagate, or it cannot be written.
+        """
+        with self._writing() as ledger:
+            cleaned = [Edit(edit.wanted.cleaned(), edit.seen) for edit in edits]
+            return ledger.save(cleaned, clean(author), kind, clean(text), copies)
+
+    def propagate(self, ensemble: str, feature: int, copies: Sequence[Copy], *, author: str) -> Saved:
+        """Give a feature's label to others of its family; as `save` does, without an edit."""
+        return self.save([], author=author, kind="family", copies={(ensemble, feature): copies})
+
+    def last_step(self, author: str, among: Iterable[int] | None = None) -> Step | None:
+        """The last step of an author that is not taken back; ``among`` restricts it to some steps."""
+        query = select(steps).where(
+            steps.c.run == self._run, steps.c.author == clean(author), steps.c.kind != "undo", steps.c.undone == 0
+        )
+        if among is not None:
+            query = query.where(steps.c.id.in_(sorted(among)))
+        with self._database.reading() as connection:
+            if connection is None:
+                return None
+            row = connection.execute(query.order_by(desc(steps.c.id)).limit(1)).one_or_none()
+        return _step(row) if row else None
+
+    def undo(self, author: str, number: int) -> Undone:
+        """Take one's own step back, as a step of its own: labels get back what they had, with author and time.
+
+        A label that somebody has changed after the step stays as it is.
+
+        Raises:
+            UserError: If the author has no such step, or it is taken back already.
+        """
+        with self._writing() as ledger:
+            row = ledger.step(number)
+            if row is None or row.author != clean(author) or row.undone or row.kind == "undo":
+                raise UserError(f"{author} has no step {number} to take back; load the page again.")
+            restored, left = ledger.undo(row, clean(author))
+            return Undone(_step(row), restored, left)
+
+    def steps(self, limit: int = 50) -> list[Step]:
+        """The last steps of everybody, the latest first."""
+        query = select(steps).where(steps.c.run == self._run).order_by(desc(steps.c.id)).limit(limit)
+        with self._database.reading() as connection:
+            return [_step(row) for row in connection.execute(query)] if connection else []
+
+    def history(self, ensemble: str, feature: int) -> list[Change]:
+        """All changes of a feature's label, the first one first."""
+        of_step = (steps.c.run == history.c.run) & (steps.c.id == history.c.step)
+        query = (
+            select(history, steps.c.kind.label("kind"), steps.c.author.label("step_author"))
+            .select_from(history.outerjoin(steps, of_step))
+            .where(history.c.run == self._run, history.c.ensemble == ensemble, history.c.feature == feature)
+            .order_by(history.c.id)
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all() if connection else []
+        return [
+            Change(
+                *(row.old_label, row.new_label, row.old_note, row.new_note, row.author, row.time),
+                *(row.kind or "", row.step_author or "", source_from(row)),
+            )
+            for row in rows
+        ]
+
+    def to_csv(self) -> str:
+        """All labels as CSV; cells that a spreadsheet would take for a formula get an apostrophe in front."""
+        return csv_file.write_csv(self.all(), self.run_name)
+
+    def from_csv(self, text: str, widths: Mapping[str, Sequence[int]], author: str = "") -> int:
+        """Read labels from CSV, all or none; a label that is already there is replaced.
+
+        Args:
+            text: A file with at least the columns ensemble, member, feature and label, in any order.
+            widths: Features of each member, for every ensemble of the run.
+            author: Who imports.
+
+        Returns:
+            The number of labels read.
+
+        Raises:
+            UserError: One sentence naming the line and column at fault.
+        """
+        found = csv_file.parse_csv(text, widths, self.run_name)
+        self.save([Edit(label) for label in found], author=author, kind="import")
+        return len(found)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Ledger]:
+        """The run's labels, locked against everybody else who writes them."""
+        with self._database.writing() as connection:
+            self._lock(connection)
+            yield Ledger(connection, self._run)
+
+    def _lock(self, connection: Connection) -> None:
+        query = select(runs.c.created).where(runs.c.run == self._run).with_for_update()
+        created = connection.execute(query).scalar_one_or_none()
+        if created is None:
+            try:
+                with connection.begin_nested():
+                    connection.execute(insert(runs).values(run=self._run, created=self._created))
+            except IntegrityError:
+                pass  # somebody else was faster
+            created = connection.execute(query).scalar_one()
+        if self._created and created != self._created:
+            raise UserError(
+                f"{self.place} has labels of another run called {self.run_name!r}, made {created}; rename this run's "
+                "folder."
+            )
+
+
+def _step(row: Row[Any]) -> Step:
+    return Step(row.id, row.kind, row.author, row.time, row.text, row.labels, bool(row.undone))

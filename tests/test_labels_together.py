@@ -1,0 +1,358 @@
+"""Labels of a team, in SQLite and in PostgreSQL: optimistic versions, undo, families, several runs and writers."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+from postgres import PASSWORD, QUOTED_PASSWORD, cluster
+
+from sae_core.browse.labels import Copy, Edit, Label, LabelStore, Source, check_address, plan_import, shown_address
+from sae_core.browse.labels.database import database_at
+from sae_core.errors import UserError
+
+WIDTHS = {"single": [8], "bagged": [8, 8, 8]}
+NAMES = count()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with cluster() as address:
+        yield address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> LabelStore:
+    if request.param == "sqlite":
+        return LabelStore(tmp_path / "labels.sqlite", "demo")
+    return of_server(request.getfixturevalue("server"))
+
+
+def of_server(address: str) -> LabelStore:
+    """A store for a run that no other test uses."""
+    return LabelStore.shared(database_at(address), f"run {next(NAMES)}", created="2026-01-31T12:00:00Z")
+
+
+def again(store: LabelStore) -> LabelStore:
+    """Another store for the same labels, as another person's program has it."""
+    other = LabelStore(store.path, store.run_name)
+    other.__dict__.update(store.__dict__)
+    return other
+
+
+def wanted(feature: int, text: str, note: str = "", author: str = "Ada", source: Source | None = None) -> Label:
+    return Label("bagged", feature // 8, feature % 8, feature, text, note, author, "2026-01-31T12:00:00Z", source)
+
+
+def texts(store: LabelStore) -> dict[int, str]:
+    return {label.feature: label.label for label in store.all("bagged")}
+
+
+def save(store: LabelStore, author: str, **by_feature: str) -> int | None:
+    """Write labels as one step, given as f3="text"."""
+    edits = [Edit(wanted(int(name[1:]), text, author=author)) for name, text in by_feature.items()]
+    return store.save(edits, author=author, kind="bulk" if len(edits) > 1 else "edit").step
+
+
+def undo(store: LabelStore, author: str) -> tuple[int, int]:
+    step = store.last_step(author)
+    assert step is not None
+    undone = store.undo(author, step.number)
+    return undone.restored, undone.left
+
+
+def test_awkward_text_is_kept_as_it_is(store: LabelStore) -> None:
+    text = "=1+1 <img src=x onerror=alert(1)> \u202eright to left\u202c 'é✓🦆' %s :name \\x ; DROP TABLE labels; --"
+    store.save([Edit(wanted(3, text, "two\nlines\r\n\tthree"))], author="Ada")
+    store.save([Edit(wanted(4, "a\0b\ud800c"))], author="Ada")
+    label = store.get("bagged", 3)
+    assert label is not None
+    assert (label.label, label.note) == (text, "two\nlines\r\n\tthree")
+    assert texts(store)[4] == "ab?c"
+
+
+def test_the_second_one_to_save_sees_both_texts_and_chooses(store: LabelStore) -> None:
+    save(store, "Ada", f3="first")
+    seen = store.versions("bagged", [3, 4])
+    assert seen[4] == 0
+    assert store.save([Edit(wanted(3, "of Bob", author="Bob"), seen[3])], author="Bob").changed == 1
+    late = Edit(wanted(3, "of Cy", author="Cy"), seen[3])
+    saved = store.save([late, Edit(wanted(4, "new", author="Cy"), 0)], author="Cy", kind="bulk")
+    assert (saved.step, saved.changed) == (None, 0)
+    (conflict,) = saved.conflicts
+    assert conflict.theirs is not None
+    assert (conflict.wanted.label, conflict.theirs.label, conflict.author) == ("of Cy", "of Bob", "Bob")
+    assert texts(store) == {3: "of Bob"}  # none of the edits is taken
+    assert store.save([conflict.replacing()], author="Cy").changed == 1
+    assert texts(store) == {3: "of Cy"}
+    # The same text is no conflict, and a removed label is one.
+    assert store.save([Edit(wanted(3, "of Cy"), seen[3])], author="Ada").conflicts == ()
+    now = store.versions("bagged", [3])[3]
+    store.delete("bagged", 3, author="Ada")
+    (conflict,) = store.save([Edit(wanted(3, "back"), now)], author="Bob").conflicts
+    assert conflict.theirs is None
+    assert conflict.author == "Ada"
+    assert store.save([Edit(wanted(3, "new"), 0)], author="Bob").conflicts  # who never saw it, sees it now
+
+
+def test_one_of_many_who_save_the_same_version_wins(store: LabelStore) -> None:
+    save(store, "Ada", f3="first")
+    seen, results = store.versions("bagged", [3])[3], {}
+
+    def write(number: int) -> None:
+        results[number] = again(store).save([Edit(wanted(3, f"writer {number}"), seen)], author=str(number))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [number for number, saved in results.items() if saved.changed]
+    assert len(results) == 8
+    assert texts(store) == {3: f"writer {winners[0]}"}
+    assert len(winners) == 1
+    for number, saved in results.items():
+        assert number in winners or [c.theirs.label for c in saved.conflicts if c.theirs] == [texts(store)[3]]
+
+
+def test_steps_are_taken_back_one_after_the_other(store: LabelStore) -> None:
+    store.save([Edit(wanted(3, "one", "note", "Eve"))], author="Ada", kind="import", text="file.csv")
+    save(store, "Ada", f3="two", f4="four")
+    save(store, "Ada", f3="", f5="five")
+    assert texts(store) == {4: "four", 5: "five"}
+    assert undo(store, "Ada") == (2, 0)
+    assert texts(store) == {3: "two", 4: "four"}
+    assert undo(store, "Ada") == (2, 0)
+    label = store.get("bagged", 3)
+    assert label is not None
+    assert (label.label, label.note, label.author, label.time) == ("one", "note", "Eve", "2026-01-31T12:00:00Z")
+    assert undo(store, "Ada") == (1, 0)
+    assert store.all() == []
+    assert store.last_step("Ada") is None
+    kinds = [(change.kind, change.old_label, change.new_label) for change in store.history("bagged", 3)]
+    assert kinds == [
+        *(("import", None, "one"), ("bulk", "one", "two"), ("bulk", "two", None)),
+        *(("undo", None, "two"), ("undo", "two", "one"), ("undo", "one", None)),
+    ]
+    assert [step.undone for step in store.steps() if step.kind != "undo"] == [True] * 3
+
+
+def test_an_undo_leaves_what_others_have_changed_since(store: LabelStore) -> None:
+    step = save(store, "Ada", f1="a", f2="b", f3="c")
+    assert step is not None
+    save(store, "Bob", f2="of Bob")
+    with pytest.raises(UserError, match="Bob has no step"):
+        store.undo("Bob", step)
+    assert undo(store, "Ada") == (2, 1)
+    assert texts(store) == {2: "of Bob"}
+    with pytest.raises(UserError, match="no step"):
+        store.undo("Ada", step)
+    save(store, "Ada", f4="own")
+    assert store.last_step("Ada", among=[]) is None
+    assert undo(store, "Bob") == (1, 0)
+    assert texts(store) == {2: "b", 4: "own"}
+
+
+FAMILY = [Copy(11, 1, 3, 0.87654), Copy(19, 2, 3, 0.7), Copy(20, 2, 4, 0.75)]
+
+
+def test_a_family_follows_its_source_while_it_is_untouched(store: LabelStore) -> None:
+    save(store, "Ada", f3="source", f20="own")
+    assert store.propagate("bagged", 3, FAMILY, author="Ada").given == 2
+    copy = store.get("bagged", 11)
+    assert copy is not None
+    assert (copy.label, copy.source) == ("source", Source(3, 0, 3, 0.8765))
+    save(store, "Bob", f19="touched")
+    saved = store.save([Edit(wanted(3, "renamed", author="Cy"))], author="Cy")
+    assert (saved.changed, saved.followed) == (1, 1)
+    assert texts(store) == {3: "renamed", 11: "renamed", 19: "touched", 20: "own"}
+    assert [label.source is not None for label in store.all("bagged")] == [False, True, False, False]
+    # A note of the source does not change its copies, nor does the same text make one a person's own.
+    assert store.save([Edit(wanted(3, "renamed", "a note"))], author="Ada").followed == 0
+    assert undo(store, "Ada") == (1, 0)
+    assert undo(store, "Cy") == (2, 0)
+    assert texts(store) == {3: "source", 11: "source", 19: "touched", 20: "own"}
+    store.delete("bagged", 3, author="Ada")
+    assert texts(store) == {19: "touched", 20: "own"}
+    assert undo(store, "Ada") == (2, 0)
+    copy = store.get("bagged", 11)
+    assert copy is not None
+    assert copy.source == Source(3, 0, 3, 0.8765)
+    with pytest.raises(UserError, match="no label to give"):
+        store.propagate("bagged", 7, FAMILY, author="Ada")
+
+
+def test_copies_of_copies_follow_and_an_undone_source_takes_them_along(store: LabelStore) -> None:
+    save(store, "Ada", f3="source")
+    store.propagate("bagged", 3, FAMILY[:1], author="Bob")
+    store.propagate("bagged", 11, FAMILY[1:2], author="Bob")
+    assert store.save([Edit(wanted(3, "renamed"))], author="Ada").followed == 2
+    assert texts(store) == {3: "renamed", 11: "renamed", 19: "renamed"}
+    assert undo(store, "Ada") == (3, 0)
+    assert undo(store, "Ada") == (1, 0)
+    assert store.all() == []
+
+
+def test_csv_keeps_sources_and_times_and_comes_back_to_the_byte(store: LabelStore, tmp_path: Path) -> None:
+    save(store, "Ada", f3="=source", f5="'quoted", f6='a,b\r\n"c"')
+    store.propagate("bagged", 3, FAMILY, author="Ada")
+    exported = store.to_csv()
+    assert f"{store.run_name},bagged,1,3,'=source,,Ada," in exported
+    assert exported.splitlines()[2].endswith(",0,3,0.8765") or ",0,3,0.8765\n" in exported
+    revision = store.revision()
+    plan = plan_import(store, exported, WIDTHS)
+    assert (plan.new, plan.same, plan.differing) == ((), plan.total, ())
+    assert store.save(plan.edits(), author="Bob", kind="import").step is None
+    assert store.revision() == revision
+    other = LabelStore(tmp_path / "other.sqlite", store.run_name)
+    assert other.from_csv(exported, WIDTHS, author="Bob") == plan.total
+    assert other.to_csv() == exported
+    assert other.all() == store.all()
+    assert other.steps()[0].author == "Bob"
+
+
+def test_an_import_is_looked_at_before_it_is_written(store: LabelStore) -> None:
+    save(store, "Ada", f1="same", f2="theirs", f3="theirs too", f4="gone")
+    store.delete("bagged", 4, author="Ada")
+    text = "ensemble,member,feature,label\n" + "".join(
+        f"bagged,0,{feature},{label}\n" for feature, label in enumerate(["new", "same", "mine", "mine too", "back"])
+    )
+    before = store.revision()
+    plan = plan_import(store, text, WIDTHS)
+    assert (len(plan.new), plan.same, len(plan.differing), plan.removed) == (2, 1, 2, 1)
+    assert [(one.wanted.label, one.there.label) for one in plan.differing] == [
+        ("mine", "theirs"),
+        ("mine too", "theirs too"),
+    ]
+    assert store.revision() == before
+    save(store, "Bob", f2="meanwhile")
+    saved = store.save(plan.edits(replace=[("bagged", 2)]), author="Cy", kind="import")
+    assert [conflict.author for conflict in saved.conflicts] == ["Bob"]
+    plan = plan_import(store, text, WIDTHS)
+    saved = store.save(plan.edits(replace=[("bagged", 3)]), author="Cy", kind="import", text="mine.csv")
+    assert saved.changed == 3
+    assert texts(store) == {0: "new", 1: "same", 2: "meanwhile", 3: "mine too", 4: "back"}
+    assert undo(store, "Cy") == (3, 0)
+    assert texts(store) == {1: "same", 2: "meanwhile", 3: "theirs too"}
+    assert len(plan_import(store, text, WIDTHS).edits()) == 4
+
+
+def test_many_labels_are_one_step(store: LabelStore) -> None:
+    edits = [Edit(Label("wide", 0, n, n, f"label {n}", "", "Ada", "2026-01-31T12:00:00Z"), 0) for n in range(1201)]
+    assert store.save(edits, author="Ada", kind="bulk").changed == 1201
+    assert undo(store, "Ada") == (1201, 0)
+    assert store.all() == []
+
+
+def test_several_runs_share_a_database_and_a_namesake_is_refused(server: str, tmp_path: Path) -> None:
+    for address in (server, f"sqlite:///{tmp_path}/team.sqlite"):
+        database = database_at(address)
+        one, other = (LabelStore.shared(database, name, created="1") for name in ("one", "other"))
+        one.set("single", 0, 0, 0, "of one")
+        other.set("single", 0, 0, 0, "of the other")
+        assert [store.all()[0].label for store in (one, other)] == ["of one", "of the other"]
+        assert [store.revision() for store in (one, other)] == [1, 1]
+        namesake = LabelStore.shared(database, "one", created="2")
+        with pytest.raises(UserError, match="another run called 'one'"):
+            namesake.set("single", 0, 0, 0, "x")
+
+
+def test_a_password_is_never_shown(server: str, tmp_path: Path) -> None:
+    assert check_address(server) == shown_address(server)
+    wrong = server.replace(QUOTED_PASSWORD, "wrong-guess")
+    hidden = server.replace(f"team:{QUOTED_PASSWORD}@", "team@") + f"&password={QUOTED_PASSWORD}x&connect_timeout=5"
+    nowhere = f"postgresql://team:{QUOTED_PASSWORD}@localhost:1/x?connect_timeout=2"
+    for address in (wrong, hidden, nowhere, f"nonsense://team:{QUOTED_PASSWORD}@host/x", f"://{QUOTED_PASSWORD}"):
+        with pytest.raises(UserError) as error:
+            check_address(address)
+        said = str(error.value)
+        assert not any(secret in said for secret in (PASSWORD, QUOTED_PASSWORD, "wrong-guess")), said
+    assert "***" in shown_address(nowhere)
+    for address in ("sqlite://", "sqlite:///:memory:"):
+        with pytest.raises(UserError, match="would be lost"):
+            check_address(address)
+
+
+def old_file(path: Path) -> None:
+    """A file as version 0.1.0 wrote it."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            """
+            PRAGMA journal_mode = WAL;
+            CREATE TABLE labels (
+                ensemble TEXT NOT NULL, feature INTEGER NOT NULL, member INTEGER NOT NULL, latent INTEGER NOT NULL,
+                label TEXT NOT NULL, note TEXT NOT NULL, author TEXT NOT NULL, time TEXT NOT NULL,
+                PRIMARY KEY (ensemble, feature)
+            );
+            CREATE TABLE history (
+                id INTEGER PRIMARY KEY, ensemble TEXT NOT NULL, feature INTEGER NOT NULL,
+                old_label TEXT, old_note TEXT, new_label TEXT, new_note TEXT, author TEXT NOT NULL, time TEXT NOT NULL
+            );
+            INSERT INTO labels VALUES ('bagged', 11, 1, 3, 'second', 'note', 'Ada', '2026-01-02T00:00:00Z');
+            INSERT INTO history VALUES
+                (1, 'bagged', 11, NULL, NULL, 'first', '', 'Bob', '2026-01-01T00:00:00Z'),
+                (2, 'bagged', 5, NULL, NULL, 'gone', '', 'Bob', '2026-01-01T00:00:00Z'),
+                (3, 'bagged', 11, 'first', '', 'second', 'note', 'Ada', '2026-01-02T00:00:00Z'),
+                (4, 'bagged', 5, 'gone', '', NULL, NULL, 'Ada', '2026-01-02T00:00:00Z');
+            """
+        )
+    connection.close()
+
+
+def test_a_file_of_old_opens_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    old_file(path)
+    store = LabelStore(path, "demo")
+    assert store.all() == [Label("bagged", 1, 3, 11, "second", "note", "Ada", "2026-01-02T00:00:00Z")]
+    changes = [(c.old_label, c.new_label, c.author) for c in store.history("bagged", 11)]
+    assert changes == [(None, "first", "Bob"), ("first", "second", "Ada")]
+    assert store.versions("bagged", [11, 5, 6]) == {11: 3, 5: 4, 6: 0}
+    save(store, "Cy", f11="third", f5="again")
+    assert undo(store, "Cy") == (2, 0)
+    assert store.all() == [Label("bagged", 1, 3, 11, "second", "note", "Ada", "2026-01-02T00:00:00Z")]
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "labels.sqlite"
+    old_file(path)
+    before = dump(path)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            raise OSError("no space left on device")
+
+        patch.setattr("sae_core.browse.labels.schema._take_over", fail)
+        with pytest.raises(UserError, match="no space left"):
+            LabelStore(path, "demo").set("single", 0, 0, 0, "x")
+    assert dump(path) == before
+    # Where it may not be written it is read as it is.
+    with monkeypatch.context() as patch:
+        patch.setattr("sae_core.browse.labels.database.SQLiteFile._was_made_current", lambda self: False)
+        assert [label.label for label in LabelStore(path, "demo").all()] == ["second"]
+    assert dump(path) == before
+    assert [label.label for label in LabelStore(path, "demo").all()] == ["second"]
+    assert dump(path) != before
+
+
+def dump(path: Path) -> list[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return list(connection.iterdump())
+    finally:
+        connection.close()
+
+
+def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
+    store = LabelStore(tmp_path / "labels.sqlite", "demo")
+    store.set("single", 0, 0, 0, "x")
+    connection = sqlite3.connect(store.path)
+    connection.execute("UPDATE label_format SET format = 99")
+    connection.commit()
+    connection.close()
+    for act in (store.all, lambda: store.set("single", 0, 0, 0, "y")):
+        with pytest.raises(UserError, match="newer sae-ensemble"):
+            act()
