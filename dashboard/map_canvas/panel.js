@@ -7,7 +7,7 @@ import { pointRadius } from "./view.js";
 const CLICK = 5; // CSS pixels that a pointer may move during a click
 const REACH = { mouse: 9, pen: 12, touch: 18 }; // how far from a point a click still means it, in CSS pixels
 const MOST_PIXELS = 8e6;
-const NAMES = 28; // cluster names at a time, at most
+const ROOM = 14000; // square CSS pixels for a cluster's name, at least
 const STEP = 0.1; // of the panel, moved by an arrow key
 
 /**
@@ -118,7 +118,7 @@ export class Panel {
       context.strokeText(name.text, at.x, at.y);
       context.fillStyle = theme.text;
       context.fillText(name.text, at.x, at.y);
-      if (taken.length === NAMES) return;
+      if (taken.length * ROOM > view.width * view.height) return;
     }
   }
 

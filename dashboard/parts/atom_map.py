@@ -231,9 +231,6 @@ def cluster_marks(
     """The clusters' names where they are written, the largest cluster first: the median of its points."""
     x_M, y_M = places(xy_M2)
     frame = pd.DataFrame({"cluster": cluster_M, "x": x_M, "y": y_M})
-    middle = frame[frame["cluster"] >= 0].groupby("cluster").median()
-    return [
-        {"text": _short(names[number], 44), "x": int(row.x), "y": int(row.y)}
-        for number, row in zip(middle.index, middle.itertuples(), strict=True)
-        if names[number]
-    ]
+    middle = frame[frame["cluster"] >= 0].groupby("cluster").median().astype(int).reset_index()
+    rows = zip(*(middle[name].tolist() for name in ("cluster", "x", "y")), strict=True)
+    return [{"text": _short(names[cluster], 44), "x": x, "y": y} for cluster, x, y in rows if names[cluster]]

@@ -129,15 +129,21 @@ def _joined(sides: Sequence[tuple[Run, EnsembleInfo]], known: Sequence[_Known], 
     )
 
 
-def _words(table: pd.DataFrame) -> list[list[str]]:
+def _words(table: pd.DataFrame) -> list[Sequence[str]]:
     """The words by which clusters are named: those quoted in a suggested label, else the top token."""
-    tokens = [[token.strip().lower()] for token in table["top_token"]]
-    found = tokens
-    if "suggestion" in table:
-        quoted = [[word.lower() for word in _WORD.findall(text)] for text in table["suggestion"]]
-        found = [words or token for words, token in zip(quoted, tokens, strict=True)]
-    # Signs alone would name a cluster “],”, which says nothing to anybody.
-    return [[word for word in words if any(sign.isalnum() for sign in word)] for words in found]
+    tokens = table["top_token"].tolist()
+    # Most texts are those of many features.
+    of_token = {token: _told([token.strip()]) for token in set(tokens)}
+    if "suggestion" not in table:
+        return [of_token[token] for token in tokens]
+    suggestions = table["suggestion"].tolist()
+    of_suggestion = {text: _told(_WORD.findall(text)) for text in set(suggestions)}
+    return [of_suggestion[text] or of_token[token] for text, token in zip(suggestions, tokens, strict=True)]
+
+
+def _told(words: Sequence[str]) -> Sequence[str]:
+    """Words without those of signs alone, which would name a cluster “],” and say nothing to anybody."""
+    return [word.lower() for word in words if any(sign.isalnum() for sign in word)]
 
 
 def map_colors(points: MapPoints, color: str, word: str, concept: tuple[Run, str, str, str] | None) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def map_colors(points: MapPoints, color: str, word: str, concept: tuple[Run, str
     return _colors(points.key, color, word, asked, _points=points)
 
 
-@st.cache_resource(max_entries=24, show_spinner=False)
+@st.cache_resource(max_entries=24, show_spinner="Colouring the map …")
 def _colors(
     key: str, color: str, word: str, concept: tuple[str, str, str, str] | None, _points: MapPoints
 ) -> dict[str, Any]:
