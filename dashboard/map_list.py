@@ -64,7 +64,7 @@ def listing(here: Here, look: Look, listed: Listed) -> None:
 
 
 def _csv(chosen: pd.DataFrame, look: Look) -> str:
-    parts = []
+    parts: list[str] = []
     for side, (run, info) in enumerate(look.sides):
         own = chosen[chosen["side"] == side] if len(look.sides) > 1 else chosen
         parts.append(selection_csv(own, header=not parts, run=run.path.name, ensemble=info.name))

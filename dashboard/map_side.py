@@ -44,8 +44,7 @@ def joint_sides(left: Side, right: Side) -> queries.MapPoints | None:
     sides = [joint_map.Side(run, info.name) for run, info in (left, right)]
     path = joint_map.joint_map_path(*sides)
     if path.exists():
-        mark = f"{path}:{path.stat().st_mtime_ns}"
-        return queries.joint_points([left, right], lambda: joint_map.read_joint_map(*sides), mark)
+        return queries.joint_points([left, right], path)
     _offer(sides)
     return None
 

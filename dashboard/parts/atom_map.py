@@ -5,7 +5,7 @@ The canvas (`dashboard.map_canvas`) draws them; a colour is a number into a pale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -171,7 +171,7 @@ def _hex(color: str) -> str:
 # Points
 
 
-def points_data(key: str, xy_M2: NDArray[np.floating[Any]], columns: dict[str, Sequence[str]]) -> dict[str, Any]:
+def points_data(key: str, xy_M2: NDArray[np.floating[Any]], columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What the canvas keeps of all points.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from dashboard.parts import atom_map as parts
 from dashboard.queries.cached import modified
 from dashboard.queries.labelling import label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
-from dashboard.queries.tables import atoms, corpus, index
+from dashboard.queries.tables import atoms, corpus, index, suggestions
 from sae_core.browse.cluster_names import name_clusters
 from sae_core.browse.concept_share import concept_columns, concept_share
+from sae_core.files import read_table
 from sae_core.run import Run
 
 KEPT = 6
@@ -54,19 +55,17 @@ def map_points(run: Run, info: EnsembleInfo) -> MapPoints | None:
     return _points(known.key, _build=partial(_with_texts, table, known))
 
 
-def joint_points(sides: Sequence[tuple[Run, EnsembleInfo]], places: Callable[[], pd.DataFrame], key: str) -> MapPoints:
+def joint_points(sides: Sequence[tuple[Run, EnsembleInfo]], path: Path) -> MapPoints:
     """The atoms of two ensembles on their joint map.
 
     Args:
         sides: Both, the left one first.
-        places: Reads what `make_joint_map` has written.
-        key: Names what ``places`` reads.
+        path: What `make_joint_map` has written.
     """
     known = [_known(run, info) for run, info in sides]
-    return _points(
-        hashlib.blake2b(repr((key, [each.key for each in known])).encode(), digest_size=12).hexdigest(),
-        _build=lambda: _joined(sides, known, places()),
-    )
+    stamp = (str(path), modified(path), [each.key for each in known])
+    key = hashlib.blake2b(repr(stamp).encode(), digest_size=12).hexdigest()
+    return _points(key, _build=lambda: _joined(sides, known, read_table(path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +81,11 @@ def _known(run: Run, info: EnsembleInfo) -> _Known:
     mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
     rows = zip(mine["member"], mine["feature"], mine["label"], strict=True)
     labels = {info.feature(int(member), int(latent)): str(label) for member, latent, label in rows if label}
-    suggested = _suggested(run, info.name)
-    stamp: Hashable = (str(run.path), info.name, modified(run.ensemble(info.name).atoms), sorted(labels.items()))
-    mark = hashlib.blake2b(repr((stamp, suggested is not None)).encode(), digest_size=12).hexdigest()
-    return _Known(mark, labels, suggested)
-
-
-def _suggested(run: Run, ensemble: str) -> list[str] | None:
-    """The suggested labels; None for a run that has none."""
-    from dashboard import queries
-
-    read = getattr(queries, "suggestions", None)
-    table = read(run, ensemble) if read else None
-    return None if table is None else table["suggestion"].astype(str).tolist()
+    suggested = suggestions(run, info.name)
+    texts = None if suggested is None else suggested["suggestion"].tolist()
+    folder = run.ensemble(info.name)
+    stamp = (str(run.path), info.name, modified(folder.atoms), modified(folder.suggestions), sorted(labels.items()))
+    return _Known(hashlib.blake2b(repr(stamp).encode(), digest_size=12).hexdigest(), labels, texts)
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner="Preparing the map …")

@@ -67,7 +67,7 @@ def _look(here: Here, info: queries.EnsembleInfo, points: queries.MapPoints) -> 
     if shown == "all":
         return whole_look(here.run, info, points)
     joint = joint_sides((here.run, info), others[name])
-    return joint and joint_look(joint, [(here.run, info), others[name]], ["this", name])
+    return None if joint is None else joint_look(joint, [(here.run, info), others[name]], ["this", name])
 
 
 @st.fragment
