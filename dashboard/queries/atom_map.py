@@ -173,10 +173,13 @@ def _share(path: str, ensemble: str, column: str, value: str) -> tuple[NDArray[n
     return concept_share(entries, text, column, value)
 
 
-def concept_choices(run: Run) -> dict[str, tuple[str, str]]:
+def concept_choices(run: Run) -> Mapping[str, tuple[str, str]]:
     """Kinds of passages that the corpus tells apart, as text → (column, value)."""
-    text = corpus(run)
-    if text is None:
-        return {}
-    columns = concept_columns(text)
+    return _choices(str(run.path), modified(run.corpus.documents)) if run.corpus.tokens.exists() else {}
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _choices(path: str, modified: int) -> Mapping[str, tuple[str, str]]:
+    text = corpus(open_run(Path(path)))
+    columns = {} if text is None else concept_columns(text)
     return {f"{name}: {value}": (name, value) for name, values in columns.items() for value in values}
