@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_run import write_synthetic_run
 
@@ -55,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     words = [*HOSTILE, "the", "array", "returns", "shape"]
     texts = [" ".join(str(chance.choice(words)) for _ in range(24)) for _ in range(40)]
     names = [HOSTILE[number % len(HOSTILE)] for number in range(len(texts))]
-    metadata = {"package": names, "module": names[::-1], "name": names, "kind": "prose"}
+    metadata = pd.DataFrame({"package": names, "module": names[::-1], "name": names, "kind": "prose"})
     path = tmp_path_factory.mktemp("hostile") / RUN_NAME
     # Two members, so that there are families; few features, so that every page shows those with hostile tokens.
     run = write_synthetic_run(path, members=2, texts=texts, metadata=metadata, added_tokens=HOSTILE)

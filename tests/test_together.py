@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sae_core.browse.counting_together import write_together
 from sae_core.browse.examples import co_active
 from sae_core.browse.index import ActivationIndex
-from sae_core.browse.together import Together, write_together
+from sae_core.browse.together import Together
 from sae_core.errors import UserError
 
 

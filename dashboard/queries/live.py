@@ -1,20 +1,25 @@
-"""A text typed in, through the run's language model: the model and the ensemble are loaded once for everybody."""
+"""A text typed in, through the run's language model: the model and the ensemble are loaded once for everybody.
+
+What needs torch is imported when somebody types a text: it takes seconds, for which the first page would wait.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from dashboard.queries.cached import modified
 from dashboard.queries.opening import open_run
 from dashboard.queries.tables import corpus
-from sae_core.browse.live_text import LiveText, ReadText, TextReader, encode_text, read_text
 from sae_core.browse.token_texts import TokenTexts
 from sae_core.config import ModelSettings
-from sae_core.device import resolve_device
-from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.run import Run
+
+if TYPE_CHECKING:
+    from sae_core.browse.live_text import LiveText, ReadText, TextReader
+    from sae_core.ensemble import Ensemble
 
 MODELS, ENSEMBLES, TEXTS = 1, 2, 64
 """Models, ensembles and results kept: a model takes most of the memory, a result some kilobytes."""
@@ -32,6 +37,8 @@ def live_text(run: Run, ensemble: str, text: str) -> LiveText:
 
 @st.cache_resource(max_entries=TEXTS, show_spinner=False)
 def _live_text(path: str, modified_run: int, name: str, modified_ensemble: int, text: str) -> LiveText:
+    from sae_core.browse.live_text import encode_text
+
     run = open_run(Path(path))
     read = _read(path, modified_run, text)
     known = corpus(run)
@@ -40,17 +47,24 @@ def _live_text(path: str, modified_run: int, name: str, modified_ensemble: int, 
 
 @st.cache_resource(max_entries=TEXTS // 4, show_spinner=False)
 def _read(path: str, modified: int, text: str) -> ReadText:
+    from sae_core.browse.live_text import read_text
+
     run = open_run(Path(path))
     return read_text(run, _reader(run.settings.model.model_dump_json(), "auto"), text)
 
 
 @st.cache_resource(max_entries=MODELS, show_spinner="Loading the language model …")
 def _reader(settings: str, device: str) -> TextReader:
+    from sae_core.browse.live_text import TextReader
+
     return TextReader(ModelSettings.model_validate_json(settings), device=device)
 
 
 @st.cache_resource(max_entries=ENSEMBLES, show_spinner="Loading the ensemble …")
 def _ensemble(path: str, name: str, modified: int) -> Ensemble:
+    from sae_core.device import resolve_device
+    from sae_core.ensemble import load_ensemble
+
     run = open_run(Path(path))
     device = resolve_device("auto")
     return load_ensemble(run.ensemble(name), device=device, d_in=run.facts("corpus").get("d_in"))

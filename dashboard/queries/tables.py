@@ -17,14 +17,26 @@ from sae_core.run import Run
 
 
 def summary(run: Run) -> list[dict[str, Any]]:
-    """One row of figures per ensemble."""
-    return summarize(run)
+    """One row of figures per ensemble; shared and never to be changed."""
+    files = [run.manifest_path, *sorted(run.evaluation("summary").parent.glob("*.*"))]
+    return _summary(str(run.path), tuple((file.name, modified(file)) for file in files))
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _summary(path: str, files: tuple[tuple[str, int], ...]) -> list[dict[str, Any]]:
+    return summarize(Run.open(Path(path)))
 
 
 def evaluation(run: Run, name: str) -> dict[str, Any] | None:
-    """One evaluation's figures."""
+    """One evaluation's figures; shared and never to be changed."""
     path = run.evaluation(name)
-    return read_json(path) if path.exists() else None
+    return _figures(str(path), modified(path)) if path.exists() else None
+
+
+@st.cache_resource(max_entries=2 * ENTRIES, show_spinner=False)
+def _figures(path: str, modified: int) -> dict[str, Any]:
+    figures: dict[str, Any] = read_json(Path(path))
+    return figures
 
 
 def concepts(run: Run) -> pd.DataFrame | None:
@@ -50,7 +62,7 @@ def matches(run: Run, ensemble: str) -> pd.DataFrame | None:
 def match_summary(run: Run, ensemble: str) -> dict[str, Any] | None:
     """Figures of each pair of members, and of random dictionaries."""
     path = run.ensemble(ensemble).match_summary
-    return read_json(path) if path.exists() else None
+    return _figures(str(path), modified(path)) if path.exists() else None
 
 
 def promoted(run: Run, ensemble: str) -> pd.DataFrame | None:

@@ -16,7 +16,7 @@ from dashboard.parts.numbers import compact, decimal, interval, percent, seconds
 from dashboard.parts.overview_charts import by_members, cost, training
 from dashboard.parts.report import found_by_members
 from sae_core.config import title_of
-from sae_core.evaluation.cost import by_ensemble
+from sae_core.evaluation.summary import by_ensemble
 from sae_core.run import EVALUATION_STAGES
 
 COLUMNS = (

@@ -68,12 +68,6 @@ def measure_cost(run: Run, ensembles: Mapping[str, Ensemble], acts_BD: Tensor, *
     }
 
 
-def by_ensemble(costs: Mapping[str, Any]) -> dict[str, Any]:
-    """Costs by ensemble from evaluation/cost.json, which in earlier runs held nothing else."""
-    found: dict[str, Any] = costs.get("ensembles", costs)
-    return found
-
-
 def _ensemble_cost(
     run: Run, name: str, ensemble: Ensemble, measured: Mapping[str, Any], acts_BD: Tensor, repeats: int
 ) -> dict[str, Any]:

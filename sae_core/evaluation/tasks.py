@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from sae_core.activations.text import Document
 from sae_core.errors import UserError
 from sae_core.evaluation.probes import Problem
+from sae_core.evaluation.summary import CONFOUNDED
 
-CONFOUNDED = "confounded"
-"""Name of the task whose labels go together with something else in training, but not in testing."""
 CONFOUNDED_SHARE = 0.2
 """Share of the pool that is drawn for the confounded task; the other two share the rest."""
 TEST_SHARE = 0.3

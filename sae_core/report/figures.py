@@ -13,9 +13,8 @@ from typing import Any
 import pandas as pd
 
 from sae_core.evaluation.bootstrap import ABOVE
-from sae_core.evaluation.cost import by_ensemble
 from sae_core.evaluation.seeds import difference, mean_interval, within
-from sae_core.evaluation.tasks import CONFOUNDED
+from sae_core.evaluation.summary import CONFOUNDED, by_ensemble
 from sae_core.files import read_json, read_table
 from sae_core.report.paired import detected_above
 from sae_core.run import Run

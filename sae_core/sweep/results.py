@@ -10,9 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sae_core.evaluation.cost import by_ensemble
 from sae_core.evaluation.seeds import mean_interval, within
-from sae_core.evaluation.summary import summarize
+from sae_core.evaluation.summary import by_ensemble, summarize
 from sae_core.files import read_json
 from sae_core.run import Run
 from sae_core.sweep.combinations import Sweep, Values
