@@ -100,7 +100,7 @@ def _command(path: Path, port: int, host: str) -> list[str]:
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     script = str(Path(spec.origin).parent / "app.py")
-    return [sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(path.resolve())]
+    return [sys.executable, "-m", "dashboard", "run", script, *flags, "--", str(path.resolve())]
 
 
 def _free_port(host: str, first: int) -> int:
