@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sae_core.evaluation.bootstrap import paired_mean
 from sae_core.evaluation.details import unpack
-from sae_core.evaluation.tasks import CONFOUNDED
+from sae_core.evaluation.summary import CONFOUNDED
 from sae_core.files import read_table
 from sae_core.run import DETECTORS, Run
 
