@@ -10,6 +10,7 @@ from dashboard import labelling, queries
 from dashboard.address import Here
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain
+from dashboard.parts.feature_side import suggestion_html
 from dashboard.parts.numbers import decimal, moment, whole
 from sae_core.browse.labels import Copy, Edit, Label
 from sae_core.browse.labels.records import now
@@ -77,6 +78,30 @@ def _fields(
             help=f"Give the label to its one-to-one matches too, with the cosine of the atoms: {scores}. They follow "
             "this label until somebody changes them; labels that people wrote themselves stay.",
         )
+    _suggestion(here, info, feature, key, family)
+
+
+def _suggestion(here: Here, info: queries.EnsembleInfo, feature: int, key: str, family: Sequence[Copy]) -> None:
+    table = queries.suggestions(here.run, info.name)
+    row = table.iloc[feature].to_dict() if table is not None and feature < len(table) else None
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.html(suggestion_html(row), width="content")
+        if row and row["suggestion"]:
+            # Of the form, so that what is being written as the note is saved with it and not lost.
+            st.form_submit_button(
+                "Take as label",
+                icon=":material/add_task:",
+                help="Saves the suggestion as the label, and the note as it stands",
+                on_click=_take,
+                args=(here, info, feature, key, family, str(row["suggestion"])[:200]),
+            )
+
+
+def _take(
+    here: Here, info: queries.EnsembleInfo, feature: int, key: str, family: Sequence[Copy], suggestion: str
+) -> None:
+    st.session_state[f"label-{key}"] = suggestion
+    _save(here, info, feature, key, family)
 
 
 def _seen(key: str, label: Label | None, version: int) -> int:

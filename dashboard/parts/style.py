@@ -70,6 +70,17 @@ _RULES = """
 .sae.bars .b i{display:block;height:100%;border-radius:2px}
 .sae.bars .n{text-align:right;font-variant-numeric:tabular-nums;color:var(--muted);font-size:.8rem}
 .sae.bars .t{grid-column:1/-1;font-size:.82rem;color:var(--muted);margin-top:.45rem}
+.sae.shares{grid-template-columns:minmax(0,8.5rem) 1fr 2.4rem 2.8rem}
+.sae.shares .lab{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-size:.84rem}
+.sae.shares .b{position:relative}
+.sae.shares .b u{position:absolute;top:-.15rem;bottom:-.15rem;width:2px;background:currentColor}
+.sae.suggest{display:flex;flex-wrap:wrap;gap:.25rem .7rem;align-items:baseline;overflow-wrap:anywhere}
+.sae.suggest span[title]{cursor:help}
+.sae.card .near{padding:.5rem 0;border-bottom:1px solid var(--line)}
+.sae.card .near:last-child{border-bottom:0}
+.sae.card .near .row{flex-wrap:wrap}
+.sae.card .name{font-size:.86rem;margin:0 0 .25rem;overflow-wrap:anywhere}
+.sae.legend.keys .tok{margin:0 .3rem 0 0}
 .sae.plot{margin-top:.6rem}
 .sae.plot img{display:block;width:100%;height:auto}
 .sae.plot .axis{display:flex;justify-content:space-between;color:var(--muted);font-size:.76rem;

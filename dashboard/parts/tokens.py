@@ -9,9 +9,10 @@ from typing import Protocol
 
 from dashboard.parts.colors import ACTIVATION_LEVELS, activation_level
 from dashboard.parts.numbers import decimal, whole
+from sae_core.browse.token_texts import PARTIAL
 
-NEWLINE, TAB, SPACE = "⏎", "→", "·"
-_IN_CONTEXT = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "", "\u00a0": SPACE})
+NEWLINE, TAB, SPACE, PART = "⏎", "→", "·", "▫"
+_IN_CONTEXT = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "", "\u00a0": SPACE, PARTIAL: PART})
 _ALONE = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "␍", " ": SPACE, "\u00a0": SPACE})
 # Control characters, and those that turn the direction of the text around them or cannot be seen.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -74,15 +75,38 @@ def describe(metadata: Mapping[str, object]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in metadata.items() if value not in (None, ""))
 
 
-def token_span(text: str, value: float, peak: float, *, position: int, source: str, is_peak: bool) -> str:
-    """One active token as a span with its class and tooltip."""
+def whole_character(texts: Sequence[str], number: int) -> str:
+    """The character that a token has only some bytes of, if it is whole within the texts; else nothing."""
+    if not texts[number].endswith(PARTIAL):
+        return ""
+    later = (text for text in texts[number + 1 :] if text.strip(PARTIAL))
+    return next((text[0] for text in later if text[0] != PARTIAL), "")
+
+
+def token_span(
+    text: str, value: float, peak: float, *, position: int, source: str, is_peak: bool, character: str = ""
+) -> str:
+    """One active token as a span with its class and tooltip.
+
+    Args:
+        text: What it reads like.
+        value: The activation there.
+        peak: The feature's largest activation anywhere.
+        position: Where in the corpus it is.
+        source: Where the text comes from.
+        is_peak: Whether the window is shown for this token.
+        character: The character that it has only some bytes of, if so.
+    """
     level = activation_level(value, peak)
-    title = f"{show_alone(text)}\nactivation {decimal(value, 3)}\ntoken {whole(position)} of the corpus"
+    part = f" (some bytes of “{show_alone(character)}”)" if character else ""
+    shown = show_in_context(text) if PARTIAL in text else show_alone(text)
+    title = f"{shown}{part}\nactivation {decimal(value, 3)}\ntoken {whole(position)} of the corpus"
     if source:
         title += f"\n{source}"
     mark = " pk" if is_peak else ""
     # Leading spaces stay outside the colour, so that lines break before the word and not within the box.
-    word = text.lstrip(" ") or text
+    # A token of nothing but spaces shows them, since there is no word to see where it is.
+    word = text.lstrip(" ") or text.replace(" ", SPACE)
     space = text[: len(text) - len(word)]
     return f'{space}<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(word))}</span>'
 
@@ -100,8 +124,9 @@ def strip(example: ExampleLike, peak: float) -> str:
         position = example.start + number
         text = text if number else text.lstrip(" ") or text
         if value > 0:
+            is_peak, character = position == example.position, whole_character(example.texts, number)
             pieces.append(
-                token_span(text, value, peak, position=position, source=source, is_peak=position == example.position)
+                token_span(text, value, peak, position=position, source=source, is_peak=is_peak, character=character)
             )
         else:
             pieces.append(escape(show_in_context(text)))
@@ -134,7 +159,8 @@ def legend(peak: float) -> str:
     return (
         '<div class="sae legend"><span>activation&nbsp; 0</span>'
         f'<span class="ramp">{boxes}</span><span>{decimal(peak)} (peak)</span>'
-        f"<span>{NEWLINE} line end&ensp;{TAB} tab&ensp;outlined: the window's peak&ensp;hover for details</span></div>"
+        f"<span>{NEWLINE} line end&ensp;{TAB} tab&ensp;{SPACE} space that fires&ensp;{PART} part of a character&ensp;"
+        "outlined: the window's peak&ensp;hover for details</span></div>"
     )
 
 

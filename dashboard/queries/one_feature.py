@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
 from dashboard.queries.tables import corpus, index
-from sae_core.browse.examples import Example, Quantile, co_active, histogram, quantile_examples, top_examples
+from sae_core.browse.corpus import Corpus
+from sae_core.browse.examples import (
+    Example,
+    Quantile,
+    co_active,
+    histogram,
+    quantile_examples,
+    strongest,
+    top_examples,
+)
+from sae_core.browse.passages import PassageLabels
 from sae_core.browse.together import Together
 from sae_core.run import Run
 
@@ -29,16 +38,24 @@ class FeatureView:
     tokens: int
 
 
-def feature_view(run: Run, ensemble: str, feature: int, *, count: int = 12) -> FeatureView | None:
-    """Examples and the histogram of one feature; None where there is no index or no corpus."""
+def feature_view(run: Run, ensemble: str, feature: int, *, count: int = 12, window: int = 16) -> FeatureView | None:
+    """Examples and the histogram of one feature; None where there is no index or no corpus.
+
+    Args:
+        run: The run.
+        ensemble: Name of the ensemble.
+        feature: Number of the feature.
+        count: Strongest examples.
+        window: Tokens shown on either side.
+    """
     entries, text = index(run, ensemble), corpus(run)
     if entries is None or text is None:
         return None
     _, values = entries.feature(feature)
     edges, counts = histogram(values)
     return FeatureView(
-        top=top_examples(entries, text, feature, count=count),
-        quantiles=quantile_examples(entries, text, feature),
+        top=top_examples(entries, text, feature, count=count, window=window),
+        quantiles=quantile_examples(entries, text, feature, window=window),
         edges=[float(edge) for edge in edges],
         counts=[int(number) for number in counts],
         peak=float(values.max()) if len(values) else 0.0,
@@ -69,6 +86,18 @@ def peak_tokens(run: Run, ensemble: str, feature: int, *, count: int = 5) -> lis
     if entries is None or text is None:
         return []
     positions, values = entries.feature(feature)
-    strongest = np.argsort(-np.asarray(values), kind="stable")[: 12 * count]
-    tokens = dict.fromkeys(int(text.tokens[position]) for position in np.asarray(positions)[strongest])
+    tokens = dict.fromkeys(text.tokens[positions[strongest(values, 12 * count)]].tolist())
     return [text.token_text(token) for token in list(tokens)[:count]]
+
+
+def passage_labels(run: Run, ensemble: str, feature: int) -> pd.DataFrame | None:
+    """The share of each label among the passages in which a feature fires, as `PassageLabels.shares` gives it."""
+    entries, text = index(run, ensemble), corpus(run)
+    if entries is None or text is None:
+        return None
+    return _passages(text, str(run.path), modified(run.corpus.documents)).shares(entries, feature)
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _passages(_text: Corpus, path: str, modified: int) -> PassageLabels:
+    return PassageLabels(_text)

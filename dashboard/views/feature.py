@@ -1,25 +1,36 @@
-"""One feature: examples in context, histogram, logit lens, matches in the other members, label and note."""
+"""One feature: examples in context, histogram, suggested label, logit lens, nearest atoms, company, label and note.
+
+All of it is one fragment, so that a step to the next feature draws nothing else, and most of it is two blocks of HTML.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from dashboard import address, queries
+from dashboard import address, feature_keys, queries
 from dashboard.address import Here, here
-from dashboard.common import FEATURES_PAGE, feature_link, missing, trained_ensemble
+from dashboard.common import FEATURES_PAGE, missing, trained_ensemble
 from dashboard.label_form import label_form
 from dashboard.parts import filters as chosen
-from dashboard.parts.cards import chip, heading, member_chip, notice, plain, section, tile, tiles, token_bars
+from dashboard.parts.cards import chip, heading, member_chip, notice, section, tile, tiles, what_to_run
 from dashboard.parts.colors import HIGHLIGHT, METHODS
+from dashboard.parts.feature_side import Near, keys_html, lens_html, near_html, passages_html
 from dashboard.parts.filters import Filters
-from dashboard.parts.histogram import histogram_html
+from dashboard.parts.histogram import SCALES, histogram_html
 from dashboard.parts.numbers import decimal, is_missing, one_in, percent, whole
-from dashboard.parts.tokens import legend, show_alone, strips, token_chips
+from dashboard.parts.steps import stepped
+from dashboard.parts.tokens import legend, strips
+from dashboard.pins import pin_button
+from sae_core.errors import UserError
 
 SHOWN = (12, 24, 48)
+WINDOWS = {"8": 8, "16": 16, "32": 32, "full": 1_000_000}
+"""Tokens shown on either side; a window ends where its passage does."""
 _BEFORE, _STEPPED = "feature-before", "feature-stepped"
 
 
@@ -37,21 +48,47 @@ def show(here: Here) -> None:
     feature = asked if asked is not None else int(order[0]) if len(order) else 0
     # Written even if it is the same: a link from this page to itself changes the query but not the address bar.
     st.query_params[address.FEATURE] = str(feature)
+    _feature(here, info, order, filters)
+
+
+@st.fragment
+def _feature(here: Here, info: queries.EnsembleInfo, order: NDArray[np.int64], filters: Filters) -> None:
+    """What a step changes; the order of the table is as it was when the page was opened."""
+    try:
+        feature = address.requested_feature(st.query_params.get(address.FEATURE), info.features) or 0
+        _draw(here, info, feature, order, filters)
+    except UserError as error:  # a step runs the fragment alone, where nobody else would catch it
+        st.html(notice("This cannot be shown", str(error)))
+
+
+def _draw(here: Here, info: queries.EnsembleInfo, feature: int, order: NDArray[np.int64], filters: Filters) -> None:
     _to_the_top(feature)
-    row = table.iloc[feature]
+    atoms = queries.atoms(here.run, info.name)
+    assert atoms is not None, "the page has looked"
+    row = atoms.iloc[feature]
     _head(here, info, row, order, filters)
     label_form(here, info, feature)
     st.html(_figures(info, row))
-    view = queries.feature_view(here.run, info.name, feature, count=st.session_state.get("shown", SHOWN[0]))
     left, right = st.columns([1.95, 1], gap="large")
     with left:
-        _examples(here, view)
+        view = _examples(here, info, feature)
     with right:
-        _side(here, info, row, view, filters)
+        _side(here, info, feature, view, filters)
+    feature_keys.feature_keys(lambda: _act(info, order))
+
+
+def _act(info: queries.EnsembleInfo, order: NDArray[np.int64]) -> None:
+    """What keys and links ask for."""
+    act = feature_keys.asked(info.features)
+    if act.open is not None:
+        address.write({address.FEATURE: str(act.open)})
+    elif act.steps:
+        now = address.requested_feature(st.query_params.get(address.FEATURE), info.features) or 0
+        _go(stepped(order, now, act.steps))
 
 
 def _to_the_top(feature: int) -> None:
-    """After a link to another feature, start at its top; the step buttons leave the page where it is, to compare."""
+    """After a link to another feature, start at its top; steps leave the page where it is, to compare."""
     before, stepped = st.session_state.get(_BEFORE), st.session_state.pop(_STEPPED, False)
     st.session_state[_BEFORE] = feature
     # Its place is always taken. Otherwise all below would move up at the next run, and the browser would make the
@@ -69,36 +106,36 @@ def _go(feature: int) -> None:
 
 def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: NDArray[np.int64], filters: Filters) -> None:
     feature = int(row["feature"])
-    before, after = chosen.neighbours(order, feature)
-    title, buttons = st.columns([2.2, 1.2], vertical_alignment="top")
+    title, buttons = st.columns([2, 1.4], vertical_alignment="top")
     with title:
         chips = [
             chip(info.title, METHODS.get(info.name, "")),
             member_chip(int(row["member"]), stage=info.staged),
             chip(f"number {int(row['latent'])} in its {info.member_word}"),
         ]
-        if row["label"]:
-            chips.append(chip(str(row["label"]), HIGHLIGHT, title="label"))
+        label = queries.label_of(here.run, info, feature)
+        if label and label.label:
+            chips.append(chip(label.label, HIGHLIGHT, title="label"))
         if row["dead"]:
             chips.append(chip("dead: fires on no indexed token"))
         st.html(heading(f"Feature {feature:,}", "", chips))
     with buttons, st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if st.button("All", icon=":material/format_list_bulleted:", help="Back to the table", key="all"):
             st.switch_page(FEATURES_PAGE, query_params={**here.link(), **filters.to_query()})
-        _step("Previous", before, "Left", ":material/chevron_left:")
-        _step("Next", after, "Right", ":material/chevron_right:")
+        pin_button(here, feature, shortcut="p", text=False)
+        _step("Previous", stepped(order, feature, -1), feature, "←", ":material/chevron_left:")
+        _step("Next", stepped(order, feature, 1), feature, "→", ":material/chevron_right:")
 
 
-def _step(name: str, feature: int | None, key: str, icon: str) -> None:
+def _step(name: str, to: int, feature: int, key: str, icon: str) -> None:
     st.button(
         name,
         icon=icon,
         key=name.lower(),
-        disabled=feature is None,
-        shortcut=key,
-        help="In the order of the table" if feature is not None else "There is none in this direction",
+        disabled=to == feature,
+        help=f"In the order of the table (key {key})" if to != feature else "There is none in this direction",
         on_click=_go,
-        args=(feature,),
+        args=(to,),
     )
 
 
@@ -136,100 +173,131 @@ def _figures(info: queries.EnsembleInfo, row: pd.Series) -> str:
     return tiles(items)
 
 
-def _examples(here: Here, view: queries.FeatureView | None) -> None:
-    st.html(
+def _examples(here: Here, info: queries.EnsembleInfo, feature: int) -> queries.FeatureView | None:
+    # The controls stand below what they change, and their values are known before they are drawn.
+    shown, window = st.session_state.get("shown", SHOWN[0]), st.session_state.get("window", "16")
+    view = queries.feature_view(here.run, info.name, feature, count=shown, window=WINDOWS[window])
+    blocks = [
         section(
             "Examples in context",
-            "Left: the activation at the outlined token; below: where the text comes from. One example a document.",
+            "Left: the activation at the outlined token; below: where the text comes from. One example a passage, "
+            "and none whose tokens are nearly those of one above it.",
         )
-    )
+    ]
     if view is None:
-        missing(here, "index")
-        return
-    if not view.top:
-        st.html(notice("It is dead", "It fires on none of the indexed tokens, so there are no examples."))
-        return
-    blocks = [legend(view.peak), strips(view.top, view.peak, heading="Strongest", note="where it fires most")]
-    for number, low, high, examples in view.quantiles:
-        note = f"activation {decimal(low)} to {decimal(high)}"
-        blocks.append(strips(examples, view.peak, heading=f"Quantile {number}", note=note))
+        blocks.append(what_to_run("index", here.run.path))
+    elif not view.top:
+        blocks.append(notice("It is dead", "It fires on none of the indexed tokens, so there are no examples."))
+    else:
+        blocks += [legend(view.peak), strips(view.top, view.peak, heading="Strongest", note="where it fires most")]
+        for number, low, high, examples in view.quantiles:
+            note = f"activation {decimal(low)} to {decimal(high)}, a fifth of the tokens on which it fires"
+            blocks.append(strips(examples, view.peak, heading=f"Quantile {number}", note=note))
     st.html("".join(blocks))
-    st.segmented_control(
-        "Strongest examples shown", SHOWN, default=SHOWN[0], key="shown", required=True, persist_state="session"
-    )
+    with st.container(horizontal=True, gap="medium"):
+        st.segmented_control(
+            "Tokens on either side",
+            list(WINDOWS),
+            default="16",
+            key="window",
+            required=True,
+            persist_state="session",
+            help="“full” shows the whole passage",
+        )
+        st.segmented_control(
+            "Strongest examples", SHOWN, default=SHOWN[0], key="shown", required=True, persist_state="session"
+        )
+    st.html(keys_html())
+    return view
 
 
 def _side(
-    here: Here, info: queries.EnsembleInfo, row: pd.Series, view: queries.FeatureView | None, filters: Filters
+    here: Here, info: queries.EnsembleInfo, feature: int, view: queries.FeatureView | None, filters: Filters
 ) -> None:
-    feature = int(row["feature"])
+    query = {**here.link(), **filters.to_query()}
     if view is not None:
-        st.html(
-            section(
-                "How strongly it fires",
-                "How many tokens (height, square-root scale) have each activation, of those on which it fires.",
-            )
-            + histogram_html(view.edges, view.counts)
+        how = "How many tokens (height of the bar) have each activation, of those on which it fires."
+        st.html(section("How strongly it fires", how))
+        scale = st.segmented_control(
+            "Scale of the bars",
+            SCALES,
+            default=SCALES[0],
+            key="bars",
+            required=True,
+            persist_state="session",
+            label_visibility="collapsed",
         )
-    _lens(here, info, feature)
-    _matches(here, info, feature, filters)
-    _together(here, info, feature, filters)
+        blocks = [histogram_html(view.edges, view.counts, scale=scale or SCALES[0])]
+    else:
+        blocks = []
+    shares = queries.passage_labels(here.run, info.name, feature)
+    if shares is not None:
+        blocks.append(passages_html(shares))
+    lens = queries.promoted(here.run, info.name)
+    if lens is not None and feature < len(lens):
+        blocks.append(lens_html(lens.iloc[feature].to_dict()))
+    blocks += [_matches(here, info, feature, query), _together(here, info, feature, query)]
+    st.html("".join(blocks))
 
 
-def _lens(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
-    table = queries.promoted(here.run, info.name)
-    if table is None or feature >= len(table):
-        return
-    row = table.iloc[feature]
-    up, down = [float(v) for v in row["promoted_scores"]], [float(v) for v in row["suppressed_scores"]]
-    largest = max((abs(score) for score in [*up, *down]), default=0.0)
-    st.html(
-        section("What it predicts next", "Logit lens: the tokens whose logit its atom raises or lowers most, in nats.")
-        + token_bars("Promoted", list(row["promoted"]), up, METHODS["bagged"], largest=largest)
-        + token_bars("Suppressed", list(row["suppressed"]), down, METHODS["boosted"], largest=largest)
-    )
-
-
-def _matches(here: Here, info: queries.EnsembleInfo, feature: int, filters: Filters) -> None:
+def _matches(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
     if info.members < 2:
-        return
-    st.html(
-        section(
-            f"In the other {info.member_word}s",
-            "The most similar feature of each, by the cosine of their atoms; 1 is the same direction.",
-        )
-    )
+        return ""
     table = queries.matches(here.run, info.name)
     if table is None:
-        missing(here, "index", "The members are not matched yet")
-        return
-    for match in table[table["feature"] == feature].sort_values("other_member").to_dict("records"):
+        return what_to_run("index", here.run.path, "The members are not matched yet")
+    mine = table[table["feature"] == feature].sort_values("best_cosine", ascending=False)
+    found = []
+    names = _names(here, info, [int(other) for other in mine["best_feature"]])
+    for match in mine.to_dict("records"):
         other = int(match["best_feature"])
         paired = " · one-to-one match" if int(match["matched_feature"]) == other else ""
-        with st.container(border=True, gap="small"):
-            tokens = token_chips(queries.peak_tokens(here.run, info.name, other, count=4))
-            st.html(
-                f'<div class="sae card"><div class="row">{member_chip(int(match["other_member"]), stage=info.staged)}'
-                f'<span class="muted">cosine {decimal(match["best_cosine"])}{paired}</span></div>{tokens}</div>'
-            )
-            feature_link(here, other, f"Feature {other:,}", **filters.to_query())
-
-
-def _together(here: Here, info: queries.EnsembleInfo, feature: int, filters: Filters) -> None:
-    found = queries.often_together(here.run, info.name, feature)
-    if found is None or found.empty:
-        return
-    st.html(
-        section(
-            "Fires together with",
-            "Features on the same tokens; lift is how many times more often than if they were independent.",
-        )
+        said = f"cosine {decimal(match['best_cosine'])}{paired}"
+        tokens = queries.peak_tokens(here.run, info.name, other, count=4)
+        found.append(Near(other, int(match["other_member"]), said, tokens, *names[other]))
+    return near_html(
+        f"Nearest atoms in the other {info.member_word}s",
+        "The most similar feature of each, by the cosine of their atoms; 1 is the same direction.",
+        found,
+        query,
+        staged=info.staged,
     )
-    table = queries.atoms(here.run, info.name)
-    for pair in found.to_dict("records"):
-        other = int(pair["feature"])
-        token = show_alone(str(table["top_token"].iloc[other])) if table is not None else ""
-        feature_link(here, other, f"{other:,} · {plain(token)} · lift {decimal(pair['lift'], 1)}", **filters.to_query())
+
+
+def _together(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
+    pairs, atoms = queries.often_together(here.run, info.name, feature), queries.atoms(here.run, info.name)
+    if pairs is None or pairs.empty or atoms is None:
+        return ""
+    names = _names(here, info, [int(other) for other in pairs["feature"]])
+    found = [
+        Near(
+            int(pair["feature"]),
+            info.place(int(pair["feature"]))[0],
+            f"lift {decimal(pair['lift'], 1)} · on {percent(pair['share'], 0)} of its tokens",
+            [str(atoms["top_token"].iloc[int(pair["feature"])])],
+            *names[int(pair["feature"])],
+        )
+        for pair in pairs.to_dict("records")
+    ]
+    return near_html(
+        "Fires together with",
+        "Features on the same tokens; lift is how many times more often than if they were independent.",
+        found,
+        query,
+        staged=info.staged,
+    )
+
+
+def _names(here: Here, info: queries.EnsembleInfo, features: Iterable[int]) -> dict[int, tuple[str, bool]]:
+    """(label, or else suggested label; whether it is only suggested) of each feature."""
+    suggestions = queries.suggestions(here.run, info.name)
+    labels = {label.feature: label.label for label in queries.label_list(here.run) if label.ensemble == info.name}
+    names = {}
+    for feature in features:
+        suggested = "" if suggestions is None else str(suggestions["suggestion"].iloc[feature])
+        label = labels.get(feature, "")
+        names[feature] = (label or suggested, not label)
+    return names
 
 
 show(here())

@@ -19,6 +19,8 @@ NEAR_IDENTICAL = 0.8
 """Two examples are near-identical if this share of the tokens around their peaks is the same, place by place."""
 
 _SEARCHED = 64
+_COMPARED = 8
+"""Tokens on either side that are compared, whatever is shown, so that the window does not change the choice."""
 _SCAN = 4_000_000
 
 Places = NDArray[np.int64]
@@ -81,7 +83,7 @@ def top_examples(
     wanted = _SEARCHED * count if distinct else count
     places = _document_peaks(corpus, positions, values, wanted)
     if distinct:
-        places = _distinct(corpus, positions, places, count=count, reach=window // 2)
+        places = _distinct(corpus, positions, places, count=count, reach=_COMPARED)
     return [_example(corpus, positions, values, place, window) for place in places.tolist()]
 
 
@@ -123,7 +125,7 @@ def quantile_examples(
             continue
         drawn = generator.choice(inside, min(_SEARCHED * per_quantile, len(inside)), replace=False)
         places = drawn[_first_of_each(corpus.document_of(positions[drawn]))]
-        kept = _distinct(corpus, positions, places, count=per_quantile, reach=window // 2)
+        kept = _distinct(corpus, positions, places, count=per_quantile, reach=_COMPARED)
         kept = kept[np.argsort(-values[kept], kind="stable")]
         examples = [_example(corpus, positions, values, place, window) for place in kept.tolist()]
         bands.append(Quantile(number, float(low), float(high), examples))
