@@ -167,7 +167,7 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     page.wait_for_url(lambda url: feature_in(url) is not None)
     watched.settled()
     first = feature_in(page.url)
-    match = page.get_by_test_id("stPageLink").get_by_role("link").first
+    match = page.locator("a[data-go]").first
     match.click()
     page.wait_for_url(lambda url: feature_in(url) != first)
     watched.settled()

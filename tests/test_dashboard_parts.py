@@ -68,8 +68,8 @@ def test_whitespace_tokens_are_readable() -> None:
     assert tokens.show_in_context(" a\tb\n") == " a→b⏎"
 
 
-def test_active_spaces_keep_their_colour() -> None:
-    assert '">  </span>' in tokens.token_span("  ", 1.0, 1.0, position=0, source="", is_peak=False)
+def test_active_spaces_are_seen() -> None:
+    assert '">··</span>' in tokens.token_span("  ", 1.0, 1.0, position=0, source="", is_peak=False)
 
 
 def test_invisible_characters_are_spelt_out() -> None:
@@ -191,8 +191,13 @@ def test_histogram_is_an_image_with_a_bar_a_count() -> None:
     bars = root.findall(".//{http://www.w3.org/2000/svg}rect")
     heights = [float(bar.get("height", "0")) for bar in bars]
     assert len(heights) == 2
-    assert heights[1] / heights[0] == pytest.approx(2 / 3, rel=1e-3)
+    assert heights[1] / heights[0] == pytest.approx(math.log(5) / math.log(10), rel=1e-3)
     assert "13 tokens from 0.00 to 3.00" in html
+
+
+def test_histogram_bars_are_as_high_as_their_counts_on_the_linear_scale() -> None:
+    rects = re.findall(r'<rect [^>]*height="([\d.]+)"', histogram.bars_svg([9, 0, 4], histogram.LINEAR))
+    assert float(rects[1]) / float(rects[0]) == pytest.approx(4 / 9, rel=1e-3)
 
 
 def test_histogram_of_a_dead_feature_says_so() -> None:
