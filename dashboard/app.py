@@ -14,8 +14,9 @@ import streamlit as st
 from dashboard import address, pins, queries
 from dashboard.parts.cards import notice
 from dashboard.parts.style import stylesheet
+from sae_core import variables
 from sae_core.errors import UserError
-from sae_core.run import AUTHOR_VARIABLE, Run
+from sae_core.run import Run
 
 # Drawn here, since Streamlit's own icons for the browser tab would be fetched from a server.
 ICON = (
@@ -103,7 +104,7 @@ def _shape(info: queries.EnsembleInfo) -> str:
 def _author() -> str:
     author = st.sidebar.text_input(
         "Your name",
-        value=os.environ.get(AUTHOR_VARIABLE) or "anonymous",
+        value=os.environ.get(variables.AUTHOR) or "anonymous",
         key="author",
         max_chars=80,
         help="Written beside every label that you save; kept for this session.",

@@ -19,10 +19,6 @@ from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 
 FORMAT = 1
-AUTHOR_VARIABLE = "SAE_ENSEMBLE_AUTHOR"
-"""The environment variable that says who writes labels."""
-LABELS_VARIABLE = "SAE_ENSEMBLE_LABELS"
-"""The environment variable that names a database for the labels of all runs, in place of a file in each run folder."""
 INDEX_STAGES = ("index", "tokens", "together", "match", "families", "lens", "map", "atoms", "suggest", "energy")
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")

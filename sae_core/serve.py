@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from sae_core import variables
 from sae_core.errors import UserError
-from sae_core.run import LABELS_VARIABLE
 
 PORTS_TRIED = 20
 LAST_PORT = 65_535
@@ -56,7 +56,7 @@ def serve_dashboard(
 
 def _surroundings(labels: str | None) -> dict[str, str]:
     """The environment of the server. It holds the address of the labels, since a list of processes shows arguments."""
-    return {**os.environ, LABELS_VARIABLE: labels} if labels else dict(os.environ)
+    return {**os.environ, variables.LABELS: labels} if labels else dict(os.environ)
 
 
 @contextmanager

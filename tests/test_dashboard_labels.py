@@ -13,11 +13,12 @@ from test_dashboard_pages import html, open_page, save
 
 from dashboard.parts import labels as parts
 from dashboard.queries import EnsembleInfo
+from sae_core import variables
 from sae_core.browse.families import atom_cosines
 from sae_core.browse.labels import Change, Conflict, Edit, Label, LabelStore, Source, Step
 from sae_core.errors import UserError
 from sae_core.files import read_table
-from sae_core.run import LABELS_VARIABLE, Run
+from sae_core.run import Run
 
 INFO = EnsembleInfo("bagged", "bagged", "parallel", (8, 8, 4), (1.0, 1.0, 1.0))
 
@@ -267,7 +268,7 @@ def test_an_import_shows_what_differs_before_it_writes(monkeypatch: pytest.Monke
 def test_a_team_shares_a_database_and_its_password_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(LABELS_VARIABLE, f"sqlite:///{tmp_path}/team.sqlite")
+    monkeypatch.setenv(variables.LABELS, f"sqlite:///{tmp_path}/team.sqlite")
     app = open_page(monkeypatch, run.path, "feature", ensemble="bagged", feature="30")
     app.text_input(key="label-run-bagged-30").set_value("for the team")
     save(app)
@@ -275,7 +276,7 @@ def test_a_team_shares_a_database_and_its_password_is_not_shown(
     app = open_labels(monkeypatch, run)
     assert "in the database of your team" in html(app)
     assert app.data_editor[0].value["label"].tolist() == ["for the team"]
-    monkeypatch.setenv(LABELS_VARIABLE, "postgresql://ada:se-cret@localhost:1/x?connect_timeout=2")
+    monkeypatch.setenv(variables.LABELS, "postgresql://ada:se-cret@localhost:1/x?connect_timeout=2")
     app = open_page(monkeypatch, run.path, "labels", ensemble="bagged")
     assert "This cannot be shown" in html(app)
     assert "se-cret" not in html(app)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sae_core import console, launch
+from sae_core import console, launch, variables
 from sae_core.commands.faults import disk_sentence
 from sae_core.config import RunSettings
 from sae_core.errors import ElsewhereError, UserError
 from sae_core.options import Chosen
-from sae_core.run import LABELS_VARIABLE, Run, find_runs, holds_runs, is_run
+from sae_core.run import Run, find_runs, holds_runs, is_run
 from sae_core.serve import LAST_PORT
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Labels = Annotated[
         help="Database that people share for the labels of all runs, as SQLAlchemy writes it: "
         "postgresql://NAME@HOST/DATABASE. Without it labels lie in the run folder. A password is better given in the "
         "variable, where no list of processes shows it.",
-        envvar=LABELS_VARIABLE,
+        envvar=variables.LABELS,
         show_default=False,
     ),
 ]

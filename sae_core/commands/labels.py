@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sae_core import console
+from sae_core import console, variables
 from sae_core.commands.common import Labels, RunPath
 from sae_core.errors import UserError
-from sae_core.run import AUTHOR_VARIABLE, Run
+from sae_core.run import Run
 
 if TYPE_CHECKING:
     from sae_core.browse.labels import ImportPlan
@@ -92,6 +92,6 @@ def _labels(count: int) -> str:
 def _user() -> str:
     """Who imports: whom the environment names, as for the dashboard, else the account."""
     try:
-        return os.environ.get(AUTHOR_VARIABLE) or getpass.getuser()
+        return os.environ.get(variables.AUTHOR) or getpass.getuser()
     except (KeyError, OSError, ImportError):  # an account without a name, as in containers
         return "anonymous"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
+from sae_core import variables
 from sae_core.browse.labels.database import database_at
 from sae_core.browse.labels.store import LabelStore
-from sae_core.run import LABELS_VARIABLE, Run
+from sae_core.run import Run
 
 
 def labels_of(run: Run, address: str | None = None) -> LabelStore:
@@ -15,12 +16,12 @@ def labels_of(run: Run, address: str | None = None) -> LabelStore:
     Args:
         run: The run.
         address: A database that holds the labels of several runs, by their names. If not given, the one that the
-            environment variable `LABELS_VARIABLE` names, else the file in the run folder.
+            environment variable `variables.LABELS` names, else the file in the run folder.
 
     Raises:
         UserError: If the address is none, or its driver is not installed.
     """
-    address = address or os.environ.get(LABELS_VARIABLE)
+    address = address or os.environ.get(variables.LABELS)
     if not address:
         return LabelStore(run.labels, run.name)
     return LabelStore.shared(database_at(address), run.name, created=str(run.manifest.get("created", "")))
