@@ -185,6 +185,7 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     watched.settled()
 
     page.get_by_test_id("stSidebarNav").get_by_text("Labels").click()
+    page.get_by_text("Import and export").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
     rows = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
