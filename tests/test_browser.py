@@ -159,10 +159,10 @@ def test_every_page_opens_without_an_error(browser: playwright.Browser, address:
 def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: str, run: Run) -> None:
     page = watched.page
     page.goto(f"{address}/features?run=run&ensemble=bagged&sort=stability")
-    table = page.get_by_test_id("stDataFrame")
-    table.wait_for()
+    row = page.locator(".list tbody tr").first
+    row.wait_for()
     watched.settled()
-    table.click(position={"x": 40, "y": 55})  # the first row below the heading
+    row.locator("td").nth(1).click()
     page.get_by_text("Examples in context").wait_for()
     page.wait_for_url(lambda url: feature_in(url) is not None)
     watched.settled()

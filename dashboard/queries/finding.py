@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from dashboard.parts import filters as chosen
 from dashboard.parts.filters import Filters
 from dashboard.queries.cached import ENTRIES, modified, optional_table
-from dashboard.queries.labelling import label_table
+from dashboard.queries.labelling import label_stamp, label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, concepts, corpus, suggestions
 from sae_core.browse.by_token import ByToken, TokenNames
 from sae_core.files import read_table
 from sae_core.run import Run
+
+TABLES, ORDERS = 8, 32
+"""Tables with labels and orders kept: an order of 131,072 features takes a megabyte, a table's own columns two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +43,25 @@ class Ranking:
 def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
     """All features: the columns of `atoms`, label, note, search_text; if there are, promoted_text and suggestion.
 
-    Shared columns; do not change them.
+    Shared, and never to be changed.
     """
+    return _labelled(str(run.path), info, _stamp(run, info)) if run.ensemble(info.name).atoms.exists() else None
+
+
+def _stamp(run: Run, info: EnsembleInfo) -> tuple[str | int, ...]:
+    """What changes whenever something does on which features are found."""
     folder = run.ensemble(info.name)
-    if not folder.atoms.exists():
-        return None
-    stamps = tuple(modified(path) for path in (folder.atoms, folder.promoted, folder.suggestions))
-    table = _searchable(str(run.path), info.name, stamps).copy(deep=False)
+    files = (folder.atoms, folder.promoted, folder.suggestions, folder.by_token, run.evaluation_table("concepts"))
+    return *map(modified, files), *label_stamp(run)
+
+
+@st.cache_resource(max_entries=TABLES, show_spinner=False)
+def _labelled(path: str, info: EnsembleInfo, stamp: tuple[str | int, ...]) -> pd.DataFrame:
+    run = open_run(Path(path))
+    table = _searchable(path, info.name, stamp[:3]).copy(deep=False)
     mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
-    numbers = np.array(
-        [info.feature(int(m), int(f)) for m, f in zip(mine["member"], mine["feature"], strict=True)], int
-    )
+    places = zip(mine["member"].tolist(), mine["feature"].tolist(), strict=True)
+    numbers = np.array([info.feature(int(member), int(latent)) for member, latent in places], np.int64)
     there = numbers < len(table)
     for column in ("label", "note"):
         texts = np.full(len(table), "", object)
@@ -60,7 +71,7 @@ def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _searchable(path: str, name: str, stamps: tuple[int, ...]) -> pd.DataFrame:
+def _searchable(path: str, name: str, stamp: tuple[str | int, ...]) -> pd.DataFrame:
     run = open_run(Path(path))
     table = atoms(run, name)
     assert table is not None
@@ -75,16 +86,15 @@ def _searchable(path: str, name: str, stamps: tuple[int, ...]) -> pd.DataFrame:
     return table
 
 
-def order(run: Run, info: EnsembleInfo, filters: Filters, table: pd.DataFrame | None = None) -> NDArray[np.int64]:
-    """The features that filters choose, in their order.
+def order(run: Run, info: EnsembleInfo, filters: Filters) -> NDArray[np.int64]:
+    """The features that filters choose, in their order; shared, and never to be changed."""
+    return _order(str(run.path), info, filters, _stamp(run, info))
 
-    Args:
-        run: The run.
-        info: The ensemble.
-        filters: The choice.
-        table: What `features` gives, if it is at hand.
-    """
-    table = features(run, info) if table is None else table
+
+@st.cache_resource(max_entries=ORDERS, show_spinner=False)
+def _order(path: str, info: EnsembleInfo, filters: Filters, stamp: tuple[str | int, ...]) -> NDArray[np.int64]:
+    run = open_run(Path(path))
+    table = features(run, info)
     if table is None:
         return np.empty(0, np.int64)
     found = ranking(run, info, filters)

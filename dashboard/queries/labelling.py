@@ -28,6 +28,12 @@ def label_list(run: Run) -> Sequence[Label]:
     return _read(labels(run))[0]
 
 
+def label_stamp(run: Run) -> tuple[str | int, ...]:
+    """What changes whenever a label of a run does."""
+    store = labels(run)
+    return store.place, store.run_name, store.revision(), _file_of(store)
+
+
 def _read(store: LabelStore) -> tuple[Sequence[Label], pd.DataFrame]:
     return _labels(store, store.place, store.run_name, store.revision(), _file_of(store))
 

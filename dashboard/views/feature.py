@@ -43,7 +43,7 @@ def show(here: Here) -> None:
         missing(here, "index")
         return
     filters = Filters.from_query({key: st.query_params[key] for key in chosen.KEYS if key in st.query_params})
-    order = queries.order(here.run, info, filters, table)
+    order = queries.order(here.run, info, filters)
     asked = address.requested_feature(st.query_params.get(address.FEATURE), info.features)
     feature = asked if asked is not None else int(order[0]) if len(order) else 0
     # Written even if it is the same: a link from this page to itself changes the query but not the address bar.

@@ -54,7 +54,7 @@ def _find(here: Here, info: queries.EnsembleInfo) -> None:
     if table is None:
         return
     ranking = queries.ranking(here.run, info, filters)
-    order = queries.order(here.run, info, filters, table)
+    order = queries.order(here.run, info, filters)
     _say(here, info, filters, ranking, len(order))
     if not len(order):
         st.info("No feature fits this search. Take a filter away.", icon=":material/search_off:")
