@@ -23,7 +23,15 @@ from sae_core.browse.family_table import (
     random_family_sizes,
     relate_members,
 )
-from sae_core.browse.firing import context_columns, correlations, match_scores, overlaps, stride_for, token_columns
+from sae_core.browse.firing import (
+    CORRELATION,
+    OVERLAP,
+    context_columns,
+    match_columns,
+    match_scores,
+    stride_for,
+    token_columns,
+)
 from sae_core.browse.firing_matches import match_firing
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.matching import match_members
@@ -89,21 +97,23 @@ def few_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(firing, "TOP_CONTEXTS", 8)
 
 
-@pytest.mark.parametrize("cells", [2**22, 20])
-def test_scores_are_those_of_the_dense_computation(
-    code: np.ndarray, monkeypatch: pytest.MonkeyPatch, cells: int
+@pytest.mark.parametrize("cells", [2**20, 20])
+@pytest.mark.parametrize("measure", [CORRELATION, OVERLAP], ids=lambda measure: measure.name)
+def test_matching_sparse_columns_is_matching_the_dense_scores(
+    code: np.ndarray, monkeypatch: pytest.MonkeyPatch, cells: int, measure: firing.Measure
 ) -> None:
     monkeypatch.setattr(firing, "CELLS", cells)
     index = index_of(code)
-    contexts = context_columns(index)
+    contexts, plain = context_columns(index), plain_correlation(code) if measure is CORRELATION else plain_overlap(code)
     for a, b in permutations(range(3), 2):
         one, other = slice(OFFSETS[a], OFFSETS[a + 1]), slice(OFFSETS[b], OFFSETS[b + 1])
-        left, right = (token_columns(index, part.start, part.stop) for part in (one, other))
-        blocks = [block.copy() for _, block in correlations(left, right)]
-        assert len(blocks) > 1 or cells > 20
-        np.testing.assert_allclose(np.concatenate(blocks), plain_correlation(code)[one, other], atol=1e-12)
-        shared = np.concatenate([block.copy() for _, block in overlaps(contexts[:, one], contexts[:, other])])
-        np.testing.assert_allclose(shared, plain_overlap(code)[one, other], atol=1e-12)
+        columns = [contexts[:, part] for part in (one, other)]
+        if measure is CORRELATION:
+            columns = [token_columns(index, part.start, part.stop) for part in (one, other)]
+        found = match_columns(*columns, measure)
+        expected = match_scores(iter([(0, plain[one, other])]), WIDTHS[a], WIDTHS[b])
+        for name, values in found._asdict().items():
+            np.testing.assert_allclose(values, getattr(expected, name), atol=1e-9, err_msg=name)
 
 
 def test_matching_is_the_best_of_all_scores() -> None:
@@ -130,10 +140,12 @@ def test_matching_is_the_best_of_all_scores() -> None:
 
 def test_a_dead_or_constant_feature_matches_nothing() -> None:
     one = csc_array(np.array([[1, 0, 0], [1, 0, 2], [1, 0, 0]], np.float32))
-    found = match_scores(correlations(one, one), 3, 3)
+    found = match_columns(one, one, CORRELATION)
     assert found.best_N.tolist() == [-1, -1, 2]
     assert found.partner_N.tolist() == [-1, -1, 2]
-    assert match_scores(overlaps(csc_array(np.zeros((3, 2), np.float32)), one), 2, 3).best_N.tolist() == [-1, -1]
+    silent = csc_array(np.zeros((3, 2), np.float32))
+    for columns in ((silent, one), (one, silent)):
+        assert match_columns(*columns, OVERLAP).best_N.tolist() == [-1] * columns[0].shape[1]
 
 
 def test_the_table_has_a_row_for_every_feature_and_other_member(code: np.ndarray) -> None:

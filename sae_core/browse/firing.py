@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_array
 
 from sae_core.browse.examples import strongest
+from sae_core.browse.firing_loops import match_rows
 from sae_core.browse.index import ActivationIndex
 from sae_core.evaluation.assignment_loops import FREE, assign_sparsely
 
@@ -28,13 +29,15 @@ FLOOR = 0.1
 """Scores below this never make a one-to-one match; a feature without a better one stays alone."""
 ENTRIES = 2**25
 """Activations of a member that are looked at (400 MB by token); of one with more, every so many-th token's."""
-PRODUCTS = 2**34
-"""Pairs of activations on the same token that are multiplied, over all pairs of members; some three minutes."""
-CELLS = 2**22
-"""Scores that exist at a time (32 MB)."""
+PRODUCTS = 2**33
+"""Pairs of activations on the same token that are multiplied, over all pairs of members; a minute or two."""
+CELLS = 2**20
+"""Scores at a time of which there is room to keep all (24 MB)."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Columns = Callable[[int], csc_array]
+"""The sparse columns of a member."""
 Blocks = Iterator[tuple[int, Floats]]
 """(number of the first row, scores [b, M] from −1 to 1), for all rows."""
 
@@ -112,27 +115,60 @@ def _partners(edges: list[tuple[Ints, Ints, Floats]], rows: int, columns: int) -
     return partner_N, score_N
 
 
-def correlations(one: csc_array, other: csc_array) -> Blocks:
-    """Pearson correlations of the columns of two members over all rows; 0 where a column is constant."""
-    rows = one.shape[0]
-    (mean_N, deviation_N), (mean_M, deviation_M) = moments(one), moments(other)
-    scale_M = np.divide(1.0, deviation_M, out=np.zeros_like(deviation_M), where=deviation_M > 0)
-    scale_N = np.divide(1.0, deviation_N, out=np.zeros_like(deviation_N), where=deviation_N > 0)
-    for start, sums_bM in _products(one, other):
-        part = slice(start, start + len(sums_bM))
-        sums_bM /= rows
-        sums_bM -= mean_N[part, None] * mean_M
-        sums_bM *= scale_N[part, None]
-        sums_bM *= scale_M
-        yield start, np.clip(sums_bM, -1.0, 1.0, out=sums_bM)
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One way of comparing what features do.
+
+    Attributes:
+        name: What it is called in tables.
+        threshold: Score from which on two features count as the same.
+        facts: What `match_rows` has to know of columns.
+    """
+
+    name: str
+    threshold: float
+    facts: Callable[[csc_array], tuple[Floats, Floats]]
 
 
-def overlaps(one: csc_array, other: csc_array) -> Blocks:
-    """Jaccard indices of the columns of two members, which hold ones: shared rows over rows that either has."""
-    count_N, count_M = np.diff(one.indptr).astype(np.float64), np.diff(other.indptr).astype(np.float64)
-    for start, shared_bM in _products(one, other):
-        either_bM = count_N[start : start + len(shared_bM), None] + count_M - shared_bM
-        yield start, np.divide(shared_bM, either_bM, out=shared_bM, where=either_bM > 0)
+def _spread(columns: csc_array) -> tuple[Floats, Floats]:
+    mean_N, deviation_N = moments(columns)
+    return mean_N, np.divide(1.0, deviation_N, out=np.zeros_like(deviation_N), where=deviation_N > 0)
+
+
+def _counts(columns: csc_array) -> tuple[Floats, Floats]:
+    return np.diff(columns.indptr).astype(np.float64), np.zeros(columns.shape[1])
+
+
+CORRELATION = Measure("correlation", 0.5, _spread)
+"""Pearson correlation of activations over all rows, which are tokens; 0 where a column is constant."""
+OVERLAP = Measure("overlap", 1 / 3, _counts)
+"""Jaccard index of top contexts, which columns of ones hold. Two features that share half of equally many have 1/3."""
+
+
+def match_columns(one: csc_array, other: csc_array, measure: Measure, *, floor: float = FLOOR) -> Matching:
+    """`match_scores` by a measure, where the scores come from sparse columns and only those that matter are kept.
+
+    Args:
+        one: The N features' columns [R, N].
+        other: The M others' [R, M].
+        measure: `CORRELATION` or `OVERLAP`.
+        floor: Least score of a one-to-one match, above 0.
+    """
+    columns, others, by_row = one.shape[1], other.shape[1], other.tocsr()
+    left = (one.indptr.astype(np.int64), one.indices.astype(np.int32, copy=False), one.data)
+    right = (by_row.indptr.astype(np.int64), by_row.indices.astype(np.int32, copy=False), by_row.data)
+    # Copies, since compiled code takes no array that may not be written to, such as a map of a file.
+    entries = [array if array.flags.writeable else array.copy() for array in (*left, *right)]
+    facts = (*measure.facts(one), *measure.facts(other))
+    best = (np.full(columns, -1), np.zeros(columns), np.full(others, -1), np.zeros(others))
+    size = max(1, CELLS // max(1, others))
+    room = (np.empty(size * others, np.int64), np.empty(size * others, np.int64), np.empty(size * others))
+    edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    for start in range(0, columns, size):
+        stop = min(start + size, columns)
+        found = match_rows(start, stop, measure is OVERLAP, floor, *entries, *facts, np.empty(others), *best, *room)
+        edges.append((room[0][:found].copy(), room[1][:found].copy(), room[2][:found].copy()))
+    return Matching(*best, *_partners(edges, columns, others))
 
 
 def moments(columns: csc_array) -> tuple[Floats, Floats]:
@@ -147,14 +183,6 @@ def moments(columns: csc_array) -> tuple[Floats, Floats]:
     variance_N = square_N - mean_N**2
     # What is left of a constant column is rounding.
     return mean_N, np.sqrt(np.where(variance_N > 1e-12 * square_N, variance_N, 0.0))
-
-
-def _products(one: csc_array, other: csc_array) -> Blocks:
-    """(first column, oneᵀ·other [b, M]) in float64, as many columns of ``one`` at a time as `CELLS` allows."""
-    by_row, left = other.tocsr().astype(np.float64), one.T.astype(np.float64)
-    size = max(1, CELLS // max(1, other.shape[1]))
-    for start in range(0, one.shape[1], size):
-        yield start, (left[start : start + size] @ by_row).toarray()
 
 
 def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int = 1) -> csc_array:
@@ -215,27 +243,3 @@ def stride_for(index: ActivationIndex, offsets: Sequence[int]) -> int:
         products += float(np.dot(fires_T, member_T))
         fires_T += member_T
     return max(1, -(-largest // ENTRIES), int(np.ceil(products / PRODUCTS)))
-
-
-Columns = Callable[[int], csc_array]
-"""The sparse columns of a member."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One way of comparing what features do.
-
-    Attributes:
-        name: What it is called in tables.
-        threshold: Score from which on two features count as the same.
-        scores: From the columns of two members.
-    """
-
-    name: str
-    threshold: float
-    scores: Callable[[csc_array, csc_array], Blocks]
-
-
-CORRELATION = Measure("correlation", 0.5, correlations)
-OVERLAP = Measure("overlap", 1 / 3, overlaps)
-"""A third is what two features have that share half of equally many contexts."""

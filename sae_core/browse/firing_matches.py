@@ -23,7 +23,7 @@ from sae_core.browse.firing import (
     Ints,
     Matching,
     Measure,
-    match_scores,
+    match_columns,
     stride_for,
     token_columns,
     turned,
@@ -105,7 +105,7 @@ def _pairs(
         one, other = columns(a), columns(b)
         if shifted:
             one, other = turned(one, a / members), turned(other, b / members)
-        found[a, b] = match_scores(measure.scores(one, other), one.shape[1], other.shape[1])
+        found[a, b] = match_columns(one, other, measure)
         found[b, a] = found[a, b].turned()
         share = done + (number + 1) / len(pairs) / len(MEASURES)
         progress(Tick(f"match by {measure.name}", round(share * 2 * len(pairs)), 2 * len(pairs), unit="pairs"))
