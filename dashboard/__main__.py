@@ -14,6 +14,7 @@ NEEDED = (
     "plotly.graph_objects",
     "sae_core.browse.corpus",
     "sae_core.browse.labels",
+    "sae_core.browse.family_table",
     "sae_core.report.build",
     "sae_core.evaluation.spurious_runs",
 )

@@ -190,13 +190,15 @@ def _side_by_side(
 ) -> None:
     atoms = queries.atoms(here.run, info.name)
     by_member = {member_of[feature]: feature for feature in features}
+    complete = len(by_member) == info.members
+    nearest = {} if complete else queries.nearest_elsewhere(here.run, info.name, features)
     labels, suggestions = _labels(here, info), queries.suggestions(here.run, info.name)
     columns = st.columns(min(info.members, 4), gap="small")
     for member in range(info.members):
         with columns[member % len(columns)]:
             who = member_chip(member, stage=info.staged)
             if member not in by_member:
-                _absent(here, info, features, member, who)
+                _absent(here, info, nearest.get(member, {}), who)
                 continue
             feature = by_member[member]
             label = _label_chip(feature, labels, suggestions)
@@ -221,12 +223,11 @@ def _label_chip(feature: int, labels: Mapping[int, str], suggestions: pd.DataFra
     return chip(f"suggested: {row['suggestion']}", title=title)
 
 
-def _absent(here: Here, info: queries.EnsembleInfo, features: Sequence[int], member: int, who: str) -> None:
+def _absent(here: Here, info: queries.EnsembleInfo, nearest: Mapping[str, tuple[int, float]], who: str) -> None:
     """What comes closest in a member that has no part in the family."""
     st.html(
         f'<div class="sae card"><div class="row">{who}<span class="muted">has none; the closest is</span></div></div>'
     )
-    nearest = queries.nearest_elsewhere(here.run, info.name, features, member)
     ways: dict[int, list[str]] = {}
     for way, (feature, score) in nearest.items():
         ways.setdefault(feature, []).append(f"{way} {decimal(score)}")

@@ -230,7 +230,7 @@ def test_a_family_and_its_surroundings_are_those_of_the_tables(runs: Path) -> No
     absent = ({0, 1, 2} - set(members)).pop()
     matches = read_table(run.ensemble("bagged").matches)
     there = matches[matches["feature"].isin(row["features"]) & (matches["other_member"] == absent)]
-    nearest = queries.nearest_elsewhere(run, "bagged", row["features"], absent)
+    nearest = queries.nearest_elsewhere(run, "bagged", row["features"])[absent]
     assert nearest["cosine"][1] == pytest.approx(there["best_cosine"].max())
     more = queries.more_of_family(run, "bagged", row["features"])
     assert set(more["into"]) <= set(row["features"])

@@ -136,16 +136,16 @@ def family_pairs(run: Run, ensemble: str, features: Sequence[int]) -> pd.DataFra
     )
 
 
-def nearest_elsewhere(run: Run, ensemble: str, features: Sequence[int], member: int) -> dict[str, tuple[int, float]]:
-    """What comes closest to a family in a member that has no part in it: by measure, (feature, score)."""
-    found: dict[str, tuple[int, float]] = {}
+def nearest_elsewhere(run: Run, ensemble: str, features: Sequence[int]) -> dict[int, dict[str, tuple[int, float]]]:
+    """What comes closest to a family in each member: by member and measure, (feature, score); in its own members, too."""
+    found: dict[int, dict[str, tuple[int, float]]] = {}
     for measure, table in _sources(run, ensemble).items():
-        rows = table[table["feature"].isin(features) & (table["other_member"] == member)]
         best, score = _best(measure)
-        rows = rows[rows[best] >= 0]
-        if len(rows):
-            place = int(rows[score].to_numpy().argmax())
-            found[measure] = int(rows[best].iloc[place]), float(rows[score].iloc[place])
+        # A large ensemble has a million rows, so they are looked through once.
+        rows = table[table["feature"].isin(features)]
+        rows = rows[rows[best] >= 0].sort_values(score, ascending=False, kind="stable").drop_duplicates("other_member")
+        for member, feature, value in zip(rows["other_member"], rows[best], rows[score], strict=True):
+            found.setdefault(int(member), {})[measure] = int(feature), float(value)
     return found
 
 
