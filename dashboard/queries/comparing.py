@@ -137,7 +137,7 @@ def family_pairs(run: Run, ensemble: str, features: Sequence[int]) -> pd.DataFra
 
 
 def nearest_elsewhere(run: Run, ensemble: str, features: Sequence[int]) -> dict[int, dict[str, tuple[int, float]]]:
-    """What comes closest to a family in each member: by member and measure, (feature, score); in its own members, too."""
+    """What comes closest to a family in each member, its own ones too: by member and measure, (feature, score)."""
     found: dict[int, dict[str, tuple[int, float]]] = {}
     for measure, table in _sources(run, ensemble).items():
         best, score = _best(measure)
