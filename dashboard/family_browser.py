@@ -49,7 +49,7 @@ def browse(here: Here, info: queries.EnsembleInfo) -> None:
         st.html(notice("There is none of this kind", "Choose another way of matching or another size."))
         return
     where = f"{here.run.path.name}-{info.name}-{found}-{size}"
-    left, right = st.columns([1.5, 1], gap="medium")
+    left, right = st.columns([1.75, 1], gap="medium")
     with left:
         _table(here, info, shown, where)
     with right:
@@ -107,7 +107,7 @@ def _table(here: Here, info: queries.EnsembleInfo, shown: pd.DataFrame, where: s
             _choose(int(rows["family"].iloc[row]))
 
     def score(help: str) -> Any:
-        return st.column_config.NumberColumn(format="%.2f", help=help, width=78)
+        return st.column_config.NumberColumn(format="%.2f", help=help, width=82)
 
     st.dataframe(
         parts.as_shown(rows, _labels(here, info), _suggestions(here, info), word=info.member_word),
@@ -117,9 +117,11 @@ def _table(here: Here, info: queries.EnsembleInfo, shown: pd.DataFrame, where: s
         on_select=clicked,
         selection_mode="single-cell",
         column_config={
-            "Family": st.column_config.NumberColumn(format="%d", help="Its number; the link holds it", width=62),
-            f"{info.member_word.capitalize()}s": st.column_config.NumberColumn(help="How many share it", width=78),
-            "Top tokens": st.column_config.TextColumn(help="The most frequent token among each feature's strongest"),
+            "Family": st.column_config.NumberColumn(format="%d", help="Its number; the link holds it", width=56),
+            f"{info.member_word.capitalize()}s": st.column_config.NumberColumn(help="How many share it", width=68),
+            "Top tokens": st.column_config.TextColumn(
+                help="The most frequent token among each feature's strongest", width=130
+            ),
             "Cosine": score("Mean cosine of its atoms over pairs of its features"),
             "Correlation": score("Mean Pearson correlation of its features' activations over all indexed tokens"),
             "Overlap": score("Mean Jaccard index of its features' top contexts: shared contexts over all of both"),
@@ -130,7 +132,9 @@ def _table(here: Here, info: queries.EnsembleInfo, shown: pd.DataFrame, where: s
                 help="Further features whose best match is in the family: many match one", width=62
             ),
             "Found by": st.column_config.TextColumn(help="The ways of matching that find just these features"),
-            "Label": st.column_config.TextColumn(help="The first label of its features, or else a suggestion"),
+            "Label": st.column_config.TextColumn(
+                help="The first label of its features, or else a suggestion", width=130
+            ),
         },
         alt="Families of features; click a row to see one",
     )
