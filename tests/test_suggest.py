@@ -58,6 +58,8 @@ class Plain:
         return found
 
     def holds(self, kind: int, words: set[int], others: set[int], position: int) -> bool:
+        if kind == loops.NONE:
+            return False
         reach = {loops.TOKEN: 0, loops.FOLLOWS: 1, loops.CONTEXT: loops.REACH}
         if kind in reach:
             return bool(words & self.around(position, reach[kind]))
@@ -92,14 +94,14 @@ def test_rules_are_the_best_of_all_and_measured_on_the_other_half(seed: int, mon
         held = [place for place in places if not learned[place]]
         assert row["fires"] == len(held)
         kind, score, words, others = plain.rule(places)
-        if len(places) - len(held) < suggest.LEAST_FIRES or score < suggest.LEAST_SCORE:
+        where = [p for p in range(len(corpus)) if not learned[p] and plain.holds(kind, words, others, p)]
+        both = len(set(where) & set(held))
+        if len(places) - len(held) < suggest.LEAST_FIRES or score < suggest.LEAST_SCORE or both == 0:
             assert (row["suggestion"], row["kind"], row["holds"], row["both"]) == ("", "", 0, 0)
             assert np.isnan([row["precision"], row["recall"], row["lift"]]).all()
             continue
         assert row["kind"] == suggest.KINDS[kind]
         assert {int(number) for number in re.findall(r"“#(\d+)”", row["suggestion"])} == words | others
-        where = [p for p in range(len(corpus)) if not learned[p] and plain.holds(kind, words, others, p)]
-        both = len(set(where) & set(held))
         assert (row["holds"], row["both"]) == (len(where), both)
         assert row["precision"] == pytest.approx(both / len(where))
         assert row["recall"] == pytest.approx(both / len(held))
@@ -134,6 +136,14 @@ def test_of_a_frequent_token_a_sample_is_enough() -> None:
     row = suggest_labels(index_of(fires[:, None].astype(np.float32)), corpus).iloc[0]
     assert (corpus.tokens == 1).sum() > 4 * loops.SAMPLE
     assert (row["suggestion"], row["precision"], row["recall"]) == ("“#1” after “#2”", 1.0, 1.0)
+
+
+def test_a_rule_that_is_never_right_on_what_is_held_out_is_not_suggested() -> None:
+    corpus = corpus_of([[1, 2, 3, 4]] * 40)
+    learned = suggest._half(corpus, 160, 0).astype(bool)
+    fires = np.where(learned, corpus.tokens == 1, corpus.tokens == 2)
+    row = suggest_labels(index_of(fires[:, None].astype(np.float32)), corpus, seed=0).iloc[0]
+    assert (row["suggestion"], row["kind"], row["fires"], row["holds"], row["both"]) == ("", "", 20, 0, 0)
 
 
 def test_nothing_indexed_and_a_corpus_of_no_text_suggest_nothing() -> None:

@@ -2,7 +2,8 @@
 
 A rule says that the token is one of a few, that it follows one of a few, that a word stands in the context before it,
 or the first together with another. It is chosen on a random half of the documents for the largest F1 and measured on
-the other half, so its precision and recall are those of a detector on text that it was not chosen on.
+the other half, so its precision and recall are those of a detector on text that it was not chosen on. One that is not
+right once there is not suggested.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def suggest_labels(
         kinds_F[block][weak_F], words_FK[block][weak_F] = loops.NONE, -1
         loops.measure_rules(*text, held_3V, pointers_V, postings_T, kinds_F[block], *words, counts_F3[block])
         progress(Tick("suggest labels", block.stop, count, unit="features"))
+    refuted_F = counts_F3[:, 2] == 0
+    kinds_F[refuted_F], counts_F3[refuted_F, 1] = loops.NONE, 0
     texts = [_say(corpus, *rule) for rule in zip(kinds_F.tolist(), words_FK, others_FK, strict=True)]
     return _table(kinds_F, texts, counts_F3, int(len(tokens_T) - learned_T.sum()))
 
