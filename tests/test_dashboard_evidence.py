@@ -14,9 +14,9 @@ from synthetic_run import write_synthetic_run
 
 import dashboard
 from dashboard import queries
-from dashboard.parts.concepts import by_features, means, roc_chart, with_features
-from dashboard.parts.report import answers, cell, figures_table, marginal_chart, members_table, stops
-from sae_core.evaluation.details import KEY
+from dashboard.parts.concepts import by_features, means, roc_chart, suggestion_line, suggestion_text, with_features
+from dashboard.parts.report import answers, cell, figures_table, found_by_members, marginal_chart, members_table, stops
+from sae_core.evaluation.details import KEY, pack
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
 from sae_core.run import DETECTORS, Run
@@ -47,7 +47,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     curves = table[list(KEY)].assign(
         roc_false_positive_rate=[[0.0, 0.25, 1.0]] * len(table), roc_detection_rate=[[0.0, 0.75, 1.0]] * len(table)
     )
-    write_table(run.evaluation_table(DETECTORS), curves.assign(right=[b"\0\0\0\0"] * len(table)))
+    chance = np.random.default_rng(0)
+    right = [pack(chance.random(50) < accuracy) for accuracy in table["accuracy"]]
+    write_table(run.evaluation_table(DETECTORS), curves.assign(right=right))
     return run
 
 
@@ -177,3 +179,22 @@ def test_tables_leave_out_what_nobody_has_and_escape() -> None:
     assert figures_table(ensembles, {"Y": ("a.y", percent)}) == ""
     assert cell(None, percent).text == cell({"mean": None}, percent).text == "–"
     assert "&lt;script&gt;" in answers({"cost": ["<script>"], "bought": [], "sure": [], "next": []})
+
+
+def test_what_members_find_is_drawn_where_it_was_measured() -> None:
+    ensembles = {
+        "single": {"by_members": [step(1, 0.8)]},
+        "bagged": {
+            "by_members": [{**step(1, 0.8), "recall": {"mean": 0.2}}, {**step(2, 0.1), "recall": {"mean": 0.3}}]
+        },
+    }
+    found = found_by_members(ensembles, "recall")
+    assert found == {"bagged": {"by_members": [{"members": 1, "recall": 0.2}, {"members": 2, "recall": 0.3}]}}
+    assert found_by_members(ensembles, "detection_5") == {}
+
+
+def test_suggestions_are_marked_measured_and_escaped() -> None:
+    row = {"suggestion": "token <b>the</b>", "precision": 0.912, "recall": 0.5}
+    assert suggestion_text(row) == f"token <b>the</b> (precision {percent(0.912, 0)}, recall {percent(0.5, 0)})"
+    assert "suggested: <i>token &lt;b&gt;the&lt;/b&gt;" in suggestion_line(row)
+    assert suggestion_text({"suggestion": ""}) == suggestion_line({"suggestion": ""}) == ""

@@ -17,7 +17,7 @@ from sae_core.evaluation.summary import summarize
 from sae_core.files import read_json, write_json
 from sae_core.report.build import render
 from sae_core.report.charts import LEFT, RIGHT, TOP, WIDTH, Axis, Point, Row, Series, dots, lines
-from sae_core.report.figures import compared, concept_means, ensemble_figures, verdict_on
+from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.gather import gather
 from sae_core.report.runs import find_subject
 from sae_core.report.verdict import decide
@@ -375,3 +375,26 @@ def test_a_browser_shows_the_page_at_any_width_and_asks_for_nothing(reported):
             assert shown["width"] > 200
         browser.close()
     assert backgrounds == ["rgb(255, 255, 255)", "rgb(20, 23, 27)"]
+
+
+def test_what_members_find_is_meant_over_tasks_and_runs_and_added_to_what_they_explain(seeds, tmp_path):
+    folder, _ = seeds
+    runs = [Run.open(path) for path in sorted(shutil.copytree(folder, tmp_path / "runs").iterdir())]
+    before = by_members(runs, "bagged")
+    assert len(before) > 1
+    assert not any("detection_5" in step or "recall" in step for step in by_members(runs, "single"))
+    for number, run in enumerate(runs):
+        content_ = read_json(run.evaluation("concepts"))
+        content_["tasks"] = [{"task": name} for name in ("a", "confounded", "b")]
+        for task, shift in zip(content_["tasks"], (0.0, 0.4, 0.1), strict=True):
+            found = [
+                {"members": j + 1, "detection_5": 0.5 + 0.1 * number + shift + j / 100} for j in range(len(before))
+            ]
+            task["by_members"] = {"bagged": found}
+        write_json(run.evaluation("concepts"), content_)
+        truth = [{"members": j + 1, "explained_variance": 0.1, "recall": 0.2 + j / 10} for j in range(len(before))]
+        write_json(run.evaluation("truth"), {"ensembles": {"bagged": {"by_members": truth}}})
+    for j, (step, old) in enumerate(zip(by_members(runs, "bagged"), before, strict=True)):
+        assert step["detection_5"]["values"] == pytest.approx([0.55 + 0.1 * number + j / 100 for number in range(3)])
+        assert step["recall"]["mean"] == pytest.approx(0.2 + j / 10)
+        assert step["explained_variance"] == old["explained_variance"]

@@ -12,6 +12,7 @@ import numpy as np
 from dashboard import queries
 from dashboard.address import Here
 from dashboard.parts.colors import NEUTRAL, member_color
+from dashboard.parts.concepts import suggestion_text
 from dashboard.parts.numbers import decimal, percent
 from dashboard.parts.spurious import Names
 from dashboard.tick_list import Row
@@ -114,4 +115,6 @@ def _row(bench: Bench, found: queries.Evidence, share: float, labels: Mapping[in
 
 
 def _suggestion(bench: Bench, feature: int) -> str:
-    return ""
+    """What is suggested for the feature, with how well that predicts it; empty without any."""
+    table = queries.suggestions(bench.here.run, bench.method) if bench.method in bench.here.ensembles else None
+    return "" if table is None else suggestion_text(table.iloc[feature].to_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -179,6 +180,22 @@ def _finished(chart: go.Figure, chance: float | None, names: Sequence[str]) -> g
     chart.update_yaxes(categoryorder="array", categoryarray=list(reversed(names)), type="category")
     chart.update_layout(margin={"t": 28})
     return chart
+
+
+def suggestion_text(row: Mapping[Any, Any]) -> str:
+    """A suggested label with its measured precision and recall; empty where there is none. Not escaped."""
+    if not row.get("suggestion"):
+        return ""
+    return f"{row['suggestion']} (precision {percent(row['precision'], 0)}, recall {percent(row['recall'], 0)})"
+
+
+def suggestion_line(row: Mapping[Any, Any]) -> str:
+    """The same as HTML, marked as a suggestion."""
+    text = suggestion_text(row)
+    why = (
+        "Made from the tokens and contexts that drive it, and measured as a detector of it; no person has confirmed it"
+    )
+    return f'<div class="note" title="{escape(why)}">suggested: <i>{escape(text)}</i></div>' if text else ""
 
 
 def examples(found: Sequence[Example]) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 PAGES = {"overview": "", "features": "features", "feature": "feature", "compare": "compare"}
-PAGES |= {"map": "map", "concepts": "concepts", "labels": "labels"}
+PAGES |= {"map": "map", "concepts": "concepts", "spurious": "spurious", "labels": "labels"}
 SIZES = {"wide": (1440, 900), "phone": (390, 844)}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 

@@ -22,6 +22,7 @@ from dashboard.parts.concepts import (
     name_of,
     numbers_of_features,
     roc_chart,
+    suggestion_line,
     with_features,
 )
 from dashboard.parts.numbers import decimal, interval, percent, whole
@@ -214,8 +215,10 @@ def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
             title=f"rank by mean difference, {concept_sign(sign)}",
         )
         name = chip(label.label) if label and label.label else ""
+        suggestions = queries.suggestions(here.run, ensemble)
+        suggested = "" if suggestions is None else suggestion_line(suggestions.iloc[feature].to_dict())
         st.html(
-            f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}</div>'
+            f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}{suggested}</div>'
             + examples(queries.contexts(here.run, ensemble, feature))
         )
         feature_link(here, feature, f"Feature {feature:,}", ensemble=ensemble)
