@@ -12,6 +12,8 @@ from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 
 import dashboard
+from dashboard.ablating import page
+from dashboard.ablating.bench import Ticked
 from dashboard.parts.spurious import Line, Names, automatic_chart, half_width, outcome_table, text_cards
 from sae_core.evaluation.ablation import Outcome
 from sae_core.evaluation.choices import Choice, choices, save_choice
@@ -164,3 +166,14 @@ def test_automatic_lines_are_the_measured_means(runs: Path) -> None:
     row = next(r for r in figures if r["method"] == "bagged" and r["ranking"] == "biased probe" and r["n"] == 5)
     assert own.y[list(own.x).index(5)] == row["worst_group"]["mean"]
     assert len(chart.layout.shapes) == 2
+
+
+def test_what_a_browser_sends_is_believed_as_far_as_it_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticked = Ticked()
+    monkeypatch.setattr(page.st, "session_state", {"list": {"ticked": [3, 99, -1, 4.0], "look": None}})
+    page._on_tick(ticked, "list", {1, 3, 4})
+    assert ticked.features == {3, 4}
+    page._on_look(ticked, "list")
+    assert ticked.looked is None
+    ticked.put([1])
+    assert (ticked.preset, ticked.version) == ([1], 1)

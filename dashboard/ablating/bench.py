@@ -29,6 +29,7 @@ class Ticked:
         version: Rises when ``features`` changes from here and not by a tick.
         looked: The feature whose texts are shown.
         checked: Figures over all seeds, and of which features.
+        said: What came of saving, until it is shown.
     """
 
     features: set[int] = field(default_factory=set)
@@ -36,6 +37,7 @@ class Ticked:
     version: int = 0
     looked: int | None = None
     checked: tuple[frozenset[int], dict[str, Any]] | None = None
+    said: str = ""
 
     def put(self, features: Sequence[int]) -> None:
         """Replace what is ticked, in the browser's list too."""

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.ablating.bench import Bench, labels_of
+from dashboard.parts.cards import plain
 from dashboard.parts.numbers import whole
 from sae_core.errors import UserError
 from sae_core.evaluation.choices import Choice, as_csv, as_json, choices, delete_choice, save_choice
@@ -18,11 +19,14 @@ FORMATS = {"csv": ("text/csv", as_csv), "json": ("application/json", as_json)}
 
 def keeping(bench: Bench) -> None:
     """Save, export, load and delete."""
-    run, task = bench.here.run, str(bench.facts["task"])
+    task = str(bench.facts["task"])
     name = st.text_input("Name", key=f"{bench.key}|name", max_chars=80, placeholder="gendered words")
     st.button(
         "Save in the run", key=f"{bench.key}|save", on_click=_save, args=(bench,), disabled=not bench.ticked.features
     )
+    if bench.ticked.said:
+        st.caption(plain(bench.ticked.said))
+        bench.ticked.said = ""
     current = _choice(bench, name or "unnamed")
     for ending, (mime, _) in FORMATS.items():
         st.download_button(
@@ -34,7 +38,16 @@ def keeping(bench: Bench) -> None:
             on_click="ignore",
             disabled=not bench.ticked.features,
         )
-    saved = choices(run, task, bench.method)
+    _saved(bench)
+
+
+def _saved(bench: Bench) -> None:
+    run, task = bench.here.run, str(bench.facts["task"])
+    try:
+        saved = choices(run, task, bench.method)
+    except UserError as error:
+        st.caption(plain(str(error)))
+        return
     if not saved:
         st.caption("Nothing is saved for this task and ensemble yet.")
         return
@@ -77,9 +90,9 @@ def _save(bench: Bench) -> None:
     try:
         save_choice(bench.here.run, _choice(bench, st.session_state[f"{bench.key}|name"]))
     except (UserError, OSError) as error:
-        st.error(f"It could not be saved. {error}")
+        bench.ticked.said = f"It could not be saved. {error}"
     else:
-        st.toast("Saved in the run folder.", icon=":material/check:")
+        bench.ticked.said = "Saved in the run folder."
 
 
 def _load(bench: Bench, choice: Choice) -> None:

@@ -67,14 +67,15 @@ def _fragment(bench: Bench, listed: list[Row]) -> None:
         key=list_key,
         version=bench.ticked.version,
         preset=bench.ticked.preset,
-        on_tick=lambda: _on_tick(bench.ticked, list_key),
+        on_tick=lambda: _on_tick(bench.ticked, list_key, {row.feature for row in listed}),
         on_look=lambda: _on_look(bench.ticked, list_key),
     )
     _texts(bench, listed)
 
 
-def _on_tick(ticked: Ticked, key: str) -> None:
-    ticked.features = {int(feature) for feature in st.session_state[key].get("ticked") or []}
+def _on_tick(ticked: Ticked, key: str, listed: set[int]) -> None:
+    # What a browser sends is believed only as far as it is in the list.
+    ticked.features = listed & {int(feature) for feature in st.session_state[key].get("ticked") or []}
 
 
 def _on_look(ticked: Ticked, key: str) -> None:
@@ -135,17 +136,21 @@ def _actions(bench: Bench) -> None:
         if keep.open:  # what is in it costs as much as all the rest
             with keep:
                 keeping(bench)
-        listed = st.selectbox(
-            "Listed",
-            LISTED,
-            format_func=lambda count: f"top {count} listed",
-            key="ablate-listed",
-            label_visibility="collapsed",
-            width=150,
-        )
-        if listed != st.session_state.get("ablate-was-listed", LISTED[0]):
-            st.session_state["ablate-was-listed"] = listed
-            st.rerun()
+        _how_many_listed()
+
+
+def _how_many_listed() -> None:
+    listed = st.selectbox(
+        "Listed",
+        LISTED,
+        format_func=lambda count: f"top {count} listed",
+        key="ablate-listed",
+        label_visibility="collapsed",
+        width=150,
+    )
+    if listed != st.session_state.get("ablate-was-listed", LISTED[0]):
+        st.session_state["ablate-was-listed"] = listed
+        st.rerun()  # the rows are made outside the fragment
 
 
 def _check(bench: Bench) -> None:
