@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from dashboard_server import HEADING, described, machine
+from streamlit import config
 from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
@@ -52,6 +53,7 @@ def main() -> None:
         finally:
             milliseconds.append(1000 * (time.thread_time() - began))
 
+    config.set_option("runner.magicEnabled", False)  # as the program serves it
     sys.argv = ["app.py", str(options.run)]
     warm = False
     app = AppTest.from_file(str(APP), default_timeout=600)
