@@ -5,9 +5,11 @@ Otherwise the first visitor would wait for torch, scikit-learn and Plotly, some 
 
 from __future__ import annotations
 
+import time
 from importlib import import_module
 from threading import Thread
 
+from streamlit import runtime
 from streamlit.web.cli import main
 
 NEEDED = (
@@ -22,6 +24,8 @@ NEEDED = (
 
 
 def _import_ahead() -> None:
+    while not runtime.exists():  # the server comes first
+        time.sleep(0.05)
     for name in NEEDED:
         import_module(name)
 
