@@ -28,6 +28,8 @@ WATCH = (Path(__file__).parent / "dashboard_watch.js").read_text(encoding="utf-8
 QUIET = 400
 """Milliseconds without a change after which a page counts as drawn."""
 PAGES = ("", "features", "feature", "compare", "map", "concepts", "labels")
+ROWS = "[data-testid=stMain] [aria-label^='Features'] tbody tr"
+"""The rows of the feature table."""
 HELD = 30
 """Presses a second of a held key."""
 SEARCHES = ("numpy", "return", "array", "the", "self", "type", "index", "1234", "py", "error")
@@ -112,18 +114,17 @@ def feature_clicks(look: Look, rounds: int) -> Times:
     times: Times = {}
     look.open("feature")
     for number in range(rounds):
-        links = look.page.get_by_test_id("stPageLink").get_by_role("link", name="Feature")
+        links = look.page.locator("[data-testid=stMain] a[href*='feature=']")
         _note(times, "a linked feature", look.after(links.nth(number % max(1, min(4, links.count()))).click))
     for _ in range(rounds):
         _note(times, "the next feature, by its button", look.after(look.page.get_by_role("button", name="Next").click))
     look.open("features")
     for number in range(rounds):
-        table = look.page.get_by_test_id("stDataFrame").first
-        table.wait_for()
-        row = {"x": 60.0, "y": 55.0 + 35 * (number % 12)}
-        _note(times, "a row of the table", look.after(lambda: table.click(position=row)))  # noqa: B023
+        look.page.locator(ROWS).first.wait_for()
+        row = look.page.locator(ROWS).nth(number % 12).locator("td").nth(1)
+        _note(times, "a row of the table", look.after(row.click))
         look.page.go_back()
-        look.page.get_by_test_id("stDataFrame").first.wait_for()
+        look.page.locator(ROWS).first.wait_for()
         look.drawn()
     return times
 

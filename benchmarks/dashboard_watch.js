@@ -30,7 +30,9 @@
   // Of attributes only the source of an image counts: classes change while an element waits, too.
   const watched = { childList: true, characterData: true, attributes: true, attributeFilter: ["src", "href"], subtree: true };
   const visible = (node) => {
-    const element = node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement;
+    // What a component draws in a shadow of its own counts as its host.
+    const host = node.getRootNode().host ?? node;
+    const element = host.nodeType === Node.ELEMENT_NODE ? host : host.parentElement;
     return element?.closest("[data-testid=stMain], [data-testid=stSidebar]");
   };
   const observer = new MutationObserver((records) => {
@@ -38,6 +40,12 @@
     seen.changed = performance.now();
     requestAnimationFrame(() => { seen.painted = Math.max(seen.painted, performance.now()); });
   });
+  const plainShadow = Element.prototype.attachShadow;
+  Element.prototype.attachShadow = function (options) {
+    const root = plainShadow.call(this, options);
+    observer.observe(root, watched);
+    return root;
+  };
   const begin = () => observer.observe(document.documentElement, watched);
   if (document.documentElement) begin();
   else document.addEventListener("readystatechange", begin, { once: true });
