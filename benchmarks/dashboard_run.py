@@ -1,6 +1,6 @@
 """A large synthetic run for the dashboard's benchmarks: by default 8 × 16,384 features with 200 million activations.
 
-    python benchmarks/dashboard_run.py /tmp/big               # some minutes, 3 GB of disk, 2 GB of memory
+    python benchmarks/dashboard_run.py /tmp/big               # some minutes, 2 GB of disk, 3 GB of memory
     python benchmarks/dashboard_run.py /tmp/small --width 512 --members 4 --entries 1000000
 
 Nothing is trained: tokens, firing patterns, atoms, matches and places are drawn such that they fit each other, and the
