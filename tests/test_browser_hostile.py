@@ -155,17 +155,25 @@ class Window:
         return str(self.page.locator("[data-testid=stMain]").inner_text())
 
 
+@pytest.fixture(scope="module")
+def paths(browser: playwright.Browser, address: str) -> list[str]:
+    """The paths of all pages; a narrow window hides their links."""
+    window = Window(browser, address, 1440, 900)
+    window.open("")
+    found = window.page.get_by_test_id("stSidebarNavLink").evaluate_all("all => all.map(one => one.pathname)")
+    assert IMAGE in window.text()  # the run's name
+    window.context.close()
+    assert len(found) >= 6
+    return [*(path.strip("/") for path in found), "feature"]
+
+
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
 def test_hostile_text_changes_nothing_but_what_it_looks_like(
-    browser: playwright.Browser, address: str, run: Run, width: int, height: int
+    browser: playwright.Browser, address: str, paths: list[str], width: int, height: int
 ) -> None:
     window = Window(browser, address, width, height)
-    window.open("")
-    assert IMAGE in window.text()  # the run's name
-    links = window.page.get_by_test_id("stSidebarNavLink").evaluate_all("all => all.map(one => one.pathname)")
-    assert len(links) >= 6
-    for path in links:
-        window.open(path.strip("/"))
+    for path in paths:
+        window.open(path)
     window.context.close()
 
 
