@@ -254,7 +254,7 @@ def test_a_joint_map_is_offered_then_shown(
     assert "have no joint map yet" in html(app)
     assert f"sae-ensemble map {root / 'run'} --ensemble bagged --other {ensemble}" in html(app)
     assert not canvas.map
-    monkeypatch.setattr("sae_core.browse.joint_map.map_atoms", lambda atoms, **_: atoms[:, :2].numpy())
+    monkeypatch.setattr("sae_core.browse.atom_map.map_atoms", lambda atoms, **_: atoms[:, :2].numpy())
     app.button[0].click().run()
     assert not app.exception
     sides = Side(Run.open(root / "run"), "bagged"), Side(Run.open(root / run), ensemble)

@@ -13,8 +13,8 @@ from command_line import call
 from hand_made import corpus_of, index_of
 from synthetic_run import write_synthetic_run
 
+from sae_core.browse import atom_map
 from sae_core.browse import concept_share as shares
-from sae_core.browse import joint_map
 from sae_core.browse.cluster_names import name_clusters
 from sae_core.browse.concept_share import concept_columns, concept_share
 from sae_core.browse.joint_map import Side, joint_map_path, make_joint_map, read_joint_map, require_comparable
@@ -80,7 +80,7 @@ def test_only_columns_that_tell_a_few_kinds_apart_are_concepts() -> None:
 @pytest.fixture
 def flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first two coordinates as the map: UMAP takes seconds that a test has not."""
-    monkeypatch.setattr(joint_map, "map_atoms", lambda atoms, **_: atoms[:, :2].numpy())
+    monkeypatch.setattr(atom_map, "map_atoms", lambda atoms, **_: atoms[:, :2].numpy())
 
 
 def test_a_joint_map_holds_both_and_their_closest_atoms(tmp_path: Path, flat: None) -> None:
@@ -107,7 +107,7 @@ def test_a_joint_map_is_made_once_and_anew_for_another_training(
     run, other = (write_synthetic_run(tmp_path / f"run{seed}", seed=seed, members=2) for seed in (0, 1))
     sides = Side(run, "bagged"), Side(other, "bagged")
     first = make_joint_map(*sides)
-    monkeypatch.setattr(joint_map, "map_atoms", lambda *_, **__: pytest.fail("it is made again"))
+    monkeypatch.setattr(atom_map, "map_atoms", lambda *_, **__: pytest.fail("it is made again"))
     pd.testing.assert_frame_equal(make_joint_map(*sides), first)
     other.finish("train/bagged", {"seconds": 2.5, "tokens": 20_000})
     assert read_joint_map(*sides) is None

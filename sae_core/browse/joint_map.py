@@ -12,18 +12,20 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
-from sae_core.browse.atom_map import cluster_map, map_atoms
-from sae_core.ensemble import load_ensemble
 from sae_core.errors import UserError
-from sae_core.evaluation.similarity import Atoms, best_matches
 from sae_core.files import read_json, read_table, write_table
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Torch is imported where a map is made, since pages ask for maps that are there.
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ def make_joint_map(left: Side, right: Side, *, progress: Progress = silent) -> p
     Raises:
         UserError: If the two cannot be compared, or a file is damaged.
     """
+    import torch
+
+    from sae_core.browse.atom_map import cluster_map, map_atoms
+
     require_comparable(left, right)
     there = read_joint_map(left, right)
     if there is not None:
@@ -120,12 +126,16 @@ def _name(side: Side) -> str:
     return f"{side.ensemble} of {side.run.name}"
 
 
-def _dictionary(side: Side) -> torch.Tensor:
+def _dictionary(side: Side) -> Tensor:
+    from sae_core.ensemble import load_ensemble
+
     return load_ensemble(side.run.ensemble(side.ensemble)).dictionary.detach().float().cpu()
 
 
-def _closest(dictionaries: list[torch.Tensor], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _closest(dictionaries: list[Tensor], progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """(number of the most similar atom of the other side, cosine with it) of all atoms, the left ones first."""
+    from sae_core.evaluation.similarity import Atoms, best_matches
+
     places, cosines = [], []
     for done, (own, other) in enumerate((dictionaries, dictionaries[::-1])):
         cosine_N, place_N = best_matches(Atoms(own), Atoms(other))
