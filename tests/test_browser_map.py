@@ -87,8 +87,10 @@ def test_a_click_shows_the_feature_and_a_lasso_lists_features(watched: Watched, 
 def test_a_search_lights_its_hits_and_enter_lists_them(watched: Watched, address: str, run: Run) -> None:  # noqa: F811
     page = opened(watched, f"{address}/{MAP}")
     atoms = read_table(run.ensemble("bagged").atoms)
-    shown = atoms[~atoms["dead"]]["top_token"].str.lower()
-    token, hits = "the", int(shown.str.contains("the", regex=False).sum())
+    texts = (
+        atoms["top_token"].str.lower() + " " + read_table(run.ensemble("bagged").suggestions)["suggestion"].str.lower()
+    )
+    token, hits = "the", int((texts.str.contains("the", regex=False) & ~atoms["dead"]).sum())
     assert hits > 1
     page.get_by_role("searchbox").fill(token)
     page.get_by_text(f"{hits} highlighted").wait_for()
