@@ -13,7 +13,7 @@ from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 from test_dashboard_pages import html, open_page
 
-from dashboard.feature_keys import Act, read
+from dashboard.components.feature_keys import Act, read
 from dashboard.parts import feature_side, tokens
 from dashboard.parts.steps import stepped
 from sae_core.browse.corpus import Corpus

@@ -15,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
 import dashboard
-from dashboard import map_canvas
-from dashboard.map_canvas import Listed
+from dashboard.components import map_canvas
+from dashboard.components.map_canvas import Listed
 from dashboard.parts import atom_map as parts
 from dashboard.parts.colors import NEUTRAL
 from dashboard.parts.selection import selection_csv

@@ -12,9 +12,9 @@ from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 
 import dashboard
-from dashboard.ablating import page
-from dashboard.ablating.bench import Ticked
 from dashboard.parts.spurious import Line, Names, automatic_chart, half_width, outcome_table, text_cards
+from dashboard.sections.ablating import page
+from dashboard.sections.ablating.bench import Ticked
 from sae_core.evaluation.ablation import Outcome
 from sae_core.evaluation.choices import Choice, choices, save_choice
 from sae_core.evaluation.spurious_runs import open_workbench

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dashboard import map_canvas
-from dashboard.map_canvas import base64_of, bits_of, clicked, listed
+from dashboard.components import map_canvas
+from dashboard.components.map_canvas import base64_of, bits_of, clicked, listed
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

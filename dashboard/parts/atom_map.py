@@ -1,6 +1,6 @@
 """What the map shows: places, colours with their legend, texts, names of clusters. Pure functions from tables to data.
 
-The canvas (`dashboard.map_canvas`) draws them; a colour is a number into a palette of at most 256.
+The canvas (`dashboard.components.map_canvas`) draws them; a colour is a number into a palette of at most 256.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
-from dashboard.map_canvas import base64_of, bits_of
+from dashboard.components.map_canvas import base64_of, bits_of
 from dashboard.parts.colors import HIGHLIGHT, MEMBERS, NEUTRAL, SEQUENTIAL, member_color
 from dashboard.parts.tokens import show_alone
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dashboard.feature_list import Column, Page
+from dashboard.components.feature_list import Column, Page
 from dashboard.parts.colors import member_color
 from dashboard.parts.filters import MATCH, Filters
 from dashboard.parts.numbers import MISSING, decimal, is_missing, percent, whole

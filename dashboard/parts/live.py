@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dashboard.live_strip import Firing
+from dashboard.components.live_strip import Firing
 from dashboard.parts.colors import member_color
 from dashboard.parts.numbers import MISSING, percent
 from dashboard.parts.tokens import show_alone

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import streamlit as st
 
-from dashboard import address, map_canvas, queries
+from dashboard import address, queries
 from dashboard.address import FEATURE, Here, here
 from dashboard.common import choice, feature_link, missing, trained_ensemble
-from dashboard.map_list import listing
-from dashboard.map_look import Look, joint_look, member_look, whole_look
-from dashboard.map_side import joint_sides, other_side
+from dashboard.components import map_canvas
 from dashboard.parts import atom_map as parts
 from dashboard.parts.cards import chip, heading, member_chip, notice, section
 from dashboard.parts.colors import HIGHLIGHT
 from dashboard.parts.numbers import decimal, one_in
 from dashboard.parts.tokens import show_alone, strips
+from dashboard.sections.map_list import listing
+from dashboard.sections.map_look import Look, joint_look, member_look, whole_look
+from dashboard.sections.map_side import joint_sides, other_side
 from sae_core.errors import UserError
 from sae_core.run import Run
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import aligned_text, family_browser, queries
+from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import chart, choice, missing, open_feature, picked_row, trained_ensemble
 from dashboard.parts import compare
@@ -16,6 +16,7 @@ from dashboard.parts.colors import member_color
 from dashboard.parts.families import agreement_tiles
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import show_alone
+from dashboard.sections import aligned_text, family_browser
 
 MAX_LONE = 2000
 

@@ -12,10 +12,10 @@ import pandas as pd
 import streamlit as st
 from numpy.typing import NDArray
 
-from dashboard import address, feature_keys, queries
+from dashboard import address, queries
 from dashboard.address import Here, here
 from dashboard.common import FEATURES_PAGE, missing, trained_ensemble
-from dashboard.label_form import label_form
+from dashboard.components import feature_keys
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import chip, heading, member_chip, notice, section, tile, tiles, what_to_run
 from dashboard.parts.colors import HIGHLIGHT, METHODS
@@ -26,6 +26,7 @@ from dashboard.parts.numbers import decimal, is_missing, one_in, percent, whole
 from dashboard.parts.steps import stepped
 from dashboard.parts.tokens import legend, strips
 from dashboard.pins import pin_button
+from dashboard.sections.label_form import label_form
 from sae_core.errors import UserError
 
 SHOWN = (12, 24, 48)

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import address, pins, queries
 from dashboard.address import Here, here
 from dashboard.common import missing, open_feature, trained_ensemble
-from dashboard.feature_list import feature_list
+from dashboard.components.feature_list import feature_list
 from dashboard.parts import feature_rows
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import heading, plain

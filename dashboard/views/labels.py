@@ -8,13 +8,14 @@ from uuid import uuid4
 
 import streamlit as st
 
-from dashboard import label_several, labelling, queries
+from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import choice, open_feature
-from dashboard.label_files import files
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import heading, notice, section
 from dashboard.parts.numbers import whole
+from dashboard.sections import label_several, labelling
+from dashboard.sections.label_files import files
 from sae_core.browse.labels import Label
 
 MAX_ROWS = 2000

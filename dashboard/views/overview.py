@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import queries, reporting
+from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import chart, choice, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, table
@@ -15,6 +15,7 @@ from dashboard.parts.colors import method_color
 from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
 from dashboard.parts.report import found_by_members
+from dashboard.sections import reporting
 from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
 from sae_core.run import EVALUATION_STAGES

@@ -8,12 +8,12 @@ from typing import Any
 import streamlit as st
 
 from dashboard import queries
-from dashboard.ablating import workbench
 from dashboard.address import Here, here
 from dashboard.common import chart, choice, missing, trained_ensemble
 from dashboard.parts.cards import chip, heading, notice, plain, section
 from dashboard.parts.numbers import whole
 from dashboard.parts.spurious import MEASURES, Names, automatic_chart
+from dashboard.sections.ablating import workbench
 from sae_core.config import KNOWN, title_of
 from sae_core.evaluation.spurious import BIASED, ORACLE
 

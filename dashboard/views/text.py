@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import address, pins, queries
 from dashboard.address import Here, here
 from dashboard.common import open_feature, trained_ensemble
-from dashboard.live_strip import live_strip
+from dashboard.components.live_strip import live_strip
 from dashboard.parts.cards import heading, notice
 from dashboard.parts.live import firing
 from dashboard.parts.numbers import percent, whole

@@ -8,8 +8,8 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.address import Here
-from dashboard.map_look import Side
 from dashboard.parts.cards import notice
+from dashboard.sections.map_look import Side
 from sae_core.browse import joint_map
 from sae_core.errors import UserError
 from sae_core.progress import Tick

@@ -8,9 +8,9 @@ from typing import Any
 import streamlit as st
 
 from dashboard import queries
-from dashboard.ablating.bench import Bench, labels_of
 from dashboard.parts.cards import plain
 from dashboard.parts.numbers import whole
+from dashboard.sections.ablating.bench import Bench, labels_of
 from sae_core.errors import UserError
 from sae_core.evaluation.choices import Choice, as_csv, as_json, choices, delete_choice, save_choice
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import labelling, queries
+from dashboard import queries
 from dashboard.address import Here
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain
 from dashboard.parts.feature_side import suggestion_html
 from dashboard.parts.numbers import decimal, moment, whole
+from dashboard.sections import labelling
 from sae_core.browse.labels import Copy, Edit, Label
 from sae_core.browse.labels.records import now
 

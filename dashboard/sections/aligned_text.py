@@ -11,7 +11,6 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here
 from dashboard.common import feature_link
-from dashboard.family_browser import FAMILY
 from dashboard.parts import aligned
 from dashboard.parts.aligned import Mark
 from dashboard.parts.cards import notice, plain, section
@@ -19,6 +18,7 @@ from dashboard.parts.colors import member_color
 from dashboard.parts.compare import BY, stage_table
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import legend, show_alone
+from dashboard.sections.family_browser import FAMILY
 from sae_core.browse.live_text import LiveText
 from sae_core.errors import UserError
 

@@ -12,11 +12,11 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here
 from dashboard.common import open_feature, picked_row
-from dashboard.map_canvas import Listed
-from dashboard.map_look import Look
+from dashboard.components.map_canvas import Listed
 from dashboard.parts.cards import section
 from dashboard.parts.selection import selection_csv
 from dashboard.parts.tokens import show_alone
+from dashboard.sections.map_look import Look
 from sae_core.run import Run
 
 ROWS = 500

@@ -11,11 +11,11 @@ import numpy as np
 
 from dashboard import queries
 from dashboard.address import Here
+from dashboard.components.tick_list import Row
 from dashboard.parts.colors import NEUTRAL, member_color
 from dashboard.parts.concepts import suggestion_text
 from dashboard.parts.numbers import decimal, percent
 from dashboard.parts.spurious import Names
-from dashboard.tick_list import Row
 from sae_core.evaluation.spurious import MAINLY
 
 

@@ -1,5 +1,5 @@
 """Features ablated by hand: the bench of the page on spurious correlations."""
 
-from dashboard.ablating.page import workbench
+from dashboard.sections.ablating.page import workbench
 
 __all__ = ["workbench"]

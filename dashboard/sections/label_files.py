@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import labelling, queries
+from dashboard import queries
 from dashboard.address import Here
 from dashboard.parts.cards import plain, section, tile, tiles
 from dashboard.parts.numbers import whole
+from dashboard.sections import labelling
 from sae_core.browse.labels import ImportPlan, Label, plan_import
 from sae_core.errors import UserError
 

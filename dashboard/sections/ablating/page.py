@@ -11,13 +11,13 @@ from typing import Any
 import streamlit as st
 
 from dashboard import queries
-from dashboard.ablating.bench import Bench, Ticked, rows
-from dashboard.ablating.keeping import keeping
 from dashboard.address import Here
+from dashboard.components.tick_list import Row, tick_list
 from dashboard.parts.cards import section
 from dashboard.parts.colors import HIGHLIGHT, NEUTRAL, method_color
 from dashboard.parts.spurious import Line, outcome_table, seeds_table, text_cards
-from dashboard.tick_list import Row, tick_list
+from dashboard.sections.ablating.bench import Bench, Ticked, rows
+from dashboard.sections.ablating.keeping import keeping
 from sae_core.config import title_of
 from sae_core.evaluation.seeds import mean_interval
 from sae_core.evaluation.spurious import BIASED, MEASURED, ORACLE

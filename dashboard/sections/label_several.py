@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import labelling, queries
+from dashboard import queries
 from dashboard.address import Here
 from dashboard.common import missing
 from dashboard.parts import filters as chosen
@@ -16,6 +16,7 @@ from dashboard.parts.cards import notice, section
 from dashboard.parts.filters import LABEL_STATES, Filters
 from dashboard.parts.numbers import decimal, whole
 from dashboard.parts.tokens import show_alone
+from dashboard.sections import labelling
 from sae_core.browse.labels import Copy, Edit, Label
 from sae_core.errors import UserError
 

@@ -1,0 +1,1 @@
+"""Components of our own: a Python function each, with its script and style sheet beside it."""

@@ -1,0 +1,1 @@
+"""Sections of pages that are too long for the page's own file."""
