@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
-from sae_core.run import EnsembleFolder
+from sae_core.folders import EnsembleFolder
 from sae_core.sae import SAE
 from sae_core.sae.saelens_format import load_atoms, load_sae, save_sae
 

@@ -1,4 +1,4 @@
-"""The run folder: the contract between training and looking. The only module that knows file names.
+"""The run folder: the contract between training and looking. With `folders.py`, all that knows file names.
 
 A run folder holds everything about one experiment; it can be copied, zipped and opened elsewhere.
 """
@@ -6,10 +6,8 @@ A run folder holds everything about one experiment; it can be copied, zipped and
 from __future__ import annotations
 
 import platform
-import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 from sae_core.config import RunSettings, parse_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
+from sae_core.folders import CorpusFolder, EnsembleFolder, file_name
 
 FORMAT = 1
 INDEX_STAGES = ("index", "tokens", "together", "match", "families", "lens", "map", "atoms", "suggest", "energy")
@@ -26,148 +25,6 @@ EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 DETECTORS = "detectors"
 """Name of the table beside that of the concepts: each detector's ROC curve, and which texts it called rightly."""
 _RECORDED_PACKAGES = ("sae-ensemble", "torch", "transformers", "numpy", "scipy", "scikit-learn", "umap-learn")
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusFolder:
-    """Paths of the indexed corpus. Special tokens are not stored, so a position is a row of the activations."""
-
-    path: Path
-
-    @property
-    def tokens(self) -> Path:
-        """Safetensors: ``tokens`` int32 [T]; ``offsets`` int64 [documents + 1], where each document starts."""
-        return self.path / "tokens.safetensors"
-
-    @property
-    def documents(self) -> Path:
-        """Parquet: one row a document, its metadata (``source`` and whatever the text source gives)."""
-        return self.path / "documents.parquet"
-
-    @property
-    def texts(self) -> Path:
-        """Parquet: every document for training and evaluation: text, number of tokens, held_out, metadata (JSON)."""
-        return self.path / "texts.parquet"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer in transformers format; absent for activations that do not come from text."""
-        return self.path / "tokenizer"
-
-    @property
-    def lens(self) -> Path:
-        """Safetensors: the model's final norm and unembedding, for the logit lens without the model."""
-        return self.path / "lens.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class EnsembleFolder:
-    """Paths of one ensemble."""
-
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """The ensemble's name: the folder's."""
-        return self.path.name
-
-    @property
-    def manifest(self) -> Path:
-        """JSON: method, wiring, weights, member order."""
-        return self.path / "ensemble.json"
-
-    def member(self, number: int) -> Path:
-        """Folder of one member in SAELens' format."""
-        return self.path / f"member_{number:02d}"
-
-    @property
-    def curves(self) -> Path:
-        """Parquet: the training curves (member, step, tokens, seconds, loss, explained_variance, l0, dead, …)."""
-        return self.path / "training.parquet"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Folder of the training checkpoint; gone when training is finished."""
-        return self.path / "checkpoint"
-
-    @property
-    def index(self) -> Path:
-        """Safetensors, memory-mapped: every activation by feature (pointers, positions, values)."""
-        return self.path / "index" / "activations.safetensors"
-
-    @property
-    def index_shards(self) -> Path:
-        """Folder of the parts of an index that several processes are building; gone when they are merged."""
-        return self.path / "index" / "shards"
-
-    @property
-    def by_token(self) -> Path:
-        """Safetensors, memory-mapped: the features that tell each token best."""
-        return self.path / "index" / "by_token.safetensors"
-
-    @property
-    def together(self) -> Path:
-        """Safetensors, memory-mapped: the features that fire on the same tokens as each one, and how often."""
-        return self.path / "index" / "together.safetensors"
-
-    @property
-    def atoms(self) -> Path:
-        """Parquet: one row a feature: density, peak, stability, family, map position, …"""
-        return self.path / "atoms.parquet"
-
-    @property
-    def matches(self) -> Path:
-        """Parquet: matches of features across members."""
-        return self.path / "matches.parquet"
-
-    @property
-    def match_summary(self) -> Path:
-        """JSON: mean matched cosines of each pair of members, and of random dictionaries of the same sizes."""
-        return self.path / "matches.json"
-
-    @property
-    def firing_matches(self) -> Path:
-        """Parquet: matches of features across members by correlation of activations and by overlap of top contexts."""
-        return self.path / "firing_matches.parquet"
-
-    @property
-    def families(self) -> Path:
-        """Parquet: one row a family of features of different members, for each way of matching them."""
-        return self.path / "families.parquet"
-
-    @property
-    def family_summary(self) -> Path:
-        """JSON: figures of each pair of members by what features do, families of each size, and what chance gives."""
-        return self.path / "families.json"
-
-    @property
-    def stage_energy(self) -> Path:
-        """Parquet: one row a feature of a boosted ensemble, the residual energy that it removes."""
-        return self.path / "energy.parquet"
-
-    @property
-    def stage_energy_summary(self) -> Path:
-        """JSON: the residual energy before and after each stage, and on how many tokens it is measured."""
-        return self.path / "energy.json"
-
-    @property
-    def map(self) -> Path:
-        """Parquet: one row a feature, its place on the atom map (x, y) and its cluster there."""
-        return self.path / "map.parquet"
-
-    def joint_map(self, other: str) -> Path:
-        """Parquet: the atoms of this and of another ensemble on one map; ``other`` names that one."""
-        return self.path / "joint_maps" / f"{_file_name(other)}.parquet"
-
-    @property
-    def promoted(self) -> Path:
-        """Parquet: tokens that each feature promotes and suppresses (logit lens)."""
-        return self.path / "promoted.parquet"
-
-    @property
-    def suggestions(self) -> Path:
-        """Parquet: one row a feature, a label suggested for it and how well that foretells where it fires."""
-        return self.path / "suggestions.parquet"
 
 
 class Run:
@@ -307,7 +164,7 @@ class Run:
 
     def spurious(self, task: str) -> Path:
         """Safetensors: the pooled texts of one task with a spurious attribute, from which ablations are answered."""
-        return self.path / "evaluation" / "spurious" / f"{_file_name(task)}.safetensors"
+        return self.path / "evaluation" / "spurious" / f"{file_name(task)}.safetensors"
 
     def spurious_texts(self, task: str) -> Path:
         """Parquet: the texts of that task, one a row, with their labels."""
@@ -319,7 +176,7 @@ class Run:
 
     def spurious_choice(self, task: str, name: str) -> Path:
         """JSON: one such choice."""
-        return self.spurious_choices(task) / f"{_file_name(name)}.json"
+        return self.spurious_choices(task) / f"{file_name(name)}.json"
 
     def is_finished(self, stage: str) -> bool:
         """Whether a stage (``corpus``, ``train/bagged``, ``index/bagged`` …) is recorded and has all its files.
@@ -402,11 +259,6 @@ def find_runs(path: Path) -> list[Path]:
     if not runs:
         raise UserError(f"{path} holds no run, nor does a folder in it; give the folder that train or demo wrote.")
     return runs
-
-
-def _file_name(name: str) -> str:
-    """A name as one that every file system takes."""
-    return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"
 
 
 def _versions() -> dict[str, str]:

@@ -14,7 +14,8 @@ from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 
 import dashboard
-from sae_core.run import EnsembleFolder, Run
+from sae_core.folders import EnsembleFolder
+from sae_core.run import Run
 
 APP = Path(dashboard.__file__).parent / "app.py"
 PAGES = tuple(sorted(path.stem for path in (APP.parent / "views").glob("*.py") if path.stem != "__init__"))

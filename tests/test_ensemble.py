@@ -10,7 +10,7 @@ import torch
 from sae_core.config import Architecture, SAESettings
 from sae_core.ensemble import Ensemble, Wiring, load_dictionaries, load_ensemble, save_ensemble
 from sae_core.errors import UserError
-from sae_core.run import EnsembleFolder
+from sae_core.folders import EnsembleFolder
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
 
 WIRINGS: tuple[Wiring, ...] = ("parallel", "residual")

@@ -8,8 +8,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_core.folders import EnsembleFolder
 from sae_core.mapped import map_tensors
-from sae_core.run import EnsembleFolder
 from sae_core.sae.saelens_format import WEIGHTS
 
 

@@ -28,8 +28,9 @@ from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.browse.suggest import suggest_labels
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
+from sae_core.folders import EnsembleFolder
 from sae_core.progress import Progress, Tick, silent
-from sae_core.run import EnsembleFolder, Run
+from sae_core.run import Run
 from sae_core.training.processes import ALONE, Processes
 
 

@@ -16,8 +16,9 @@ from sae_core.errors import UserError
 from sae_core.evaluation.similarity import Atoms, random_best
 from sae_core.evaluation.stability import THRESHOLD, Features, measure_stability, pooled_among
 from sae_core.files import write_json, write_table
+from sae_core.folders import EnsembleFolder
 from sae_core.progress import Progress, silent
-from sae_core.run import EnsembleFolder, Run
+from sae_core.run import Run
 
 STAGE = "stability"
 """Name of the evaluation; recorded as ``evaluate/stability``."""
