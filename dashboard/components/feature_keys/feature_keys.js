@@ -51,8 +51,10 @@ const connect = (state) => {
   };
   document.addEventListener("keydown", onKey);
   document.addEventListener("click", onClick);
+  document.body.dataset.featureKeys = "heard";
   state.flush = flush;
   state.leave = () => {
+    delete document.body.dataset.featureKeys;
     document.removeEventListener("keydown", onKey);
     document.removeEventListener("click", onClick);
   };
