@@ -42,7 +42,7 @@ MARKDOWN = "[x](javascript:alert(3)) **b** $\\frac{a}{b}$ :material/home: :red[r
 LONG = "w" * 10_000
 HOSTILE = (IMAGE, SCRIPT, FORMULA, BACKWARDS, MARKDOWN, LONG)
 RUN_NAME = f"=cmd() {IMAGE} {BACKWARDS} **b**"
-PATIENCE = 240_000
+PATIENCE = 60_000
 ELEMENTS_OF_IT = (
     "img[src=x], [onerror], [onclick], [href^='javascript:'], script:not([src]):not([type=module]):not([nonce])"
 )
