@@ -13,9 +13,10 @@ from sae_core.config import EvaluationSettings, SAESettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation import pooling
 from sae_core.evaluation.concepts import COLUMNS, measure_concepts
-from sae_core.evaluation.pooling import RANDOM, RAW, pool, random_dictionary
+from sae_core.evaluation.pooling import pool, random_dictionary
 from sae_core.evaluation.probes import Problem, area_under_roc, probe_rows, rank, scores, training_statistics
 from sae_core.evaluation.tasks import Task
+from sae_core.evaluation.terms import RANDOM, RAW
 from sae_core.sae import make_sae
 
 D, N = 6, 20

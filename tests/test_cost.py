@@ -10,8 +10,9 @@ from sae_core.config import SAESettings, load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import cost
-from sae_core.evaluation.cost import inference_flops, marginal, measure_cost, where_to_stop
+from sae_core.evaluation.cost import inference_flops, marginal, measure_cost
 from sae_core.evaluation.summary import by_ensemble
+from sae_core.evaluation.terms import where_to_stop
 from sae_core.files import write_json, write_table
 from sae_core.run import Run
 from sae_core.sae import make_sae

@@ -16,7 +16,6 @@ from scipy.sparse import csc_array
 
 from sae_core.browse import firing
 from sae_core.browse.family_table import (
-    THRESHOLDS,
     agreement,
     chance_of_cosine,
     family_table,
@@ -36,6 +35,7 @@ from sae_core.browse.firing_matches import match_firing
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.matching import match_members
 from sae_core.ensemble import Ensemble
+from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 from sae_core.sae import ReLUSAE
 
 T, WIDTHS, D = 900, (9, 6, 8), 16
@@ -169,7 +169,7 @@ def test_the_table_has_a_row_for_every_feature_and_other_member(code: np.ndarray
         best = np.maximum(plain[alive, 9:15].max(axis=1), 0)
         assert (first["a"], first["b"]) == (0, 1)
         assert first["best"] == pytest.approx(best.mean(), abs=1e-6)
-        assert first["shared"] == pytest.approx((best >= THRESHOLDS[name]).mean())
+        assert first["shared"] == pytest.approx((best >= FAMILY_THRESHOLDS[name]).mean())
     pd.testing.assert_frame_equal(matched(index_of(code))[0], table)
 
 
@@ -215,7 +215,7 @@ def test_families_by_each_measure_have_the_scores_of_their_pairs(code: np.ndarra
     unit = torch.nn.functional.normalize(members.dictionary.detach().double(), dim=1).numpy()
     plain = {"cosine": unit @ unit.T, "correlation": plain_correlation(code), "overlap": plain_overlap(code)}
     member_of = np.repeat(range(3), WIDTHS)
-    assert set(families["measure"]) == set(THRESHOLDS)
+    assert set(families["measure"]) == set(FAMILY_THRESHOLDS)
     for row in families.to_dict("records"):
         features = list(row["features"])
         assert len(features) == row["size"] == len(set(member_of[features]))
@@ -227,7 +227,7 @@ def test_families_by_each_measure_have_the_scores_of_their_pairs(code: np.ndarra
         for feature in set(range(OFFSETS[-1])) - set(features):
             for other in set(range(3)) - {member_of[feature]}:
                 scores = np.where(member_of == other, plain[row["measure"]][feature], -2)
-                if scores.max() >= THRESHOLDS[row["measure"]]:
+                if scores.max() >= FAMILY_THRESHOLDS[row["measure"]]:
                     best.setdefault(feature, set()).add(int(scores.argmax()))
         assert row["more"] == sum(bool(found & set(features)) for found in best.values())
     for measure, part in families.groupby("measure"):

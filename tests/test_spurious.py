@@ -22,18 +22,8 @@ from sae_core.config import ModelSettings
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.ablation import Texts
-from sae_core.evaluation.pooling import RANDOM, pool
-from sae_core.evaluation.spurious import (
-    ABLATED,
-    BY_ATTRIBUTE,
-    BY_PROBE,
-    BY_TRUTH,
-    COLUMNS,
-    measure_spurious,
-    over_seeds,
-    overlaps,
-    pool_task,
-)
+from sae_core.evaluation.pooling import pool
+from sae_core.evaluation.spurious import ABLATED, COLUMNS, measure_spurious, over_seeds, overlaps, pool_task
 from sae_core.evaluation.spurious_runs import evaluate_spurious, open_workbench, pooled_tasks, read_pooled
 from sae_core.evaluation.spurious_tasks import (
     GROUPS,
@@ -45,6 +35,7 @@ from sae_core.evaluation.spurious_tasks import (
     draw_split,
     file_task,
 )
+from sae_core.evaluation.terms import BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, RANDOM
 from sae_core.files import read_json, read_table, write_json
 from sae_core.run import Run
 from sae_core.sae import TopKSAE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,9 @@ from dashboard.components.live_strip import Firing
 from dashboard.parts.colors import member_color
 from dashboard.parts.numbers import MISSING, percent
 from dashboard.parts.tokens import show_alone
-from sae_core.browse.live_text import LiveText
+
+if TYPE_CHECKING:  # it comes with torch
+    from sae_core.browse.live_text import LiveText
 
 FEATURES, A_TOKEN = 300, 8
 """Features shown of a text: the strongest of all, and the strongest of each token."""

@@ -13,8 +13,8 @@ from dashboard.parts.charts import figure
 from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, size
 from sae_core.config import title_of
-from sae_core.report.build import ANSWERS
 from sae_core.report.parts import Style
+from sae_core.report.texts import ANSWERS
 
 Columns = Mapping[str, tuple[str, Style]]
 

@@ -19,7 +19,7 @@ from dashboard.parts.tokens import show_in_context
 from sae_core.config import title_of
 from sae_core.evaluation.ablation import Outcome
 from sae_core.evaluation.seeds import within
-from sae_core.evaluation.spurious import BIASED, BY_PROBE, ORACLE
+from sae_core.evaluation.terms import BIASED, BY_PROBE, ORACLE
 
 MEASURES = {
     "target": "accuracy on the target",

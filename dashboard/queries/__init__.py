@@ -6,7 +6,6 @@ that a run that goes on is seen as it is. What a run does not have yet is None.
 
 from dashboard.queries.atom_map import MapPoints, concept_choices, joint_points, map_colors, map_points
 from dashboard.queries.comparing import (
-    THRESHOLDS,
     best_scores,
     energy_of_text,
     examples,
@@ -40,7 +39,6 @@ from dashboard.queries.tables import (
 )
 
 __all__ = [
-    "THRESHOLDS",
     "Bench",
     "EnsembleInfo",
     "Evidence",

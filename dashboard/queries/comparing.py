@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
 from dashboard.queries.cached import modified, optional_table
-from dashboard.queries.live import _ensemble, _read
+from dashboard.queries.live import loaded_ensemble, text_read
 from dashboard.queries.tables import atoms, corpus, index, matches
 from sae_core.browse.examples import Example, top_examples
-from sae_core.browse.family_table import THRESHOLDS as THRESHOLDS  # re-exported
-from sae_core.browse.family_table import pair_correlations, pair_cosines, pair_overlaps
-from sae_core.browse.firing import context_columns
-from sae_core.browse.stage_energy import StageEnergy, energy_by_stage
-from sae_core.ensemble import load_dictionaries
+from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
+
+if TYPE_CHECKING:  # What computes needs torch and compiled code, which pages of other things are not to wait for.
+    from sae_core.browse.stage_energy import StageEnergy
 
 KEPT = 4
 """Tables of families kept; one of a large ensemble takes some ten megabytes."""
@@ -98,7 +97,7 @@ def united(table: pd.DataFrame) -> pd.DataFrame:
     columns = ["features", "size", "found", "cosine", "correlation", "overlap", "density", "more"]
     found = pd.DataFrame(list(rows.values()), columns=columns)
     found = found.sort_values(["size", "density"], ascending=False, kind="stable", ignore_index=True)
-    for measure in THRESHOLDS:
+    for measure in FAMILY_THRESHOLDS:
         found[f"by_{measure}"] = [measure in ways for ways in found["found"]]
     found.insert(0, "family", found.index)
     return found
@@ -121,6 +120,10 @@ def family_pairs(run: Run, ensemble: str, features: Sequence[int]) -> pd.DataFra
     if entries is None or len(features) < 2:
         return None
     first, second = np.array(list(combinations(features, 2)), np.int64).T
+    from sae_core.browse.family_table import pair_correlations, pair_cosines, pair_overlaps
+    from sae_core.browse.firing import context_columns
+    from sae_core.ensemble import load_dictionaries
+
     # Only the contexts of these features: numbered as they come.
     place = {feature: number for number, feature in enumerate(features)}
     contexts = context_columns(entries, features)
@@ -159,7 +162,7 @@ def more_of_family(run: Run, ensemble: str, features: Sequence[int]) -> pd.DataF
     parts = []
     for measure, table in _sources(run, ensemble).items():
         best, score = _best(measure)
-        rows = table[table[best].isin(features) & (table[score] >= THRESHOLDS[measure])]
+        rows = table[table[best].isin(features) & (table[score] >= FAMILY_THRESHOLDS[measure])]
         rows = rows[~rows["feature"].isin(features)]
         columns = {"feature": rows["feature"], "measure": measure, "into": rows[best], "score": rows[score]}
         parts.append(pd.DataFrame(columns))
@@ -214,8 +217,10 @@ def energy_of_text(run: Run, ensemble: str, text: str) -> list[tuple[StageEnergy
     Raises:
         UserError: As `live_text`.
     """
-    loaded = _ensemble(str(run.path), ensemble, modified(run.ensemble(ensemble).manifest))
-    acts_TD = _read(str(run.path), modified(run.manifest_path), text).acts_TD
+    from sae_core.browse.stage_energy import energy_by_stage
+
+    loaded = loaded_ensemble(str(run.path), ensemble, modified(run.ensemble(ensemble).manifest))
+    acts_TD = text_read(str(run.path), modified(run.manifest_path), text).acts_TD
     found = []
     for offset, stage in zip(loaded.offsets, energy_by_stage(loaded, acts_TD), strict=False):
         sums: dict[str, Any] = {"feature": stage.features_E.cpu().numpy() + offset}

@@ -40,13 +40,14 @@ def _live_text(path: str, modified_run: int, name: str, modified_ensemble: int, 
     from sae_core.browse.live_text import encode_text
 
     run = open_run(Path(path))
-    read = _read(path, modified_run, text)
+    read = text_read(path, modified_run, text)
     known = corpus(run)
-    return encode_text(_ensemble(path, name, modified_ensemble), read, known.texts if known else TokenTexts())
+    return encode_text(loaded_ensemble(path, name, modified_ensemble), read, known.texts if known else TokenTexts())
 
 
 @st.cache_resource(max_entries=TEXTS // 4, show_spinner=False)
-def _read(path: str, modified: int, text: str) -> ReadText:
+def text_read(path: str, modified: int, text: str) -> ReadText:
+    """A text as the run's model reads it: tokens and activations."""
     from sae_core.browse.live_text import read_text
 
     run = open_run(Path(path))
@@ -61,7 +62,8 @@ def _reader(settings: str, device: str) -> TextReader:
 
 
 @st.cache_resource(max_entries=ENSEMBLES, show_spinner="Loading the ensemble …")
-def _ensemble(path: str, name: str, modified: int) -> Ensemble:
+def loaded_ensemble(path: str, name: str, modified: int) -> Ensemble:
+    """An ensemble with its weights, where texts are encoded."""
     from sae_core.device import resolve_device
     from sae_core.ensemble import load_ensemble
 

@@ -9,9 +9,6 @@ from typing import Any
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
-from sae_core.report.build import render
-from sae_core.report.gather import gather
-from sae_core.report.runs import NEEDED, Subject
 from sae_core.run import DETECTORS, EVALUATION_STAGES, Run
 
 _FILES = (*EVALUATION_STAGES, "truth", "spurious", "stability")
@@ -19,6 +16,8 @@ _FILES = (*EVALUATION_STAGES, "truth", "spurious", "stability")
 
 def report(run: Run) -> dict[str, Any] | None:
     """The content of the run's report; None where nothing is measured yet. Shared, and never to be changed."""
+    from sae_core.report.runs import NEEDED
+
     if not run.ensembles() or not any(run.evaluation(name).exists() for name in NEEDED):
         return None
     return _report(str(run.path), _stamps(run))
@@ -32,12 +31,17 @@ def _stamps(run: Run) -> tuple[int, ...]:
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
 def _report(path: str, stamps: tuple[int, ...]) -> dict[str, Any]:
+    from sae_core.report.gather import gather
+    from sae_core.report.runs import Subject
+
     run = Run.open(Path(path))
     return gather(Subject(run.path, [run]))
 
 
 def report_html(run: Run) -> str:
     """The report as one page that needs nothing else; empty where nothing is measured."""
+    from sae_core.report.build import render
+
     content = report(run)
     return render(content) if content else ""
 

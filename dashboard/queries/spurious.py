@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dashboard.queries.cached import modified
-from sae_core.evaluation.ablation import Outcome, Workbench
-from sae_core.evaluation.evidence import Telling, Words, strongest
-from sae_core.evaluation.spurious import PooledTask
-from sae_core.evaluation.spurious_runs import NAME, open_workbench
+from sae_core.evaluation.terms import SPURIOUS
 from sae_core.files import read_json
 from sae_core.run import Run
+
+if TYPE_CHECKING:  # What computes needs scikit-learn and torch, which pages of other things are not to wait for.
+    from sae_core.evaluation.ablation import Outcome, Workbench
+    from sae_core.evaluation.evidence import Telling, Words
+    from sae_core.evaluation.spurious import PooledTask
 
 BENCHES = 12
 """Benches that are kept; one takes some ten megabytes."""
@@ -69,8 +71,8 @@ class Evidence:
 
 def spurious(run: Run) -> list[dict[str, Any]]:
     """The measured tasks, as evaluation/spurious.json has them; none where nothing was measured."""
-    path = run.evaluation(NAME)
-    if not path.exists() or not run.evaluation_table(NAME).exists():
+    path = run.evaluation(SPURIOUS)
+    if not path.exists() or not run.evaluation_table(SPURIOUS).exists():
         return []
     return _tasks(str(path), modified(path))
 
@@ -87,12 +89,15 @@ def bench(run: Run, task: str, method: str, seed: int) -> Bench:
     Raises:
         UserError: If the task was not measured for it, or its file is damaged.
     """
-    stamps = (modified(run.spurious(task)), modified(run.ensemble(method).manifest), modified(run.evaluation(NAME)))
+    stamps = (modified(run.spurious(task)), modified(run.ensemble(method).manifest), modified(run.evaluation(SPURIOUS)))
     return _bench(str(run.path), task, method, seed, stamps)
 
 
 @st.cache_resource(max_entries=BENCHES, show_spinner="Fitting the probes …")
 def _bench(path: str, task: str, method: str, seed: int, stamps: tuple[int, ...]) -> Bench:
+    from sae_core.evaluation.evidence import Words
+    from sae_core.evaluation.spurious_runs import open_workbench
+
     with threadpool_limits(limits=1):
         work, pooled = open_workbench(Run.open(Path(path)), task, method, seed=seed)
         order = work.rank()  # also computes what the bench keeps, so that sessions only read it
@@ -130,6 +135,8 @@ def evidence(bench: Bench, method: str, features: Sequence[int]) -> list[Evidenc
 
 def strongest_texts(bench: Bench, method: str, feature: int, *, count: int = 3) -> pd.DataFrame:
     """Training texts on which a feature is strongest, some with and some without S: text, target, spurious, mean."""
+    from sae_core.evaluation.evidence import strongest
+
     task, rows = bench.pooled.task, bench.work.texts.balanced
     coefs_X = np.asarray(bench.pooled.codes[method][:, [feature]].toarray(), dtype=np.float64).ravel()
     found = [

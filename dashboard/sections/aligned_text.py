@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,10 @@ from dashboard.parts.compare import BY, stage_table
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import legend, show_alone
 from dashboard.sections.family_browser import FAMILY
-from sae_core.browse.live_text import LiveText
 from sae_core.errors import UserError
+
+if TYPE_CHECKING:  # it comes with torch
+    from sae_core.browse.live_text import LiveText
 
 MAX_CHARS = 2000
 _TOP = 4

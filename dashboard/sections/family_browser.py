@@ -18,6 +18,7 @@ from dashboard.parts.colors import HIGHLIGHT
 from dashboard.parts.compare import BY
 from dashboard.parts.numbers import compact, decimal, percent, whole
 from dashboard.parts.tokens import show_alone, strips, token_chips
+from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 
 FAMILY = "family"
 """Where the address bar holds the family that is shown."""
@@ -152,7 +153,7 @@ def _scatter(info: queries.EnsembleInfo, shown: pd.DataFrame, where: str) -> Non
             _choose(family)
 
     st.plotly_chart(
-        parts.scatter(points, queries.THRESHOLDS, word=info.member_word),
+        parts.scatter(points, FAMILY_THRESHOLDS, word=info.member_word),
         key=key,
         on_select=clicked,
         selection_mode="points",
@@ -245,7 +246,7 @@ def _pairs(here: Here, info: queries.EnsembleInfo, features: Sequence[int], memb
     scores = queries.family_pairs(here.run, info.name, features)
     if scores is not None:
         text = f"Pairs of {info.member_word}s; ↓ marks what is too low to match."
-        st.html(section("How alike, pair by pair", text) + parts.pair_table(scores, member_of, queries.THRESHOLDS))
+        st.html(section("How alike, pair by pair", text) + parts.pair_table(scores, member_of, FAMILY_THRESHOLDS))
 
 
 def _more(here: Here, info: queries.EnsembleInfo, features: Sequence[int]) -> None:

@@ -17,6 +17,7 @@ from dashboard.parts.families import agreement_tiles
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import show_alone
 from dashboard.sections import aligned_text, family_browser
+from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 
 MAX_LONE = 2000
 
@@ -57,7 +58,7 @@ def _alike(here: Here, info: queries.EnsembleInfo, cosines: dict[str, Any]) -> N
         chart(
             compare.heat_map(compare.matrix(pairs, measure, info.members), measure, word=info.member_word, by=by),
             f"How alike the {info.member_word}s are",
-            compare.explanation(measure, by, queries.THRESHOLDS[by]),
+            compare.explanation(measure, by, FAMILY_THRESHOLDS[by]),
             key=f"heat-{by}-{measure}",
         )
     with right:
@@ -194,10 +195,10 @@ def _lone(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None:
     names = {"all": "in any way", **{by: f"by {compare.BY[by].lower()}" for by in known}}
     way = choice("alone", "No match", list(names) if len(known) > 1 else known, names.__getitem__)
     ways = known if way == "all" else [way]
-    lone = compare.lone_features(atoms, scores, queries.THRESHOLDS, ways)
+    lone = compare.lone_features(atoms, scores, FAMILY_THRESHOLDS, ways)
     counts = lone.groupby("member").size()
     per_member = ", ".join(f"{info.member_word} {j}: {whole(counts.get(j, 0))}" for j in range(info.members))
-    least = ", ".join(f"{by} {queries.THRESHOLDS[by]:.2g}" for by in ways)
+    least = ", ".join(f"{by} {FAMILY_THRESHOLDS[by]:.2g}" for by in ways)
     st.caption(f"{per_member}. A match has at least: {least}.")
     if lone.empty:
         st.html(notice("There are none", f"Every living feature is found in another {info.member_word}, too."))

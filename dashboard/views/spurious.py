@@ -15,7 +15,7 @@ from dashboard.parts.numbers import whole
 from dashboard.parts.spurious import MEASURES, Names, automatic_chart
 from dashboard.sections.ablating import workbench
 from sae_core.config import KNOWN, title_of
-from sae_core.evaluation.spurious import BIASED, ORACLE
+from sae_core.evaluation.terms import BIASED, ORACLE
 
 MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""

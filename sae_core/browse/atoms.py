@@ -13,7 +13,7 @@ from sae_core.browse.corpus import Corpus
 from sae_core.browse.examples import strongest
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.matching import families
-from sae_core.evaluation.stability import THRESHOLD
+from sae_core.evaluation.terms import THRESHOLD
 from sae_core.progress import Progress, Tick, silent
 
 TOP = 20

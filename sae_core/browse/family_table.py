@@ -19,16 +19,14 @@ from scipy.special import betainc
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_core.browse.firing import CONTEXT, CORRELATION, OVERLAP, TOP_CONTEXTS, context_columns, match_scores, moments
+from sae_core.browse.firing import CONTEXT, TOP_CONTEXTS, context_columns, match_scores, moments
 from sae_core.browse.firing_matches import match_firing
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.matching import families
 from sae_core.evaluation.similarity import cosine_blocks
-from sae_core.evaluation.stability import THRESHOLD
+from sae_core.evaluation.terms import FAMILY_THRESHOLDS, THRESHOLD
 from sae_core.progress import Progress, silent
 
-THRESHOLDS = {"cosine": THRESHOLD, "correlation": CORRELATION.threshold, "overlap": OVERLAP.threshold}
-"""Score of a one-to-one match from which on it joins a family, by measure."""
 PAIRS = 2048
 """Pairs of features whose scores are computed at a time."""
 
@@ -58,7 +56,7 @@ def relate_members(
     firing, pairs = match_firing(index, contexts, offsets, progress=progress)
     shifted, null = match_firing(index, contexts, offsets, shifted=True, progress=progress)
     table = family_table(index, contexts, dictionaries, matches, firing)
-    sources = {measure: matches if measure == "cosine" else firing for measure in THRESHOLDS}
+    sources = {measure: matches if measure == "cosine" else firing for measure in FAMILY_THRESHOLDS}
     summary = {
         "pairs": pairs,
         "null": null,
@@ -68,7 +66,7 @@ def relate_members(
             **{name: _sizes(_families_by(shifted, offsets, name)[1]) for name in ("correlation", "overlap")},
         },
         "agreement": agreement(matches, firing),
-        "thresholds": THRESHOLDS,
+        "thresholds": FAMILY_THRESHOLDS,
         "context_tokens": CONTEXT,
         "top_contexts": TOP_CONTEXTS,
     }
@@ -99,7 +97,7 @@ def family_table(
     """
     offsets = [0, *np.cumsum([len(atoms_ND) for atoms_ND in dictionaries]).tolist()]
     parts = []
-    for measure, threshold in THRESHOLDS.items():
+    for measure, threshold in FAMILY_THRESHOLDS.items():
         source = matches if measure == "cosine" else firing
         family_F, _ = _families_by(source, offsets, measure)
         features = _grouped(family_F)
@@ -131,7 +129,7 @@ def family_table(
 def _families_by(source: pd.DataFrame, offsets: Sequence[int], measure: str) -> tuple[Ints, Ints]:
     """`families` by a measure."""
     partner = "matched_feature" if measure == "cosine" else f"matched_by_{measure}"
-    return families(source, offsets, threshold=THRESHOLDS[measure], partner=partner, score=f"matched_{measure}")
+    return families(source, offsets, threshold=FAMILY_THRESHOLDS[measure], partner=partner, score=f"matched_{measure}")
 
 
 def _grouped(family_F: Ints) -> list[Ints]:
@@ -232,7 +230,7 @@ def agreement(matches: pd.DataFrame, firing: pd.DataFrame) -> dict[str, float | 
         **{measure: firing[f"best_by_{measure}"].to_numpy(np.int64) for measure in ("correlation", "overlap")},
     }
     strong_R = np.zeros(len(matches), bool)
-    for measure, threshold in THRESHOLDS.items():
+    for measure, threshold in FAMILY_THRESHOLDS.items():
         source = matches if measure == "cosine" else firing
         strong_R |= source[f"best_{measure}"].to_numpy() >= threshold
     rows = int(strong_R.sum())

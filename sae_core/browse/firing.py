@@ -20,6 +20,7 @@ from sae_core.browse.examples import strongest
 from sae_core.browse.firing_loops import match_rows
 from sae_core.browse.index import ActivationIndex
 from sae_core.evaluation.assignment_loops import FREE, assign_sparsely
+from sae_core.evaluation.terms import CORRELATED, OVERLAPPING
 
 CONTEXT = 32
 """Tokens of a context: the indexed corpus is cut into stretches of so many."""
@@ -139,9 +140,9 @@ def _counts(columns: csc_array) -> tuple[Floats, Floats]:
     return np.diff(columns.indptr).astype(np.float64), np.zeros(columns.shape[1])
 
 
-CORRELATION = Measure("correlation", 0.5, _spread)
+CORRELATION = Measure("correlation", CORRELATED, _spread)
 """Pearson correlation of activations over all rows, which are tokens; 0 where a column is constant."""
-OVERLAP = Measure("overlap", 1 / 3, _counts)
+OVERLAP = Measure("overlap", OVERLAPPING, _counts)
 """Jaccard index of top contexts, which columns of ones hold. Two features that share half of equally many have 1/3."""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.similarity import match_atoms, random_null
-from sae_core.evaluation.stability import THRESHOLD
+from sae_core.evaluation.terms import THRESHOLD
 from sae_core.progress import Progress, Tick, silent
 
 _COLUMNS = {

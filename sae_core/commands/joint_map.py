@@ -26,7 +26,7 @@ def joint_map(
     """Map the atoms of two ensembles together (one UMAP of both), so that the dashboard shows them side by side."""
     left, right = _one(run, ensemble), _one(other_run or run, other)
     from sae_core.browse.joint_map import Side, joint_map_path, make_joint_map
-    from sae_core.evaluation.stability import THRESHOLD
+    from sae_core.evaluation.terms import THRESHOLD
 
     sides = Side(left, ensemble), Side(right, other)
     words = ["map", run, "--ensemble", ensemble, "--other", other]

@@ -15,9 +15,10 @@ from torch import Tensor
 from sae_core.config import EvaluationSettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.details import COLUMNS as DETAILS
-from sae_core.evaluation.pooling import RANDOM, RAW, Batch, Pooled, pool, random_dictionary
+from sae_core.evaluation.pooling import Batch, Pooled, pool, random_dictionary
 from sae_core.evaluation.probes import STANDARDISED, Features, Problem, probe_rows
 from sae_core.evaluation.tasks import Task, build_problems
+from sae_core.evaluation.terms import RANDOM, RAW
 from sae_core.progress import Progress, Tick, silent
 
 COLUMNS = (

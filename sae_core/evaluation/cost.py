@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import member_code
+from sae_core.evaluation.terms import RULE, WORTH, where_to_stop
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
 from sae_core.training.kernels.frozen import FrozenEncoder
@@ -21,13 +22,6 @@ from sae_core.training.work import Boosting, SAEShape, ensemble_flops
 
 TIMED_TOKENS, REPEATS = 1024, 5
 """Activations that are encoded and reconstructed to take the time, and how often; the median counts."""
-WORTH = 0.01
-"""Explained variance that a member has to add for as much training arithmetic as the first one took."""
-RULE = (
-    f"Stop before the first member that adds less than {WORTH:g} of explained variance for as much training arithmetic "
-    "as the first member took."
-)
-
 Costs = dict[str, Any]
 
 
@@ -211,16 +205,3 @@ def marginal(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
         before = step
     return found
-
-
-def where_to_stop(steps: Sequence[Mapping[str, Any]], *, worth: float = WORTH) -> int | None:
-    """The number of members at which `RULE` says to stop; None if the last one was still worth its cost.
-
-    Args:
-        steps: As `marginal` gives them.
-        worth: Explained variance that a member has to add for the cost of the first one.
-    """
-    for before, step in pairwise(steps):
-        if step["added_per_cost"] is not None and step["added_per_cost"] < worth:
-            return int(before["members"])
-    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_curve
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -40,6 +39,8 @@ def roc_points(decision: Floats, positive: Bools, *, limit: int = POINTS) -> tup
         positive: Which of them are positive; both kinds must occur.
         limit: How many points to keep at most, two or more.
     """
+    from sklearn.metrics import roc_curve  # here, as who only reads curves is not to wait for it
+
     false, found, _ = roc_curve(positive, decision, drop_intermediate=True)
     if len(false) > limit:
         # How far along the curve each point lies; both rates rise from 0 to 1.

@@ -20,7 +20,8 @@ from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
 from sae_core.evaluation.dictionary_loops import unite_tokens
 from sae_core.evaluation.reconstruction import Read, defined
 from sae_core.evaluation.similarity import Atoms, best_matches, nearest_in, random_best
-from sae_core.evaluation.stability import THRESHOLD, measure_stability
+from sae_core.evaluation.stability import measure_stability
+from sae_core.evaluation.terms import THRESHOLD
 from sae_core.progress import Progress, Tick, silent
 
 CONNECTIVITY_TOKENS = 10_000

@@ -18,9 +18,6 @@ from sae_core.evaluation.codes import BLOCK, Encoders, MemberCode
 from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, ReLUSAE
 
-RAW, RANDOM = "raw activation", "random"
-"""Names of the two baselines beside the ensembles."""
-
 
 class Batch(Protocol):
     """Activations of some texts: ``acts_TD`` [T, D] and ``document_T`` [T], the number of each one's text."""

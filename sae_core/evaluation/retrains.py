@@ -14,7 +14,8 @@ from sae_core.device import resolve_device
 from sae_core.ensemble import load_dictionaries
 from sae_core.errors import UserError
 from sae_core.evaluation.similarity import Atoms, random_best
-from sae_core.evaluation.stability import THRESHOLD, Features, measure_stability, pooled_among
+from sae_core.evaluation.stability import Features, measure_stability, pooled_among
+from sae_core.evaluation.terms import THRESHOLD
 from sae_core.files import write_json, write_table
 from sae_core.folders import EnsembleFolder
 from sae_core.progress import Progress, silent

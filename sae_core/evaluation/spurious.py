@@ -21,26 +21,19 @@ from torch import Tensor
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.ablation import Outcome, Probe, Texts, Workbench, fit_probe
 from sae_core.evaluation.concepts import ActivationsOf
-from sae_core.evaluation.pooling import RANDOM, Batch, Pooled, pool, random_dictionary
+from sae_core.evaluation.pooling import Batch, Pooled, pool, random_dictionary
 from sae_core.evaluation.seeds import mean_interval
 from sae_core.evaluation.spurious_tasks import SpuriousTask, draw_split
+from sae_core.evaluation.terms import BIASED, BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, MAINLY, MEASURED, ORACLE, RANDOM
+from sae_core.evaluation.terms import SPURIOUS_KEYS as KEYS
 from sae_core.progress import Progress, Tick, silent
 
 ABLATED = (2, 5, 10, 20, 50, 100, 500)
 """Numbers n of features that are ablated automatically."""
-BY_PROBE, BY_ATTRIBUTE, BY_TRUTH = "biased probe", "attribute probe", "known tokens"
-"""Rankings by |(f̄₊ − f̄₋)·(w·d_i)| with the w of the biased probe, or of a probe for S (SAEBench), and, where it is
-known on which tokens S stands, by the first among the features that fire mainly there: what a perfect person picks."""
-MAINLY = 0.5
-"""Share of a feature's activation on the marked tokens from which it means S."""
-BIASED, ORACLE = "biased", "oracle"
 COLUMNS = (
     *("task", "seed", "method", "ranking", "n", "used", "retrained", "target", "spurious", "worst_group", "scr"),
     *("group_00", "group_01", "group_10", "group_11"),
 )
-MEASURED = ("target", "spurious", "worst_group", "scr")
-KEYS = ("method", "ranking", "n", "retrained")
-"""What names a row of the figures over seeds."""
 Spans = Callable[[Sequence[str]], list[NDArray[np.int64]]]
 """Where the tokens of texts stand, as `LanguageModel.char_spans` gives it."""
 

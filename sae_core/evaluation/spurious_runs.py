@@ -23,7 +23,6 @@ from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.ablation import Workbench
 from sae_core.evaluation.evaluate import activations_of, sample_activations
-from sae_core.evaluation.pooling import RANDOM
 from sae_core.evaluation.spurious import PooledTask, measure_spurious, over_seeds, pool_task
 from sae_core.evaluation.spurious_tasks import (
     BIAS_IN_BIOS,
@@ -37,13 +36,12 @@ from sae_core.evaluation.spurious_tasks import (
     draw_split,
     file_task,
 )
+from sae_core.evaluation.terms import RANDOM, SPURIOUS
 from sae_core.files import read_json, read_table, write_json, write_table, write_tensors
 from sae_core.mapped import map_tensors
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
 
-NAME = "spurious"
-"""Name of the evaluation; a pooled task is recorded as ``evaluate/spurious/<task>``."""
 _PARTS = ("data", "indices", "indptr")
 
 
@@ -140,7 +138,7 @@ def _evaluate_task(
     others = _facts(run)
     if any(facts["task"] == task.name and identity.items() <= facts.items() for facts in others):
         return
-    stage = f"evaluate/{NAME}/{task.name}"
+    stage = f"evaluate/{SPURIOUS}/{task.name}"
     if not run.is_finished(stage) or run.facts(stage)["fingerprint"] != fingerprint:
         _pool(run, task, ensembles, stage, fingerprint, device, progress)
     pooled = read_pooled(run, task.name)
@@ -272,18 +270,18 @@ def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tupl
 
 
 def _facts(run: Run) -> list[dict[str, Any]]:
-    path = run.evaluation(NAME)
-    return list(read_json(path)["tasks"]) if path.exists() and run.evaluation_table(NAME).exists() else []
+    path = run.evaluation(SPURIOUS)
+    return list(read_json(path)["tasks"]) if path.exists() and run.evaluation_table(SPURIOUS).exists() else []
 
 
 def _write(run: Run, tasks: list[dict[str, Any]], table: pd.DataFrame) -> None:
     """The table first: where there is a JSON file, its table is there too."""
-    path = run.evaluation_table(NAME)
+    path = run.evaluation_table(SPURIOUS)
     if path.exists():
         rows = read_table(path)
         table = pd.concat([rows[rows["task"] != table["task"].iloc[0]], table], ignore_index=True)
     write_table(path, table)
-    write_json(run.evaluation(NAME), {"tasks": tasks})
+    write_json(run.evaluation(SPURIOUS), {"tasks": tasks})
 
 
 def _fingerprint(task: SpuriousTask, ensembles: Mapping[str, Ensemble]) -> str:

@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.evaluation.similarity import Atoms, best_matches, match_atoms, random_best, random_null, random_shared
+from sae_core.evaluation.terms import THRESHOLD
 from sae_core.progress import Progress, Tick, silent
-
-THRESHOLD = 0.7
-"""Cosine from which two atoms count as the same feature (the paper's)."""
 
 Floats = NDArray[np.float64]
 

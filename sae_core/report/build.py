@@ -14,13 +14,6 @@ from sae_core.report.gather import gather
 from sae_core.report.html import contents, definitions, element, items, page, section
 from sae_core.report.runs import find_subject
 
-ANSWERS = {
-    "cost": "What did it cost?",
-    "bought": "What did it buy?",
-    "sure": "How sure are we?",
-    "next": "What to do next",
-}
-"""The questions of the first page."""
 SECTIONS = {
     "settings-compared": ("Settings compared", context.sweep),
     "reconstruction": ("Reconstruction", parts.reconstruction),
@@ -74,7 +67,7 @@ def _first(content: Mapping[str, Any], links: str) -> str:
     decision = content["decision"]
     answers = "".join(
         f"<section>{element('h3', question)}{items(decision[key])}</section>"
-        for key, question in ANSWERS.items()
+        for key, question in texts.ANSWERS.items()
         if decision[key]
     )
     return (

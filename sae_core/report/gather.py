@@ -6,11 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sae_core.evaluation.cost import RULE, WORTH, where_to_stop
-from sae_core.evaluation.pooling import RANDOM, RAW
 from sae_core.evaluation.seeds import mean_interval, within
-from sae_core.evaluation.spurious import KEYS as SPURIOUS_KEYS
-from sae_core.evaluation.spurious import MEASURED
+from sae_core.evaluation.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
 from sae_core.files import read_json, read_table
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.runs import Subject

@@ -1,9 +1,16 @@
-"""What the page says whatever the figures are: definitions and limits."""
+"""What the page says whatever the figures are: its questions, definitions and limits."""
 
 from __future__ import annotations
 
-from sae_core.evaluation.stability import THRESHOLD
+from sae_core.evaluation.terms import THRESHOLD
 
+ANSWERS = {
+    "cost": "What did it cost?",
+    "bought": "What did it buy?",
+    "sure": "How sure are we?",
+    "next": "What to do next",
+}
+"""The questions of the first page."""
 DEFINITIONS = {
     "Explained variance": (
         "1 − E‖a−â‖² / (E‖a‖² − ‖E a‖²) over held-out tokens, streamed in float64; at most 1, and negative "

@@ -82,7 +82,7 @@ def _headline(content: Content) -> str:
         return f"No ensemble explains clearly more than one SAE, which explains {percent(single)} of the variance."
     times = _times(content, best, "cost.train_flops")
     price = f", for {times:.1f} times the training arithmetic" if times else ""
-    detected = [name for name in _others(content) if "higher" in _detection_verdicts(content, name)]
+    detected = _detecting_better(content)
     if not content["concepts"]:
         detection = "."
     elif detected:
@@ -104,9 +104,13 @@ def _flops(value: float) -> str:
     return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
 
 
-def _detection_verdicts(content: Content, name: str) -> list[str | None]:
-    against = content["ensembles"][name]["against_single"]
-    return [figure["verdict"] for key, figure in against.items() if key.startswith("concepts.")]
+def _detecting_better(content: Content) -> list[str]:
+    """Ensembles that surely detect concepts better by one of the figures of `_MAIN`, and by none of them worse.
+
+    By these alone: of all numbers of features, plain and standardised, some would differ surely by chance.
+    """
+    verdicts = {name: [_against(content, name, key).get("verdict") for key in _MAIN] for name in _others(content)}
+    return [name for name, found in verdicts.items() if "higher" in found and "lower" not in found]
 
 
 def _cost(content: Content) -> Iterator[str]:
@@ -231,11 +235,11 @@ def _which(content: Content) -> Iterator[str]:
             yield "No ensemble finds clearly more of the true features than one SAE, whatever it explains."
     if not content["concepts"]:
         return
-    better = [name for name in _others(content) if "higher" in _detection_verdicts(content, name)]
+    better = _detecting_better(content)
     if better:
         yield f"Where concepts are to be detected, {_listed(map(title_of, better))} may be worth the cost."
     elif _others(content):
-        yield "Where concepts are to be detected, one SAE does: no difference is larger than its interval."
+        yield "Where concepts are to be detected, one SAE does: by 1 or 5 standardised features none is surely better."
 
 
 def _how_many(content: Content) -> Iterator[str]:

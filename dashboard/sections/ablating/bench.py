@@ -16,7 +16,7 @@ from dashboard.parts.colors import NEUTRAL, member_color
 from dashboard.parts.concepts import suggestion_text
 from dashboard.parts.numbers import decimal, percent
 from dashboard.parts.spurious import Names
-from sae_core.evaluation.spurious import MAINLY
+from sae_core.evaluation.terms import MAINLY
 
 
 @dataclass

@@ -20,7 +20,7 @@ from dashboard.sections.ablating.bench import Bench, Ticked, rows
 from dashboard.sections.ablating.keeping import keeping
 from sae_core.config import title_of
 from sae_core.evaluation.seeds import mean_interval
-from sae_core.evaluation.spurious import BIASED, MEASURED, ORACLE
+from sae_core.evaluation.terms import BIASED, MEASURED, ORACLE
 
 LISTED = (30, 60, 120)
 """How many features of the ranking are listed."""

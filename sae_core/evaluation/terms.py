@@ -1,0 +1,52 @@
+"""Names and thresholds by which tables are written and read, apart from what computes them.
+
+Who only reads figures, such as the first page of the dashboard, imports neither torch nor scikit-learn for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+THRESHOLD = 0.7
+"""Cosine from which two atoms count as the same feature (the paper's)."""
+CORRELATED, OVERLAPPING = 0.5, 1 / 3
+"""Correlation of activations, and share of top contexts, from which two features count as the same."""
+FAMILY_THRESHOLDS = {"cosine": THRESHOLD, "correlation": CORRELATED, "overlap": OVERLAPPING}
+"""From which score on each of the three measures two features may be of one family."""
+
+RAW, RANDOM = "raw activation", "random"
+"""Names of the two baselines beside the ensembles."""
+
+SPURIOUS = "spurious"
+"""Name of that evaluation; a pooled task is recorded as ``evaluate/spurious/<task>``."""
+BY_PROBE, BY_ATTRIBUTE, BY_TRUTH = "biased probe", "attribute probe", "known tokens"
+"""Rankings by |(f̄₊ − f̄₋)·(w·d_i)| with the w of the biased probe, or of a probe for S (SAEBench), and, where it is
+known on which tokens S stands, by the first among the features that fire mainly there: what a perfect person picks."""
+MAINLY = 0.5
+"""Share of a feature's activation on the marked tokens from which it means S."""
+BIASED, ORACLE = "biased", "oracle"
+MEASURED = ("target", "spurious", "worst_group", "scr")
+SPURIOUS_KEYS = ("method", "ranking", "n", "retrained")
+"""What names a row of the figures over seeds."""
+
+WORTH = 0.01
+"""Explained variance that a member has to add for as much training arithmetic as the first one took."""
+RULE = (
+    f"Stop before the first member that adds less than {WORTH:g} of explained variance for as much training arithmetic "
+    "as the first member took."
+)
+
+
+def where_to_stop(steps: Sequence[Mapping[str, Any]], *, worth: float = WORTH) -> int | None:
+    """The number of members at which `RULE` says to stop; None if the last one was still worth its cost.
+
+    Args:
+        steps: As `sae_core.evaluation.cost.marginal` gives them.
+        worth: Explained variance that a member has to add for the cost of the first one.
+    """
+    for before, step in pairwise(steps):
+        if step["added_per_cost"] is not None and step["added_per_cost"] < worth:
+            return int(before["members"])
+    return None
