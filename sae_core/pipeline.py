@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_core.errors import UserError
+from sae_core.files import read_json
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
 
@@ -78,8 +79,18 @@ def prepare(run: Run, *, progress: Progress = silent, processes: Processes | Non
     from sae_core.training.processes import ALONE
 
     processes = processes or ALONE
-    processes.first(lambda: harvest(run, progress=progress))
+    processes.first(lambda: harvest(run, progress=progress) if _activations_wanted(run) else None)
     prepare_run(run, progress=progress, processes=processes)
+
+
+def _activations_wanted(run: Run) -> bool:
+    """Whether a stage that reads activations is missing; of an older run that lacks others they may be deleted."""
+    for folder in run.ensembles():
+        boosted = read_json(folder.manifest)["wiring"] == "residual"
+        stages = ("index", "energy") if boosted else ("index",)
+        if not all(run.is_finished(f"{stage}/{folder.name}") for stage in stages):
+            return True
+    return False
 
 
 def evaluate(run: Run, *, stages: Collection[str] = EVALUATION_STAGES, progress: Progress = silent) -> None:

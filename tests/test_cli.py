@@ -208,6 +208,13 @@ def test_activations_may_be_deleted_when_all_is_measured(worked: Worked, csv_tex
     assert snapshot(copy) == before
     assert call("evaluate", copy, "--task", csv_texts, "--text-column", "passage").code == 0
     assert not (copy / "activations").exists()
+    # An older run lacks what the index of a later version has, and is given it without them.
+    suggestions = Run.open(copy).ensemble("bagged").suggestions
+    table = suggestions.read_bytes()
+    suggestions.unlink()
+    assert call("index", copy).code == 0
+    assert suggestions.read_bytes() == table
+    assert not (copy / "activations").exists()
     # What needs them gathers them again, bit by bit the same.
     index = Run.open(copy).ensemble("bagged").index
     entries = index.read_bytes()
