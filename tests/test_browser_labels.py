@@ -29,7 +29,7 @@ def edit(page: Any, row: int, text: str) -> None:
 
 
 def until(page: Any, holds: Callable[[], bool]) -> None:
-    for _ in range(100):
+    for _ in range(600):
         if holds():
             return
         page.wait_for_timeout(100)
