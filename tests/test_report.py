@@ -150,11 +150,25 @@ def test_the_first_page_says_what_the_figures_say():
     assert open_["headline"].startswith("No ensemble explains clearly more")
     assert "could be chance" in open_["bought"][0]
     assert any("Stay with one SAE" in sentence for sentence in open_["next"])
-    detected = decide(
-        content({EXPLAINED: figure(0.1, 0.08, 0.12), "concepts.1.standardised": figure(0.05, 0.01, 0.09)})
-    )
-    assert "concepts are detected better by bagged" in detected["headline"]
-    assert any("bagged may be worth the cost" in sentence for sentence in detected["next"])
+
+
+def test_detecting_better_is_said_of_two_figures_alone_and_of_one_training_only_by_both():
+    def headline(*, one: str, five: str, plain: str = "open", seeds: int) -> str:
+        figures = {"higher": figure(0.05, 0.01, 0.09), "open": figure(0.02, -0.01, 0.05)}
+        figures["lower"] = figure(-0.05, -0.09, -0.01)
+        against = {EXPLAINED: figure(0.1, 0.08, 0.12), "concepts.1.standardised": figures[one]}
+        against |= {"concepts.5.standardised": figures[five], "concepts.5.plain": figures[plain]}
+        found = decide(content(against, seeds=seeds))
+        worth = any("bagged may be worth the cost" in sentence for sentence in found["next"])
+        said = "concepts are detected better by bagged" in found["headline"]
+        assert said == worth
+        return "better" if said else "open"
+
+    assert headline(one="higher", five="open", seeds=5) == "better"
+    assert headline(one="higher", five="open", seeds=1) == "open"
+    assert headline(one="higher", five="higher", seeds=1) == "better"
+    assert headline(one="higher", five="lower", seeds=5) == "open"
+    assert headline(one="open", five="open", plain="higher", seeds=5) == "open"
 
 
 def test_the_first_page_says_where_to_stop_and_what_is_still_missing():
