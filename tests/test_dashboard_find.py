@@ -150,7 +150,7 @@ def test_a_page_of_rows_holds_its_part_of_the_order(features: pd.DataFrame) -> N
     assert feature_rows.page(
         big, order, 99, columns=columns, filters=Filters(), scores=None, pinned=[]
     ).features == list(range(19, -1, -1))
-    assert [feature_rows.page_with(order, feature) for feature in (119, 69, 0, 500)] == [0, 1, 2, 0]
+    assert [feature_rows.page_with(order, feature) for feature in (119, 69, 0, 500, None)] == [0, 1, 2, 0, 0]
 
 
 def test_a_token_brings_columns_with_its_shares(features: pd.DataFrame) -> None:
@@ -305,6 +305,12 @@ def test_sort_and_page_come_from_the_address(monkeypatch: pytest.MonkeyPatch, ro
     expected = peaks.sort_values(["peak", "feature"])["feature"].tolist()
     assert data["features"] == expected[feature_rows.ROWS :]
     assert (data["number"], data["pages"], data["sort"], data["ascending"]) == (1, 2, "peak", True)
+    # Without one it is the first, not that of feature 0.
+    last = "reverse" if expected.index(0) >= feature_rows.ROWS else ""
+    query = {"sort": "peak", "dead": "1", **({"dir": last} if last else {})}
+    fresh = open_page(monkeypatch, root, "features", run="complete", ensemble="bagged", **query)
+    assert listed(fresh)["number"] == 0
+    assert 0 not in listed(fresh)["features"]
     # Another choice starts at its first page.
     app.selectbox(key="f-member-bagged-1").set_value(1).run()
     assert "page" not in app.query_params

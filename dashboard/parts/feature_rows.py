@@ -114,8 +114,10 @@ def page(
     )
 
 
-def page_with(order: NDArray[np.int64], feature: int) -> int:
-    """The number of the page on which a feature stands; 0 if it stands on none."""
+def page_with(order: NDArray[np.int64], feature: int | None) -> int:
+    """The number of the page on which a feature stands; the first, 0, if it stands on none or there is none."""
+    if feature is None:
+        return 0
     found = np.flatnonzero(order == feature)
     return int(found[0]) // ROWS if len(found) else 0
 

@@ -61,7 +61,7 @@ def _find(here: Here, info: queries.EnsembleInfo) -> None:
         return
     opened = st.session_state.get(_OPENED)
     asked = st.query_params.get(PAGE, "")
-    number = int(asked) - 1 if asked.isdigit() and len(asked) < 9 else feature_rows.page_with(order, opened or 0)
+    number = int(asked) - 1 if asked.isdigit() and len(asked) < 9 else feature_rows.page_with(order, opened)
     page = feature_rows.page(
         table,
         order,
