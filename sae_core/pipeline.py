@@ -84,7 +84,9 @@ def prepare(run: Run, *, progress: Progress = silent, processes: Processes | Non
 
 
 def _activations_wanted(run: Run) -> bool:
-    """Whether a stage that reads activations is missing; of an older run that lacks others they may be deleted."""
+    """Whether the corpus or a stage that reads activations is missing; else, in an older run, they may be deleted."""
+    if not run.is_finished("corpus"):
+        return True
     for folder in run.ensembles():
         boosted = read_json(folder.manifest)["wiring"] == "residual"
         stages = ("index", "energy") if boosted else ("index",)

@@ -296,7 +296,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> None:
     class Read:
         acts_TD = 3 * torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
 
-    monkeypatch.setattr(comparing, "_read", lambda *_: Read())
+    monkeypatch.setattr(comparing, "text_read", lambda *_: Read())
 
 
 def read_it(app: AppTest) -> AppTest:
