@@ -19,14 +19,13 @@ SIGNS = "<img src=x onerror=alert(1)>"
 
 
 def edit(page: Any, row: int, text: str) -> None:
-    """Type a label into a row of the table, once it is drawn: what is typed while it is drawn again is lost."""
-    page.wait_for_selector(".stApp[data-test-script-state=notRunning]")
-    page.wait_for_timeout(1000)
+    """Type a label into a row of the table, as a quick person does: Enter within a millisecond takes the old text."""
     box = page.get_by_test_id("stDataFrame").first.bounding_box()
     page.mouse.dblclick(box["x"] + LABEL_X, box["y"] + HEAD + ROW * (row + 0.5))
     page.locator("textarea.gdg-input").wait_for()
     page.keyboard.press("Control+A")
-    page.keyboard.type(text)
+    page.keyboard.type(text, delay=30)
+    page.wait_for_timeout(150)
     page.keyboard.press("Enter")
 
 
@@ -42,7 +41,6 @@ def texts(run: Run) -> dict[int, str]:  # noqa: F811
     return {one.feature: one.label for one in LabelStore(run.labels, run.name).all("bagged")}
 
 
-@pytest.mark.xfail(strict=False, reason="known fault: an edit made while the table is drawn again is sometimes lost")
 def test_labels_are_edited_in_the_table_one_after_the_other(watched: Watched, address: str, run: Run) -> None:  # noqa: F811
     store = LabelStore(run.labels, run.name)
     for feature in (1, 2, 3):
@@ -60,7 +58,10 @@ def test_labels_are_edited_in_the_table_one_after_the_other(watched: Watched, ad
     watched.settled()
     page.locator("td[role=gridcell]", has_text="of Bob").first.wait_for(state="attached")
     assert texts(run) == {1: SIGNS, 2: "two", 3: "of Bob"}
-    # Of a label that somebody has changed since it was shown, both texts are there.
+    # Of a label that somebody has changed since it was shown, both texts are there. The table runs the page once more
+    # when it has got what was saved; Bob is to write after that, or his text would have been shown.
+    page.wait_for_timeout(1500)
+    watched.settled()
     store.set("bagged", 0, 2, 2, "of Bob, too", author="Bob")
     edit(page, 1, "mine")
     page.get_by_text("Somebody was faster").wait_for()
