@@ -21,20 +21,14 @@ import argparse
 import json
 import math
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dashboard_server import FLAGS, served
 from playwright.sync_api import Browser, Page, sync_playwright
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 WINDOW = {"width": 1440, "height": 1000}
 PATIENCE = 120_000
 ROOT = """window.mapRoot = () =>
@@ -87,11 +81,11 @@ def main() -> None:
     options = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     found: dict[str, Any] = {}
-    with served(options.run) as address, sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+    with served(options.run) as server, sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
         for sharp in (1, 2):
             found[f"{sharp} pixel"] = measure(
-                browser, f"{address}/map?ensemble={options.ensemble}", sharp, options.rounds
+                browser, f"{server.address}/map?ensemble={options.ensemble}", sharp, options.rounds
             )
         browser.close()
     for name, figures in found.items():
@@ -99,29 +93,6 @@ def main() -> None:
             print(f"{name}  {measured:8}", *(f"{key} {value:8.1f}" for key, value in times.items()), sep="  ")
     if options.json:
         options.json.write_text(json.dumps(found, indent=2), encoding="utf-8")
-
-
-@contextmanager
-def served(run: Path) -> Iterator[str]:
-    """The address of a dashboard that serves the run."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "sae_core.cli", "dashboard", str(run), "--port", str(port)], stdout=subprocess.DEVNULL
-    )
-    address = f"http://localhost:{port}"
-    try:
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(f"{address}/_stcore/health").close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def measure(browser: Browser, address: str, sharp: int, rounds: int) -> dict[str, dict[str, float]]:

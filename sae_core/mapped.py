@@ -90,6 +90,28 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, metadata
 
 
+@contextmanager
+def opened_table(path: Path, kind: str, what: str) -> Iterator[tuple[dict[str, Array], dict[str, str]]]:
+    """`map_tensors` of a file that says in its header what it is; the block checks that its arrays fit each other.
+
+    Args:
+        path: The file.
+        kind: What its header has to say as ``format``.
+        what: What people read for that, such as ``an activation index``.
+
+    Raises:
+        UserError: If it is missing or cut off, says something else, or the block finds a KeyError, ValueError or
+            IndexError in it.
+    """
+    arrays, metadata = map_tensors(path)
+    try:
+        if metadata["format"] != kind:
+            raise ValueError(f"format {metadata['format']!r} instead of {kind!r}")
+        yield arrays, metadata
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not {what} ({error}); delete it and index again.") from None
+
+
 def tensor_places(path: Path) -> dict[str, int]:
     """Where in an intact safetensors file the contents of each tensor begin, in bytes."""
     with path.open("rb") as file:

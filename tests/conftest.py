@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Set before the libraries that read them are imported, and passed on to the programs that tests start.
 # A test that needs the network is a broken test.
@@ -20,12 +23,16 @@ import torch
 # Without a GPU Triton's programs are interpreted, which has to be said before anything imports triton.
 os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
+import browsing
 import pytest
 from models import build_model, build_tokenizer, sample_texts
 
 from sae_core import pipeline
 from sae_core.config import RunSettings
 from sae_core.run import Run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Where a plugin has imported torch before this file, the variables come too late.
 torch.set_num_threads(1)
@@ -85,3 +92,31 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, small_model: Path, lab
     pipeline.run_everything(run)
     pipeline.evaluate_task(run, labelled_texts, text_column="text", label_column="label")
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser."""
+    with browsing.chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def address(run: Run) -> Iterator[str]:
+    """The address of a dashboard that serves the module's run."""
+    with browsing.serving(run.path) as found:
+        yield found
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[browsing.Watched]:
+    """A page that remembers what went wrong on it."""
+    one = browsing.Watched(browser)
+    yield one
+    one.context.close()
+
+
+@pytest.fixture(scope="module")
+def copied_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Run) -> Run:
+    """A copy of the trained run, in which labels may be written."""
+    return Run.open(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("browser") / "run"))

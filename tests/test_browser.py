@@ -6,36 +6,23 @@ Every page opens without an error, a label travels from a click to a file, and m
 from __future__ import annotations
 
 import csv
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlparse
+from typing import TYPE_CHECKING
 
 import pytest
+from browsing import MARKS, Watched, assert_no_element_of_it, feature_in
 from conftest import MARKUP
 
-import dashboard
 from dashboard.queries.comparing import united
 from sae_core.browse.labels import LabelStore
 from sae_core.files import read_table
 from sae_core.run import Run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+pytestmark = MARKS
+
 PAGES = {
     "": "How the ensembles compare",
     "features": "Features",
@@ -46,104 +33,15 @@ PAGES = {
     "labels": "Labels",
 }
 LABEL, NOTE, AUTHOR = "=1+1 definite article", "<img src=x onerror=alert(1)>", "Ada"
-PATIENCE = 60_000
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, trained_run: Run) -> Run:
-    """A copy of the trained run, in which labels may be written."""
-    return Run.open(shutil.copytree(trained_run.path, tmp_path_factory.mktemp("browser") / "run"))
-
-
-@pytest.fixture(scope="module")
-def address(run: Run) -> Iterator[str]:
-    """The address of a dashboard that serves the run."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    options = {
-        "server.port": port,
-        "server.address": "localhost",
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-    }
-    script = str(Path(dashboard.__file__).parent / "app.py")
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    server = subprocess.Popen([sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(run.path)])
-    try:
-        wait_until_up(f"http://localhost:{port}/_stcore/health", server)
-        yield f"http://localhost:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert server.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(url).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
-            return
-    pytest.fail("the server does not answer")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-class Watched:
-    """A page that remembers what went wrong on it."""
-
-    def __init__(self, browser: playwright.Browser, *, width: int = 1440, height: int = 900) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.problems: list[str] = []
-        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
-        self.page.on("requestfailed", lambda request: self.problems.append(f"{request.failure}: {request.url}"))
-        self.page.on("response", self._response)
-        self.page.on("console", self._console)
-
-    def _response(self, response: playwright.Response) -> None:
-        # Streamlit looks for its server beside a linked page first, and then at the root.
-        if response.status >= 400 and "/_stcore/" not in response.url:
-            self.problems.append(f"{response.status}: {response.url}")
-
-    def _console(self, message: playwright.ConsoleMessage) -> None:
-        if message.type == "error" and "_stcore" not in str(message.location):
-            self.problems.append(f"console: {message.text}")
-
-    def settled(self) -> None:
-        """Wait until the script has run to its end, and look for exceptions."""
-        self.page.wait_for_selector(".stApp[data-test-script-state=notRunning]")
-        assert not self.page.locator("[data-testid=stException]").all_inner_texts()
-        assert self.page.get_by_text("This cannot be shown").count() == 0
-
-    def fine(self) -> None:
-        """Nothing has gone wrong so far."""
-        self.settled()
-        # An abandoned request of a page that was left is no fault.
-        assert not [problem for problem in self.problems if "ERR_ABORTED" not in problem]
-
-
-@pytest.fixture
-def watched(browser: playwright.Browser) -> Iterator[Watched]:
-    one = Watched(browser)
-    yield one
-    one.context.close()
+def run(copied_run: Run) -> Run:
+    return copied_run
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
-def test_every_page_opens_without_an_error(browser: playwright.Browser, address: str, width: int, height: int) -> None:
+def test_every_page_opens_without_an_error(browser: Browser, address: str, width: int, height: int) -> None:
     one = Watched(browser, width=width, height=height)
     for path, text in PAGES.items():
         one.page.goto(f"{address}/{path}?run=run&ensemble=bagged")
@@ -198,12 +96,6 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     watched.fine()
 
 
-def feature_in(url: str) -> int | None:
-    """The feature that an address names."""
-    values = parse_qs(urlparse(url).query).get("feature")
-    return int(values[0]) if values else None
-
-
 def test_the_back_button_returns_to_the_feature_before(watched: Watched, address: str, run: Run) -> None:
     atoms = read_table(run.ensemble("bagged").atoms)
     first, second = atoms["feature"][~atoms["dead"]].iloc[30:32]  # of the order of the table, which hides dead ones
@@ -250,12 +142,6 @@ def test_markup_in_tokens_and_labels_stays_text(watched: Watched, address: str, 
     finally:
         store.delete("bagged", feature)
     assert not dialogs
-
-
-def assert_no_element_of_it(watched: Watched) -> None:
-    watched.fine()
-    count = watched.page.evaluate("document.querySelectorAll('img[src=x], [onerror], [onclick]').length")
-    assert count == 0
 
 
 def test_an_unknown_run_gets_a_message_and_a_way_out(watched: Watched, address: str) -> None:

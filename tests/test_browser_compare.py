@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+from browsing import MARKS, Watched, assert_no_element_of_it
 from conftest import MARKUP
-from test_browser import CHROMIUM, Watched, address, assert_no_element_of_it, browser, run
 
 from sae_core.files import read_table
 from sae_core.run import Run
 
-__all__ = ["address", "browser", "run"]
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = MARKS
+
+
+@pytest.fixture(scope="module")
+def run(copied_run: Run) -> Run:
+    return copied_run
 
 
 @pytest.fixture(params=[(1440, 900, "light"), (390, 844, "dark")])
-def watched(browser: playwright.Browser, request: pytest.FixtureRequest) -> Iterator[Watched]:
+def watched(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Watched]:
     width, height, theme = request.param
     one = Watched(browser, width=width, height=height)
     one.page.emulate_media(color_scheme=theme)

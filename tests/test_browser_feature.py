@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
+from browsing import MARKS, feature_in
 from synthetic_run import write_synthetic_run
 
 from sae_core.browse.labels import LabelStore
 from sae_core.files import read_table
 from sae_core.run import Run
 
-test_browser = pytest.importorskip("test_browser", reason="the browser tests' tools are missing")
-address, browser, pytestmark = test_browser.address, test_browser.browser, test_browser.pytestmark
+pytestmark = MARKS
 PRESSES = 25
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return write_synthetic_run(tmp_path_factory.mktemp("feature") / "run", members=2, stop_before="evaluate")
-
-
-@pytest.fixture
-def watched(browser: object) -> Iterator[object]:
-    one = test_browser.Watched(browser)
-    yield one
-    one.context.close()
 
 
 def opened(watched, address: str, feature: int) -> None:
@@ -48,7 +39,7 @@ def test_a_held_key_loses_no_press(watched, address: str) -> None:
     for _ in range(5):
         watched.page.keyboard.press("ArrowLeft")
     shows(watched, 2 + PRESSES - 5)
-    assert test_browser.feature_in(watched.page.url) == 2 + PRESSES - 5
+    assert feature_in(watched.page.url) == 2 + PRESSES - 5
     watched.fine()
 
 

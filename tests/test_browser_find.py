@@ -6,15 +6,15 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 import pytest
+from browsing import MARKS, Watched, feature_in
 from synthetic_run import write_synthetic_run
-from test_browser import CHROMIUM, Watched, address, browser, feature_in, watched  # noqa: F401
 
 from sae_core.browse.by_token import write_by_token
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.run import Run
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def first_feature(page: Any) -> int:
     return int(page.locator(".list tbody tr").first.locator("td").nth(1).inner_text().replace(",", ""))
 
 
-def test_from_a_token_by_keys_to_a_feature_and_to_pins(watched: Watched, address: str) -> None:  # noqa: F811
+def test_from_a_token_by_keys_to_a_feature_and_to_pins(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}/features?run=run&ensemble=bagged")
     page.locator(".list tbody tr").first.wait_for()
@@ -68,7 +68,7 @@ def test_from_a_token_by_keys_to_a_feature_and_to_pins(watched: Watched, address
     watched.fine()
 
 
-def test_a_link_shows_pinned_features_on_a_phone(browser: Any, address: str) -> None:  # noqa: F811
+def test_a_link_shows_pinned_features_on_a_phone(browser: Any, address: str) -> None:
     one = Watched(browser, width=390, height=844)
     one.page.goto(f"{address}/pinned?run=run&ensemble=bagged&pins=bagged.1~bagged.90~boosted.7")
     one.page.get_by_role("heading", name="Feature 90", exact=True).wait_for()
@@ -80,7 +80,7 @@ def test_a_link_shows_pinned_features_on_a_phone(browser: Any, address: str) -> 
     one.context.close()
 
 
-def test_pages_of_rows_by_click(watched: Watched, address: str) -> None:  # noqa: F811
+def test_pages_of_rows_by_click(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}/features?run=run&ensemble=bagged&dead=1&sort=feature")
     page.locator(".list tbody tr").first.wait_for()
@@ -94,7 +94,7 @@ def test_pages_of_rows_by_click(watched: Watched, address: str) -> None:  # noqa
     watched.fine()
 
 
-def test_a_text_that_the_model_does_not_fit_gets_a_sentence(watched: Watched, address: str) -> None:  # noqa: F811
+def test_a_text_that_the_model_does_not_fit_gets_a_sentence(watched: Watched, address: str) -> None:
     page = watched.page
     page.goto(f"{address}/text?run=run&ensemble=bagged&text=the%20array")  # the run's ensembles are for 32 dimensions
     page.get_by_text("This text cannot be read").wait_for()

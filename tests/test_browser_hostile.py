@@ -5,35 +5,25 @@ No dialog opens, no element of it is made, nothing becomes wider than the window
 
 from __future__ import annotations
 
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import numpy as np
 import pandas as pd
 import pytest
+from browsing import MARKS, PATIENCE, serving
 from synthetic_run import write_synthetic_run
 
 from sae_core.browse.labels import LabelStore
 from sae_core.files import read_table, write_table
 from sae_core.run import Run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Dialog
 
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
+pytestmark = MARKS
+
 IMAGE = "<img src=x onerror=alert(1)>"
 SCRIPT = "<script>alert(2)</script>"
 FORMULA = '=cmd()|"/c calc"!A1'
@@ -42,7 +32,6 @@ MARKDOWN = "[x](javascript:alert(3)) **b** $\\frac{a}{b}$ :material/home: :red[r
 LONG = "w" * 10_000
 HOSTILE = (IMAGE, SCRIPT, FORMULA, BACKWARDS, MARKDOWN, LONG)
 RUN_NAME = f"=cmd() {IMAGE} {BACKWARDS} **b**"
-PATIENCE = 60_000
 ELEMENTS_OF_IT = (
     "img[src=x], [onerror], [onclick], [href^='javascript:'], script:not([src]):not([type=module]):not([nonce])"
 )
@@ -83,37 +72,14 @@ def _make_hostile(run: Run, name: str) -> None:
 @pytest.fixture(scope="module")
 def address(run: Run) -> Iterator[str]:
     """The address of a dashboard that serves the run beside another one, so that runs are named in a menu."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "sae_core.cli", "dashboard", str(run.path.parent), "--port", str(port)]
-    server = subprocess.Popen(command)
-    try:
-        for _ in range(300):
-            assert server.poll() is None, "the server ended"
-            try:
-                urllib.request.urlopen(f"http://localhost:{port}/_stcore/health").close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        yield f"http://localhost:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield chromium
-        chromium.close()
+    with serving(run.path.parent) as found:
+        yield found
 
 
 class Window:
     """A browser window that remembers dialogs and errors."""
 
-    def __init__(self, browser: playwright.Browser, address: str, width: int, height: int) -> None:
+    def __init__(self, browser: Browser, address: str, width: int, height: int) -> None:
         self.context = browser.new_context(viewport={"width": width, "height": height})
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
@@ -122,7 +88,7 @@ class Window:
         self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
         self._address = address
 
-    def _dialog(self, dialog: playwright.Dialog) -> None:
+    def _dialog(self, dialog: Dialog) -> None:
         self.problems.append(f"a dialog: {dialog.message}")
         dialog.dismiss()
 
@@ -156,7 +122,7 @@ class Window:
 
 
 @pytest.fixture(scope="module")
-def paths(browser: playwright.Browser, address: str) -> list[str]:
+def paths(browser: Browser, address: str) -> list[str]:
     """The paths of all pages; a narrow window hides their links."""
     window = Window(browser, address, 1440, 900)
     window.open("")
@@ -169,7 +135,7 @@ def paths(browser: playwright.Browser, address: str) -> list[str]:
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
 def test_hostile_text_changes_nothing_but_what_it_looks_like(
-    browser: playwright.Browser, address: str, paths: list[str], width: int, height: int
+    browser: Browser, address: str, paths: list[str], width: int, height: int
 ) -> None:
     window = Window(browser, address, width, height)
     for path in paths:
@@ -177,7 +143,7 @@ def test_hostile_text_changes_nothing_but_what_it_looks_like(
     window.context.close()
 
 
-def test_hostile_tokens_are_shown_as_they_are(browser: playwright.Browser, address: str, run: Run) -> None:
+def test_hostile_tokens_are_shown_as_they_are(browser: Browser, address: str, run: Run) -> None:
     atoms = read_table(run.ensemble("bagged").atoms)
     window = Window(browser, address, 1440, 900)
     seen = set()

@@ -6,16 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from test_browser import CHROMIUM, Watched, address, browser, playwright, run, watched  # noqa: F401
+from browsing import MARKS, Watched
 
 from sae_core.browse.labels import LabelStore
 from sae_core.run import Run
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = MARKS
 ROW, HEAD = 35, 37
 """Heights in the table, which is drawn on a canvas."""
 LABEL_X = 280
 SIGNS = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def run(copied_run: Run) -> Run:
+    return copied_run
 
 
 def edit(page: Any, row: int, text: str) -> None:
@@ -37,11 +42,11 @@ def until(page: Any, holds: Callable[[], bool]) -> None:
     pytest.fail("it does not come to hold")
 
 
-def texts(run: Run) -> dict[int, str]:  # noqa: F811
+def texts(run: Run) -> dict[int, str]:
     return {one.feature: one.label for one in LabelStore(run.labels, run.name).all("bagged")}
 
 
-def test_labels_are_edited_in_the_table_one_after_the_other(watched: Watched, address: str, run: Run) -> None:  # noqa: F811
+def test_labels_are_edited_in_the_table_one_after_the_other(watched: Watched, address: str, run: Run) -> None:
     store = LabelStore(run.labels, run.name)
     for feature in (1, 2, 3):
         store.set("bagged", 0, feature, feature, f"label {feature}", author="Ada")
@@ -77,7 +82,7 @@ def test_labels_are_edited_in_the_table_one_after_the_other(watched: Watched, ad
 
 
 @pytest.mark.parametrize("view", ["all", "several", "changes", "files"])
-def test_every_view_fits_a_phone(browser: Any, address: str, run: Run, view: str) -> None:  # noqa: F811
+def test_every_view_fits_a_phone(browser: Any, address: str, run: Run, view: str) -> None:
     LabelStore(run.labels, run.name).set("bagged", 0, 1, 1, "word " * 30, "x" * 300, "Ada")
     one = Watched(browser, width=390, height=844)
     one.page.goto(f"{address}/labels?run=run&ensemble=bagged&view={view}")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import MARKS, Watched, feature_in
 from synthetic_run import write_synthetic_run
-from test_browser import CHROMIUM, Watched, address, browser, feature_in, watched  # noqa: F401
 
 from sae_core.files import read_table
 from sae_core.run import Run
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = MARKS
 MAP = "map?run=run&ensemble=bagged"
 
 
@@ -48,7 +48,7 @@ def middle(page: Any, panel: int = 0) -> tuple[float, float, float]:
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, min(box["width"], box["height"]) / 2
 
 
-def test_a_click_shows_the_feature_and_a_lasso_lists_features(watched: Watched, address: str, run: Run) -> None:  # noqa: F811
+def test_a_click_shows_the_feature_and_a_lasso_lists_features(watched: Watched, address: str, run: Run) -> None:
     page = opened(watched, f"{address}/{MAP}")
     assert ink(page) > 200
     page.locator("canvas").focus()
@@ -84,7 +84,7 @@ def test_a_click_shows_the_feature_and_a_lasso_lists_features(watched: Watched, 
     watched.fine()
 
 
-def test_a_search_lights_its_hits_and_enter_lists_them(watched: Watched, address: str, run: Run) -> None:  # noqa: F811
+def test_a_search_lights_its_hits_and_enter_lists_them(watched: Watched, address: str, run: Run) -> None:
     page = opened(watched, f"{address}/{MAP}")
     atoms = read_table(run.ensemble("bagged").atoms)
     texts = (
@@ -101,7 +101,7 @@ def test_a_search_lights_its_hits_and_enter_lists_them(watched: Watched, address
     watched.fine()
 
 
-def test_colours_can_be_taken_off_and_the_legend_follows(watched: Watched, address: str) -> None:  # noqa: F811
+def test_colours_can_be_taken_off_and_the_legend_follows(watched: Watched, address: str) -> None:
     page = opened(watched, f"{address}/{MAP}&color=member")
     before = ink(page)
     page.locator(".legend").get_by_role("button", name="member 0").click()
@@ -115,7 +115,7 @@ def test_colours_can_be_taken_off_and_the_legend_follows(watched: Watched, addre
     watched.fine()
 
 
-def test_two_members_move_together_and_mark_the_match(watched: Watched, address: str, run: Run) -> None:  # noqa: F811
+def test_two_members_move_together_and_mark_the_match(watched: Watched, address: str, run: Run) -> None:
     atoms = read_table(run.ensemble("bagged").atoms)
     feature = int(atoms[~atoms["dead"] & (atoms["member"] == 0)]["feature"].iloc[0])
     page = opened(watched, f"{address}/{MAP}&show=members&left=0&right=1&feature={feature}")
@@ -133,7 +133,7 @@ def test_two_members_move_together_and_mark_the_match(watched: Watched, address:
 
 
 @pytest.fixture
-def phone(browser: Any) -> Iterator[Watched]:  # noqa: F811
+def phone(browser: Any) -> Iterator[Watched]:
     one = Watched(browser, width=390, height=844)
     one.context.close()
     one.context = browser.new_context(
@@ -151,7 +151,7 @@ def phone(browser: Any) -> Iterator[Watched]:  # noqa: F811
     one.context.close()
 
 
-def test_a_phone_taps_drags_and_pinches(phone: Watched, address: str) -> None:  # noqa: F811
+def test_a_phone_taps_drags_and_pinches(phone: Watched, address: str) -> None:
     page = opened(phone, f"{address}/{MAP}&color=cluster")
     canvas = page.locator("canvas")
     canvas.scroll_into_view_if_needed()

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from browsing import MARKS, Watched
 from spurious_run import SAYS_S, TASK, add_spurious_task
 from synthetic_run import write_synthetic_run
 
-import dashboard
 from sae_core.evaluation.choices import choices
 from sae_core.run import Run
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
-from test_browser import CHROMIUM, FLAGS, Watched, wait_until_up  # noqa: E402
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -33,38 +27,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-@pytest.fixture(scope="module")
-def address(run: Run) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    script = str(Path(dashboard.__file__).parent / "app.py")
-    flags = [f"--server.port={port}", "--server.address=localhost", "--server.headless=true"]
-    flags += ["--server.fileWatcherType=none", "--browser.gatherUsageStats=false"]
-    server = subprocess.Popen([sys.executable, "-m", "streamlit", "run", script, *flags, "--", str(run.path)])
-    try:
-        wait_until_up(f"http://localhost:{port}/_stcore/health", server)
-        yield f"http://localhost:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
-@pytest.fixture
-def watched() -> Iterator[Watched]:
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        one = Watched(browser)
-        yield one
-        browser.close()
-
-
 def chosen(watched: Watched) -> str:
     """The row of the choice in the table of outcomes."""
     return watched.page.locator(".sae.scroll tr", has_text="Your choice").first.inner_text()
 
 
-def ablated(watched: Watched, count: int) -> playwright.Locator:
+def ablated(watched: Watched, count: int) -> Locator:
     """The cell that says how many features the choice has, once it says so."""
     name = watched.page.locator(".sae.scroll td", has_text="Your choice")
     return name.locator(f"xpath=following-sibling::td[1][text()='{count}']")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from streamlit.testing.v1 import AppTest
+from app_pages import html, open_page
 from synthetic_run import write_synthetic_run
 
-import dashboard
 from dashboard import queries
 from dashboard.parts.concepts import by_features, means, roc_chart, suggestion_line, suggestion_text, with_features
 from dashboard.parts.report import answers, cell, figures_table, found_by_members, marginal_chart, members_table, stops
@@ -20,8 +18,6 @@ from sae_core.evaluation.details import KEY, pack
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
 from sae_core.run import DETECTORS, Run
-
-APP = Path(dashboard.__file__).parent / "app.py"
 
 
 @pytest.fixture(scope="module")
@@ -53,23 +49,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
-def open_page(monkeypatch: pytest.MonkeyPatch, run: Run, page: str, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", str(run.path)])
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    if page != "overview":
-        app.run()
-        app.switch_page(f"views/{page}.py")
-    for key, value in query.items():
-        app.query_params[key] = value
-    return app.run()
-
-
-def html(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
-
-
 def test_one_concept_is_shown_as_roc_and_by_number_of_features(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    app = open_page(monkeypatch, run, "concepts", ensemble="bagged", look="roc")
+    app = open_page(monkeypatch, run.path, "concepts", ensemble="bagged", look="roc")
     assert not app.exception
     assert "ROC curves, 5 features" in html(app)
     assert "<details" in html(app)  # examples of the features that detect it
@@ -80,7 +61,7 @@ def test_one_concept_is_shown_as_roc_and_by_number_of_features(monkeypatch: pyte
 
 def test_runs_without_curves_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
     other = write_synthetic_run(tmp_path / "earlier", members=2)
-    app = open_page(monkeypatch, other, "concepts", look="roc")
+    app = open_page(monkeypatch, other.path, "concepts", look="roc")
     assert not app.exception
     assert "No ROC curves are kept" in html(app)
     assert f"sae-ensemble evaluate {other.path}" in html(app)
@@ -112,7 +93,7 @@ def test_means_over_concepts_have_the_interval_of_independent_ones() -> None:
 
 
 def test_the_overview_says_what_the_report_says(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
-    app = open_page(monkeypatch, run, "overview")
+    app = open_page(monkeypatch, run.path, "overview")
     assert not app.exception
     content = queries.report(run)
     assert content is not None
@@ -136,7 +117,7 @@ def test_stability_over_trainings_is_shown_beside_random_dictionaries(
     often = {"retrains": 4, "pooled": 0.66, "null_pooled": 0.33}
     content = {"runs": ["a", "b"], "ensembles": {"bagged": figures}, "single_as_often": often}
     write_json(run.evaluation("stability"), content)
-    app = open_page(monkeypatch, run, "overview")
+    app = open_page(monkeypatch, run.path, "overview")
     assert not app.exception
     assert "0.710" in html(app)
     assert "--retrain OTHER" not in html(app)

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from streamlit.testing.v1 import AppTest
+from app_pages import APP, html, open_page
 from synthetic_run import write_synthetic_run
 
-import dashboard
 from sae_core.folders import EnsembleFolder
 from sae_core.run import Run
 
-APP = Path(dashboard.__file__).parent / "app.py"
 PAGES = tuple(sorted(path.stem for path in (APP.parent / "views").glob("*.py") if path.stem != "__init__"))
 ENSEMBLE_FILES: dict[str, Callable[[EnsembleFolder], Path]] = {
     "index": lambda folder: folder.index,
@@ -52,21 +50,6 @@ def opened_files() -> Iterator[list[str]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return write_synthetic_run(tmp_path_factory.mktemp("faults") / "runs" / "run", members=2)
-
-
-def opened(monkeypatch: pytest.MonkeyPatch, root: Path, page: str, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    if page != "overview":
-        app.run()  # registers the pages
-        app.switch_page(f"views/{page}.py")
-    for key, value in query.items():
-        app.query_params[key] = value
-    return app.run()
-
-
-def html(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
 
 
 def test_the_hook_sees_what_is_opened(tmp_path: Path) -> None:
@@ -105,7 +88,7 @@ def test_an_address_reads_nothing_outside_the_run(
     if not outside.exists():
         shutil.copytree(run.path, outside)
     with opened_files() as seen:
-        app = opened(
+        app = open_page(
             monkeypatch, root, "feature", **{k: v.replace("{outside}", str(outside)) for k, v in query.items()}
         )
     assert not app.exception
@@ -131,10 +114,7 @@ def test_every_page_of_a_run_that_lacks_something_opens(
         shutil.rmtree(copy.evaluation("cost").parent)
     else:
         copy.labels.unlink(missing_ok=True)
-    monkeypatch.setattr(sys, "argv", ["app.py", str(copy.path)])
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    app.query_params["ensemble"] = "bagged"
-    app.run()
+    app = open_page(monkeypatch, copy.path, ensemble="bagged")
     for page in PAGES:
         app.switch_page(f"views/{page}.py").run()
         assert not app.exception, page

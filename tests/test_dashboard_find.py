@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from app_pages import html, open_page
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
-import dashboard
 from dashboard import pins, queries
 from dashboard.parts import feature_rows, filters
 from dashboard.parts.filters import Filters
@@ -29,7 +28,6 @@ from sae_core.browse.live_text import LiveText
 from sae_core.errors import UserError
 from sae_core.run import Run
 
-APP = Path(dashboard.__file__).parent / "app.py"
 INFOS = {
     "bagged": EnsembleInfo("bagged", "bagged", "parallel", (24, 24), (0.5, 0.5)),
     "odd.name": EnsembleInfo("odd.name", "odd.name", "parallel", (10,), (1.0,)),
@@ -228,20 +226,6 @@ def test_columns_side_by_side_escape_everything() -> None:
 
 
 # Queries and pages
-
-
-def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, view: str, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    app.run()
-    app.switch_page(f"views/{view}.py")
-    for key, value in query.items():
-        app.query_params[key] = value
-    return app.run()
-
-
-def html(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
 
 
 def listed(app: AppTest) -> dict[str, Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from app_pages import html, open_page
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
-import dashboard
 from dashboard.components import map_canvas
 from dashboard.components.map_canvas import Listed
 from dashboard.parts import atom_map as parts
@@ -25,7 +24,6 @@ from sae_core.browse.labels import LabelStore
 from sae_core.files import read_table, write_table
 from sae_core.run import Run
 
-APP = Path(dashboard.__file__).parent / "app.py"
 MEMBERS, WIDTH = 3, 24
 
 
@@ -161,18 +159,9 @@ class Canvas:
 
 
 def open_map(monkeypatch: pytest.MonkeyPatch, root: Path, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
-    app = AppTest.from_file(str(APP), default_timeout=60).run()
-    app.switch_page("views/atom_map.py")
-    for key, value in {"run": "run", "ensemble": "bagged", **query}.items():
-        app.query_params[key] = value
-    app.run()
+    app = open_page(monkeypatch, root, "atom_map", **{"run": "run", "ensemble": "bagged", **query})
     assert not app.exception
     return app
-
-
-def html(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
 
 
 @pytest.mark.parametrize("color", list(parts.COLORS))

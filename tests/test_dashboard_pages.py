@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from app_pages import html, open_page
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
-import dashboard
 from sae_core.browse.labels import LabelStore
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 from sae_core.run import Run
 
-APP = Path(dashboard.__file__).parent / "app.py"
 PAGES = ("overview", "features", "feature", "text", "pinned", "compare", "atom_map", "concepts", "labels")
 
 
@@ -30,21 +28,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_synthetic_run(root / "trained", stop_before="index")
     write_synthetic_run(root / "indexed", stop_before="evaluate")
     return root
-
-
-def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, page: str = "overview", **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    if page != "overview":
-        app.run()  # registers the pages
-        app.switch_page(f"views/{page}.py")
-    for key, value in query.items():
-        app.query_params[key] = value
-    return app.run()
-
-
-def html(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
 
 
 def links(app: AppTest) -> list[str]:

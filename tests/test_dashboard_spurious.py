@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from app_pages import html, open_page
 from spurious_run import FINGERPRINT, SAYS_S, TASK, add_spurious_task
 from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 
-import dashboard
 from dashboard.parts.spurious import Line, Names, automatic_chart, half_width, outcome_table, text_cards
 from dashboard.sections.ablating import page
 from dashboard.sections.ablating.bench import Ticked
@@ -21,7 +20,6 @@ from sae_core.evaluation.spurious_runs import open_workbench
 from sae_core.files import read_json
 from sae_core.run import Run
 
-APP = Path(dashboard.__file__).parent / "app.py"
 NAMES = Names(("nurse", "teacher"), ("man", "woman"))
 
 
@@ -35,27 +33,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, **query: str) -> AppTest:
-    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    app.run()
-    app.switch_page("views/spurious.py")
-    for key, value in query.items():
-        app.query_params[key] = value
-    return app.run()
-
-
-def html(app: AppTest) -> str:
-    return " ".join(element.proto.body for element in app.get("html"))
-
-
 def button(app: AppTest, label: str):
     return next(button for button in app.button if button.label == label)
 
 
 def test_unmeasured_runs_say_what_to_run(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
     for name, command in (("corpus-only", "train"), ("trained", "spurious")):
-        app = open_page(monkeypatch, runs, run=name)
+        app = open_page(monkeypatch, runs, "spurious", run=name)
         assert not app.exception
         assert f"sae-ensemble {command} {runs / name}" in html(app)
 
@@ -64,7 +48,7 @@ def test_unmeasured_runs_say_what_to_run(monkeypatch: pytest.MonkeyPatch, runs: 
 def test_the_page_opens_and_shows_signs_as_text(
     monkeypatch: pytest.MonkeyPatch, runs: Path, query: dict[str, str]
 ) -> None:
-    app = open_page(monkeypatch, runs, ensemble="boosted", **query)
+    app = open_page(monkeypatch, runs, "spurious", ensemble="boosted", **query)
     assert not app.exception
     assert "cannot be shown" not in html(app)
     assert "<img" not in html(app)
@@ -73,7 +57,7 @@ def test_the_page_opens_and_shows_signs_as_text(
 
 
 def test_ticking_the_top_gives_the_benchs_figures(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
-    app = open_page(monkeypatch, runs, run="complete", ensemble="bagged", seed="1")
+    app = open_page(monkeypatch, runs, "spurious", run="complete", ensemble="bagged", seed="1")
     app.number_input[0].set_value(3).run()
     button(app, "Tick the top").click().run()
     assert not app.exception
@@ -92,7 +76,7 @@ def test_ticking_the_top_gives_the_benchs_figures(monkeypatch: pytest.MonkeyPatc
 def test_the_feature_known_to_mean_the_attribute_is_ticked_and_helps(
     monkeypatch: pytest.MonkeyPatch, runs: Path
 ) -> None:
-    app = open_page(monkeypatch, runs, run="complete", ensemble="bagged")
+    app = open_page(monkeypatch, runs, "spurious", run="complete", ensemble="bagged")
     button(app, "Tick the known").click().run()
     assert app.session_state[f"ablate|complete|{TASK}|bagged"].features == {SAYS_S}
     button(app, "Check on all 2 seeds").click().run()
@@ -105,7 +89,7 @@ def test_the_feature_known_to_mean_the_attribute_is_ticked_and_helps(
 def test_a_choice_is_saved_loaded_and_deleted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = write_synthetic_run(tmp_path / "run", members=2, stop_before="evaluate")
     add_spurious_task(run)
-    app = open_page(monkeypatch, run.path, ensemble="bagged")
+    app = open_page(monkeypatch, run.path, "spurious", ensemble="bagged")
     app.text_input(key="author").set_value("Ada").run()
     app.number_input[0].set_value(2).run()
     button(app, "Tick the top").click().run()

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
-from sae_core.errors import UserError
-from sae_core.mapped import map_tensors, writing_tensors
+from sae_core.mapped import opened_table, writing_tensors
 from sae_core.progress import Progress, Tick, silent
 
 FORMAT = "sae-ensemble-by-token-1"
@@ -53,16 +52,11 @@ class ByToken:
         Raises:
             UserError: If the file is missing, damaged or something else.
         """
-        arrays, metadata = map_tensors(path)
-        try:
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"format {metadata['format']!r} instead of {FORMAT!r}")
+        with opened_table(path, FORMAT, "a table by token") as (arrays, _):
             table = cls(*(arrays[name] for name in ("tokens", "pointers", "features", "share", "fires")))
             rows = len(table.features)
             if len(table.pointers) != len(table.tokens) + 1 or table.pointers[-1] != rows or len(table.share) != rows:
                 raise ValueError("the pointers do not fit the rows")
-        except (KeyError, ValueError, IndexError) as error:
-            raise UserError(f"{path} is not a table by token ({error}); delete it and index again.") from None
         return table
 
     def driven_by(self, tokens: list[int]) -> pd.DataFrame:

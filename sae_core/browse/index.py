@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_core.errors import UserError
-from sae_core.mapped import map_tensors
+from sae_core.mapped import opened_table
 
 FORMAT = "sae-ensemble-index-1"
 
@@ -45,14 +45,9 @@ class ActivationIndex:
         Raises:
             UserError: If the file is missing, cut off or not an index.
         """
-        arrays, metadata = map_tensors(path)
-        try:
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"format {metadata['format']!r} instead of {FORMAT!r}")
+        with opened_table(path, FORMAT, "an activation index") as (arrays, metadata):
             index = cls(int(metadata["tokens"]), arrays["pointers"], arrays["positions"], arrays["values"])
             index._check()
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path} is not an activation index ({error}); delete it and index again.") from None
         return index
 
     def _check(self) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.errors import UserError
-from sae_core.mapped import map_tensors
+from sae_core.mapped import opened_table
 
 FORMAT = "sae-ensemble-together-1"
 KEPT = 20
@@ -41,15 +41,10 @@ class Together:
         Raises:
             UserError: If the file is missing, damaged or something else.
         """
-        arrays, metadata = map_tensors(path)
-        try:
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"format {metadata['format']!r} instead of {FORMAT!r}")
+        with opened_table(path, FORMAT, "a table of companions") as (arrays, metadata):
             table = cls(int(metadata["tokens"]), *(arrays[name] for name in ("counts", "companions", "together")))
             if table.companions.shape != table.together.shape or len(table.companions) != len(table.counts):
                 raise ValueError("its arrays do not fit each other")
-        except (KeyError, ValueError) as error:
-            raise UserError(f"{path} is no table of companions ({error}); delete it and index again.") from None
         return table
 
     def of(self, feature: int, count: int = 10) -> pd.DataFrame:

@@ -1,0 +1,30 @@
+"""The dashboard's pages run by AppTest: opened at an address, and what they show as HTML."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+import dashboard
+
+APP = Path(dashboard.__file__).parent / "app.py"
+
+
+def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, page: str = "overview", /, **query: str) -> AppTest:
+    """The dashboard of a run or a folder of runs, at a page and a query (which may be named `page` too)."""
+    monkeypatch.setattr(sys, "argv", ["app.py", str(root)])
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    if page != "overview":
+        app.run()  # registers the pages
+        app.switch_page(f"views/{page}.py")
+    for key, value in query.items():
+        app.query_params[key] = value
+    return app.run()
+
+
+def html(app: AppTest) -> str:
+    """All HTML on the page."""
+    return " ".join(element.proto.body for element in app.get("html"))
