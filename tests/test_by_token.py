@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from hand_made import corpus_of, index_of
 
-from sae_core.browse.by_token import ByToken, TokenNames, write_by_token
+from sae_core.browse.by_token import ByToken, TokenNames
 from sae_core.browse.corpus import Corpus
+from sae_core.browse.telling_tokens import write_by_token
 from sae_core.errors import UserError
 
 
@@ -36,15 +37,15 @@ def plain(dense_TF: np.ndarray, corpus: Corpus, token: int) -> list[tuple[int, f
     return sorted(rows, key=lambda row: (-row[3], row[0]))
 
 
-@pytest.mark.parametrize("entries_at_a_time", [1, 60, 10_000])
-def test_every_token_has_the_features_that_tell_it_best(tmp_path: Path, entries_at_a_time: int) -> None:
+@pytest.mark.parametrize("kept", [1, 2, 3, 6, 50])
+def test_every_token_has_the_features_that_tell_it_best(tmp_path: Path, kept: int) -> None:
     dense_TF, corpus = example()
     path = tmp_path / "by_token.safetensors"
-    write_by_token(index_of(dense_TF), corpus, path, kept=3, entries_at_a_time=entries_at_a_time)
+    write_by_token(index_of(dense_TF), corpus, path, kept=kept)
     table = ByToken.open(path)
     for token in range(12):
         found = table.driven_by([token])
-        expected = plain(dense_TF, corpus, token)[:3]
+        expected = plain(dense_TF, corpus, token)[:kept]
         assert found["feature"].tolist() == [row[0] for row in expected]
         assert set(found["token"]) <= {token}
         np.testing.assert_allclose(found[["share", "fires", "score"]], [row[1:] for row in expected], rtol=1e-6)
@@ -52,10 +53,24 @@ def test_every_token_has_the_features_that_tell_it_best(tmp_path: Path, entries_
     assert (best["feature"], best["share"], best["fires"], best["score"]) == (5, 1.0, 1.0, 1.0)
 
 
+def test_of_many_features_that_tell_a_token_the_best_are_kept_and_of_equals_the_first(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    corpus = corpus_of([generator.integers(0, 5, 60).tolist() for _ in range(4)])
+    dense_TF = generator.integers(0, 3, (240, 40)) * (generator.random((240, 40)) < 0.4)
+    dense_TF = np.concatenate([dense_TF, dense_TF[:, ::-1], dense_TF], axis=1).astype(np.float32)  # three of each score
+    write_by_token(index_of(dense_TF), corpus, tmp_path / "table", kept=32)
+    for token in range(5):
+        expected = plain(dense_TF, corpus, token)[:32]
+        # The file's float32 shares may order equals otherwise, so the features are compared as sets and by score.
+        found = ByToken.open(tmp_path / "table").driven_by([token])
+        assert set(found["feature"]) == {row[0] for row in expected}
+        np.testing.assert_allclose(found["score"], [row[3] for row in expected], rtol=1e-6)
+
+
 def test_the_file_is_the_same_whatever_the_pieces(tmp_path: Path) -> None:
     dense_TF, corpus = example()
-    for name, pieces in (("one", 10_000), ("many", 7)):
-        write_by_token(index_of(dense_TF), corpus, tmp_path / name, kept=4, entries_at_a_time=pieces)
+    for name, pieces in (("one", 9), ("many", 2)):
+        write_by_token(index_of(dense_TF), corpus, tmp_path / name, kept=4, features_at_a_time=pieces)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
 
 

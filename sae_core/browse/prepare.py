@@ -16,7 +16,6 @@ import pandas as pd
 from sae_core.activations.harvest import train_cache
 from sae_core.browse.atom_map import cluster_map, map_atoms
 from sae_core.browse.atoms import atom_table
-from sae_core.browse.by_token import write_by_token
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.counting_together import write_together
 from sae_core.browse.family_table import relate_members
@@ -26,6 +25,7 @@ from sae_core.browse.logit_lens import promoted_tokens
 from sae_core.browse.matching import match_members
 from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.browse.suggest import suggest_labels
+from sae_core.browse.telling_tokens import write_by_token
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.folders import EnsembleFolder
