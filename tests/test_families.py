@@ -25,6 +25,7 @@ from sae_core.browse.family_table import (
 from sae_core.browse.firing import (
     CORRELATION,
     OVERLAP,
+    Others,
     context_columns,
     match_columns,
     match_scores,
@@ -110,7 +111,7 @@ def test_matching_sparse_columns_is_matching_the_dense_scores(
         columns = [contexts[:, part] for part in (one, other)]
         if measure is CORRELATION:
             columns = [token_columns(index, part.start, part.stop) for part in (one, other)]
-        found = match_columns(*columns, measure)
+        found = match_columns(columns[0], Others.of(columns[1], measure))
         expected = match_scores(iter([(0, plain[one, other])]), WIDTHS[a], WIDTHS[b])
         for name, values in found._asdict().items():
             np.testing.assert_allclose(values, getattr(expected, name), atol=1e-9, err_msg=name)
@@ -140,12 +141,12 @@ def test_matching_is_the_best_of_all_scores() -> None:
 
 def test_a_dead_or_constant_feature_matches_nothing() -> None:
     one = csc_array(np.array([[1, 0, 0], [1, 0, 2], [1, 0, 0]], np.float32))
-    found = match_columns(one, one, CORRELATION)
+    found = match_columns(one, Others.of(one, CORRELATION))
     assert found.best_N.tolist() == [-1, -1, 2]
     assert found.partner_N.tolist() == [-1, -1, 2]
     silent = csc_array(np.zeros((3, 2), np.float32))
-    for columns in ((silent, one), (one, silent)):
-        assert match_columns(*columns, OVERLAP).best_N.tolist() == [-1] * columns[0].shape[1]
+    for columns, others in ((silent, one), (one, silent)):
+        assert match_columns(columns, Others.of(others, OVERLAP)).best_N.tolist() == [-1] * columns.shape[1]
 
 
 def test_the_table_has_a_row_for_every_feature_and_other_member(code: np.ndarray) -> None:

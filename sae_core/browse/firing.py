@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array
+from scipy.sparse import csc_array, csr_array
 
 from sae_core.browse.examples import strongest
-from sae_core.browse.firing_loops import match_rows
+from sae_core.browse.firing_loops import collect_edges, keep_best, score_rows
 from sae_core.browse.index import ActivationIndex
 from sae_core.evaluation.assignment_loops import FREE, assign_sparsely
 from sae_core.evaluation.terms import CORRELATED, OVERLAPPING
+from sae_core.training.kernels import team
 
 CONTEXT = 32
 """Tokens of a context: the indexed corpus is cut into stretches of so many."""
@@ -33,7 +34,7 @@ ENTRIES = 2**25
 PRODUCTS = 2**33
 """Pairs of activations on the same token that are multiplied, over all pairs of members; a minute or two."""
 CELLS = 2**20
-"""Scores at a time of which there is room to keep all (24 MB)."""
+"""Scores that are held at a time (8 MB)."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -123,7 +124,7 @@ class Measure:
     Attributes:
         name: What it is called in tables.
         threshold: Score from which on two features count as the same.
-        facts: What `match_rows` has to know of columns.
+        facts: What `score_rows` has to know of columns.
     """
 
     name: str
@@ -146,30 +147,46 @@ OVERLAP = Measure("overlap", OVERLAPPING, _counts)
 """Jaccard index of top contexts, which columns of ones hold. Two features that share half of equally many have 1/3."""
 
 
-def match_columns(one: csc_array, other: csc_array, measure: Measure, *, floor: float = FLOOR) -> Matching:
+class Others(NamedTuple):
+    """A member's features as the others of a matching: by row, and with what their measure has to know of them."""
+
+    by_row: csr_array
+    measure: Measure
+    facts: tuple[Floats, Floats]
+
+    @classmethod
+    def of(cls, columns: csc_array, measure: Measure) -> Others:
+        """The features of sparse columns [R, M], by `CORRELATION` or `OVERLAP`."""
+        return cls(columns.tocsr(), measure, measure.facts(columns))
+
+
+def match_columns(one: csc_array, other: Others, *, floor: float = FLOOR) -> Matching:
     """`match_scores` by a measure, where the scores come from sparse columns and only those that matter are kept.
 
     Args:
         one: The N features' columns [R, N].
-        other: The M others' [R, M].
-        measure: `CORRELATION` or `OVERLAP`.
+        other: The M others, and the measure.
         floor: Least score of a one-to-one match, above 0.
     """
-    columns, others, by_row = one.shape[1], other.shape[1], other.tocsr()
+    by_row, measure = other.by_row, other.measure
+    columns, others, jaccard = one.shape[1], by_row.shape[1], measure is OVERLAP
     left = (one.indptr.astype(np.int64), one.indices.astype(np.int32, copy=False), one.data)
     right = (by_row.indptr.astype(np.int64), by_row.indices.astype(np.int32, copy=False), by_row.data)
     # Copies, since compiled code takes no array that may not be written to, such as a map of a file.
     entries = [array if array.flags.writeable else array.copy() for array in (*left, *right)]
-    facts = (*measure.facts(one), *measure.facts(other))
-    best = (np.full(columns, -1), np.zeros(columns), np.full(others, -1), np.zeros(others))
-    size = max(1, CELLS // max(1, others))
-    room = (np.empty(size * others, np.int64), np.empty(size * others, np.int64), np.empty(size * others))
+    facts = (*measure.facts(one), *other.facts)
+    best_N, score_N, best_M, score_M = np.full(columns, -1), np.zeros(columns), np.full(others, -1), np.zeros(others)
+    room_BM = np.empty((max(1, CELLS // max(1, others)), others))
     edges = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
-    for start in range(0, columns, size):
-        stop = min(start + size, columns)
-        found = match_rows(start, stop, measure is OVERLAP, floor, *entries, *facts, np.empty(others), *best, *room)
-        edges.append((room[0][:found].copy(), room[1][:found].copy(), room[2][:found].copy()))
-    return Matching(*best, *_partners(edges, columns, others))
+    for start in range(0, columns, len(room_BM)):
+        scores_BM = room_BM[: columns - start]
+        edges_B = np.empty(len(scores_BM), np.int64)
+        team.run(score_rows, start, jaccard, floor, *entries, *facts, scores_BM, best_N, score_N, edges_B)
+        team.run(keep_best, start, scores_BM, best_M, score_M)
+        count = int(edges_B.sum())
+        edges.append((np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)))
+        collect_edges(start, floor, scores_BM, edges_B, *edges[-1])
+    return Matching(best_N, score_N, best_M, score_M, *_partners(edges, columns, others))
 
 
 def moments(columns: csc_array) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""The loop behind the matching by what features do; its plain twin, over dense scores, is in the tests."""
+"""The loops behind the matching by what features do; their plain twin, over dense scores, is in the tests."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from sae_core.training.kernels.compiled import loop
 
 
 @loop(
-    "int64(int64, int64, boolean, float64, int64[::1], int32[::1], float32[::1], int64[::1], int32[::1], float32[::1],"
-    " float64[::1], float64[::1], float64[::1], float64[::1], float64[::1],"
-    " int64[::1], float64[::1], int64[::1], float64[::1], int64[::1], int64[::1], float64[::1])"
+    "void(int64, int64, int64, boolean, float64, int64[::1], int32[::1], float32[::1], int64[::1], int32[::1],"
+    " float32[::1], float64[::1], float64[::1], float64[::1], float64[::1],"
+    " float64[:, ::1], int64[::1], float64[::1], int64[::1])"
 )
-def match_rows(
-    start, stop, jaccard, floor, pointers_N, rows_E, values_E, pointers_R, columns_E, others_E,
-    first_N, second_N, first_M, second_M, sums_M,
-    best_N, score_N, best_M, score_M, edge_N, edge_M, edge_scores,
+def score_rows(
+    part, parts, start, jaccard, floor, pointers_N, rows_E, values_E, pointers_R, columns_E, others_E,
+    first_N, second_N, first_M, second_M, scores_BM, best_N, score_N, edges_B,
 ):  # fmt: skip
-    """Score columns start to stop of a sparse matrix with all of another one; keep the best and those above a floor.
+    """Score a block of columns of a sparse matrix with all of another one, and keep the best other of each.
 
     The first is given column by column, the second row by row, so that only entries that share a row are ever met.
 
     Args:
-        start: The first column.
-        stop: The one after the last.
+        part: Which of the rows of scores to compute.
+        parts: How many parts they are shared among.
+        start: The block's first column.
         jaccard: Whether scores are Jaccard indices, else Pearson correlations.
-        floor: Least score that is kept as an edge.
+        floor: Least score that is counted as an edge.
         pointers_N: Where the entries of each column begin, and at the end their number [N + 1].
         rows_E: Row of each entry.
         values_E: Its value.
@@ -34,36 +34,56 @@ def match_rows(
         second_N: One over its standard deviation, 0 for a constant column; for correlations only.
         first_M: As first_N, of the other.
         second_M: As second_N, of the other.
-        sums_M: Room for a row of products.
+        scores_BM: Becomes the block's scores.
         best_N: Becomes the best other of each column; stays where none scores above 0.
         score_N: Zeros; becomes its score.
-        best_M: The best column of each other so far.
-        score_M: Its score so far.
-        edge_N: Becomes the column of each edge, by column and then by other; room for all.
-        edge_M: Its other.
-        edge_scores: Its score.
-
-    Returns:
-        The number of edges.
+        edges_B: Becomes the number of scores that reach the floor.
     """
-    rows, edges = len(pointers_R) - 1, 0
-    for column in range(start, stop):
-        sums_M[:] = 0.0
+    rows = len(pointers_R) - 1
+    for line in range(part, len(scores_BM), parts):
+        column, scores_M, edges = start + line, scores_BM[line], 0
+        scores_M[:] = 0.0
         for entry in range(pointers_N[column], pointers_N[column + 1]):
             row, value = rows_E[entry], values_E[entry]
             for other in range(pointers_R[row], pointers_R[row + 1]):
-                sums_M[columns_E[other]] += float(value) * others_E[other]
-        for other in range(len(sums_M)):
-            shared = sums_M[other]
-            if jaccard:
-                score = shared / (first_N[column] + first_M[other] - shared) if shared > 0 else 0.0
-            else:
-                score = (shared / rows - first_N[column] * first_M[other]) * second_N[column] * second_M[other]
-            if score > score_N[column]:
-                score_N[column], best_N[column] = score, other
-            if score > score_M[other]:
-                score_M[other], best_M[other] = score, column
-            if score >= floor:
-                edge_N[edges], edge_M[edges], edge_scores[edges] = column, other, score
-                edges += 1
-    return edges
+                scores_M[columns_E[other]] += float(value) * others_E[other]
+        if jaccard:
+            for other in range(len(scores_M)):
+                shared = scores_M[other]
+                if shared > 0:
+                    scores_M[other] = shared / (first_N[column] + first_M[other] - shared)
+        else:
+            mean, scale = first_N[column], second_N[column]
+            for other in range(len(scores_M)):
+                scores_M[other] = (scores_M[other] / rows - mean * first_M[other]) * scale * second_M[other]
+        best, score = -1, 0.0
+        for other in range(len(scores_M)):
+            if scores_M[other] > score:
+                best, score = other, scores_M[other]
+            edges += scores_M[other] >= floor
+        edges_B[line] = edges
+        if best >= 0:
+            best_N[column], score_N[column] = best, score
+
+
+@loop("void(int64, int64, int64, float64[:, ::1], int64[::1], float64[::1])")
+def keep_best(part, parts, start, scores_BM, best_M, score_M):
+    """Keep the best column so far of each other; of equals the first. Every part has others of its own."""
+    others = len(best_M)
+    for line in range(len(scores_BM)):
+        for other in range(others * part // parts, others * (part + 1) // parts):
+            if scores_BM[line, other] > score_M[other]:
+                score_M[other], best_M[other] = scores_BM[line, other], start + line
+
+
+@loop("void(int64, float64, float64[:, ::1], int64[::1], int64[::1], int64[::1], float64[::1])")
+def collect_edges(start, floor, scores_BM, edges_B, edge_N, edge_M, edge_scores):
+    """Write down column, other and score of the scores that reach a floor, by column and then by other."""
+    found = 0
+    for line in range(len(scores_BM)):
+        if edges_B[line] == 0:
+            continue
+        for other in range(scores_BM.shape[1]):
+            if scores_BM[line, other] >= floor:
+                edge_N[found], edge_M[found], edge_scores[found] = start + line, other, scores_BM[line, other]
+                found += 1

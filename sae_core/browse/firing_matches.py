@@ -7,7 +7,6 @@ feature then fires as often, as strongly and in as long runs as before, but besi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from sae_core.browse.firing import (
     Ints,
     Matching,
     Measure,
+    Others,
     match_columns,
     stride_for,
     token_columns,
@@ -71,7 +71,7 @@ def match_firing(
     table = _rows(offsets)
     facts: dict[str, Any] = {"tokens": -(-index.tokens // stride), "stride": stride}
     for number, (measure, columns) in enumerate(zip(MEASURES, (tokens_of, contexts_of), strict=True)):
-        found = _pairs(measure, columns, len(offsets) - 1, shifted, number / len(MEASURES), progress)
+        found = _pairs(measure, columns, len(offsets) - 1, shifted, number, progress)
         _fill(table, measure.name, found, offsets)
         facts[measure.name] = _figures(measure, found, offsets, alive_F)
     return table, facts
@@ -96,19 +96,22 @@ def _rows(offsets: Sequence[int]) -> pd.DataFrame:
 
 
 def _pairs(
-    measure: Measure, columns: Columns, members: int, shifted: bool, done: float, progress: Progress
+    measure: Measure, columns: Columns, members: int, shifted: bool, number: int, progress: Progress
 ) -> dict[tuple[int, int], Matching]:
-    """The matching of every ordered pair of members; each unordered one is computed once."""
+    """The matching of every ordered pair of members by the measure of a number; each unordered one is computed once."""
     found: dict[tuple[int, int], Matching] = {}
-    pairs = list(combinations(range(members), 2))
-    for number, (a, b) in enumerate(pairs):
-        one, other = columns(a), columns(b)
-        if shifted:
-            one, other = turned(one, a / members), turned(other, b / members)
-        found[a, b] = match_columns(one, other, measure)
-        found[b, a] = found[a, b].turned()
-        share = done + (number + 1) / len(pairs) / len(MEASURES)
-        progress(Tick(f"match by {measure.name}", round(share * 2 * len(pairs)), 2 * len(pairs), unit="pairs"))
+    pairs = members * (members - 1) // 2
+
+    def of(member: int) -> csc_array:
+        return turned(columns(member), member / members) if shifted else columns(member)
+
+    for b in range(members):
+        other = Others.of(of(b), measure)
+        for a in range(b):
+            found[a, b] = match_columns(of(a), other)
+            found[b, a] = found[a, b].turned()
+            done = number * pairs + len(found) // 2
+            progress(Tick(f"match by {measure.name}", done, len(MEASURES) * pairs, unit="pairs"))
     return found
 
 
