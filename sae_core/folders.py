@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+"""The files of a member, which are SAELens' own."""
+
 
 @dataclass(frozen=True, slots=True)
 class CorpusFolder:

@@ -95,6 +95,8 @@ def _command(path: Path, port: int, host: str) -> list[str]:
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "runner.magicEnabled": "false",
+        # Else all that Python holds is gone through after every click, which takes longer than the page itself.
+        "runner.postScriptGC": "false",
         "theme.light.primaryColor": "#1f6fb5",
         "theme.dark.primaryColor": "#3786d6",
     }

@@ -223,7 +223,8 @@ def test_a_family_and_its_surroundings_are_those_of_the_tables(runs: Path) -> No
     assert len(found) == len({tuple(features) for features in stored["features"]})
     row = found[found["size"] == 2].iloc[0]
     members = [feature // 24 for feature in row["features"]]
-    pairs = queries.family_pairs(run, "bagged", row["features"])
+    info = queries.ensembles(run)["bagged"]
+    pairs = queries.family_pairs(run, info, row["features"])
     assert pairs is not None
     for measure in ("cosine", "correlation", "overlap"):
         assert pairs[measure].mean() == pytest.approx(row[measure], abs=1e-6)

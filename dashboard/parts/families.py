@@ -19,8 +19,8 @@ from dashboard.parts.tokens import show_alone
 FOUND = {"any": "Any way", "cosine": "By atoms", "correlation": "By activations", "overlap": "By top contexts"}
 FOUND |= {"disputed": "Disputed"}
 """Which families are listed: those found in a given way, or not found in all three ways."""
-MAX_POINTS = 3000
-MAX_ROWS = 10_000
+MAX_POINTS = 2000
+MAX_ROWS = 2000
 _TOKENS = 4
 
 
@@ -76,12 +76,12 @@ def scatter(families: pd.DataFrame, thresholds: Mapping[str, float], *, word: st
     for size, part in families.groupby("size", sort=True):
         number = int(str(size))
         chart.add_scattergl(
-            x=part["cosine"],
-            y=part["correlation"],
+            x=part["cosine"].to_numpy(),
+            y=part["correlation"].to_numpy(),
             mode="markers",
             name=f"in {number} {word}s",
             marker={"size": 6, "opacity": 0.75, "color": member_color(number - 2) if number > 2 else NEUTRAL},
-            customdata=part["family"],
+            customdata=part["family"].to_numpy(),
             text=[quoted("  ".join(map(show_alone, tokens[:_TOKENS]))) for tokens in part["tokens"]],
             hovertemplate="%{text}<br>cosine %{x:.2f}, correlation %{y:.2f}<br>click to see the family<extra></extra>",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from html import escape
 from typing import Protocol
 
@@ -16,6 +17,7 @@ _IN_CONTEXT = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "", "\u00a0": SPACE
 _ALONE = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "␍", " ": SPACE, "\u00a0": SPACE})
 # Control characters, and those that turn the direction of the text around them or cannot be seen.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
+_KEPT = 20_000  # texts of tokens, of which the same come again and again
 
 
 class ExampleLike(Protocol):
@@ -46,11 +48,13 @@ class ExampleLike(Protocol):
         """What is known of the document."""
 
 
+@lru_cache(_KEPT)
 def show_alone(text: str) -> str:
     """A token on its own, spaces included: ``·the``, ``⏎⏎``; an empty one is ``∅``. Not escaped."""
     return _visible(text.translate(_ALONE)) or "∅"
 
 
+@lru_cache(_KEPT)
 def show_in_context(text: str) -> str:
     """A token within running text: only line ends and tabs get a sign. Not escaped."""
     return _visible(text.translate(_IN_CONTEXT))

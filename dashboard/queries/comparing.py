@@ -13,8 +13,10 @@ import streamlit as st
 
 from dashboard.queries.cached import modified, optional_table
 from dashboard.queries.live import loaded_ensemble, text_read
+from dashboard.queries.opening import EnsembleInfo
 from dashboard.queries.tables import atoms, corpus, index, matches
 from sae_core.browse.examples import Example, top_examples
+from sae_core.browse.families import atom_cosines
 from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
@@ -114,27 +116,32 @@ def family_of(run: Run, ensemble: str, measure: str) -> dict[int, int]:
     }
 
 
-def family_pairs(run: Run, ensemble: str, features: Sequence[int]) -> pd.DataFrame | None:
+def family_pairs(run: Run, info: EnsembleInfo, features: Sequence[int]) -> pd.DataFrame | None:
     """The three scores of every pair of a family's features: first, second, cosine, correlation, overlap."""
-    entries = index(run, ensemble)
-    if entries is None or len(features) < 2:
+    path = run.ensemble(info.name).index
+    if not path.exists() or len(features) < 2:
         return None
-    first, second = np.array(list(combinations(features, 2)), np.int64).T
-    from sae_core.browse.family_table import pair_correlations, pair_cosines, pair_overlaps
-    from sae_core.browse.firing import context_columns
-    from sae_core.ensemble import load_dictionaries
+    return _family_pairs(run, info, str(path), modified(path), tuple(features))
 
-    # Only the contexts of these features: numbered as they come.
-    place = {feature: number for number, feature in enumerate(features)}
-    contexts = context_columns(entries, features)
-    first_P, second_P = (np.array([place[f] for f in part.tolist()]) for part in (first, second))
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def _family_pairs(_run: Run, _info: EnsembleInfo, path: str, modified: int, features: tuple[int, ...]) -> pd.DataFrame:
+    from sae_core.browse.family_table import pair_correlations, pair_overlaps
+    from sae_core.browse.firing import context_columns
+
+    entries = index(_run, _info.name)
+    assert entries is not None, "looked at before"
+    first, second = np.array(list(combinations(features, 2)), np.int64).T
+    # Only the atoms and contexts of these features: numbered as they come.
+    folder, contexts = _run.ensemble(_info.name), context_columns(entries, features)
+    cosines = [atom_cosines(folder, _info.widths, one, features[number + 1 :]) for number, one in enumerate(features)]
     return pd.DataFrame(
         {
             "first": first,
             "second": second,
-            "cosine": pair_cosines(load_dictionaries(run.ensemble(ensemble)), first, second),
+            "cosine": np.concatenate(cosines),
             "correlation": pair_correlations(entries, first, second),
-            "overlap": pair_overlaps(contexts, first_P, second_P),
+            "overlap": pair_overlaps(contexts, *np.array(list(combinations(range(len(features)), 2)), np.int64).T),
         }
     )
 

@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified, optional_table
 from dashboard.queries.opening import EnsembleInfo
+from sae_core.browse.families import atom_cosines
 from sae_core.browse.labels import Copy, Label, LabelStore, labels_of
 from sae_core.run import Run
 
@@ -68,8 +69,6 @@ def copies_in_family(run: Run, info: EnsembleInfo, feature: int) -> Sequence[Cop
 
 @st.cache_data(max_entries=500, show_spinner=False)
 def _family(_run: Run, _info: EnsembleInfo, path: str, modified: int, feature: int) -> list[Copy]:
-    from sae_core.browse.families import atom_cosines  # brings torch, which the first page does without
-
     atoms = optional_table(_run.ensemble(_info.name).atoms)
     assert atoms is not None, "looked at before"
     family = atoms["feature"][atoms["family"] == atoms["family"].iloc[feature]]

@@ -243,7 +243,7 @@ def _absent(here: Here, info: queries.EnsembleInfo, nearest: Mapping[str, tuple[
 
 
 def _pairs(here: Here, info: queries.EnsembleInfo, features: Sequence[int], member_of: Mapping[int, int]) -> None:
-    scores = queries.family_pairs(here.run, info.name, features)
+    scores = queries.family_pairs(here.run, info, features)
     if scores is not None:
         text = f"Pairs of {info.member_word}s; ↓ marks what is too low to match."
         st.html(section("How alike, pair by pair", text) + parts.pair_table(scores, member_of, FAMILY_THRESHOLDS))

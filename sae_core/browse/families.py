@@ -8,9 +8,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_core.folders import EnsembleFolder
+from sae_core.folders import WEIGHTS, EnsembleFolder
 from sae_core.mapped import map_tensors
-from sae_core.sae.saelens_format import WEIGHTS
 
 
 def atom_cosines(folder: EnsembleFolder, widths: Sequence[int], feature: int, others: Sequence[int]) -> list[float]:

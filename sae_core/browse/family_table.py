@@ -19,13 +19,15 @@ from scipy.special import betainc
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_core.browse.firing import CONTEXT, TOP_CONTEXTS, context_columns, match_scores, moments
+from sae_core.browse.firing import CONTEXT, TOP_CONTEXTS, context_columns, deviations, match_scores
+from sae_core.browse.firing_loops import multiply_pairs, sum_features
 from sae_core.browse.firing_matches import match_firing
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.matching import families
 from sae_core.evaluation.similarity import cosine_blocks
 from sae_core.evaluation.terms import FAMILY_THRESHOLDS, THRESHOLD
 from sae_core.progress import Progress, silent
+from sae_core.training.kernels import team
 
 PAIRS = 2048
 """Pairs of features whose scores are computed at a time."""
@@ -186,23 +188,17 @@ def pair_cosines(dictionaries: Sequence[Tensor], first_P: Ints, second_P: Ints) 
 
 def pair_correlations(index: ActivationIndex, first_P: Ints, second_P: Ints) -> Floats:
     """Pearson correlations of the activations of pairs of features over all indexed tokens; 0 for a constant one."""
-    parts = []
-    for start in range(0, len(first_P), PAIRS):
-        one, other = (_of_features(index, part[start : start + PAIRS]) for part in (first_P, second_P))
-        (mean_P, deviation_P), (mean_Q, deviation_Q) = moments(one), moments(other)
-        covariance_P = one.multiply(other).sum(axis=0) / index.tokens - mean_P * mean_Q
-        scale_P = deviation_P * deviation_Q
-        parts.append(np.divide(covariance_P, scale_P, out=np.zeros_like(scale_P), where=scale_P > 0).clip(-1, 1))
-    return np.concatenate([np.empty(0), *parts])
-
-
-def _of_features(index: ActivationIndex, features_P: Ints) -> csc_array:
-    """The activations of any features as sparse columns, in float64."""
-    found = [index.feature(feature) for feature in features_P.tolist()]
-    pointers = np.cumsum([0, *(len(values) for _, values in found)])
-    positions = np.concatenate([positions for positions, _ in found])
-    values = np.concatenate([values for _, values in found]).astype(np.float64)
-    return csc_array((values, positions, pointers), shape=(index.tokens, len(features_P)))
+    first_P, second_P = (np.ascontiguousarray(part_P, np.int64) for part_P in (first_P, second_P))
+    features_U, place_2P = np.unique(np.stack([first_P, second_P]), return_inverse=True)
+    sums_U, squares_U, products_P = np.empty(len(features_U)), np.empty(len(features_U)), np.empty(len(first_P))
+    team.run(sum_features, index.pointers, index.values, features_U, sums_U, squares_U)
+    team.run(multiply_pairs, index.pointers, index.positions, index.values, first_P, second_P, products_P)
+    mean_2P = (sums_U / max(index.tokens, 1))[place_2P.reshape(2, -1)]
+    deviation_2P = deviations(sums_U, squares_U, index.tokens)[place_2P.reshape(2, -1)]
+    covariance_P = products_P / max(index.tokens, 1) - mean_2P.prod(axis=0)
+    scale_P = deviation_2P.prod(axis=0)
+    score_P: Floats = np.divide(covariance_P, scale_P, out=np.zeros_like(scale_P), where=scale_P > 0)
+    return score_P.clip(-1, 1)
 
 
 def pair_overlaps(contexts: csc_array, first_P: Ints, second_P: Ints) -> Floats:

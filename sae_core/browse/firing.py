@@ -193,14 +193,20 @@ def moments(columns: csc_array) -> tuple[Floats, Floats]:
     """(mean, standard deviation) of each column over all rows, entries that are not stored being 0."""
     rows, starts = columns.shape[0], columns.indptr[:-1]
     full = np.diff(columns.indptr) > 0
-    mean_N, square_N = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
+    sum_N, square_N = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
     if full.any():
         values = columns.data.astype(np.float64)
-        mean_N[full] = np.add.reduceat(values, starts[full]) / rows
-        square_N[full] = np.add.reduceat(np.square(values, out=values), starts[full]) / rows
-    variance_N = square_N - mean_N**2
+        sum_N[full] = np.add.reduceat(values, starts[full])
+        square_N[full] = np.add.reduceat(np.square(values, out=values), starts[full])
+    return sum_N / max(rows, 1), deviations(sum_N, square_N, rows)
+
+
+def deviations(sum_N: Floats, square_N: Floats, rows: int) -> Floats:
+    """Standard deviations of columns with these sums of their entries and of the squares of these."""
+    mean_square_N = square_N / max(rows, 1)
+    variance_N = mean_square_N - (sum_N / max(rows, 1)) ** 2
     # What is left of a constant column is rounding.
-    return mean_N, np.sqrt(np.where(variance_N > 1e-12 * square_N, variance_N, 0.0))
+    return np.sqrt(np.where(variance_N > 1e-12 * mean_square_N, variance_N, 0.0))
 
 
 def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int = 1) -> csc_array:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from numba.types import Array, float32, float64, int32, int64, void
+
 from sae_core.training.kernels.compiled import loop
+
+# Maps of a file, which may not be written to; only a signature of types can say that.
+_POINTERS, _NUMBERS, _VALUES = (Array(kind, 1, "C", readonly=True) for kind in (int64, int32, float32))
 
 
 @loop(
@@ -87,3 +92,31 @@ def collect_edges(start, floor, scores_BM, edges_B, edge_N, edge_M, edge_scores)
             if scores_BM[line, other] >= floor:
                 edge_N[found], edge_M[found], edge_scores[found] = start + line, other, scores_BM[line, other]
                 found += 1
+
+
+@loop(void(int64, int64, _POINTERS, _NUMBERS, _VALUES, int64[::1], int64[::1], float64[::1]))
+def multiply_pairs(part, parts, pointers_F, positions_E, values_E, first_P, second_P, products_P):
+    """Sum the products of the activations of pairs of features on the tokens on which both fire."""
+    for pair in range(part, len(first_P), parts):
+        one, end = pointers_F[first_P[pair]], pointers_F[first_P[pair] + 1]
+        other, other_end = pointers_F[second_P[pair]], pointers_F[second_P[pair] + 1]
+        total = 0.0
+        while one < end and other < other_end:
+            here, there = positions_E[one], positions_E[other]
+            if here == there:
+                total += float(values_E[one]) * values_E[other]
+            one += here <= there
+            other += there <= here
+        products_P[pair] = total
+
+
+@loop(void(int64, int64, _POINTERS, _VALUES, int64[::1], float64[::1], float64[::1]))
+def sum_features(part, parts, pointers_F, values_E, features_U, sums_U, squares_U):
+    """Sum the activations of features, and their squares."""
+    for place in range(part, len(features_U), parts):
+        total, square = 0.0, 0.0
+        for entry in range(pointers_F[features_U[place]], pointers_F[features_U[place] + 1]):
+            value = float(values_E[entry])
+            total += value
+            square += value * value
+        sums_U[place], squares_U[place] = total, square

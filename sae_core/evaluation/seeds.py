@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 
@@ -25,7 +25,7 @@ def mean_interval(values: Sequence[float | None]) -> dict[str, Any]:
         return {"mean": None, "low": None, "high": None, "values": list(values)}
     mean, half = float(known.mean()), math.nan
     if len(known) > 1:
-        half = float(t.ppf((1 + CONFIDENCE) / 2, len(known) - 1) * known.std(ddof=1) / math.sqrt(len(known)))
+        half = float(stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / math.sqrt(len(known)))
     known_half = math.isfinite(half)
     return {
         "mean": mean,

@@ -13,13 +13,13 @@ import torch
 from sae_core import __version__
 from sae_core.errors import UserError
 from sae_core.files import read_json, read_tensor, read_tensors, write_json, write_tensors
+from sae_core.folders import CONFIG, WEIGHTS
 from sae_core.sae.base import SAE
 from sae_core.sae.batch_topk import BatchTopKSAE
 from sae_core.sae.jumprelu import JumpReLUSAE
 from sae_core.sae.relu import ReLUSAE
 from sae_core.sae.topk import TopKSAE
 
-CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _SAELENS_NAMES = {"relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}
 # Readers of SAELens 6 fall back to legacy rules unless the metadata names a version of at least 6.
 _SAELENS_VERSION = "6.0.0"

@@ -20,11 +20,11 @@ from sae_core.config import EXPANDED, Method
 from sae_core.device import naming_full_memory
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.files import read_json, read_table, write_json, write_table
-from sae_core.folders import EnsembleFolder
+from sae_core.folders import CONFIG, WEIGHTS, EnsembleFolder
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
 from sae_core.sae import SAE
-from sae_core.sae.saelens_format import CONFIG, WEIGHTS, load_sae, save_sae
+from sae_core.sae.saelens_format import load_sae, save_sae
 from sae_core.training.boosting import Residuals
 from sae_core.training.checkpoint import remove_checkpoint
 from sae_core.training.distribution import SharedSource
