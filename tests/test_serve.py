@@ -128,3 +128,11 @@ def test_a_server_that_does_not_end_when_told_to_is_killed(monkeypatch: pytest.M
         server.stdout.readline()
         serve._end(server)
     assert server.returncode == -signal.SIGKILL
+
+
+def test_the_first_page_waits_for_nothing_that_few_pages_need() -> None:
+    code = "import sys, dashboard.__main__ as start, importlib\n"
+    code += "for name in (*start.FOR_ALL_PAGES, 'dashboard.queries'): importlib.import_module(name)\n"
+    code += "print(sorted({'torch', 'sklearn', 'numba', 'scipy.stats', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
