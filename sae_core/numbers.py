@@ -55,6 +55,11 @@ def decimal(value: Any, digits: int = 2) -> str:
     return f"{figure + 0.0:,.{digits}f}"  # + 0.0 takes the sign from a negative zero
 
 
+def signed(value: Any, digits: int = 3) -> str:
+    """0.0459 as ``+0.046``, with a true minus sign."""
+    return MISSING if is_missing(value) else f"{float(value) + 0.0:+.{digits}f}".replace("-", "−")
+
+
 def interval(low: Any, high: Any) -> str:
     """A share's interval, as ``90.8 – 92.0 %``; empty if there is none."""
     if is_missing(low) or is_missing(high):

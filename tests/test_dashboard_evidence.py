@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dashboard import queries
 from dashboard.parts.concepts import by_features, means, roc_chart, suggestion_line, suggestion_text, with_features
 from dashboard.parts.report import answers, cell, figures_table, found_by_members, marginal_chart, members_table, stops
 from sae_core.evaluation.details import KEY, pack
+from sae_core.evaluation.truth_intervals import COVERED
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
 from sae_core.run import DETECTORS, Run
@@ -122,6 +124,31 @@ def test_stability_over_trainings_is_shown_beside_random_dictionaries(
     assert "0.710" in html(app)
     assert "--retrain OTHER" not in html(app)
     assert any("One SAE given 4 retrains" in caption.value for caption in app.caption)
+
+
+def test_what_is_found_of_a_known_truth_has_intervals_and_differences(
+    monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path
+) -> None:
+    other = Run.open(shutil.copytree(run.path, tmp_path / "known"))
+    keys = ("recall", "mcc", "precision", "f1")
+    scores = {
+        name: {
+            **dict.fromkeys(keys, 0.4),
+            **{f"{key}_interval": [0.31, 0.52] for key in keys},
+            **{f"{key}_above": {"single": [-0.04, 0.05], "random": [0.26, 0.37]} for key in keys},
+            "random": dict.fromkeys(keys, 0.1),
+            "by_frequency": [],
+        }
+        for name in (folder.name for folder in other.ensembles())
+    }
+    write_json(other.evaluation("truth"), {"threshold": 0.9, "ensembles": scores})
+    app = open_page(monkeypatch, other.path)
+    assert not app.exception
+    shown = html(app)
+    assert "0.310 – 0.520" in shown
+    assert "bagged − single</td><td>+0.000<small>−0.040 – +0.050</small>" in shown
+    assert "+0.300<small>+0.260 – +0.370</small>" in shown
+    assert COVERED in [each.value for each in app.caption]
 
 
 def step(members: int, gain: float | None) -> dict:

@@ -14,6 +14,7 @@ from conftest import MARKUP
 
 from sae_core.evaluation.seeds import within
 from sae_core.evaluation.summary import summarize
+from sae_core.evaluation.truth_intervals import COVERED
 from sae_core.files import read_json, write_json
 from sae_core.report.build import render
 from sae_core.report.charts import LEFT, RIGHT, TOP, WIDTH, Axis, Point, Row, Series, dots, lines
@@ -171,6 +172,74 @@ def test_detecting_better_is_said_of_two_figures_alone_and_of_one_training_only_
     assert headline(one="open", five="open", plain="higher", seeds=5) == "open"
 
 
+def test_after_one_training_no_ensemble_is_said_to_find_more_by_recall_alone():
+    def found(*, recall: str, f1: str, seeds: int) -> str:
+        figures = {"higher": figure(0.05, 0.01, 0.09), "open": figure(0.02, -0.01, 0.05)}
+        against = {"truth.recall": figures[recall], "truth.f1": figures[f1]}
+        given = content(against, seeds=seeds, truth__recall=figure(0.3))
+        given["ensembles"]["single"]["figures"]["truth.recall"] = figure(0.25)
+        decision = decide({**given, "truth": {"by_frequency": {}}})
+        assert any("true features found +" in sentence for sentence in decision["bought"])
+        assert any("tokens and true features" in sentence for sentence in decision["sure"]) == (seeds == 1)
+        (said,) = (sentence for sentence in decision["next"] if "true features" in sentence)
+        return said
+
+    assert found(recall="higher", f1="open", seeds=5) == "Where true features are to be found, use bagged."
+    assert found(recall="open", f1="higher", seeds=5).startswith("No ensemble finds clearly more")
+    assert found(recall="higher", f1="open", seeds=1).startswith("No ensemble finds clearly more")
+    assert found(recall="open", f1="higher", seeds=1).startswith("No ensemble finds clearly more")
+    both = found(recall="higher", f1="higher", seeds=1)
+    assert both.startswith("In this training bagged found more")
+    assert both.endswith("whether other trainings would, only more seeds tell.")
+
+
+def known_truth(lift: float) -> dict:
+    """What evaluation/truth.json holds of one training: two ensembles, the second one better by so much."""
+    keys = ("recall", "mcc", "precision", "f1")
+    scores = {}
+    for name, own in (("single", 0.4), ("bagged", 0.4 + lift)):
+        other, more = ("bagged", -lift) if name == "single" else ("single", lift)
+        scores[name] = {
+            **dict.fromkeys(keys, own),
+            **{f"{key}_interval": [own - 0.1, own + 0.1] for key in keys},
+            **{f"{key}_above": {other: [more - 0.02, more + 0.03], "random": [own - 0.15, own]} for key in keys},
+            "random": dict.fromkeys(keys, 0.1),
+            "by_frequency": [{"from": 0.001, "to": 0.01, "features": 5, "recall": own, "f1": own}],
+        }
+    return {"threshold": 0.9, "ensembles": scores}
+
+
+def test_one_training_has_intervals_of_what_is_found_and_of_its_differences(seeds, tmp_path):
+    folder, _ = seeds
+    path = shutil.copytree(next(folder.iterdir()), tmp_path / "run")
+    write_json(Run.open(path).evaluation("truth"), known_truth(0.2))
+    content_ = gather(find_subject(path))
+    recall = content_["ensembles"]["bagged"]["figures"]["truth.recall"]
+    assert (recall["low"], recall["high"]) == pytest.approx((0.5, 0.7))
+    assert recall["interval"] == "bootstrap"
+    found = {(row["ensemble"], row["other"]): row for row in content_["truth"]["differences"]}
+    assert list(found) == [("single", "random"), ("bagged", "random"), ("bagged", "single")]
+    for key in ("recall", "mcc", "precision", "f1"):
+        above, floor = found["bagged", "single"][key], found["bagged", "random"][key]
+        assert (above["mean"], above["low"], above["high"]) == pytest.approx((0.2, 0.18, 0.23))
+        assert (floor["mean"], floor["low"], floor["high"]) == pytest.approx((0.5, 0.45, 0.6))
+        assert above["interval"] == ("bootstrap" if key == "precision" else "paired bootstrap")
+    text = render(content_)
+    Page(text)
+    assert "bagged − single" in text
+    assert "+0.200<small>+0.180 – +0.230</small>" in text
+    assert COVERED in text
+    # Runs that were scored before intervals were kept have none, and say so by having none.
+    earlier = known_truth(0.2)
+    for own in earlier["ensembles"].values():
+        for key in [key for key in own if key.endswith(("_interval", "_above"))]:
+            del own[key]
+    write_json(Run.open(path).evaluation("truth"), earlier)
+    content_ = gather(find_subject(path))
+    assert content_["truth"]["differences"][0]["recall"]["low"] is None
+    assert not any("found more of the true" in sentence for sentence in content_["decision"]["next"])
+
+
 def test_the_first_page_says_where_to_stop_and_what_is_still_missing():
     step = {"members": 2, "added_explained_variance": figure(0.004), "added_per_cost": figure(0.002)}
     first = {"members": 1, "added_explained_variance": figure(0.8), "added_per_cost": figure(0.8)}
@@ -322,6 +391,10 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     assert MARKUP not in text
     assert [run["seed"] for run in content_["runs"]] == [0, 1, 2]
     assert content_["truth"]["by_frequency"]["single"][0]["recall"]["mean"] == 0.5
+    floor = content_["truth"]["differences"][0]
+    assert (floor["ensemble"], floor["other"], floor["mcc"]["interval"]) == ("single", "random", "seeds")
+    assert floor["mcc"]["mean"] == pytest.approx(0.5)
+    assert COVERED not in text
     found = content_["spurious"][0]
     assert len(found["runs"]) == 3
     assert "Means over 3 trainings, each over 2 draws" in text

@@ -21,11 +21,12 @@ from sae_core.ensemble import Ensemble
 from sae_core.evaluation.seeds import difference, mean_interval, over_seeds
 from sae_core.evaluation.truth import COLUMNS, measure_truth, random_twin
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
+from sae_core.evaluation.truth_intervals import COVERED
 from sae_core.evaluation.truth_matching import (
     distinct_atoms,
     frequency_bins,
+    matched_cosines,
     matched_one_to_one,
-    mean_matched,
     nearness,
 )
 from sae_core.files import read_json, read_table
@@ -67,8 +68,12 @@ def test_nearness_and_mcc_match_float64(block: int) -> None:
     np.testing.assert_array_equal(near.feature_M, cosine.argmax(axis=0))
     np.testing.assert_array_equal(near.near_FM.toarray(), cosine >= 0.6)
     rows, columns = linear_sum_assignment(cosine, maximize=True)
-    assert mean_matched(truth, learnt) == pytest.approx(cosine[rows, columns].mean(), abs=1e-6)
-    assert mean_matched(learnt, truth) == pytest.approx(cosine[rows, columns].mean(), abs=1e-6)
+    matched = matched_cosines(truth, learnt)
+    np.testing.assert_allclose(matched[rows], cosine[rows, columns], atol=1e-6)
+    assert np.isnan(np.delete(matched, rows)).all()
+    matched = matched_cosines(learnt, truth)
+    assert np.nanmean(matched) == pytest.approx(cosine[rows, columns].mean(), abs=1e-6)
+    assert np.flatnonzero(np.isnan(matched)).tolist() == [j for j in range(14) if j not in columns]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -301,9 +306,13 @@ def test_the_command_scores_every_seed_and_all_together(scored: Path) -> None:
         for key in ("recall", "mcc", "f1"):
             assert figures[key]["values"] == [score[name][key] for score in own]
             assert figures[f"random.{key}"]["values"] == [score[name]["random"][key] for score in own]
-        if name != "single":
-            expected = [score[name]["mcc"] - score["single"]["mcc"] for score in own]
-            assert figures["against_single"]["mcc"]["values"] == pytest.approx(expected)
+        for other in {"single", "expanded"} - {name}:
+            expected = [score[name]["mcc"] - score[other]["mcc"] for score in own]
+            assert figures[f"against_{other}"]["mcc"] == mean_interval(expected)
+        expected = [score[name]["f1"] - score[name]["random"]["f1"] for score in own]
+        assert figures["against_random"]["f1"] == mean_interval(expected)
+        assert f"against_{name}" not in figures
+    assert facts["interval"] == "seeds"
     table = read_table(runs[0].evaluation_table("truth"))
     assert len(table) == 4 * 40
 
@@ -323,11 +332,25 @@ def test_called_again_it_adds_what_is_missing_and_keeps_the_rest(scored: Path) -
 
 
 def test_the_same_command_gives_the_same_figures(scored: Path, tmp_path: Path) -> None:
-    assert call("truth", tmp_path / "again", "--seeds", 1, *TINY).code == 0
+    outcome = call("truth", tmp_path / "again", "--seeds", 1, *TINY)
+    assert outcome.code == 0, outcome.err
+    assert "recall − single" in outcome.out
+    assert COVERED in " ".join(outcome.err.split())
     one, two = (Run.open(path / "seed_00") for path in (scored, tmp_path / "again"))
     assert read_json(one.evaluation("truth")) == read_json(two.evaluation("truth"))
     tables = [read_table(run.evaluation_table("truth")) for run in (one, two)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
+    # One seed has the intervals of its own bootstrap, and several those of their means.
+    scores = read_json(one.evaluation("truth"))["ensembles"]
+    together = read_json(tmp_path / "again" / "evaluation" / "truth.json")
+    assert together["interval"] == "bootstrap"
+    for name, figures in together["ensembles"].items():
+        for key in ("recall", "mcc", "precision", "f1"):
+            assert [figures[key]["low"], figures[key]["high"]] == scores[name][f"{key}_interval"]
+            for other, ends in scores[name][f"{key}_above"].items():
+                if other in ("single", "expanded", "random"):
+                    found = figures[f"against_{other}"][key]
+                    assert [found["low"], found["high"]] == ends
 
 
 def test_bad_input_is_refused(scored: Path, tmp_path: Path) -> None:

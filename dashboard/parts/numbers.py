@@ -11,6 +11,7 @@ from sae_core.numbers import (
     one_in,
     percent,
     seconds,
+    signed,
     size,
     whole,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "one_in",
     "percent",
     "seconds",
+    "signed",
     "size",
     "whole",
 ]

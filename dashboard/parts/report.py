@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 from dashboard.parts.cards import Cell, Column, table
 from dashboard.parts.charts import figure
 from dashboard.parts.colors import NEUTRAL, method_color
-from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, size
+from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, signed, size
 from sae_core.config import title_of
+from sae_core.report.known import COMPARED
 from sae_core.report.parts import Style
 from sae_core.report.texts import ANSWERS
 
@@ -191,6 +192,24 @@ def found_by_members(ensembles: Mapping[str, Mapping[str, Any]], measure: str) -
         if steps:
             found[name] = {"by_members": steps}
     return found
+
+
+def truth_differences(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str] | None = None) -> str:
+    """What ensembles find of a known dictionary more than others, one row a pair.
+
+    Args:
+        rows: The differences, as the report has them.
+        definitions: Tooltips by heading.
+    """
+    heads = [Column(name, (definitions or {}).get(name, "")) for name in COMPARED.values()]
+    cells = [
+        [
+            Cell(f"{title_of(row['ensemble'])} − {title_of(row['other'])}", color=method_color(row["ensemble"])),
+            *(cell(row[key], signed) for key in COMPARED),
+        ]
+        for row in rows
+    ]
+    return table([Column("Difference"), *heads], cells)
 
 
 def recall_chart(by_frequency: Mapping[str, Sequence[Mapping[str, Any]]]) -> go.Figure:

@@ -22,7 +22,9 @@ from dashboard.parts.report import (
     recall_chart,
     sentences,
     stops,
+    truth_differences,
 )
+from sae_core.evaluation.truth_intervals import COVERED
 from sae_core.report.detection import TRUTH
 from sae_core.report.parts import COST, DICTIONARY, RECONSTRUCTION, RETRAINED
 from sae_core.report.texts import DEFINITIONS, LIMITS
@@ -147,6 +149,9 @@ def _truth(content: Mapping[str, Any]) -> None:
         section("Known truth", "The activations come from a known dictionary, so what was found of it can be counted.")
         + figures_table(content["ensembles"], TRUTH, _definitions(TRUTH))
     )
+    st.caption(COVERED)
+    with st.expander("How much more than random dictionaries, and than one SAE", icon=":material/table:"):
+        st.html(truth_differences(content["truth"]["differences"], _definitions(TRUTH)))
     chart(
         recall_chart(content["truth"]["by_frequency"]),
         "Recall by how often true features fire",

@@ -73,12 +73,17 @@ def truth(
     if as_json:
         console.print_json(facts)
         return
-    from sae_core.evaluation.truth_runs import as_text
+    from sae_core.evaluation.truth_intervals import COVERED
+    from sae_core.evaluation.truth_runs import as_text, differences_as_text
 
     rows = [as_text(name, figures) for name, figures in facts["ensembles"].items()]
     known = facts["truth"]
     title = f"{known['features']} true features in {known['dimension']} dimensions, seeds {seeds}: {path}"
     console.print_rows(rows, title=title)
+    apart = differences_as_text(facts["ensembles"])
+    console.print_rows(apart, title="Above random dictionaries of their sizes and above one SAE, in points (1/100)")
+    if facts["interval"] == "bootstrap":
+        console.say(COVERED)
 
 
 def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: list[str] | None) -> list[Run]:

@@ -21,19 +21,20 @@ from sae_core.evaluation.dictionary import firing_rows
 from sae_core.evaluation.pooling import random_dictionary
 from sae_core.evaluation.reconstruction import Moments, Totals, defined, explained_above
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
+from sae_core.evaluation.truth_intervals import truth_intervals
 from sae_core.evaluation.truth_matching import (
     THRESHOLD,
     distinct_atoms,
     frequency_bins,
+    matched_cosines,
     matched_one_to_one,
-    mean_matched,
     nearness,
 )
 from sae_core.progress import Progress, Tick, silent
 
 COLUMNS = (
-    *("ensemble", "feature", "probability", "parent", "topic", "recovered", "cosine", "atom", "f1", "latent"),
-    *("random_cosine", "random_f1"),
+    *("ensemble", "feature", "probability", "parent", "topic", "recovered", "cosine", "atom", "matched", "f1"),
+    *("latent", "random_recovered", "random_cosine", "random_matched", "random_f1"),
 )
 SAMPLE_ROWS = 4096
 """Activations on which random dictionaries are set up."""
@@ -60,12 +61,13 @@ def measure_truth(
     ``precision_alive`` (of those of them that fire at all), ``f1`` (mean over the true features that fire, with the
     best latent of each), ``uniqueness`` (different nearest features over atoms), ``latents`` (the means over latents),
     all but the last two also by frequency or beside ``random`` dictionaries, explained variance, L0 and dead features.
+    The first three and ``f1`` have an ``_interval`` and what they are ``_above`` others (see `truth_intervals`).
 
     Args:
         ensembles: Ensembles by name, on ``device``.
         known: The activations for evaluation.
         rows: How many of them are used.
-        bootstrap: Bootstrap samples behind the interval of the explained variance.
+        bootstrap: Bootstrap samples behind an interval.
         seed: Seed of the bootstrap and of random atoms.
         device: Where to encode.
         progress: Told about activations, then about dictionaries.
@@ -78,7 +80,7 @@ def measure_truth(
     everything = {**ensembles, **{_twin(name): twin for name, twin in twins.items()}}
     firing, truth_TF, totals = _encode(everything, known, rows, device, progress)
     above = explained_above({name: totals[name] for name in ensembles}, bootstrap=bootstrap, seed=seed)
-    figures, tables = {}, []
+    figures, tables, atoms = {}, [], {}
     for done, name in enumerate(ensembles):
         progress(Tick("score dictionaries", done, len(ensembles), "ensembles"))
         own, table = _score(ensembles[name], known.dictionary, truth_TF, firing.pop(name))
@@ -95,10 +97,19 @@ def measure_truth(
             ],
             "random": {key: floor[key] for key in RANDOM_FIGURES},
         }
-        tables.append(table.assign(ensemble=name, random_cosine=floor_table["cosine"], random_f1=floor_table["f1"]))
+        tables.append(_beside(table.assign(ensemble=name), floor_table))
+        atoms[name] = [(each["precision"], each["deduplicated"]) for each in (own, floor)]
+    table = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    for name, intervals in truth_intervals(table, atoms, samples=bootstrap, seed=seed).items():
+        figures[name].update(intervals)
     progress(Tick("score dictionaries", len(ensembles), len(ensembles), "ensembles"))
     facts = {"threshold": THRESHOLD, "rows": rows, "seed": seed, "truth": _truth_facts(known.dictionary, truth_TF)}
-    return {**facts, "ensembles": figures}, pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    return {**facts, "ensembles": figures}, table
+
+
+def _beside(table: pd.DataFrame, floor: pd.DataFrame) -> pd.DataFrame:
+    """The table of an ensemble, with columns of its random twin's."""
+    return table.assign(**{f"random_{key}": floor[key] for key in ("recovered", "cosine", "matched", "f1")})
 
 
 @torch.no_grad()
@@ -153,12 +164,13 @@ def _score(
     near = nearness(dictionary.atoms_FD.to(atoms_MD.device), atoms_MD)
     recovered_F = matched_one_to_one(near.near_FM)
     distinct = distinct_atoms(atoms_MD)
+    matched_F = matched_cosines(dictionary.atoms_FD.to(atoms_MD.device), atoms_MD)
     true_K = near.cosine_M[distinct] >= THRESHOLD
     alive_K = np.bincount(latents_TM.indices, minlength=latents_TM.shape[1])[distinct] > 0
     detection = detect_features(truth_TF, latents_TM)
     figures = {
         "recall": float(recovered_F.mean()),
-        "mcc": mean_matched(dictionary.atoms_FD.to(atoms_MD.device), atoms_MD),
+        "mcc": _mean(matched_F),
         "precision": float(true_K.mean()),
         "precision_alive": defined(_mean(true_K[alive_K])),
         "deduplicated": len(distinct),
@@ -191,6 +203,7 @@ def _score(
             "recovered": recovered_F,
             "cosine": near.cosine_F,
             "atom": near.atom_F,
+            "matched": matched_F,
             "f1": detection.f1_F,
             "latent": detection.latent_F,
         }

@@ -116,15 +116,20 @@ def distinct_atoms(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int
     return np.concatenate(kept)
 
 
-def mean_matched(truth_FD: Tensor, atoms_MD: Tensor) -> float:
-    """MCC: the mean |cosine| of the pairs of the one-to-one matching in which it is largest; min(F, M) pairs.
+def matched_cosines(truth_FD: Tensor, atoms_MD: Tensor) -> Floats:
+    """|cosine| of each true feature with its atom in the one-to-one matching in which the mean is largest [F].
+
+    NaN for a feature without an atom, of which there are some if M < F. The mean over the min(F, M) others is MCC.
 
     A dictionary of fewer atoms than there are true features is matched with as many of them only, so figures of small
     and of large dictionaries are means over different numbers of pairs; compare each with random ones of its size.
 
     Source: O'Neill et al. 2024 (arXiv 2411.13117), as `mean_correlation_coefficient` of SAELens computes it.
     """
-    return float(one_to_one(truth_FD, atoms_MD, absolute=True)[2].double().mean())
+    features, _, cosine = one_to_one(truth_FD, atoms_MD, absolute=True)
+    cosine_F = np.full(len(truth_FD), np.nan)
+    cosine_F[features.numpy()] = cosine.double().numpy()
+    return cosine_F
 
 
 def frequency_bins(probability_F: Floats, edges: Sequence[float] = EDGES) -> Iterator[tuple[float, float, Bools]]:

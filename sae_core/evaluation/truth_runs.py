@@ -11,9 +11,12 @@ from sae_core.activations.truth_run import known_activations
 from sae_core.device import resolve_device
 from sae_core.ensemble import load_ensemble
 from sae_core.errors import UserError
+from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.seeds import difference, over_seeds
 from sae_core.evaluation.truth import RANDOM_FIGURES, measure_truth
+from sae_core.evaluation.truth_intervals import RANDOM
 from sae_core.files import read_json, write_json, write_table
+from sae_core.numbers import signed
 from sae_core.progress import Progress, silent
 from sae_core.run import Run, evaluation_of_runs
 
@@ -25,8 +28,8 @@ FIGURES = (
     *(f"random.{name}" for name in RANDOM_FIGURES),
 )
 """What is averaged over seeds."""
-BASELINE = "single"
-"""The ensemble to which the others are compared, seed by seed."""
+BASELINES = ("single", "expanded", "expanded_l0")
+"""Ensembles to which the others are compared, seed by seed."""
 COMPARED = ("recall", "mcc", "precision", "f1", "explained_variance")
 
 
@@ -73,31 +76,53 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         ``seeds``, ``truth`` (the settings), ``threshold`` and for each of the ``ensembles`` mean, 95 % interval and
-        values of every figure, of recall and F1 by frequency (``by_frequency``), and ``against_single``: of the
-        difference to the single SAE of the same seed.
+        values of every figure, of recall and F1 by frequency (``by_frequency``), and ``against_single``,
+        ``against_expanded``, ``against_expanded_l0`` and ``against_random``: of the difference to that SAE, or to its
+        own random twin, of the same seed. ``interval`` says whose they are: of the mean over ``seeds``, or of one
+        training by ``bootstrap`` (see `truth_intervals`), for those figures that have one.
     """
     scores = [read_json(run.evaluation(STAGE)) for run in runs]
     names = [name for name in scores[0]["ensembles"] if all(name in score["ensembles"] for score in scores)]
     ensembles = {}
     for name in names:
         own = [score["ensembles"][name] for score in scores]
-        base = [score["ensembles"].get(BASELINE, {}) for score in scores]
-        ensembles[name] = {**over_seeds(own, FIGURES), "by_frequency": _by_frequency(own)}
-        if name != BASELINE and BASELINE in names:
-            ensembles[name]["against_single"] = {
-                figure: difference([one[figure] for one in own], [one[figure] for one in base]) for figure in COMPARED
-            }
+        figures = over_seeds(own, FIGURES)
+        if len(runs) == 1:
+            figures = {key: _ended(figure, own[0].get(f"{key}_interval")) for key, figure in figures.items()}
+        ensembles[name] = {**figures, "by_frequency": _by_frequency(own)}
+        for other in (other for other in BASELINES if other in names and other != name):
+            theirs = [score["ensembles"][other] for score in scores]
+            ensembles[name][f"against_{other}"] = _against(own, theirs, other, COMPARED)
+        twins = [one["random"] for one in own]
+        ensembles[name][f"against_{RANDOM}"] = _against(own, twins, RANDOM, RANDOM_FIGURES)
     settings = runs[0].settings
     facts = {
         "seeds": [run.settings.training.seed for run in runs],
         "runs": [run.name for run in runs],
         "threshold": scores[0]["threshold"],
         "rows": scores[0]["rows"],
+        "interval": "seeds" if len(runs) > 1 else "bootstrap",
         "truth": {**scores[0]["truth"], "settings": settings.truth.model_dump(mode="json")},
         "ensembles": ensembles,
     }
     write_json(evaluation_of_runs(path, STAGE), facts)
     return facts
+
+
+def _against(
+    own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """By how much figures are above another ensemble's, seed by seed; of one seed with its bootstrap interval."""
+    found = {name: difference([one[name] for one in own], [one[name] for one in theirs]) for name in names}
+    if len(own) > 1:
+        return found
+    return {name: _ended(figure, own[0].get(f"{name}{ABOVE}", {}).get(other)) for name, figure in found.items()}
+
+
+def _ended(figure: dict[str, Any], ends: Sequence[float | None] | None) -> dict[str, Any]:
+    """The figure of one run with an interval, where that run has one."""
+    low, high = ends or (None, None)
+    return {**figure, "low": low, "high": high}
 
 
 def _by_frequency(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -111,24 +136,50 @@ def _by_frequency(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+_TITLES = {"recall": "recall", "mcc": "MCC", "precision": "precision", "f1": "F1"}
+
+
 def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
     """One ensemble of `score_together` for people: means, with half the width of their intervals."""
-
-    def cell(figure: Mapping[str, Any], style: str = ".3f") -> str:
-        if figure["mean"] is None:
-            return "–"
-        text = format(figure["mean"], style)
-        return text if figure["low"] is None else f"{text} ± {(figure['high'] - figure['low']) / 2:.3f}"
 
     def plain(key: str, style: str = ".3f") -> str:
         return "–" if figures[key]["mean"] is None else format(figures[key]["mean"], style)
 
     rows = {"ensemble": name, "features": plain("features", ".0f"), "L0": plain("l0", ".1f")}
-    for title, key in (("recall", "recall"), ("MCC", "mcc"), ("precision", "precision"), ("F1", "f1")):
-        rows[title] = cell(figures[key])
+    for key, title in _TITLES.items():
+        rows[title] = _cell(figures[key])
         rows[f"  random {title}"] = plain(f"random.{key}")
     for part in figures["by_frequency"]:
-        rows[f"recall, p from {part['from']:g}"] = cell(part["recall"])
-    rows["explained variance"] = cell(figures["explained_variance"])
+        rows[f"recall, p from {part['from']:g}"] = _cell(part["recall"])
+    rows["explained variance"] = _cell(figures["explained_variance"])
     rows["dead"] = plain("dead_fraction", ".1%")
     return rows
+
+
+def differences_as_text(ensembles: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What ensembles of `score_together` find more than others, in hundredths; a dash where both are the same."""
+    others = [other for other in (RANDOM, *BASELINES) if any(f"against_{other}" in own for own in ensembles.values())]
+    rows = []
+    for name, own in ensembles.items():
+        row = {"ensemble": name}
+        for key, title in _TITLES.items():
+            for other in others:
+                found = own.get(f"against_{other}", {}).get(key)
+                row[f"{title} − {other}"] = _points(found) if found else "–"
+        rows.append(row)
+    return rows
+
+
+def _points(figure: Mapping[str, Any]) -> str:
+    """+16.0 ± 3.0: shorter than shares, so that rows fit a terminal."""
+    if figure["mean"] is None:
+        return "–"
+    text = signed(100 * figure["mean"], 1)
+    return text if figure["low"] is None else f"{text} ± {50 * (figure['high'] - figure['low']):.1f}"
+
+
+def _cell(figure: Mapping[str, Any], style: str = ".3f") -> str:
+    if figure["mean"] is None:
+        return "–"
+    text = format(figure["mean"], style)
+    return text if figure["low"] is None else f"{text} ± {(figure['high'] - figure['low']) / 2:.3f}"

@@ -7,9 +7,11 @@ from typing import Any
 
 from sae_core.config import title_of
 from sae_core.evaluation.seeds import within
-from sae_core.numbers import compact, decimal, percent
+from sae_core.evaluation.truth_intervals import COVERED
+from sae_core.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
+from sae_core.report.known import COMPARED
 from sae_core.report.parts import Content, Style, by_ensemble, percent_tick, percents, plain
 from sae_core.report.style import color_of
 
@@ -146,6 +148,8 @@ def truth(content: Content) -> str:
     return joined(
         element("p", "The activations come from a known dictionary, so what was found of it can be counted.", "sub"),
         by_ensemble(content, TRUTH),
+        element("p", COVERED, "note") if len(content["runs"]) == 1 else "",
+        folded("How much more than random dictionaries, and than one SAE", _truth_differences(content)),
         charts(
             figure(
                 "True features that were found",
@@ -169,6 +173,17 @@ def truth(content: Content) -> str:
             ),
         ),
     )
+
+
+def _truth_differences(content: Content) -> str:
+    rows = [
+        [
+            Cell(f"{title_of(row['ensemble'])} − {title_of(row['other'])}", method=row["ensemble"]),
+            *(number(row[key], signed) for key in COMPARED),
+        ]
+        for row in content["truth"]["differences"]
+    ]
+    return table(["", *COMPARED.values()], rows)
 
 
 def spurious(content: Content) -> str:

@@ -54,6 +54,7 @@ SHARES = (
 INTERVALS = {
     "explained_variance": "explained_variance_interval",
     "loss_recovered": "loss_recovered_interval",
+    **{key: f"{key}_interval" for key in ("recall", "mcc", "precision", "f1")},
 }
 """Bootstrap intervals that stand beside a figure."""
 
@@ -204,7 +205,18 @@ def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, o
     that both were measured on; only where an earlier evaluation did not keep that, the two bootstrap intervals are
     taken for independent, which makes the interval of the difference rather too wide.
     """
-    one, two = figures.get(name, {}).get(key), figures.get(other, {}).get(key)
+    return apart(figures.get(name, {}).get(key), figures.get(other, {}).get(key), other)
+
+
+def apart(one: Figure | None, two: Figure | None, other: str, *, by_draw: bool = True) -> Figure | None:
+    """What one figure is above another one, as `compared` has it.
+
+    Args:
+        one: The figure.
+        two: The other one.
+        other: By which name the first one has the interval of the difference, with one run.
+        by_draw: Whether that is of the same draws for both.
+    """
     if one is None or two is None:
         return None
     paired = difference(one["values"], two["values"])
@@ -212,7 +224,7 @@ def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, o
         return {**paired, "interval": "seeds"}
     low, high = one.get("above", {}).get(other) or (None, None)
     if low is not None and high is not None:
-        return {**paired, "low": low, "high": high, "interval": "paired bootstrap"}
+        return {**paired, "low": low, "high": high, "interval": "paired bootstrap" if by_draw else "bootstrap"}
     if one["interval"] == two["interval"] == "bootstrap":
         half = math.hypot((one["high"] - one["low"]) / 2, (two["high"] - two["low"]) / 2)
         return {**paired, "low": paired["mean"] - half, "high": paired["mean"] + half, "interval": "bootstrap"}

@@ -6,10 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sae_core.evaluation.seeds import mean_interval, within
+from sae_core.evaluation.seeds import mean_interval
 from sae_core.evaluation.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
 from sae_core.files import read_json, read_table
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
+from sae_core.report.known import found_of_truth
 from sae_core.report.runs import Subject
 from sae_core.report.verdict import decide
 from sae_core.run import Run
@@ -57,7 +58,7 @@ def gather(subject: Subject) -> dict[str, Any]:
         "concepts": _concepts(runs[0]),
         "floors": {name: {key: each for (method, key), each in concepts.items() if method == name} for name in FLOORS},
         "single_as_often": _single_as_often(runs[0]),
-        "truth": _truth(runs, list(figures)),
+        "truth": found_of_truth(runs, figures),
         "spurious": _spurious(runs),
         "sweep": subject.sweep,
     }
@@ -112,27 +113,6 @@ def _single_as_often(run: Run) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] | None = read_json(run.evaluation("stability")).get("single_as_often")
     return found
-
-
-def _truth(runs: Sequence[Run], names: Sequence[str]) -> dict[str, Any] | None:
-    """Recall and F1 by frequency, where the truth is known."""
-    if not all(run.evaluation("truth").exists() for run in runs):
-        return None
-    contents = [read_json(run.evaluation("truth")) for run in runs]
-    bins = {}
-    for name in names:
-        own = [each["ensembles"].get(name, {}).get("by_frequency", []) for each in contents]
-        bins[name] = [
-            {
-                **{key: own[0][number][key] for key in ("from", "to", "features")},
-                **{
-                    key: within(mean_interval([each[number].get(key) for each in own]), 0.0, 1.0)
-                    for key in ("recall", "f1")
-                },
-            }
-            for number in range(min(len(each) for each in own))
-        ]
-    return {"threshold": contents[0].get("threshold"), "truth": contents[0].get("truth", {}), "by_frequency": bins}
 
 
 def _spurious(runs: Sequence[Run]) -> list[dict[str, Any]] | None:

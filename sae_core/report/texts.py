@@ -55,9 +55,10 @@ DEFINITIONS = {
         " may be negative, and misleads by itself, so accuracies stand beside it."
     ),
     "Interval": (
-        "95 %. Over seeds: of the mean, by Student's t. Of one run: bootstrap over stretches of tokens or over "
-        "test texts; means over concepts take these for independent. Differences are paired: both methods get the same "
-        "seeds, tokens or texts at every draw."
+        "95 %. Over seeds: of the mean, by Student's t. Of one run: bootstrap over stretches of tokens, over "
+        "test texts or over true features (of precision over atoms); means over concepts take these for independent. "
+        "Differences are paired, but those of precision: both methods get the same seeds, tokens, texts or true "
+        "features at every draw."
     ),
 }
 LIMITS = (

@@ -18,10 +18,11 @@ SEEDS = 5
 """Seeds that are advised."""
 BASELINE = "expanded_l0"
 """One SAE with the width and the active features of the whole ensemble."""
-EXPLAINED, RECALL = "reconstruction.explained_variance", "truth.recall"
+EXPLAINED, RECALL, FIRING = "reconstruction.explained_variance", "truth.recall", "truth.f1"
 GAINS: Mapping[str, str] = {
     "loss.loss_recovered": "loss recovered",
-    "truth.recall": "true features found",
+    RECALL: "true features found",
+    FIRING: "F1 of their firing",
 }
 """What else may be gained, in words."""
 
@@ -118,6 +119,19 @@ def _detecting_better(content: Content) -> list[str]:
     return [name for name, better in found.items() if better]
 
 
+def _finding_more(content: Content) -> list[str]:
+    """Ensembles that surely find more of the true features than one SAE.
+
+    Of one training, whose intervals know of other true features but not of other seeds, F1 has to be higher, too.
+    """
+    keys = (RECALL,) if len(content["runs"]) > 1 else (RECALL, FIRING)
+    return [
+        name
+        for name in _others(content)
+        if all(_against(content, name, key).get("verdict") == "higher" for key in keys)
+    ]
+
+
 def _cost(content: Content) -> Iterator[str]:
     for name in content["ensembles"]:
         parts = [f"{mean(content, name, 'reconstruction.members') or 1:.0f} × SAE"]
@@ -189,8 +203,9 @@ def _sure(content: Content) -> Iterator[str]:
             yield f"With {count} seeds intervals are wide; {SEEDS} or more tell smaller differences apart."
     else:
         yield (
-            "All figures come from one training with one seed: intervals say how much depends on the tokens and texts "
-            "that were drawn, not what another seed would change."
+            "All figures come from one training with one seed: intervals say how much depends on the "
+            f"{'tokens and true features' if content.get('truth') else 'tokens and texts'} that were drawn, not what "
+            "another seed would change."
         )
     against = [content["ensembles"][name]["against_single"] for name in _others(content)]
     known = [figure["verdict"] for own in against for figure in own.values() if figure["verdict"]]
@@ -233,8 +248,13 @@ def _which(content: Content) -> Iterator[str]:
     if SINGLE not in content["ensembles"]:
         return
     if mean(content, SINGLE, RECALL) is not None and _others(content):
-        finding = [name for name in _others(content) if _against(content, name, RECALL).get("verdict") == "higher"]
-        if finding:
+        finding = _finding_more(content)
+        if finding and len(content["runs"]) == 1:
+            yield (
+                f"In this training {_listed(map(title_of, finding))} found more of the true features than one SAE; "
+                "whether other trainings would, only more seeds tell."
+            )
+        elif finding:
             yield f"Where true features are to be found, use {_listed(map(title_of, finding))}."
         else:
             yield "No ensemble finds clearly more of the true features than one SAE, whatever it explains."

@@ -1,0 +1,68 @@
+"""What a report says of a known dictionary: what is found by frequency, and by how much more than by others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sae_core.evaluation.seeds import mean_interval, within
+from sae_core.evaluation.truth_intervals import PRECISION, RANDOM
+from sae_core.files import read_json
+from sae_core.report.figures import SINGLE, Figure, apart
+from sae_core.run import Run
+
+OTHERS = (RANDOM, SINGLE, "expanded", "expanded_l0")
+"""What ensembles are compared with: random dictionaries of their sizes, and one SAE of either size."""
+COMPARED = {"recall": "Recall", "mcc": "MCC", PRECISION: "Precision", "f1": "F1"}
+"""Figures that are compared, and their headings."""
+
+
+def found_of_truth(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Figure]]) -> dict[str, Any] | None:
+    """Recall and F1 by frequency, and ``differences`` (see `differences_of`), where the truth is known.
+
+    Args:
+        runs: The runs.
+        figures: Of every ensemble, as `ensemble_figures` gives them.
+    """
+    if not all(run.evaluation("truth").exists() for run in runs):
+        return None
+    contents = [read_json(run.evaluation("truth")) for run in runs]
+    bins = {}
+    for name in figures:
+        own = [each["ensembles"].get(name, {}).get("by_frequency", []) for each in contents]
+        bins[name] = [
+            {
+                **{key: own[0][number][key] for key in ("from", "to", "features")},
+                **{
+                    key: within(mean_interval([each[number].get(key) for each in own]), 0.0, 1.0)
+                    for key in ("recall", "f1")
+                },
+            }
+            for number in range(min(len(each) for each in own))
+        ]
+    return {
+        "threshold": contents[0].get("threshold"),
+        "truth": contents[0].get("truth", {}),
+        "by_frequency": bins,
+        "differences": differences_of(figures),
+    }
+
+
+def differences_of(figures: Mapping[str, Mapping[str, Figure]]) -> list[dict[str, Any]]:
+    """Rows of ``ensemble``, ``other`` and, by the keys of `COMPARED`, what the first one's figure is above the other's.
+
+    With several seeds intervals are paired by seed; with one run by draw of the true features, but for precision.
+    """
+    rows = []
+    for name, own in figures.items():
+        for other in OTHERS:
+            theirs = own if other == RANDOM else figures.get(other, {})
+            prefix = f"truth.{RANDOM}" if other == RANDOM else "truth"
+            found = {
+                key: apart(own.get(f"truth.{key}"), theirs.get(f"{prefix}.{key}"), other, by_draw=key != PRECISION)
+                for key in COMPARED
+                if other != name
+            }
+            if any(found.values()):
+                rows.append({"ensemble": name, "other": other, **found})
+    return rows
