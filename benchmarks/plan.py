@@ -5,7 +5,7 @@ another. What else the machine does hits plans and training alike only if it is 
 
     python benchmarks/plan.py --json plan.json
 
-With --look the stages after training are run and compared as well.
+With --look what comes after training, index and evaluate, is run and compared stage by stage as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from sae_core.browse.prepare import STAGES as INDEXING
+from sae_core.run import EVALUATION_STAGES
 
 WIDE_MODEL = "WIDE"
 """Stands for the folder of a model of 768 dimensions with random weights, which this program makes."""
@@ -47,21 +50,30 @@ STAGES = {
     **{f"train {name}": [f"train/{name}"] for name in ("bagged", "single", "boosted", "expanded")},
 }
 LATER = {
-    "index": ["index"],
-    "match": ["match"],
-    "logit lens": ["lens"],
-    "map and describe": ["map", "atoms"],
+    "index": {name: f"{name}/" for name in INDEXING},
+    "evaluate": {f"evaluate {name}": f"evaluate/{name}" for name in EVALUATION_STAGES},
 }
+"""By command: planned stages, and how what was recorded of them begins."""
 
 
-def program(*words: str) -> str:
-    """Run the command line and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sae_core.cli", *words], capture_output=True, text=True, check=False, env=os.environ
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return done.stdout
+class Done(NamedTuple):
+    """What a command printed, and the most memory that it had."""
+
+    printed: str
+    memory: int
+
+
+def program(*words: str) -> Done:
+    """Run the command line."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
+        started = subprocess.Popen([sys.executable, "-m", "sae_core.cli", *words], stdout=output, stderr=said)
+        _, status, usage = os.wait4(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(status)
+        if started.returncode:
+            said.seek(0)
+            raise SystemExit(said.read()[-2000:].decode())
+        output.seek(0)
+        return Done(output.read().decode(), 1024 * usage.ru_maxrss)
 
 
 def wide_model(folder: Path) -> Path:
@@ -87,52 +99,72 @@ def wide_model(folder: Path) -> Path:
     return folder
 
 
-def measured(run: Path) -> dict[str, Any]:
-    """Seconds, peak memory, files and operations of a run that was trained."""
-    finished = json.loads((run / "run.json").read_text(encoding="utf-8"))["finished"]
+def recorded(run: Path) -> dict[str, dict[str, Any]]:
+    """What a run says of its finished stages."""
+    return dict(json.loads((run / "run.json").read_text(encoding="utf-8"))["finished"])
+
+
+def size_of(run: Path) -> int:
+    """Bytes of a run's files."""
+    return sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
+
+
+def trained(run: Path, words: list[str]) -> dict[str, Any]:
+    """Train, and say what it took by stage, and at most."""
+    program("train", str(run), *words)
+    finished = recorded(run)
     seconds = {
         name: sum(finished[key]["seconds"] - finished[key].get("shared_seconds", 0) for key in keys if key in finished)
         for name, keys in STAGES.items()
     }
-    for name, keys in LATER.items():
-        seconds[name] = sum(facts["seconds"] for stage, facts in finished.items() if stage.split("/")[0] in keys)
-    files = [path for path in run.rglob("*") if path.is_file()]
-    return {
-        "seconds": seconds,
-        "memory": max(facts.get("peak_memory_bytes", 0) for facts in finished.values()),
-        "disk": sum(path.stat().st_size for path in files),
+    memory = max(facts.get("peak_memory_bytes", 0) for facts in finished.values())
+    return {"seconds": seconds, "memory": memory, "disk": size_of(run)}
+
+
+def looked(run: Path, command: str) -> dict[str, Any]:
+    """The same of a command that comes after training."""
+    before = size_of(run)
+    done = program(command, str(run))
+    finished = recorded(run)
+    seconds = {
+        name: sum(facts["seconds"] for key, facts in finished.items() if key.startswith(begins))
+        for name, begins in LATER[command].items()
     }
+    return {"seconds": seconds, "memory": done.memory, "disk": size_of(run) - before}
 
 
 def compare(name: str, words: list[str], folder: Path, *, look: bool) -> dict[str, Any]:
     """Plan, train, plan again."""
     run, loads = folder / name.replace(" ", "_"), [os.getloadavg()[0]]
     began = time.perf_counter()
-    plans = [json.loads(program("plan", str(run), *words, "--json"))]
+    plans = [json.loads(program("plan", str(run), *words, "--json").printed)]
     spent = time.perf_counter() - began
-    program("train", str(run), *words)
-    trained = measured(run)  # before the index is on disk too
+    happened = {"train": trained(run, words)}
     if look:
-        program("index", str(run))
-        trained["seconds"] |= {stage: measured(run)["seconds"][stage] for stage in LATER}
+        happened |= {command: looked(run, command) for command in LATER}
     loads.append(os.getloadavg()[0])
-    plans.append(json.loads(program("plan", str(run.with_name("again")), *words, "--json")))
-    rows = []
-    for stage in plans[0]["stages"]:
-        actual = trained["seconds"].get(stage["name"], 0.0)
-        again = next(other["seconds"] for other in plans[1]["stages"] if other["name"] == stage["name"])
-        if actual:
-            rows.append({"stage": stage["name"], "before": stage["seconds"], "after": again, "measured": actual})
-    parts = [stage for stage in plans[0]["stages"] if stage["part"] == "train"]
-    training = [row for row in rows if row["stage"] in STAGES]
-    total = {key: sum(row[key] for row in training) for key in ("before", "after", "measured")}
+    plans.append(json.loads(program("plan", str(run.with_name("again")), *words, "--json").printed))
+    parts = [part_of(command, plans, actual) for command, actual in happened.items()]
+    return {"name": name, "parts": parts, "plan_seconds": spent, "loads": loads}
+
+
+def part_of(command: str, plans: list[dict[str, Any]], actual: dict[str, Any]) -> dict[str, Any]:
+    """One command beside its plans: its stages with the total, memory and files."""
+    before, after = ([stage for stage in plan["stages"] if stage["part"] == command] for plan in plans)
+    rows = [
+        {
+            "stage": stage["name"],
+            "before": stage["seconds"],
+            "after": again["seconds"],
+            "measured": actual["seconds"].get(stage["name"], 0.0),
+        }
+        for stage, again in zip(before, after, strict=True)
+    ]
+    total = {key: sum(row[key] for row in rows if row["measured"]) for key in ("before", "after", "measured")}
     return {
-        "name": name,
-        "rows": [*rows, {"stage": "train, in all", **total}],
-        "plan_seconds": spent,
-        "loads": loads,
-        "memory": {"planned": max(s["memory"] + s["mapped"] for s in parts), "measured": trained["memory"]},
-        "disk": {"planned": sum(stage["disk"] for stage in parts), "measured": trained["disk"]},
+        "rows": [*(row for row in rows if row["measured"]), {"stage": f"{command}, in all", **total}],
+        "memory": {"planned": max(stage["memory"] + stage["mapped"] for stage in before), "measured": actual["memory"]},
+        "disk": {"planned": sum(stage["disk"] for stage in before), "measured": actual["disk"]},
     }
 
 
@@ -145,13 +177,14 @@ def table(result: dict[str, Any]) -> str:
         "| | planned before | planned after | measured | before ÷ measured | after ÷ measured |",
         "|---|---|---|---|---|---|",
     ]
-    for row in result["rows"]:
-        ratios = [row[key] / row["measured"] for key in ("before", "after")]
-        figures = [f"{row[key]:.1f} s" for key in ("before", "after", "measured")]
-        lines.append(f"| {row['stage']} | {' | '.join(figures)} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
-    for what in ("memory", "disk"):
-        planned, actual = result[what]["planned"], result[what]["measured"]
-        lines.append(f"| {what} | {planned / 1e6:.0f} MB | | {actual / 1e6:.0f} MB | {planned / actual:.2f} | |")
+    for part in result["parts"]:
+        for row in part["rows"]:
+            ratios = [row[key] / row["measured"] for key in ("before", "after")]
+            figures = [f"{row[key]:.1f} s" for key in ("before", "after", "measured")]
+            lines.append(f"| {row['stage']} | {' | '.join(figures)} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        for what in ("memory", "disk"):
+            planned, actual = part[what]["planned"], part[what]["measured"]
+            lines.append(f"| {what} | {planned / 1e6:.0f} MB | | {actual / 1e6:.0f} MB | {planned / actual:.2f} | |")
     return "\n".join(lines)
 
 
@@ -159,7 +192,7 @@ def main() -> None:
     """Read the options, compare, print tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--only", type=int, choices=range(len(CONFIGURATIONS)), action="append", help="Only this one.")
-    parser.add_argument("--look", action="store_true", help="Also index, match and map.")
+    parser.add_argument("--look", action="store_true", help="Also index and evaluate.")
     parser.add_argument("--json", type=Path, help="Also write all figures there.")
     options = parser.parse_args()
     results = []

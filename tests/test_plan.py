@@ -20,9 +20,8 @@ from sae_core.config import METHODS, ModelSettings, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json
 from sae_core.planning.calibration import calibrate
-from sae_core.planning.later_stages import stages_of_looking
 from sae_core.planning.machines import MACHINES, Machine, find_machine
-from sae_core.planning.plan import make_plan
+from sae_core.planning.plan import make_plan, stages_of
 from sae_core.planning.rates import Group, Rates, named_rates, needed_steps
 from sae_core.planning.stages import Stage, Work, cache_bytes
 from sae_core.planning.train_stages import stages_of_training
@@ -205,7 +204,7 @@ def planned_stages(shape: ModelShape, *, processes: int = 1, places: int = 1, **
     settings = load_settings(overrides=base | {"training.tokens": 5000, "training.batch_size": 50} | given)
     rates = rates_of_one(settings, processes)
     work = Work(settings, shape, Machine("one", gpu=False, disk=10**12), rates, processes, places)
-    return {stage.name: stage for stage in [*stages_of_training(work), *stages_of_looking(work)]}
+    return {stage.name: stage for stage in stages_of(work)}
 
 
 def seconds_of(shape: ModelShape, **options: Any) -> dict[str, float]:

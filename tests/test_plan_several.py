@@ -95,7 +95,7 @@ def test_runs_of_several_layers_read_the_text_once_and_do_the_rest_one_after_ano
     assert three["read activations"].seconds == one["read activations"].seconds  # writing takes nothing here
     assert three["read activations"].disk == 3 * one["read activations"].disk
     assert three["read activations"].memory > one["read activations"].memory
-    for name in ("train bagged", "train boosted", "train expanded", "index", "match", "evaluate"):
+    for name in ("train bagged", "train boosted", "train expanded", "index", "match", "map", "evaluate loss"):
         for what in ("seconds", "flops", "disk"):
             assert getattr(three[name], what) == pytest.approx(3 * getattr(one[name], what)), name
         assert three[name].temporary == one[name].temporary

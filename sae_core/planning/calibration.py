@@ -20,6 +20,7 @@ from sae_core.evaluation.similarity import one_to_one
 from sae_core.host_memory import free_host_memory
 from sae_core.planning.machines import existing_parent, resident_memory
 from sae_core.planning.model_speed import measure_text
+from sae_core.planning.pace import mean_pace, measure_pace, seconds_to_compile
 from sae_core.planning.rates import ASSIGN_POWER, Group, Rates, needed_steps
 from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
@@ -105,6 +106,7 @@ class _Calibration:
         self._tell("text and model")
         text = measure_text(self.settings, self.shape, device=str(self.device), seconds=0.12 * self._seconds)
         self.remarks += text.remarks
+        to_compile, pace = seconds_to_compile(), [measure_pace()]
         self._tell("the disk")
         cache, store = self._store(text.acts_TD)
         flop = self._flop()
@@ -120,6 +122,7 @@ class _Calibration:
         for group in groups:
             self._tell(f"training, {group.members} × {group.width:,} features")
             steps[group] = self._step(group, cache, flop, seconds)
+            pace.append(measure_pace())
         widths = sorted({group.width for group in groups} | {self.settings.sae.width})
         self._tell("encoding and indexing")
         runs, index = {}, {}
@@ -140,6 +143,8 @@ class _Calibration:
             chars_per_token=text.chars_per_token,
             tokens_per_text=text.tokens_per_text,
             libraries=libraries,
+            pace=mean_pace(pace),
+            compile=to_compile,
             fast=fast,
             low_precision=trainer.low_precision,
             measured=True,

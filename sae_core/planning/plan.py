@@ -10,7 +10,8 @@ from typing import Any
 from sae_core.activations.shapes import find_shape
 from sae_core.config import EXPANDED, RunSettings
 from sae_core.device import resolve_device
-from sae_core.planning.later_stages import stages_of_looking
+from sae_core.planning.evaluation_stages import stages_of_evaluating
+from sae_core.planning.index_stages import stages_of_indexing
 from sae_core.planning.machines import FOUND, find_machine, this_machine
 from sae_core.planning.rates import named_rates
 from sae_core.planning.stages import Stage, Work
@@ -20,7 +21,7 @@ from sae_core.training.work import residual_bytes
 
 NOT_COUNTED = (
     "downloads, and reading an activation cache that is larger than the free memory from the disk in every pass",
-    "fitting concept detectors, and the time in which the libraries are imported and compiled",
+    "the time in which libraries but UMAP are imported, and training compiled",
 )
 DEAD = 0.1
 """Share of dead features for which the cost of helping them is given; how many there will be shows only later."""
@@ -205,7 +206,13 @@ def make_plan(
 
 
 def _planned(work: Work) -> RunPlan:
-    return RunPlan(work, [*stages_of_training(work), *stages_of_looking(work)])
+    return RunPlan(work, stages_of(work))
+
+
+def stages_of(work: Work) -> list[Stage]:
+    """Everything that the commands train, index and evaluate do, in order."""
+    later = [*stages_of_indexing(work), *stages_of_evaluating(work)]
+    return [*stages_of_training(work), *map(work.for_all_places, later)]
 
 
 def _within(need: int, there: int | None) -> bool | None:

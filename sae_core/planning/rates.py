@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sae_core.activations.shapes import ModelShape
 from sae_core.config import Method, RunSettings
 from sae_core.planning.machines import Machine
+from sae_core.planning.pace import AS_MEASURED, COMPILED, Pace
 from sae_core.training.work import FLOAT, SAEShape
 
 CHARS_PER_TOKEN, TOKENS_PER_TEXT = 4.0, 160.0
@@ -62,6 +63,8 @@ class Rates:
         chars_per_token: Characters of text that a token has.
         tokens_per_text: Tokens of a text, cut to the context.
         libraries: Bytes that a process has before it does anything.
+        pace: How many times longer loops take than where their constants were measured.
+        compile: Seconds by stage for what is not compiled yet.
         fast: Whether the fast training step is taken.
         low_precision: Whether the encoder product runs in bfloat16.
         measured: Whether it was measured on the machine itself.
@@ -80,6 +83,8 @@ class Rates:
     chars_per_token: float = CHARS_PER_TOKEN
     tokens_per_text: float = TOKENS_PER_TEXT
     libraries: int = LIBRARIES
+    pace: Pace = AS_MEASURED
+    compile: Mapping[str, float] = field(default_factory=dict)
     fast: bool = False
     low_precision: bool = False
     measured: bool = False
@@ -156,6 +161,7 @@ def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape, *, p
         tokens_per_text=min(TOKENS_PER_TEXT, length),
         fast=fast,
         low_precision=low,
+        compile={stage: seconds for stage, (_, _, seconds) in COMPILED.items()},
         remarks=[
             f"Nothing was measured: times are from public figures of the {machine.name} at {UTILISATION:.0%} of its "
             "peak rates, and may be off by a factor of two. Run plan there without --machine to measure."

@@ -102,8 +102,7 @@ def _shuffle(work: Work) -> Stage:
 def _train(work: Work, method: Method) -> Stage:
     sae, members = work.sae(method), work.members(method)
     boosting = _boosting(work) if method == "boosted" else None
-    sequential = boosting in ("cached", "recomputed")
-    shared = (sequential or method == "single") and _is_shared(work, method)
+    shared = is_shared(work, method)
     groups = work.groups(method)[shared:]
     passes, split = len(groups), work.groups(method)[0].split
     seconds = work.steps * sum(work.rates.step[group] for group in groups)
@@ -142,17 +141,17 @@ def help_flops(work: Work, *, share: float) -> int:
         return 0
     tokens = max(0, work.trained_tokens - settings.sae.dead_after_tokens)
     for method in settings.training.methods:
-        members = work.members(method)
-        sequential = method == "boosted" and settings.training.boosting == "sequential"
-        if (sequential or method == "single") and _is_shared(work, method):
-            members = members[1:]
+        members = work.members(method)[is_shared(work, method) :]
         flops += sum(tokens * member.help_flops(round(share * member.width)) for member in members)
     return work.places * flops
 
 
-def _is_shared(work: Work, method: Method) -> bool:
+def is_shared(work: Work, method: Method) -> bool:
     """Whether another method has trained the first member already."""
-    wanted, alike = work.settings.training.methods, starts_as_single(work.settings)
+    training, alike = work.settings.training, starts_as_single(work.settings)
+    wanted = training.methods
+    if method not in ("single", "boosted") or (method == "boosted" and training.boosting != "sequential"):
+        return False
     if method == "single":
         return "bagged" in wanted and alike
     return "bagged" in wanted or ("single" in wanted and alike)

@@ -1,0 +1,173 @@
+"""What the command evaluate will take, evaluation by evaluation as `evaluation.evaluate` does them for all ensembles.
+
+Counted work times seconds of a unit of it, as in `index_stages`, which says whose seconds the constants are. Of SAEs
+that several ensembles share, codes are found once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sae_core.config import EMBEDDED
+from sae_core.evaluation.cost import REPEATS, TIMED_TOKENS
+from sae_core.evaluation.dictionary import CONNECTIVITY_TOKENS
+from sae_core.evaluation.similarity import HELD_CELLS, SAMPLED
+from sae_core.planning.counts import Counted
+from sae_core.planning.index_stages import kept_memory
+from sae_core.planning.stages import Stage, Work
+from sae_core.planning.train_stages import is_shared
+from sae_core.training.work import FLOAT, SAEShape
+
+MOMENT = 2.7e-9
+"""Reconstruction: a number of an activation, for each of ten passes that moments take, and four for each member."""
+UNITE, WORD = 5.0e-10, 64
+"""Dictionary: seconds to unite the features of two tokens, for so many of them in a word."""
+DRAW = 8.0e-9
+"""Dictionary: to draw a number of a random atom."""
+PROBLEMS, FOUND, CUT = 13, 0.9, 0.75
+"""Concepts: those of the embedded tasks, where all libraries have enough texts; the share of the pool that is found;
+what cutting long texts leaves of the tokens that as many texts of the mean length have."""
+FIT, WEIGH = 1.6e-3, 2.0e-7
+"""Concepts: to fit a detector and draw intervals; to weigh a coefficient of a text for all problems."""
+STEPS = 2
+"""Concepts: numbers of features for which the first members of an ensemble are measured, too."""
+SCORE = 4.0e-9
+"""Loss: a logit of a token whose prediction is scored, besides the product."""
+LOSS_START = 1.0
+"""Loss: seconds to load the model once more."""
+WHOLE_BATCH = 4096
+"""Tokens whose logits exist at a time, about."""
+
+
+def stages_of_evaluating(work: Work) -> list[Stage]:
+    """Everything that the command evaluate does, in order."""
+    return [stage(work) for stage in EVALUATING.values()]
+
+
+def distinct_members(work: Work) -> list[SAEShape]:
+    """The members of all ensembles without those that are another one's first member."""
+    methods = work.settings.training.methods
+    return [member for method in methods for member in work.members(method)[is_shared(work, method) :]]
+
+
+def _encoding(work: Work, tokens: int, members: list[SAEShape]) -> float:
+    return tokens * sum(work.rates.index[member.width] for member in members)
+
+
+def _memory(work: Work) -> int:
+    """What every evaluation holds: the weights of all ensembles, and what encoding takes."""
+    weights = sum(FLOAT * member.parameters for members in work.ensembles() for member in members)
+    return kept_memory(work) + weights
+
+
+def _reconstruction(work: Work) -> Stage:
+    tokens, members = work.evaluated, distinct_members(work)
+    passes = 10 + 4 * sum(len(ensemble) for ensemble in work.ensembles())
+    return Stage(
+        "evaluate reconstruction",
+        "evaluate",
+        seconds=_encoding(work, tokens, members) + passes * tokens * work.shape.d_model * MOMENT * work.rates.pace.one,
+        flops=tokens * sum(member.run_flops for member in members),
+        memory=_memory(work),
+        disk=6 * sum(member.width for members in work.ensembles() for member in members),
+    )
+
+
+def _dictionary(work: Work) -> Stage:
+    rates, d_in, members = work.rates, work.shape.d_model, distinct_members(work)
+    tokens = min(work.evaluated, CONNECTIVITY_TOKENS)
+    seconds, flops, held = _encoding(work, tokens, members), tokens * sum(member.run_flops for member in members), 0
+    matched = 0
+    for method, ensemble in zip(work.settings.training.methods, work.ensembles(), strict=True):
+        counted = Counted(method, ensemble, tokens)
+        features, pairs = counted.features, counted.pairs
+        # Each pair of atoms once; random atoms beside as many; of members their pairs, and random ones beside those.
+        sampled = min(SAMPLED, features) * features + bool(pairs) * sum(
+            min(SAMPLED, member.width) * (features - member.width) for member in ensemble
+        )
+        products = features**2 // 2 + sampled + 2 * counted.cells
+        seconds += 2 * d_in * products * rates.flop + pairs * rates.assign
+        seconds += (features + bool(pairs) * len(ensemble) * features) * d_in * DRAW * rates.pace.one
+        seconds += counted.entries * (features / WORD) * UNITE * rates.pace.one
+        flops += 2 * d_in * products
+        matched += bool(pairs)
+        held = max(held, 2 * FLOAT * min(max(member.width for member in ensemble) ** 2, HELD_CELLS) * bool(pairs))
+    return Stage(
+        "evaluate dictionary",
+        "evaluate",
+        seconds=seconds + bool(matched) * rates.assign,  # of random atoms, the same for ensembles of one width
+        flops=flops,
+        memory=_memory(work) + held + 64 * 2**20,
+        disk=4000,
+    )
+
+
+def _concepts(work: Work) -> Stage:
+    settings, rates = work.settings.evaluation, work.rates
+    if work.settings.text.source != EMBEDDED:
+        return Stage("evaluate concepts", "evaluate", seconds=0.0, memory=_memory(work))
+    texts = round(FOUND * settings.pool_texts)
+    tokens = round(texts * CUT * min(settings.tokens_per_text, rates.tokens_per_text))
+    # A random dictionary imitates a member.
+    members = [*distinct_members(work), work.sae("single")]
+    counts, ensembles = len(set(settings.concept_features)), work.ensembles()
+    several = sum(len(ensemble) for ensemble in ensembles if len(ensemble) > 1)
+    fits = PROBLEMS * (2 * counts * (len(ensembles) + 1) + 2 + STEPS * several)
+    coefficients = tokens * sum(Counted("single", members, 1).active) // 2  # of those of a text, many are one feature's
+    return Stage(
+        "evaluate concepts",
+        "evaluate",
+        seconds=tokens * rates.forward
+        + _encoding(work, tokens, members)
+        + (fits * FIT + coefficients * WEIGH) * rates.pace.one,
+        flops=tokens * (work.token_flops + sum(member.run_flops for member in members)),
+        memory=_memory(work) + work.model_bytes * (not work.machine.gpu) + 40 * coefficients + 2 * 10**8,
+        disk=80_000,
+    )
+
+
+def _cost(work: Work) -> Stage:
+    members = [member for ensemble in work.ensembles() for member in ensemble]
+    tokens = (1 + REPEATS) * min(TIMED_TOKENS, work.evaluated)
+    return Stage(
+        "evaluate cost",
+        "evaluate",
+        seconds=_encoding(work, tokens, members),
+        flops=tokens * sum(member.run_flops for member in members),
+        memory=_memory(work),
+        disk=7000,
+    )
+
+
+def _loss(work: Work) -> Stage:
+    settings, rates, shape = work.settings, work.rates, work.shape
+    tokens, members = settings.evaluation.loss_tokens, distinct_members(work)
+    if not tokens:
+        return Stage("evaluate loss", "evaluate", seconds=0.0, memory=_memory(work))
+    # As it is and for two ablations; and for the first members of every ensemble, whose first is often another's.
+    passes, deep = 3 + len(members), shape.layers / (settings.model.layer + 1)
+    product = 2 * shape.d_model * shape.vocabulary
+    scores = tokens * passes * shape.vocabulary
+    return Stage(
+        "evaluate loss",
+        "evaluate",
+        seconds=LOSS_START * rates.pace.one
+        + tokens * passes * (deep * rates.forward + product * rates.flop)
+        + scores * SCORE * rates.pace.one
+        + _encoding(work, tokens, members),
+        flops=round(tokens * passes * (deep * work.token_flops + product)),
+        memory=_memory(work)
+        + work.model_bytes * (not work.machine.gpu)
+        + 4 * FLOAT * shape.vocabulary * min(tokens, WHOLE_BATCH),
+        disk=9000,
+    )
+
+
+EVALUATING: dict[str, Callable[[Work], Stage]] = {
+    "reconstruction": _reconstruction,
+    "dictionary": _dictionary,
+    "concepts": _concepts,
+    "cost": _cost,
+    "loss": _loss,
+}
+"""The evaluations of `run.EVALUATION_STAGES`."""
