@@ -176,7 +176,8 @@ def test_members_that_ensembles_share_are_encoded_once() -> None:
 
 def test_evaluations_that_are_not_done_take_no_time() -> None:
     shape = find_shape(ModelSettings())
-    assert planned_stages(shape)["evaluate concepts"].seconds > 0
+    few, more = (planned_stages(shape, data__train_tokens=tokens)["evaluate concepts"] for tokens in (1000, 2000))
+    assert 0 < few.seconds < more.seconds  # texts of ten tokens, fewer than the pool may have
     assert planned_stages(shape, text__source="x.txt")["evaluate concepts"].seconds == 0
     assert planned_stages(shape, evaluation__loss_tokens=0)["evaluate loss"].seconds == 0
 

@@ -18,8 +18,9 @@ from sae_core.planning.stages import Stage, Work
 from sae_core.planning.train_stages import is_shared
 from sae_core.training.work import FLOAT, SAEShape
 
-MOMENT = 2.7e-9
-"""Reconstruction: a number of an activation, for each of ten passes that moments take, and four for each member."""
+CHECK, MOMENT = 0.5, 2.7e-9
+"""Reconstruction: seconds for identities and intervals; a number of an activation, for each of
+ten passes that moments take, and four for each member."""
 UNITE, WORD = 5.0e-10, 64
 """Dictionary: seconds to unite the features of two tokens, for so many of them in a word."""
 DRAW = 8.0e-9
@@ -66,7 +67,8 @@ def _reconstruction(work: Work) -> Stage:
     return Stage(
         "evaluate reconstruction",
         "evaluate",
-        seconds=_encoding(work, tokens, members) + passes * tokens * work.shape.d_model * MOMENT * work.rates.pace.one,
+        seconds=_encoding(work, tokens, members)
+        + (CHECK + passes * tokens * work.shape.d_model * MOMENT) * work.rates.pace.one,
         flops=tokens * sum(member.run_flops for member in members),
         memory=_memory(work),
         disk=6 * sum(member.width for members in work.ensembles() for member in members),
@@ -106,7 +108,8 @@ def _concepts(work: Work) -> Stage:
     settings, rates = work.settings.evaluation, work.rates
     if work.settings.text.source != EMBEDDED:
         return Stage("evaluate concepts", "evaluate", seconds=0.0, memory=_memory(work))
-    texts = round(FOUND * settings.pool_texts)
+    there = (work.rows + work.evaluated) / max(1.0, rates.tokens_per_text)
+    texts = round(FOUND * min(settings.pool_texts, there))
     tokens = round(texts * CUT * min(settings.tokens_per_text, rates.tokens_per_text))
     # A random dictionary imitates a member.
     members = [*distinct_members(work), work.sae("single")]

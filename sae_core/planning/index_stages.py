@@ -25,7 +25,7 @@ ENTRY_BYTES = 8
 """Of an activation in the index: its position and its value."""
 ENCODING = 35 * 10**7
 """Bytes that encoding and sorting take beside weights and libraries, and that are not given back."""
-ROW = 8.5e-10
+ROW = 3.5e-10
 """Seconds to add or multiply one number of an atom for one of a token's active features."""
 TELL_ENTRY, TELL_TOKEN = 2.0e-8, 6.0e-7
 """By token: an activation in the pass over all of them; a token of the text that is counted and written."""
