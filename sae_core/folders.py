@@ -103,6 +103,11 @@ class EnsembleFolder:
         return self.path / "matches.parquet"
 
     @property
+    def nearest(self) -> Path:
+        """Safetensors, memory-mapped: the nearest atoms of each feature within its own member, and their cosines."""
+        return self.path / "nearest.safetensors"
+
+    @property
     def match_summary(self) -> Path:
         """JSON: mean matched cosines of each pair of members, and of random dictionaries of the same sizes."""
         return self.path / "matches.json"

@@ -18,7 +18,10 @@ from sae_core.files import read_json, write_json
 from sae_core.folders import CorpusFolder, EnsembleFolder, file_name
 
 FORMAT = 1
-INDEX_STAGES = ("index", "tokens", "together", "match", "families", "lens", "map", "atoms", "suggest", "energy")
+INDEX_STAGES = (
+    *("index", "tokens", "together", "match", "nearest", "families"),
+    *("lens", "map", "atoms", "suggest", "energy"),
+)
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.family_table import relate_members
+from sae_core.browse.finding_nearest import write_nearest
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index
 from sae_core.browse.matching import match_members
@@ -229,6 +230,7 @@ def _browse(run: Run, name: str, ensemble: Ensemble, acts_TD: Tensor, seed: int)
     matches, summary = match_members(ensemble)
     write_table(folder.matches, matches)
     write_json(folder.match_summary, summary)
+    write_nearest(ensemble, folder.nearest)
     firing, families, relations = relate_members(
         ActivationIndex.open(folder.index), [member.W_dec for member in ensemble], matches
     )

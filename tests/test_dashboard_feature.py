@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hand_made import corpus_of, index_of
 from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
@@ -18,7 +19,9 @@ from dashboard.parts import feature_side, tokens
 from dashboard.parts.steps import stepped
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.labels import LabelStore
+from sae_core.browse.nearest import KEPT
 from sae_core.browse.passages import PassageLabels
+from sae_core.ensemble import load_ensemble
 from sae_core.files import read_table
 from sae_core.run import Run
 
@@ -129,7 +132,7 @@ def test_the_side_escapes_everything() -> None:
     )
     row = {"suggestion": ATTACK, "precision": 0.5, "recall": 0.1, "fires": 10, "holds": 4, "both": 2, "lift": 9.0}
     lens = {"promoted": [ATTACK], "promoted_scores": [1.0], "suppressed": [ATTACK], "suppressed_scores": [-1.0]}
-    near = feature_side.Near(3, 1, ATTACK, [ATTACK], ATTACK, True)
+    near = feature_side.Near(3, 1, ATTACK, [ATTACK], ATTACK, True, ATTACK)
     page = "".join(
         [
             feature_side.passages_html(shares),
@@ -139,7 +142,7 @@ def test_the_side_escapes_everything() -> None:
         ]
     )
     assert not {"img", "script"} & set(re.findall(r"<([a-zA-Z]+)", page))
-    assert page.count("&lt;img") >= 9
+    assert page.count("&lt;img") >= 10
     assert 'href="?run=%22%3E%3Cscript%3E&amp;feature=3" data-go="3"' in page
 
 
@@ -193,3 +196,51 @@ def test_a_run_of_an_older_version_has_no_suggestions(monkeypatch: pytest.Monkey
     assert not app.exception
     assert "none yet: sae-ensemble index" in html(app)
     assert "Take as label" not in [button.label for button in app.button]
+
+
+def near_rows(app: AppTest, title: str) -> list[tuple[int, str]]:
+    """(feature, what is said of it) of a list of features near to the one that is shown."""
+    after = html(app).split(title)[1].split("<h2>")[0]
+    rows = re.findall(r'data-go="(\d+)".*?<span class="muted" title="The cosine[^>]*>(.*?)</span>', after)
+    return [(int(feature), said) for feature, said in rows]
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "title"),
+    [("single", "Nearest atoms of the dictionary"), ("boosted", "Nearest atoms in its own stage")],
+)
+def test_the_nearest_atoms_of_its_own_member_are_shown(
+    monkeypatch: pytest.MonkeyPatch, run: Run, ensemble: str, title: str
+) -> None:
+    members = load_ensemble(run.ensemble(ensemble))
+    feature = members.offsets[-1] - 3
+    own_ND, latent = members[-1].W_dec.detach(), members[-1].width - 3
+    cosine_N = torch.nn.functional.cosine_similarity(own_ND, own_ND[latent], dim=1)
+    cosine_N[latent] = -2
+    best = cosine_N.topk(KEPT)
+    dead = read_table(run.ensemble(ensemble).atoms)["dead"]
+    expected = [
+        (members.offsets[-2] + place, f"cosine {cosine:z.2f}{' · dead' if dead[members.offsets[-2] + place] else ''}")
+        for cosine, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+    LabelStore(run.labels, "run").set(
+        *(ensemble, len(members) - 1, best.indices[0].item(), expected[0][0]), "what is nearest", author="Ada"
+    )
+    app = open_page(monkeypatch, run.path, "feature", ensemble=ensemble, feature=str(feature))
+    assert not app.exception
+    assert near_rows(app, title) == expected
+    assert "what is nearest" in html(app).split(title)[1]
+    assert "Of as many random atoms the nearest has" in html(app)
+
+
+@pytest.mark.parametrize("ensemble", ["single", "bagged"])
+def test_a_run_of_an_older_version_says_what_finds_its_nearest_atoms(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ensemble: str
+) -> None:
+    run = write_synthetic_run(tmp_path / "run", members=2, stop_before="evaluate")
+    run.ensemble(ensemble).nearest.unlink()
+    app = open_page(monkeypatch, run.path, "feature", ensemble=ensemble, feature="3")
+    assert not app.exception
+    assert "They are not found yet" in html(app)
+    assert f"sae-ensemble index {run.path}" in html(app)
+    assert "Fires together with" in html(app)

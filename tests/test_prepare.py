@@ -25,10 +25,10 @@ from sae_core.run import INDEX_STAGES, Run
 from sae_core.sae import TopKSAE
 
 D, TOKENS, VOCABULARY = 12, 150, 30
-STAGES = ("index", "tokens", "together", "lens", "atoms", "suggest")
+STAGES = ("index", "tokens", "together", "nearest", "lens", "atoms", "suggest")
 """Stages of every ensemble that tell how far they are."""
 FILES = (
-    *("index", "by_token", "matches", "match_summary", "firing_matches", "families", "family_summary"),
+    *("index", "by_token", "matches", "match_summary", "nearest", "firing_matches", "families", "family_summary"),
     *("promoted", "map", "atoms", "suggestions"),
 )
 
@@ -111,6 +111,19 @@ def test_what_is_finished_is_not_done_again(run: Run, monkeypatch: pytest.Monkey
     assert run.is_finished("atoms/boosted")
     monkeypatch.setattr(prepare, "STAGES", dict.fromkeys(prepare.STAGES, _interrupted))
     prepare.prepare_run(run)
+
+
+def test_an_older_run_gets_the_nearest_atoms_alone_and_without_its_activations(run: Run) -> None:
+    prepare.prepare_run(run)
+    written = {name: run.ensemble(name).nearest.read_bytes() for name in ensembles()}
+    for name in ensembles():
+        run.ensemble(name).nearest.unlink()
+        run.manifest_path.write_text(run.manifest_path.read_text().replace(f"nearest/{name}", f"unknown/{name}"))
+    run.activations.rmdir()
+    older, ticks = Run.open(run.path), list[Tick]()
+    prepare.prepare_run(older, progress=ticks.append)
+    assert {tick.stage for tick in ticks} == {f"nearest {name}" for name in ensembles()}
+    assert {name: run.ensemble(name).nearest.read_bytes() for name in ensembles()} == written
 
 
 def _interrupted(*_: object) -> dict[str, object]:

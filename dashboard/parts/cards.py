@@ -120,16 +120,17 @@ _COMMANDS = {
 }
 
 
-def what_to_run(command: str, run: Path, title: str = "") -> str:
+def what_to_run(command: str, run: Path, title: str = "", why: str = "") -> str:
     """The notice of an unfinished run.
 
     Args:
         command: The subcommand that makes what is missing: train, index, evaluate or spurious.
         run: The run folder.
         title: What is missing, if not the usual.
+        why: What it is for, if not the usual.
     """
     usual, text = _COMMANDS[command]
-    return notice(title or usual, f"{text} Run:", f"sae-ensemble {command} {_quoted(str(run))}")
+    return notice(title or usual, f"{why or text} Run:", f"sae-ensemble {command} {_quoted(str(run))}")
 
 
 def _quoted(argument: str) -> str:

@@ -31,23 +31,25 @@ KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """A feature near to the one that is shown: in another member, or firing with it.
+    """A feature near to the one that is shown: in another member or its own, or firing with it.
 
     Attributes:
         feature: Number of the feature.
-        member: Its member.
+        member: Its member; None if that goes without saying, and then its tokens stand there.
         said: What is known of it, such as ``cosine 0.91``.
         tokens: Tokens that stand for it.
         name: Its label or suggested label.
         suggested: Whether the name is only suggested.
+        definition: What is meant by what is said, shown when that is pointed at.
     """
 
     feature: int
-    member: int
+    member: int | None
     said: str
     tokens: Sequence[str] = ()
     name: str = ""
     suggested: bool = False
+    definition: str = ""
 
 
 def link(query: Mapping[str, str], feature: int, text: str) -> str:
@@ -139,13 +141,20 @@ def lens_html(row: Mapping[Any, Any]) -> str:
 
 def near_html(title: str, how_to_read: str, found: Sequence[Near], query: Mapping[str, str], *, staged: bool) -> str:
     """Features near to this one, a row each, with a link."""
-    rows = "".join(
-        f'<div class="near"><div class="row">{link(query, one.feature, f"Feature {one.feature:,}")}'
-        f'{member_chip(one.member, stage=staged)}<span class="muted">{escape(one.said)}</span></div>'
-        f"{_name(one)}{token_chips(one.tokens)}</div>"
-        for one in found
-    )
+    rows = "".join(_row(one, query, staged) for one in found)
     return section(title, how_to_read) + f'<div class="sae card">{rows}</div>'
+
+
+def _row(one: Near, query: Mapping[str, str], staged: bool) -> str:
+    tokens = token_chips(one.tokens)
+    beside, below = (tokens, "") if one.member is None else (member_chip(one.member, stage=staged), tokens)
+    feature = link(query, one.feature, f"Feature {one.feature:,}")
+    return f'<div class="near"><div class="row">{feature}{beside}{_said(one)}</div>{_name(one)}{below}</div>'
+
+
+def _said(one: Near) -> str:
+    title = f' title="{escape(one.definition)}"' if one.definition else ""
+    return f'<span class="muted"{title}>{escape(one.said)}</span>'
 
 
 def _name(one: Near) -> str:

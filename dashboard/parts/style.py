@@ -79,6 +79,8 @@ _RULES = """
 .sae.card .near{padding:.5rem 0;border-bottom:1px solid var(--line)}
 .sae.card .near:last-child{border-bottom:0}
 .sae.card .near .row{flex-wrap:wrap}
+.sae.card .near .row .tok{margin:0}
+.sae.card .near span[title]{cursor:help}
 .sae.card .name{font-size:.86rem;margin:0 0 .25rem;overflow-wrap:anywhere}
 .sae.legend.keys .tok{margin:0 .3rem 0 0}
 .sae.plot{margin-top:.6rem}

@@ -21,7 +21,14 @@ from dashboard.queries.detecting import contexts, detectors
 from dashboard.queries.finding import Ranking, clusters, concept_names, features, has_tokens, order, ranking
 from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_table, labels
 from dashboard.queries.live import live_text
-from dashboard.queries.one_feature import FeatureView, feature_view, often_together, passage_labels, peak_tokens
+from dashboard.queries.one_feature import (
+    FeatureView,
+    feature_view,
+    nearest_within,
+    often_together,
+    passage_labels,
+    peak_tokens,
+)
 from dashboard.queries.opening import EnsembleInfo, ensembles, open_run, runs
 from dashboard.queries.pinned import pin_view
 from dashboard.queries.reporting import report, report_html, report_json
@@ -80,6 +87,7 @@ __all__ = [
     "matches",
     "more_of_family",
     "nearest_elsewhere",
+    "nearest_within",
     "often_together",
     "open_run",
     "order",

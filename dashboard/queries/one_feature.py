@@ -21,6 +21,7 @@ from sae_core.browse.examples import (
     strongest,
     top_examples,
 )
+from sae_core.browse.nearest import Nearest
 from sae_core.browse.passages import PassageLabels
 from sae_core.browse.together import Together
 from sae_core.run import Run
@@ -78,6 +79,23 @@ def often_together(run: Run, ensemble: str, feature: int, *, count: int = 6) -> 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
 def _together(path: str, modified: int) -> Together:
     return Together.open(Path(path))
+
+
+def nearest_within(run: Run, ensemble: str, feature: int) -> tuple[pd.DataFrame, float] | None:
+    """(The nearest atoms of a feature's own member: feature and cosine; what chance gives for the nearest one).
+
+    None for a run that was indexed by a version that did not look for them.
+    """
+    path = run.ensemble(ensemble).nearest
+    if not path.exists():
+        return None
+    table = _nearest(str(path), modified(path))
+    return table.of(feature), float(table.chance[feature])
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _nearest(path: str, modified: int) -> Nearest:
+    return Nearest.open(Path(path))
 
 
 def peak_tokens(run: Run, ensemble: str, feature: int, *, count: int = 5) -> list[str]:

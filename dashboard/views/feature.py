@@ -5,8 +5,6 @@ All of it is one fragment, so that a step to the next feature draws nothing else
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -19,7 +17,7 @@ from dashboard.components import feature_keys
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import chip, heading, member_chip, notice, section, tile, tiles, what_to_run
 from dashboard.parts.colors import HIGHLIGHT, METHODS
-from dashboard.parts.feature_side import Near, keys_html, lens_html, near_html, passages_html
+from dashboard.parts.feature_side import keys_html, lens_html, passages_html
 from dashboard.parts.filters import Filters
 from dashboard.parts.histogram import SCALES, histogram_html
 from dashboard.parts.numbers import decimal, is_missing, one_in, percent, whole
@@ -27,6 +25,7 @@ from dashboard.parts.steps import stepped
 from dashboard.parts.tokens import legend, strips
 from dashboard.pins import pin_button
 from dashboard.sections.label_form import label_form
+from dashboard.sections.near_features import near_features
 from sae_core.errors import UserError
 
 SHOWN = (12, 24, 48)
@@ -237,68 +236,7 @@ def _side(
     lens = queries.promoted(here.run, info.name)
     if lens is not None and feature < len(lens):
         blocks.append(lens_html(lens.iloc[feature].to_dict()))
-    blocks += [_matches(here, info, feature, query), _together(here, info, feature, query)]
-    st.html("".join(blocks))
-
-
-def _matches(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
-    if info.members < 2:
-        return ""
-    table = queries.matches(here.run, info.name)
-    if table is None:
-        return what_to_run("index", here.run.path, "The members are not matched yet")
-    mine = table[table["feature"] == feature].sort_values("best_cosine", ascending=False)
-    found = []
-    names = _names(here, info, [int(other) for other in mine["best_feature"]])
-    for match in mine.to_dict("records"):
-        other = int(match["best_feature"])
-        paired = " · one-to-one match" if int(match["matched_feature"]) == other else ""
-        said = f"cosine {decimal(match['best_cosine'])}{paired}"
-        tokens = queries.peak_tokens(here.run, info.name, other, count=4)
-        found.append(Near(other, int(match["other_member"]), said, tokens, *names[other]))
-    return near_html(
-        f"Nearest atoms in the other {info.member_word}s",
-        "The most similar feature of each, by the cosine of their atoms; 1 is the same direction.",
-        found,
-        query,
-        staged=info.staged,
-    )
-
-
-def _together(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
-    pairs, atoms = queries.often_together(here.run, info.name, feature), queries.atoms(here.run, info.name)
-    if pairs is None or pairs.empty or atoms is None:
-        return ""
-    names = _names(here, info, [int(other) for other in pairs["feature"]])
-    found = [
-        Near(
-            int(pair["feature"]),
-            info.place(int(pair["feature"]))[0],
-            f"lift {decimal(pair['lift'], 1)} · on {percent(pair['share'], 0)} of its tokens",
-            [str(atoms["top_token"].iloc[int(pair["feature"])])],
-            *names[int(pair["feature"])],
-        )
-        for pair in pairs.to_dict("records")
-    ]
-    return near_html(
-        "Fires together with",
-        "Features on the same tokens; lift is how many times more often than if they were independent.",
-        found,
-        query,
-        staged=info.staged,
-    )
-
-
-def _names(here: Here, info: queries.EnsembleInfo, features: Iterable[int]) -> dict[int, tuple[str, bool]]:
-    """(label, or else suggested label; whether it is only suggested) of each feature."""
-    suggestions = queries.suggestions(here.run, info.name)
-    labels = {label.feature: label.label for label in queries.label_list(here.run) if label.ensemble == info.name}
-    names = {}
-    for feature in features:
-        suggested = "" if suggestions is None else str(suggestions["suggestion"].iloc[feature])
-        label = labels.get(feature, "")
-        names[feature] = (label or suggested, not label)
-    return names
+    st.html("".join([*blocks, *near_features(here, info, feature, query)]))
 
 
 show(here())

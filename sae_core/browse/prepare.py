@@ -19,6 +19,7 @@ from sae_core.browse.atoms import atom_table
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.counting_together import write_together
 from sae_core.browse.family_table import relate_members
+from sae_core.browse.finding_nearest import write_nearest
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index_together
 from sae_core.browse.logit_lens import promoted_tokens
@@ -101,6 +102,7 @@ def _files(folder: EnsembleFolder, stage: str) -> list[Path]:
         "tokens": [folder.by_token],
         "together": [folder.together],
         "match": [folder.matches, folder.match_summary],
+        "nearest": [folder.nearest],
         "families": [folder.firing_matches, folder.families, folder.family_summary],
         "lens": [folder.promoted],
         "map": [folder.map],
@@ -143,6 +145,11 @@ def _match(job: _Job, progress: Progress) -> dict[str, Any]:
     table, summary = match_members(job.ensemble, progress=progress)
     write_table(job.folder.matches, table)
     write_json(job.folder.match_summary, summary)
+    return {}
+
+
+def _nearest(job: _Job, progress: Progress) -> dict[str, Any]:
+    write_nearest(job.ensemble, job.folder.nearest, progress=progress)
     return {}
 
 
@@ -208,6 +215,7 @@ STAGES: dict[str, Callable[[_Job, Progress], dict[str, Any]]] = {
     "tokens": _tokens,
     "together": _together,
     "match": _match,
+    "nearest": _nearest,
     "families": _families,
     "lens": _lens,
     "map": _map,

@@ -14,8 +14,10 @@ from dataclasses import replace
 from sae_core.browse.atom_map import CELLS
 from sae_core.browse.by_token import FEATURES_A_TOKEN
 from sae_core.browse.firing import CONTEXT, ENTRIES, PRODUCTS, TOP_CONTEXTS
+from sae_core.browse.nearest import KEPT as NEAREST
 from sae_core.browse.stage_energy import SAMPLE
 from sae_core.browse.together import KEPT
+from sae_core.evaluation.similarity import CELLS as SIMILARITIES
 from sae_core.evaluation.similarity import HELD_CELLS
 from sae_core.planning.counts import Counted, distinct_tokens
 from sae_core.planning.stages import Stage, Work, cache_bytes
@@ -170,6 +172,19 @@ def _families(work: Work, counted: Counted) -> Stage:
     )
 
 
+def _nearest(work: Work, counted: Counted) -> Stage:
+    cells = sum(member.width**2 for member in counted.members)
+    flops = 2 * work.shape.d_model * cells
+    return Stage(
+        "nearest",
+        "index",
+        seconds=flops * work.rates.flop + cells * NEIGHBOUR * work.rates.pace.one,
+        flops=flops,
+        memory=kept_memory(work) + 2 * FLOAT * SIMILARITIES,
+        disk=FLOAT * (2 * NEAREST + 1) * counted.features,
+    )
+
+
 def _lens(work: Work, counted: Counted) -> Stage:
     features, d_in, vocabulary = counted.features, work.shape.d_model, work.shape.vocabulary
     flops = 2 * features * d_in * vocabulary
@@ -243,6 +258,7 @@ INDEXING: dict[str, Callable[[Work, Counted], Stage]] = {
     "tokens": _tokens,
     "together": _together,
     "match": _match,
+    "nearest": _nearest,
     "families": _families,
     "lens": _lens,
     "map": _map,
