@@ -192,6 +192,11 @@ def test_a_family_gets_a_label_and_one_undo_takes_it_back(monkeypatch: pytest.Mo
     assert texts(run) == {}
     assert app.text_input(key=f"label-run-bagged-{family[0]}").value == ""
     assert "Taken back" in said(app)
+    app.button(key="label-redo").click().run()
+    assert texts(run) == dict.fromkeys(family, "ours")
+    assert app.text_input(key=f"label-run-bagged-{family[0]}").value == "ours"
+    assert "Made again" in said(app)
+    assert app.button(key="label-redo").disabled
 
 
 def test_several_labels_are_changed_and_taken_back(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
@@ -205,9 +210,15 @@ def test_several_labels_are_changed_and_taken_back(monkeypatch: pytest.MonkeyPat
     assert app.button(key="several-do").label == "Change 3 labels"
     app.button(key="several-do").click().run()
     assert texts(run) == {3: "old; bulk", 5: "bulk", 6: "bulk"}
+    assert app.button(key="labels-redo").disabled
     app.button(key="labels-undo").click().run()
     assert texts(run) == {3: "old"}
+    assert open_labels(monkeypatch, run, author="Dan").button(key="labels-redo").disabled
+    monkeypatch.setenv("SAE_ENSEMBLE_AUTHOR", "Cy")
+    app.button(key="labels-redo").click().run()
+    assert texts(run) == {3: "old; bulk", 5: "bulk", 6: "bulk"}
     assert not app.exception
+    assert "made again" in html(open_labels(monkeypatch, run, "changes"))
 
 
 def test_several_chosen_by_a_filter_and_clashing_with_others(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

@@ -157,6 +157,103 @@ def test_an_undo_leaves_what_others_have_changed_since(store: LabelStore) -> Non
     assert texts(store) == {2: "b", 4: "own"}
 
 
+def redo(store: LabelStore, author: str) -> tuple[int, int]:
+    step = store.last_undo(author)
+    assert step is not None
+    undone = store.redo(author, step.number)
+    return undone.restored, undone.left
+
+
+def test_what_was_taken_back_is_made_again_step_by_step(store: LabelStore) -> None:
+    store.save([Edit(wanted(3, "one", "note", "Eve"))], author="Ada", kind="import", text="file.csv")
+    save(store, "Ada", f3="two", f4="four")
+    save(store, "Ada", f3="", f5="five")
+    states = [{}, {3: "one"}, {3: "two", 4: "four"}, {4: "four", 5: "five"}]
+    assert store.last_undo("Ada") is None
+    for _ in range(2):  # as often as one likes
+        for state in states[2::-1]:
+            undo(store, "Ada")
+            assert texts(store) == state
+        assert store.last_step("Ada") is None
+        for state in states[1:]:
+            redo(store, "Ada")
+            assert texts(store) == state
+        assert store.last_undo("Ada") is None
+    undo(store, "Ada")
+    undo(store, "Ada")
+    label = store.get("bagged", 3)
+    assert label is not None
+    assert (label.label, label.note, label.author, label.time) == ("one", "note", "Eve", "2026-01-31T12:00:00Z")
+    assert redo(store, "Ada") == (2, 0)
+    assert [change.kind for change in store.history("bagged", 4)] == ["bulk", *["undo", "redo"] * 3]
+    # Who goes on from here cannot make again what was taken back before.
+    save(store, "Ada", f6="six")
+    assert store.last_undo("Ada") is None
+    assert undo(store, "Ada") == (1, 0)
+    assert redo(store, "Ada") == (1, 0)
+    assert texts(store) == {3: "two", 4: "four", 6: "six"}
+
+
+def test_a_redo_leaves_what_others_have_changed_since(store: LabelStore) -> None:
+    save(store, "Ada", f1="a", f2="b", f3="c")
+    undo(store, "Ada")
+    step = store.last_undo("Ada")
+    assert step is not None
+    save(store, "Bob", f2="of Bob", f3="passing")
+    assert undo(store, "Bob") == (2, 0)
+    save(store, "Bob", f2="of Bob")
+    for author, number in (("Bob", step.number), ("Ada", step.number - 1), ("Ada", 99)):
+        with pytest.raises(UserError, match=f"{author} has taken back nothing as step {number}"):
+            store.redo(author, number)
+    assert store.last_undo("Ada", among=[]) is None
+    assert redo(store, "Ada") == (2, 1)  # what Bob has taken back himself is as Ada left it
+    assert texts(store) == {1: "a", 2: "of Bob", 3: "c"}
+    with pytest.raises(UserError, match="taken back nothing"):
+        store.redo("Ada", step.number)
+    assert undo(store, "Ada") == (2, 1)
+    assert texts(store) == {2: "of Bob"}
+
+
+def test_one_of_many_who_make_the_same_again_does(store: LabelStore) -> None:
+    save(store, "Ada", f1="a")
+    undo(store, "Ada")
+    step, results = store.last_undo("Ada"), list[object]()
+    assert step is not None
+
+    def write() -> None:
+        try:
+            results.append(again(store).redo("Ada", step.number).restored)
+        except UserError:
+            results.append("refused")
+
+    threads = [threading.Thread(target=write) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, results)) == ["1", *["refused"] * 5]
+    assert texts(store) == {1: "a"}
+    assert len(store.history("bagged", 1)) == 3
+
+
+def test_a_family_comes_back_with_its_source(store: LabelStore) -> None:
+    save(store, "Ada", f3="source")
+    store.propagate("bagged", 3, FAMILY, author="Bob")
+    save(store, "Ada", f3="renamed")
+    family = {11: "renamed", 19: "renamed", 20: "renamed"}
+    assert undo(store, "Ada") == (4, 0)
+    assert redo(store, "Ada") == (4, 0)
+    assert texts(store) == {3: "renamed", **family}
+    undo(store, "Ada")
+    assert undo(store, "Bob") == (3, 0)
+    assert redo(store, "Bob") == (3, 0)
+    assert redo(store, "Ada") == (4, 0)  # Bob has left the copies as he found them
+    assert texts(store) == {3: "renamed", **family}
+    copy = store.get("bagged", 11)
+    assert copy is not None
+    assert (copy.label, copy.source) == ("renamed", Source(3, 0, 3, 0.8765))
+
+
 FAMILY = [Copy(11, 1, 3, 0.87654), Copy(19, 2, 3, 0.7), Copy(20, 2, 4, 0.75)]
 
 

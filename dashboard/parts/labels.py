@@ -24,6 +24,7 @@ _KINDS = {
     "import": "import",
     "family": "given to a family",
     "undo": "taken back",
+    "redo": "made again",
     "": "label",
 }
 
@@ -255,15 +256,21 @@ def steps_table(steps: Sequence[Step]) -> str:
     )
     rows = [
         [
-            Cell(_KINDS.get(step.kind, step.kind), "taken back since" if step.undone else ""),
+            Cell(_KINDS.get(step.kind, step.kind), _since(step)),
             Cell(whole(step.labels)),
             Cell(step.author or "anonymous"),
             Cell(moment(step.time)),
-            Cell(step.text[:80] if step.kind != "undo" else ""),
+            Cell(step.text[:80] if step.kind not in ("undo", "redo") else ""),
         ]
         for step in steps
     ]
     return _left(table(columns, rows))
+
+
+def _since(step: Step) -> str:
+    if not step.undone:
+        return ""
+    return "made again since" if step.kind == "undo" else "taken back since"
 
 
 def step_text(step: Step) -> str:

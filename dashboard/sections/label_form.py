@@ -1,4 +1,4 @@
-"""The form on a feature's page: label and note, for the feature alone or its family, with its history and undo."""
+"""The form on a feature's page: label and note, for the feature alone or its family; history, undo and redo."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def label_form(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
                 "Saving both fields empty removes the label."
             )
     with st.container(horizontal=True, gap="small"):
-        labelling.undo_button(here, key="label-undo")
+        labelling.undo_and_redo(here, key="label")
         with st.popover("History", icon=":material/history:", disabled=version == 0):
             changes = queries.labels(here.run).history(info.name, feature) if version else []
             st.html(parts.history_table(changes))

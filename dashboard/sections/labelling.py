@@ -1,4 +1,4 @@
-"""What pages that write labels share: saving, with a choice where somebody was faster, undo, and what happened."""
+"""What pages that write labels share: saving, with a choice where somebody was faster, undo and redo, what happened."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def save(
     if saved.conflicts:
         st.session_state[_PENDING] = _Pending(here.run.name, list(edits), saved.conflicts, kind, text, copies)
     else:
-        remember(saved)
+        remember(saved.step)
     return saved
 
 
-def remember(saved: Saved) -> None:
+def remember(step: int | None) -> None:
     """Keep a step's number, so that people without a name take back only what they did in this session."""
-    if saved.step is not None:
-        st.session_state.setdefault(_STEPS, []).append(saved.step)
+    if step is not None:
+        st.session_state.setdefault(_STEPS, []).append(step)
 
 
 def say(text: str, *, good: bool = True) -> None:
@@ -91,30 +91,45 @@ def reload_forms() -> None:
     st.session_state[RELOAD] = st.session_state.get(RELOAD, 0) + 1
 
 
-def undo_button(here: Here, *, key: str) -> None:
-    """A button that takes back one's own last step, whatever it was."""
+def undo_and_redo(here: Here, *, key: str) -> None:
+    """A button that takes back one's own last step, whatever it was, and one that makes it again."""
     mine = st.session_state.get(_STEPS, []) if here.author == NOBODY else None
-    step = queries.labels(here.run).last_step(here.author, mine)
+    store = queries.labels(here.run)
+    step, undo = store.last_step(here.author, mine), store.last_undo(here.author, mine)
     st.button(
         "Undo",
         icon=":material/undo:",
-        key=key,
+        key=f"{key}-undo",
         disabled=step is None,
         help=f"Take back your last step: {parts.step_text(step)}" if step else "You have changed nothing yet",
         on_click=_undo,
         args=(here, step.number if step else 0),
     )
+    st.button(
+        "Redo",
+        icon=":material/redo:",
+        key=f"{key}-redo",
+        disabled=undo is None,
+        help=f"Make again what you took back: {parts.step_text(undo)}"
+        if undo
+        else "You have taken back nothing since your last change",
+        on_click=_undo,
+        args=(here, undo.number if undo else 0),
+        kwargs={"again": True},
+    )
 
 
-def _undo(here: Here, number: int) -> None:
+def _undo(here: Here, number: int, *, again: bool = False) -> None:
+    store = queries.labels(here.run)
     try:
-        undone = queries.labels(here.run).undo(here.author, number)
+        undone = (store.redo if again else store.undo)(here.author, number)
     except UserError as error:
         say(str(error), good=False)
         return
+    remember(undone.number)
     reload_forms()
     left = f"; {whole(undone.left)} changed by others since then stay" if undone.left else ""
-    say(f"Taken back: {parts.step_text(undone.step)}{left}.")
+    say(f"{'Made again' if again else 'Taken back'}: {parts.step_text(undone.step)}{left}.")
 
 
 def pending(here: Here) -> bool:

@@ -35,7 +35,7 @@ def show(here: Here) -> None:
     )
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         view = choice("view", "What to do", list(VIEWS), VIEWS.__getitem__)
-        labelling.undo_button(here, key="labels-undo")
+        labelling.undo_and_redo(here, key="labels")
     labelling.said()
     labelling.pending(here)
     if view == "all":
@@ -168,7 +168,12 @@ def _history(here: Here) -> None:
 
 
 def _changes(here: Here) -> None:
-    st.html(section("What people did", "The last 100 steps of everybody; Undo takes back your own last one."))
+    st.html(
+        section(
+            "What people did",
+            "The last 100 steps of everybody; Undo takes back your own last one, and Redo makes it again.",
+        )
+    )
     steps = queries.labels(here.run).steps(100)
     if steps:
         st.html(parts.steps_table(steps))

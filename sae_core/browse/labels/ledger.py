@@ -1,7 +1,8 @@
 """Reading and writing labels within one transaction that has locked its run: each change goes into the history.
 
 A version is the number of a change. An undo restores what an earlier change made, and counts as that one where a later
-undo asks whether anybody has changed the label since; so one's own steps can be taken back one after the other.
+undo asks whether anybody has changed the label since; so one's own steps can be taken back one after the other. A redo
+takes back an undo in the same way, and what it restores counts as the step that is in force again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """One change: what is there, what is to be there, and for an undo the change whose outcome comes back."""
+    """One change: what is there, what is to be there, and for an undo or redo the change whose outcome comes back."""
 
     old: Label | None
     new: Label | None
@@ -114,22 +115,23 @@ class Ledger:
                 new = Label(ensemble, copy.member, copy.latent, copy.feature, source.label, "", author, time, origin)
                 yield _Move(old, new, versions.get(key, 0), author, time)
 
-    def undo(self, step: Row[Any], author: str) -> tuple[int, int]:
-        """Take a step back; see `LabelStore.undo`.
+    def take_back(self, step: Row[Any], author: str) -> tuple[int, int, int | None]:
+        """Take a step back, or an undo; see `LabelStore.undo` and `LabelStore.redo`.
 
         Returns:
-            (labels that are as before the step, labels that were left since somebody has changed them after it).
+            (labels that are as before the step, labels that were left since somebody has changed them after it, number
+            of the step that this is, None where it changes nothing).
         """
         made = self._changes(history.c.step == step.id)
         keys = [(row.ensemble, row.feature) for row in made.values()]
         there, versions = self.labels(keys), self._versions(keys)
-        near = self._changes_numbered({*versions.values(), *(row.previous for row in made.values())})
+        near = made | self._changes_numbered({*versions.values(), *(row.previous for row in made.values())})
         targets = {number: _effective(near, row.previous) for number, row in made.items()}
         before = self._changes_numbered(targets.values())
         moves, left, time = [], 0, now()
         for number, row in made.items():
             key = (row.ensemble, row.feature)
-            if _effective(near, versions[key]) != number:
+            if _effective(near, versions[key]) != _effective(near, number):
                 left += 1
                 continue
             old, target = there.get(key), targets[number]
@@ -138,10 +140,17 @@ class Ledger:
                 author_then, time_then = (new.author, new.time) if new else (author, time)
                 moves.append(_Move(old, new, versions[key], author_then, time_then, restores=target))
         followers = self._followers(moves, author)
-        done = (steps.c.run == self._run) & (steps.c.id == step.id)
-        self._connection.execute(update(steps).where(done).values(undone=1))
-        self._write([*moves, *followers], author, "undo", f"{step.kind} {step.id}")
-        return len(moves), left
+        self._mark([step.id], undone=1)
+        kind: Kind = "redo" if step.kind == "undo" else "undo"
+        if kind == "redo" and moves:
+            # What an undo has restored (its followers restore nothing) was made by the step that it took back.
+            self._mark({before[targets[number]].step for number, row in made.items() if row.restores is not None})
+        written, _ = self._write([*moves, *followers], author, kind, f"{step.kind} {step.id}")
+        return len(moves), left, written
+
+    def _mark(self, numbers: Iterable[int], *, undone: int = 0) -> None:
+        these = (steps.c.run == self._run) & steps.c.id.in_(sorted(numbers))
+        self._connection.execute(update(steps).where(these).values(undone=undone))
 
     def _followers(self, moves: Sequence[_Move], author: str) -> list[_Move]:
         """Propagated labels that are still as they came, and now change with their source."""

@@ -13,8 +13,8 @@ COLUMNS = (
 )
 """Columns of the table and of the CSV file; ``feature`` and ``source_feature`` are numbers within their member."""
 
-Kind = Literal["edit", "bulk", "import", "family", "undo"]
-"""What a step was: one label, several at once, a file, a family, or taking back an earlier step."""
+Kind = Literal["edit", "bulk", "import", "family", "undo", "redo"]
+"""What a step was: one label, several at once, a file, a family, taking back an earlier step, or that step again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one person did at once: one label, several, an import, a family, an undo.
+    """What one person did at once: one label, several, an import, a family, an undo, a redo.
 
     Attributes:
         number: Later steps have larger ones.
@@ -156,7 +156,7 @@ class Step:
         time: When, in UTC.
         text: More about it, such as the name of a file.
         labels: How many labels it changed.
-        undone: Whether it has been taken back.
+        undone: Whether it has been taken back, and not made again since; of an undo, whether it was.
     """
 
     number: int
@@ -170,11 +170,19 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """What taking a step back came to: labels as they were before, and labels left since they were changed later."""
+    """What an undo or a redo came to.
+
+    Attributes:
+        step: The step that it took back; for a redo an undo.
+        restored: Labels that are as they were before that step.
+        left: Labels that were left since they were changed later.
+        number: Number of the step that it is itself; None where nothing was to be changed.
+    """
 
     step: Step
     restored: int
     left: int
+    number: int | None
 
 
 @dataclass(frozen=True, slots=True)

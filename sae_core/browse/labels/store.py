@@ -31,6 +31,8 @@ from sae_core.browse.labels.records import (
 from sae_core.browse.labels.schema import history, labels, runs, steps
 from sae_core.errors import UserError
 
+_TAKING_BACK = ("undo", "redo")
+
 
 class LabelStore:
     """The labels of one run. Threads, processes and, on a server, machines may share them.
@@ -186,9 +188,17 @@ class LabelStore:
 
     def last_step(self, author: str, among: Iterable[int] | None = None) -> Step | None:
         """The last step of an author that is not taken back; ``among`` restricts it to some steps."""
-        query = select(steps).where(
-            steps.c.run == self._run, steps.c.author == clean(author), steps.c.kind != "undo", steps.c.undone == 0
-        )
+        return self._last(author, among, steps.c.kind.not_in(_TAKING_BACK), steps.c.undone == 0)
+
+    def last_undo(self, author: str, among: Iterable[int] | None = None) -> Step | None:
+        """The last undo of an author that can be taken back: none if it was, or the author has gone on otherwise."""
+        among = None if among is None else list(among)
+        made = self._last(author, among, steps.c.kind.not_in(_TAKING_BACK))
+        since = steps.c.id > (made.number if made else 0)
+        return self._last(author, among, steps.c.kind == "undo", steps.c.undone == 0, since)
+
+    def _last(self, author: str, among: Iterable[int] | None, *conditions: Any) -> Step | None:
+        query = select(steps).where(steps.c.run == self._run, steps.c.author == clean(author), *conditions)
         if among is not None:
             query = query.where(steps.c.id.in_(sorted(among)))
         with self._database.reading() as connection:
@@ -207,10 +217,24 @@ class LabelStore:
         """
         with self._writing() as ledger:
             row = ledger.step(number)
-            if row is None or row.author != clean(author) or row.undone or row.kind == "undo":
+            if row is None or row.author != clean(author) or row.undone or row.kind in _TAKING_BACK:
                 raise UserError(f"{author} has no step {number} to take back; load the page again.")
-            restored, left = ledger.undo(row, clean(author))
-            return Undone(_step(row), restored, left)
+            return Undone(_step(row), *ledger.take_back(row, clean(author)))
+
+    def redo(self, author: str, number: int) -> Undone:
+        """Take one's own undo back, as a step of its own: labels get back what it took, with author and time.
+
+        A label that somebody has changed after the undo stays as it is. The step that is in force again can be taken
+        back as before.
+
+        Raises:
+            UserError: If the author has no such undo, or it is taken back already.
+        """
+        with self._writing() as ledger:
+            row = ledger.step(number)
+            if row is None or row.author != clean(author) or row.undone or row.kind != "undo":
+                raise UserError(f"{author} has taken back nothing as step {number}; load the page again.")
+            return Undone(_step(row), *ledger.take_back(row, clean(author)))
 
     def steps(self, limit: int = 50) -> list[Step]:
         """The last steps of everybody, the latest first."""
