@@ -301,6 +301,25 @@ def test_sort_and_page_come_from_the_address(monkeypatch: pytest.MonkeyPatch, ro
     assert set(listed(app)["features"]) <= set(range(24, 48))
 
 
+def test_clusters_have_the_names_that_the_map_shows(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    run = Run.open(root / "complete")
+    info = queries.ensembles(run)["bagged"]
+    points = queries.map_points(run, info)
+    assert points is not None
+    sizes = points.table["cluster"].value_counts()
+    written = {str(mark["text"]) for mark in points.names}
+    app = open_page(monkeypatch, root, "features", run="complete", ensemble="bagged", cluster="2")
+    (menu,) = (one for one in app.selectbox if one.label == "Cluster of the atom map")
+    assert menu.options[:2] == ["any", "in no cluster"]
+    assert menu.value == 2
+    found = {int(text.split(" · ")[0]): text.split(" · ")[1:] for text in menu.options[2:]}
+    assert {number: parts[-1] for number, parts in found.items()} == {
+        number: f"{size} features" for number, size in sizes.items() if number >= 0
+    }
+    assert {parts[0] for parts in found.values() if len(parts) == 2} == written
+    assert written
+
+
 def test_labels_and_notes_are_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run = write_synthetic_run(tmp_path / "run", members=2)
     LabelStore(run.labels, "run").set("bagged", 1, 6, 30, INJECTION, "A Doubt", "Ada")

@@ -5,6 +5,7 @@ that a run that goes on is seen as it is. What a run does not have yet is None.
 """
 
 from dashboard.queries.atom_map import MapPoints, concept_choices, joint_points, map_colors, map_points
+from dashboard.queries.clusters import clusters
 from dashboard.queries.comparing import (
     best_scores,
     energy_of_text,
@@ -18,7 +19,7 @@ from dashboard.queries.comparing import (
     stage_energy,
 )
 from dashboard.queries.detecting import contexts, detectors
-from dashboard.queries.finding import Ranking, clusters, concept_names, features, has_tokens, order, ranking
+from dashboard.queries.finding import Ranking, concept_names, features, has_tokens, order, ranking
 from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_table, labels
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import (

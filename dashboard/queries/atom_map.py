@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +16,15 @@ from numpy.typing import NDArray
 
 from dashboard.parts import atom_map as parts
 from dashboard.queries.cached import modified
+from dashboard.queries.clusters import cluster_names
 from dashboard.queries.labelling import label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, corpus, index, suggestions
-from sae_core.browse.cluster_names import name_clusters
 from sae_core.browse.concept_share import concept_columns, concept_share
 from sae_core.files import read_table
 from sae_core.run import Run
 
 KEPT = 6
-_WORD = re.compile("“(.+?)”")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +95,8 @@ def _points(key: str, _build: Callable[[], pd.DataFrame]) -> MapPoints:
         columns["suggestion"] = table["suggestion"].tolist()
     columns["top token"] = parts.token_texts(table["top_token"])
     cluster = table["cluster"].to_numpy(np.int64)
-    names = name_clusters(cluster, _words(table))
-    return MapPoints(table, key, parts.points_data(key, xy, columns), parts.cluster_marks(cluster, names, xy))
+    marks = parts.cluster_marks(cluster, cluster_names(table), xy)
+    return MapPoints(table, key, parts.points_data(key, xy, columns), marks)
 
 
 def _with_texts(table: pd.DataFrame, known: _Known) -> pd.DataFrame:
@@ -118,23 +116,6 @@ def _joined(sides: Sequence[tuple[Run, EnsembleInfo]], known: Sequence[_Known], 
     return table.assign(
         **{name: places[name].to_numpy() for name in ("side", "x", "y", "cluster", "closest", "cosine")}
     )
-
-
-def _words(table: pd.DataFrame) -> list[Sequence[str]]:
-    """The words by which clusters are named: those quoted in a suggested label, else the top token."""
-    tokens = table["top_token"].tolist()
-    # Most texts are those of many features.
-    of_token = {token: _told([token.strip()]) for token in set(tokens)}
-    if "suggestion" not in table:
-        return [of_token[token] for token in tokens]
-    suggestions = table["suggestion"].tolist()
-    of_suggestion = {text: _told(_WORD.findall(text)) for text in set(suggestions)}
-    return [of_suggestion[text] or of_token[token] for text, token in zip(suggestions, tokens, strict=True)]
-
-
-def _told(words: Sequence[str]) -> Sequence[str]:
-    """Words without those of signs alone, which would name a cluster “],” and say nothing to anybody."""
-    return [word.lower() for word in words if any(sign.isalnum() for sign in word)]
 
 
 def map_colors(points: MapPoints, color: str, word: str, concept: tuple[Run, str, str, str] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dashboard.parts import filters as chosen
 from dashboard.parts.filters import Filters
-from dashboard.queries.cached import ENTRIES, modified, optional_table
+from dashboard.queries.cached import ENTRIES, modified
 from dashboard.queries.labelling import label_stamp, label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, concepts, corpus, suggestions
@@ -175,23 +175,3 @@ def carriers(run: Run, ensemble: str, concept: str) -> Ranking:
                 first.setdefault(int(feature), int(m))
     numbers = list(first)
     return Ranking(pd.DataFrame({"feature": np.array(numbers, int), "score": [1 / first[f] for f in numbers]}))
-
-
-def clusters(run: Run, info: EnsembleInfo) -> dict[int, str]:
-    """The clusters of the atom map by size, each with its number of features and its most frequent top tokens."""
-    folder = run.ensemble(info.name)
-    return _clusters(str(folder.atoms), modified(folder.atoms)) if folder.atoms.exists() else {}
-
-
-@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _clusters(path: str, modified: int) -> dict[int, str]:
-    table = optional_table(Path(path))
-    if table is None or "cluster" not in table:
-        return {}
-    inside = table[(table["cluster"] >= 0) & (table["top_token"].astype(str).str.strip() != "")]
-    sizes = table.loc[table["cluster"] >= 0, "cluster"].value_counts()
-    often = inside.groupby("cluster")["top_token"].agg(lambda texts: texts.value_counts().index[:3].tolist())
-    return {
-        cluster: f"{cluster} · {size} features · {', '.join(map(str, often.get(cluster, [])))}"
-        for cluster, size in zip(sizes.index.tolist(), sizes.tolist(), strict=True)
-    }
