@@ -15,6 +15,8 @@ from dashboard.parts.charts import CONFIG
 from dashboard.queries import EnsembleInfo
 
 FEATURE_PAGE, FEATURES_PAGE = "views/feature.py", "views/features.py"
+OPENED = "features-opened"
+"""Where the session keeps the feature at which the table of all features begins: its page, and the cursor."""
 
 
 def trained_ensemble(here: Here) -> EnsembleInfo:

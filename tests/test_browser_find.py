@@ -68,6 +68,29 @@ def test_from_a_token_by_keys_to_a_feature_and_to_pins(watched: Watched, address
     watched.fine()
 
 
+def test_the_way_back_leads_to_the_row_of_the_feature_that_was_shown(browser: Any, address: str) -> None:
+    one = Watched(browser, width=1440, height=500)
+    page = one.page
+    page.goto(f"{address}/feature?run=run&ensemble=bagged&feature=96&sort=feature&dead=1")
+    page.locator("body[data-feature-keys=heard]").wait_for(state="attached")
+    one.settled()
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="Feature 97", exact=True).wait_for()
+    one.settled()
+    page.get_by_role("button", name="All", exact=True).click()
+    row = page.locator(".list tr.here")
+    row.wait_for()
+    one.settled()
+    assert row.locator("td").nth(1).inner_text() == "97"
+    assert first_feature(page) == 50
+    page.wait_for_timeout(500)  # nothing scrolls it out of sight again
+    box = row.bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] <= 500 - box["height"]
+    one.fine()
+    one.context.close()
+
+
 def test_a_link_shows_pinned_features_on_a_phone(browser: Any, address: str) -> None:
     one = Watched(browser, width=390, height=844)
     one.page.goto(f"{address}/pinned?run=run&ensemble=bagged&pins=bagged.1~bagged.90~boosted.7")

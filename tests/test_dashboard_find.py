@@ -301,6 +301,19 @@ def test_sort_and_page_come_from_the_address(monkeypatch: pytest.MonkeyPatch, ro
     assert set(listed(app)["features"]) <= set(range(24, 48))
 
 
+def test_the_way_back_leads_to_the_feature_that_was_shown_last(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    query = {"run": "complete", "ensemble": "bagged", "sort": "feature", "dead": "1"}
+    monkeypatch.setattr(feature_rows, "ROWS", 10)
+    app = open_page(monkeypatch, root, "feature", **query, feature="9")
+    app.button(key="next").click().run()
+    app.button(key="all").click().run()
+    assert not app.exception
+    assert listed(app)["chosen"] == 10
+    assert listed(app)["features"] == list(range(10, 20))
+    assert {key: app.query_params[key] for key in query} == query
+    assert "feature" not in app.query_params
+
+
 def test_clusters_have_the_names_that_the_map_shows(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     run = Run.open(root / "complete")
     info = queries.ensembles(run)["bagged"]

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import address, pins, queries
 from dashboard.address import Here, here
-from dashboard.common import missing, open_feature, trained_ensemble
+from dashboard.common import OPENED, missing, open_feature, trained_ensemble
 from dashboard.components.feature_list import feature_list
 from dashboard.parts import feature_rows
 from dashboard.parts import filters as chosen
@@ -22,7 +22,7 @@ from dashboard.pins import Pin
 ALL = -2
 """Stands in a menu for every member and every cluster."""
 PAGE, FAMILIES = "page", 9
-_SEEN, _OPENED, _TO_OPEN = "features-address", "features-opened", "features-to-open"
+_SEEN, _TO_OPEN = "features-address", "features-to-open"
 _WIDGETS = ("q", "token", "concept", "member", "labels", "from", "to", "stability", "family", "cluster", "dead")
 """Filters that have a widget; sort and page are the table's own."""
 
@@ -59,7 +59,7 @@ def _find(here: Here, info: queries.EnsembleInfo) -> None:
     if not len(order):
         st.info("No feature fits this search. Take a filter away.", icon=":material/search_off:")
         return
-    opened = st.session_state.get(_OPENED)
+    opened = st.session_state.get(OPENED)
     asked = st.query_params.get(PAGE, "")
     number = int(asked) - 1 if asked.isdigit() and len(asked) < 9 else feature_rows.page_with(order, opened)
     page = feature_rows.page(
@@ -86,11 +86,11 @@ def _act(here: Here, info: queries.EnsembleInfo, filters: Filters, key: str) -> 
     if kind == "sort" and value in chosen.SORTS:
         reverse = value == filters.column and not filters.reverse
         address.write({"sort": str(value), "dir": "reverse" if reverse else None, PAGE: None})
-        st.session_state.pop(_OPENED, None)
+        st.session_state.pop(OPENED, None)
     elif kind == "page" and isinstance(value, int) and value >= 0:
         address.write({PAGE: str(value + 1)})
     elif kind in ("open", "pin") and isinstance(value, int) and 0 <= value < info.features:
-        st.session_state[_OPENED] = value
+        st.session_state[OPENED] = value
         if kind == "pin":
             pins.toggle(here, Pin(info.name, value))
         else:
@@ -174,7 +174,7 @@ def _remember(filters: Filters, first: Filters, version: int) -> None:
     mine = {key: query[key] for key in _WIDGETS if key in query}
     if mine != {key: st.query_params[key] for key in _WIDGETS if key in st.query_params}:
         address.write({PAGE: None})
-        st.session_state.pop(_OPENED, None)
+        st.session_state.pop(OPENED, None)
     address.write({key: query.get(key) for key in chosen.KEYS})
     st.session_state[_SEEN] = (mine, first, version)
 

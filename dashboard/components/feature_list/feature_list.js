@@ -40,12 +40,13 @@ export default function (component) {
   // A new page starts at its first row, or at its last if one walked back to it.
   const same = kept.shown === data.features.join();
   const begun = data.features.indexOf(data.chosen);
+  const sought = !same && !kept.backwards && begun >= 0;
   if (!same) kept.cursor = kept.backwards ? data.features.length - 1 : Math.max(begun, 0);
   kept.shown = data.features.join();
   kept.backwards = false;
   const focused = kept.focused;
   list.replaceChildren(table(kept), pager(kept));
-  mark(kept, false);
+  mark(kept, sought);
   if (focused) kept.table.focus({ preventScroll: true });
   if (!kept.listening) {
     kept.listening = (event) => keyed(kept, event);
