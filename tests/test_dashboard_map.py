@@ -64,7 +64,7 @@ def test_places_keep_the_shape_of_the_map() -> None:
 
 @pytest.mark.parametrize("color", [*(name for name in parts.COLORS if name != "concept"), "closest", "side"])
 def test_every_atom_has_a_colour_of_the_palette(atoms: pd.DataFrame, color: str) -> None:
-    atoms = atoms.assign(side=[0, 0, 0, 1, 1, 1], cosine=0.5)
+    atoms = atoms.assign(side=[0, 0, 0, 1, 1, 1], cosine=0.5, detector=[0, 20, 5, 1, 0, 5])
     found = parts.color_atoms(atoms, color)
     assert len(found.colors) == len(atoms)
     assert found.colors.max() < len(found.palette) <= 256
@@ -188,6 +188,36 @@ def test_a_concept_is_coloured_by_the_share_of_firing_in_it(monkeypatch: pytest.
     open_map(monkeypatch, root, color="concept", concept="package: pandas")
     assert canvas.map["color"]["name"] == "concept package pandas"
     assert "pandas (of all tokens: " in canvas.map["color"]["legend"]["title"]
+
+
+def test_detection_is_coloured_by_how_few_features_suffice(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    table = read_table(Run.open(root / "run").evaluation_table("concepts"))
+    mine = table[(table["task"] == "kind") & (table["concept"] == "prose") & (table["method"] == "bagged")]
+    least = np.zeros(MEMBERS * WIDTH, int)
+    for m, features in sorted(zip(mine["m"], mine["features"], strict=True), key=lambda row: -row[0]):
+        least[list(features)] = m
+    canvas = Canvas(monkeypatch)
+    open_map(monkeypatch, root, color="detector", detects="kind/prose")
+    color = canvas.map["color"]
+    assert color["legend"]["title"] == "chosen to detect kind · prose"
+    texts = {entry["color"]: entry["text"] for entry in color["legend"]["entries"]}
+    of_text = {"not chosen": 0, "best alone": 1, **{f"among the best {m}": m for m in mine["m"]}}
+    shown = [of_text[texts[code]] for code in numbers(color["index"], "u1")]
+    assert shown == least.tolist()
+    assert len(set(shown)) > 2
+    assert color["front"] == list(range(len(texts) - 1))
+
+
+def test_nothing_is_coloured_by_detection_before_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_synthetic_run(tmp_path / "run", members=MEMBERS, stop_before="evaluate")
+    canvas = Canvas(monkeypatch)
+    app = open_map(monkeypatch, tmp_path, color="detector")
+    assert canvas.map["color"]["name"] == "member"
+    (colors,) = (one for one in app.segmented_control if one.label == "Colour")
+    assert "Detection" not in colors.options
+    assert "Concept" in colors.options
 
 
 def test_the_feature_of_the_address_is_shown_and_marked(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

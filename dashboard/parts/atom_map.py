@@ -25,6 +25,7 @@ COLORS = {
     "cluster": "Cluster",
     "label": "Label",
     "concept": "Concept",
+    "detector": "Detection",
 }
 EXPLANATIONS = {
     "member": "colour is the {word}, so mixed neighbourhoods are features that several {word}s found",
@@ -34,6 +35,8 @@ EXPLANATIONS = {
     "labels or top tokens of a cluster share and others have not (class-based TF-IDF)",
     "label": "colour is the label; labels that several features share have colours of their own",
     "concept": "colour is the share of a feature's firing tokens that stand in passages of the concept",
+    "detector": "colour is the size of the smallest set of features, chosen on training texts to detect the concept, "
+    "that the feature is in",
     "closest": "colour is the cosine with the most similar atom of the other side: dark ones have no counterpart there",
     "side": "colour is the side",
 }
@@ -76,7 +79,8 @@ def color_atoms(atoms: pd.DataFrame, color: str, *, word: str = "member") -> Col
     """The colours of one of `COLORS`, or of ``closest`` or ``side`` of a joint map.
 
     Args:
-        atoms: One row a feature: member, density, stability, cluster, label; for ``concept`` also concept, a share.
+        atoms: One row a feature: member, density, stability, cluster, label; for ``concept`` also concept, a share,
+            and for ``detector`` detector, the least number of features with which it was chosen, 0 if it never was.
         color: What to colour by.
         word: What a member is called.
     """
@@ -89,6 +93,8 @@ def color_atoms(atoms: pd.DataFrame, color: str, *, word: str = "member") -> Col
         return _clusters(atoms["cluster"].to_numpy(np.int64))
     if color == "label":
         return _labels(atoms["label"])
+    if color == "detector":
+        return _detectors(atoms["detector"].to_numpy(np.int64))
     return _ramp(color, atoms[{"closest": "cosine"}.get(color, color)].to_numpy(np.float64))
 
 
@@ -118,6 +124,18 @@ def _labels(labels: pd.Series[str]) -> Coloring:
     entries = [{"text": text, "color": number} for number, text in enumerate(texts)]
     legend = {"title": "label", "entries": entries}
     return Coloring("label", np.array(codes, np.uint8), palette, legend, front=tuple(range(none)))
+
+
+def _detectors(least: NDArray[np.int64]) -> Coloring:
+    """Features that were chosen get a colour for each number of them, stronger where fewer were enough."""
+    counts = np.unique(least[least > 0])
+    codes = np.where(least > 0, np.searchsorted(counts, least), len(counts)).astype(np.uint8)
+    points = np.linspace(*_RAMP[::-1], max(len(counts), 2)).tolist()
+    palette = [*(_hex(color) for color in sample_colorscale(SEQUENTIAL, points)[: len(counts)]), NEUTRAL]
+    texts = ["best alone" if count == 1 else f"among the best {count:,}" for count in counts.tolist()]
+    entries = [{"text": text, "color": number} for number, text in enumerate([*texts, "not chosen"])]
+    legend = {"title": "detects the concept", "entries": entries}
+    return Coloring("detector", codes, palette, legend, front=tuple(range(len(counts))))
 
 
 def _ramp(name: str, values: NDArray[np.float64]) -> Coloring:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dashboard.parts import atom_map as parts
 from dashboard.queries.cached import modified
 from dashboard.queries.clusters import cluster_names
+from dashboard.queries.finding import carriers
 from dashboard.queries.labelling import label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, corpus, index, suggestions
@@ -125,24 +126,38 @@ def map_colors(points: MapPoints, color: str, word: str, concept: tuple[Run, str
         points: The points.
         color: A key of `parts.COLORS`, or ``closest`` or ``side``.
         word: What a member is called.
-        concept: For ``concept``: run, ensemble, and column and value of `concept_choices`.
+        concept: For ``concept``: run, ensemble, and column and value of `concept_choices`. For ``detector``: run,
+            ensemble, and task and concept that were detected.
     """
     asked = None if concept is None else (str(concept[0].path), *concept[1:])
-    return _colors(points.key, color, word, asked, _points=points)
+    stamp = 0 if concept is None else modified(concept[0].evaluation_table("concepts"))
+    return _colors(points.key, color, word, asked, stamp, _points=points)
 
 
 @st.cache_resource(max_entries=24, show_spinner="Colouring the map …")
 def _colors(
-    key: str, color: str, word: str, concept: tuple[str, str, str, str] | None, _points: MapPoints
+    key: str, color: str, word: str, concept: tuple[str, str, str, str] | None, stamp: int, _points: MapPoints
 ) -> dict[str, Any]:
     table = _points.table
     if concept is None:
         return parts.color_atoms(table, color, word=word).data()
     path, ensemble, column, value = concept
+    if color == "detector":
+        return _detection(table, path, ensemble, f"{column}/{value}", word)
     share, usual = _share(path, ensemble, column, value)
     data = parts.color_atoms(table.assign(concept=share), "concept", word=word).data()
     data["name"] += f" {column} {value}"
     data["legend"]["title"] = f"share within {value} (of all tokens: {usual:.0%})"
+    return data
+
+
+def _detection(table: pd.DataFrame, path: str, ensemble: str, concept: str, word: str) -> dict[str, Any]:
+    found = carriers(open_run(Path(path)), ensemble, concept).table
+    least = np.zeros(len(table), np.int64)
+    least[found["feature"].to_numpy()] = np.round(1 / found["score"].to_numpy(np.float64))
+    data = parts.color_atoms(table.assign(detector=least), "detector", word=word).data()
+    data["name"] += f" {concept}"
+    data["legend"]["title"] = f"chosen to detect {concept.replace('/', ' · ', 1)}"
     return data
 
 

@@ -111,9 +111,10 @@ def _controls(look: Look) -> tuple[str, tuple[Run, str, str, str] | None, bool]:
     run, info = look.sides[0]
     several = info.members > 1
     options = [name for name in parts.COLORS if several or name not in ("member", "stability")]
-    concepts = queries.concept_choices(run) if len(look.sides) == 1 else {}
-    if not concepts:
-        options.remove("concept")
+    alone = len(look.sides) == 1
+    concepts = queries.concept_choices(run) if alone else {}
+    detected = queries.concept_names(run, info.name) if alone else []
+    options = [name for name in options if {"concept": concepts, "detector": detected}.get(name, True)]
     if len(look.sides) > 1:
         options = ["closest", "side", *(name for name in options if name != "member")]
     concept = None
@@ -123,8 +124,16 @@ def _controls(look: Look) -> tuple[str, tuple[Run, str, str, str] | None, bool]:
         if color == "concept":
             column, value = concepts[choice("concept", "Concept", list(concepts), menu=True)]
             concept = (run, info.name, column, value)
+        elif color == "detector":
+            name = choice("detects", "Concept that is detected", detected, _with_task, menu=True)
+            task, _, value = name.partition("/")
+            concept = (run, info.name, task, value)
         dead = st.toggle("Dead features too", key="map-dead")
     return color, concept, dead
+
+
+def _with_task(name: str) -> str:
+    return name.replace("/", " · ", 1)
 
 
 def _point(look: Look) -> int | None:
