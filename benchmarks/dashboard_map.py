@@ -127,7 +127,7 @@ def opened(page: Page, address: str) -> float:
 
 def clicks(page: Page, rounds: int) -> dict[str, list[float]]:
     """Milliseconds until a clicked point is marked, and until its feature is shown."""
-    box = page.locator("canvas").first.bounding_box()
+    box = page.locator(".map canvas").bounding_box()
     assert box is not None
     rings, answers = [], []
     for number in range(3 * rounds):
@@ -189,12 +189,9 @@ def lassos(page: Page, rounds: int) -> list[float]:
     """Milliseconds from the end of a lasso around about a third of the map to its list."""
     page.get_by_role("button", name="All", exact=True).click()
     page.get_by_role("button", name="Lasso", exact=True).click()
-    canvas = page.locator("canvas").first
     times = []
     for number in range(rounds):
-        canvas.scroll_into_view_if_needed()
-        box = canvas.bounding_box()
-        assert box is not None
+        box = resting(page)
         middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         radius = box["height"] * (0.24 + 0.01 * number)
         page.evaluate(WATCH, {"text": "[0-9,]+ features inside the line"})
@@ -208,6 +205,18 @@ def lassos(page: Page, rounds: int) -> list[float]:
         times.append(page.evaluate("window.answered - window.released"))
         settle(page)
     return times
+
+
+def resting(page: Page) -> dict[str, float]:
+    """Where the map's canvas is, once what is drawn around it moves it no more."""
+    canvas, before = page.locator(".map canvas"), None
+    while True:
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        if box is not None and box == before:
+            return dict(box)
+        before = box
+        page.wait_for_timeout(300)
 
 
 def settle(page: Page) -> None:
