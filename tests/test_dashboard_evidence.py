@@ -16,7 +16,7 @@ from dashboard import queries
 from dashboard.parts.concepts import by_features, means, roc_chart, suggestion_line, suggestion_text, with_features
 from dashboard.parts.report import answers, cell, figures_table, found_by_members, marginal_chart, members_table, stops
 from sae_core.evaluation.details import KEY, pack
-from sae_core.evaluation.truth_intervals import COVERED
+from sae_core.evaluation.terms import COVERED
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
 from sae_core.run import DETECTORS, Run

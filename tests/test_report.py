@@ -14,7 +14,7 @@ from conftest import MARKUP
 
 from sae_core.evaluation.seeds import within
 from sae_core.evaluation.summary import summarize
-from sae_core.evaluation.truth_intervals import COVERED
+from sae_core.evaluation.terms import COVERED
 from sae_core.files import read_json, write_json
 from sae_core.report.build import render
 from sae_core.report.charts import LEFT, RIGHT, TOP, WIDTH, Axis, Point, Row, Series, dots, lines

@@ -19,9 +19,9 @@ from sae_core.activations.truth import KnownActivations, KnownDictionary, make_d
 from sae_core.config import TruthSettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.seeds import difference, mean_interval, over_seeds
+from sae_core.evaluation.terms import COVERED
 from sae_core.evaluation.truth import COLUMNS, measure_truth, random_twin
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
-from sae_core.evaluation.truth_intervals import COVERED
 from sae_core.evaluation.truth_matching import (
     distinct_atoms,
     frequency_bins,

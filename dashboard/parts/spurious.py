@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
@@ -17,9 +17,11 @@ from dashboard.parts.colors import HIGHLIGHT, NEUTRAL, method_color
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import show_in_context
 from sae_core.config import title_of
-from sae_core.evaluation.ablation import Outcome
 from sae_core.evaluation.seeds import within
 from sae_core.evaluation.terms import BIASED, BY_PROBE, ORACLE
+
+if TYPE_CHECKING:  # What computes it brings scikit-learn.
+    from sae_core.evaluation.ablation import Outcome
 
 MEASURES = {
     "target": "accuracy on the target",

@@ -24,7 +24,7 @@ from dashboard.parts.report import (
     stops,
     truth_differences,
 )
-from sae_core.evaluation.truth_intervals import COVERED
+from sae_core.evaluation.terms import COVERED
 from sae_core.report.detection import TRUTH
 from sae_core.report.parts import COST, DICTIONARY, RECONSTRUCTION, RETRAINED
 from sae_core.report.texts import DEFINITIONS, LIMITS

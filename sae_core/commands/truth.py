@@ -73,7 +73,7 @@ def truth(
     if as_json:
         console.print_json(facts)
         return
-    from sae_core.evaluation.truth_intervals import COVERED
+    from sae_core.evaluation.terms import COVERED
     from sae_core.evaluation.truth_runs import as_text, differences_as_text
 
     rows = [as_text(name, figures) for name, figures in facts["ensembles"].items()]

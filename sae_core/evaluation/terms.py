@@ -31,6 +31,14 @@ MEASURED = ("target", "spurious", "worst_group", "scr")
 SPURIOUS_KEYS = ("method", "ranking", "n", "retrained")
 """What names a row of the figures over seeds."""
 
+PRECISION = "precision"
+"""A mean over de-duplicated atoms. No two ensembles share these, so its differences are not paired."""
+COVERED = (
+    "Intervals of one training draw its true features anew (of precision its atoms): they do not say what another "
+    "training would find."
+)
+"""What has to stand beside these intervals."""
+
 WORTH = 0.01
 """Explained variance that a member has to add for as much training arithmetic as the first one took."""
 RULE = (

@@ -16,18 +16,10 @@ import pandas as pd
 
 from sae_core.evaluation.bootstrap import ABOVE, Floats, differences, interval, mean_draws, share_draws
 from sae_core.evaluation.reconstruction import defined
+from sae_core.evaluation.terms import PRECISION, RANDOM
 
 MEANS: Mapping[str, str] = {"recall": "recovered", "mcc": "matched", "f1": "f1"}
 """Figures that are means over true features, and the columns that they are means of."""
-PRECISION = "precision"
-"""A mean over de-duplicated atoms. No two ensembles share these, so its differences are not paired."""
-RANDOM = "random"
-"""An ensemble's own twin of random atoms, among the others that it is above."""
-COVERED = (
-    "Intervals of one training draw its true features anew (of precision its atoms): they do not say what another "
-    "training would find."
-)
-"""What has to stand beside them."""
 
 
 def truth_intervals(

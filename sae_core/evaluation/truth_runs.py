@@ -13,8 +13,8 @@ from sae_core.ensemble import load_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.seeds import difference, over_seeds
+from sae_core.evaluation.terms import RANDOM
 from sae_core.evaluation.truth import RANDOM_FIGURES, measure_truth
-from sae_core.evaluation.truth_intervals import RANDOM
 from sae_core.files import read_json, write_json, write_table
 from sae_core.numbers import signed
 from sae_core.progress import Progress, silent

@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_core.config import title_of
 from sae_core.evaluation.seeds import within
-from sae_core.evaluation.truth_intervals import COVERED
+from sae_core.evaluation.terms import COVERED
 from sae_core.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_core.evaluation.seeds import mean_interval, within
-from sae_core.evaluation.truth_intervals import PRECISION, RANDOM
+from sae_core.evaluation.terms import PRECISION, RANDOM
 from sae_core.files import read_json
 from sae_core.report.figures import SINGLE, Figure, apart
 from sae_core.run import Run
