@@ -14,8 +14,8 @@ from test_dashboard_pages import html, open_page, save
 from dashboard.parts import labels as parts
 from dashboard.queries import EnsembleInfo
 from sae_core import variables
-from sae_core.browse.families import atom_cosines
 from sae_core.browse.labels import Change, Conflict, Edit, Label, LabelStore, Source, Step
+from sae_core.browse.pair_scores import atom_cosines
 from sae_core.errors import UserError
 from sae_core.files import read_table
 from sae_core.run import Run

@@ -14,11 +14,13 @@ from hand_made import index_of
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csc_array
 
-from sae_core.browse import firing
+from sae_core.browse import firing, pair_scores
 from sae_core.browse.family_table import (
     agreement,
     chance_of_cosine,
     family_table,
+    pair_correlations,
+    pair_overlaps,
     random_family_sizes,
     relate_members,
 )
@@ -66,7 +68,7 @@ def plain_contexts(code: np.ndarray) -> list[set[int]]:
     found = []
     for values in code.T:
         peaks = [(-values[start : start + 32].max(), start // 32) for start in range(0, len(code), 32)]
-        found.append({context for peak, context in sorted(peaks)[: firing.TOP_CONTEXTS] if peak < 0})
+        found.append({context for peak, context in sorted(peaks)[: pair_scores.TOP_CONTEXTS] if peak < 0})
     return found
 
 
@@ -95,7 +97,7 @@ def code() -> np.ndarray:
 @pytest.fixture(autouse=True)
 def few_contexts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer than there are, so that a choice has to be made."""
-    monkeypatch.setattr(firing, "TOP_CONTEXTS", 8)
+    monkeypatch.setattr(pair_scores, "TOP_CONTEXTS", 8)
 
 
 @pytest.mark.parametrize("cells", [2**20, 20])
@@ -172,6 +174,17 @@ def test_the_table_has_a_row_for_every_feature_and_other_member(code: np.ndarray
         assert first["best"] == pytest.approx(best.mean(), abs=1e-6)
         assert first["shared"] == pytest.approx((best >= FAMILY_THRESHOLDS[name]).mean())
     pd.testing.assert_frame_equal(matched(index_of(code))[0], table)
+
+
+def test_the_scores_of_single_pairs_are_those_of_all_at_once(code: np.ndarray) -> None:
+    index, contexts = index_of(code), context_columns(index_of(code))
+    pairs = [*combinations(range(OFFSETS[-1]), 2), *((feature, feature) for feature in range(OFFSETS[-1]))]
+    first, second = np.array(pairs).T
+    correlations = [pair_scores.correlation(index, *pair) for pair in pairs]
+    np.testing.assert_allclose(correlations, pair_correlations(index, first, second), atol=1e-12)
+    np.testing.assert_allclose(correlations, plain_correlation(code)[first, second], atol=1e-9)
+    overlaps = [pair_scores.overlap(index, *pair) for pair in pairs]
+    np.testing.assert_allclose(overlaps, pair_overlaps(contexts, first, second), atol=1e-12)
 
 
 def test_the_null_shifts_members_against_each_other(code: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from dashboard.queries.live import loaded_ensemble, text_read
 from dashboard.queries.opening import EnsembleInfo
 from dashboard.queries.tables import atoms, corpus, index, matches
 from sae_core.browse.examples import Example, top_examples
-from sae_core.browse.families import atom_cosines
+from sae_core.browse.pair_scores import atom_cosines, correlation, overlap
 from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
@@ -126,22 +126,18 @@ def family_pairs(run: Run, info: EnsembleInfo, features: Sequence[int]) -> pd.Da
 
 @st.cache_data(max_entries=500, show_spinner=False)
 def _family_pairs(_run: Run, _info: EnsembleInfo, path: str, modified: int, features: tuple[int, ...]) -> pd.DataFrame:
-    from sae_core.browse.family_table import pair_correlations, pair_overlaps
-    from sae_core.browse.firing import context_columns
-
     entries = index(_run, _info.name)
     assert entries is not None, "looked at before"
-    first, second = np.array(list(combinations(features, 2)), np.int64).T
-    # Only the atoms and contexts of these features: numbered as they come.
-    folder, contexts = _run.ensemble(_info.name), context_columns(entries, features)
-    cosines = [atom_cosines(folder, _info.widths, one, features[number + 1 :]) for number, one in enumerate(features)]
+    pairs = list(combinations(features, 2))
+    folder, widths = _run.ensemble(_info.name), _info.widths
+    cosines = [atom_cosines(folder, widths, one, features[number + 1 :]) for number, one in enumerate(features)]
     return pd.DataFrame(
         {
-            "first": first,
-            "second": second,
+            "first": [first for first, _ in pairs],
+            "second": [second for _, second in pairs],
             "cosine": np.concatenate(cosines),
-            "correlation": pair_correlations(entries, first, second),
-            "overlap": pair_overlaps(contexts, *np.array(list(combinations(range(len(features)), 2)), np.int64).T),
+            "correlation": [correlation(entries, *pair) for pair in pairs],
+            "overlap": [overlap(entries, *pair) for pair in pairs],
         }
     )
 

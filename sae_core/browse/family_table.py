@@ -19,11 +19,12 @@ from scipy.special import betainc
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_core.browse.firing import CONTEXT, TOP_CONTEXTS, context_columns, deviations, match_scores
+from sae_core.browse.firing import context_columns, match_scores
 from sae_core.browse.firing_loops import multiply_pairs, sum_features
 from sae_core.browse.firing_matches import match_firing
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.matching import families
+from sae_core.browse.pair_scores import CONTEXT, TOP_CONTEXTS, deviations
 from sae_core.evaluation.similarity import cosine_blocks
 from sae_core.evaluation.terms import FAMILY_THRESHOLDS, THRESHOLD
 from sae_core.progress import Progress, silent

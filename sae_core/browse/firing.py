@@ -16,17 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-from sae_core.browse.examples import strongest
 from sae_core.browse.firing_loops import collect_edges, keep_best, score_rows
 from sae_core.browse.index import ActivationIndex
+from sae_core.browse.pair_scores import CONTEXT, deviations, top_contexts
 from sae_core.evaluation.assignment_loops import FREE, assign_sparsely
 from sae_core.evaluation.terms import CORRELATED, OVERLAPPING
 from sae_core.training.kernels import team
 
-CONTEXT = 32
-"""Tokens of a context: the indexed corpus is cut into stretches of so many."""
-TOP_CONTEXTS = 64
-"""Contexts of a feature that are compared: those in which its largest activation is largest."""
 FLOOR = 0.1
 """Scores below this never make a one-to-one match; a feature without a better one stays alone."""
 ENTRIES = 2**25
@@ -201,14 +197,6 @@ def moments(columns: csc_array) -> tuple[Floats, Floats]:
     return sum_N / max(rows, 1), deviations(sum_N, square_N, rows)
 
 
-def deviations(sum_N: Floats, square_N: Floats, rows: int) -> Floats:
-    """Standard deviations of columns with these sums of their entries and of the squares of these."""
-    mean_square_N = square_N / max(rows, 1)
-    variance_N = mean_square_N - (sum_N / max(rows, 1)) ** 2
-    # What is left of a constant column is rounding.
-    return np.sqrt(np.where(variance_N > 1e-12 * mean_square_N, variance_N, 0.0))
-
-
 def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int = 1) -> csc_array:
     """The activations of features ``first`` to ``stop`` as sparse columns, a row a token.
 
@@ -228,26 +216,13 @@ def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int 
     return csc_array((values, positions, pointers), shape=(-(-index.tokens // stride), stop - first))
 
 
-def context_columns(index: ActivationIndex, features: Sequence[int] | None = None) -> csc_array:
-    """The top contexts of features as sparse columns of ones, a row a context.
-
-    A feature's top contexts are the `TOP_CONTEXTS` stretches of `CONTEXT` tokens in which its largest activation is
-    largest; of equals the earlier ones.
-
-    Args:
-        index: The ensemble's activations.
-        features: Which features; all, if not given.
-    """
-    rows, found = max(1, -(-index.tokens // CONTEXT)), []
-    for feature in range(index.features) if features is None else features:
-        positions, values = index.feature(feature)
-        contexts = positions // CONTEXT
-        starts = np.flatnonzero(np.diff(contexts, prepend=-1))
-        peaks = np.maximum.reduceat(values, starts) if len(starts) else np.empty(0, np.float32)
-        found.append(np.sort(contexts[starts[strongest(peaks, TOP_CONTEXTS)]]))
+def context_columns(index: ActivationIndex) -> csc_array:
+    """The `top_contexts` of all features as sparse columns of ones, a row a context."""
+    found = [top_contexts(index, feature) for feature in range(index.features)]
     pointers = np.cumsum([0, *map(len, found)])
     positions = np.concatenate(found).astype(np.int32) if found else np.empty(0, np.int32)
-    return csc_array((np.ones(len(positions), np.float32), positions, pointers), shape=(rows, len(found)))
+    shape = (max(1, -(-index.tokens // CONTEXT)), len(found))
+    return csc_array((np.ones(len(positions), np.float32), positions, pointers), shape=shape)
 
 
 def turned(columns: csc_array, share: float) -> csc_array:

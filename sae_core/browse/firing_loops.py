@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba.types import Array, float32, float64, int32, int64, void
 
 from sae_core.training.kernels.compiled import loop
@@ -51,7 +52,7 @@ def score_rows(
         for entry in range(pointers_N[column], pointers_N[column + 1]):
             row, value = rows_E[entry], values_E[entry]
             for other in range(pointers_R[row], pointers_R[row + 1]):
-                scores_M[columns_E[other]] += float(value) * others_E[other]
+                scores_M[columns_E[other]] += np.float64(value) * others_E[other]
         if jaccard:
             for other in range(len(scores_M)):
                 shared = scores_M[other]
@@ -104,7 +105,7 @@ def multiply_pairs(part, parts, pointers_F, positions_E, values_E, first_P, seco
         while one < end and other < other_end:
             here, there = positions_E[one], positions_E[other]
             if here == there:
-                total += float(values_E[one]) * values_E[other]
+                total += np.float64(values_E[one]) * values_E[other]
             one += here <= there
             other += there <= here
         products_P[pair] = total
@@ -116,7 +117,7 @@ def sum_features(part, parts, pointers_F, values_E, features_U, sums_U, squares_
     for place in range(part, len(features_U), parts):
         total, square = 0.0, 0.0
         for entry in range(pointers_F[features_U[place]], pointers_F[features_U[place] + 1]):
-            value = float(values_E[entry])
+            value = np.float64(values_E[entry])
             total += value
             square += value * value
         sums_U[place], squares_U[place] = total, square

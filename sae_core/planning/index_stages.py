@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from sae_core.browse.atom_map import CELLS
 from sae_core.browse.by_token import FEATURES_A_TOKEN
-from sae_core.browse.firing import CONTEXT, ENTRIES, PRODUCTS, TOP_CONTEXTS
+from sae_core.browse.firing import ENTRIES, PRODUCTS
 from sae_core.browse.nearest import KEPT as NEAREST
+from sae_core.browse.pair_scores import CONTEXT, TOP_CONTEXTS
 from sae_core.browse.stage_energy import SAMPLE
 from sae_core.browse.together import KEPT
 from sae_core.evaluation.similarity import CELLS as SIMILARITIES
