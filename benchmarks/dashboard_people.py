@@ -82,10 +82,12 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--thought", type=float, default=1.0, help="Seconds between an answer and the next request.")
+    parser.add_argument("--up", type=float, default=15.0, help="Seconds that the server has been up before.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     run = Run.open(options.run)
     with served(options.run) as server:
+        time.sleep(options.up)
         before = server.memory()
         found = asyncio.run(together(server.address, run, options.ensemble, options))
         after = server.memory()
