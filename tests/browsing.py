@@ -67,10 +67,14 @@ def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:
 
 
 class Watched:
-    """A page that remembers what went wrong on it."""
+    """A page that remembers what went wrong on it: light on a desk, dark on a phone, so that both are looked at."""
 
     def __init__(self, browser: Browser, *, width: int = 1440, height: int = 900) -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
+        self.context = browser.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if width < 600 else "light",
+            accept_downloads=True,
+        )
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE)
         self.problems: list[str] = []

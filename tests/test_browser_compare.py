@@ -25,11 +25,10 @@ def run(copied_run: Run) -> Run:
     return copied_run
 
 
-@pytest.fixture(params=[(1440, 900, "light"), (390, 844, "dark")])
+@pytest.fixture(params=[(1440, 900), (390, 844)])
 def watched(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Watched]:
-    width, height, theme = request.param
+    width, height = request.param
     one = Watched(browser, width=width, height=height)
-    one.page.emulate_media(color_scheme=theme)
     yield one
     one.context.close()
 

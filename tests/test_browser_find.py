@@ -9,9 +9,9 @@ import pytest
 from browsing import MARKS, Watched, feature_in
 from synthetic_run import write_synthetic_run
 
-from sae_core.browse.by_token import write_by_token
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
+from sae_core.browse.telling_tokens import write_by_token
 from sae_core.run import Run
 
 pytestmark = MARKS

@@ -20,11 +20,11 @@ from dashboard.parts.live import firing
 from dashboard.parts.side_by_side import Beside, side_by_side
 from dashboard.pins import MOST, Pin
 from dashboard.queries import EnsembleInfo, Ranking
-from sae_core.browse.by_token import write_by_token
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.labels import LabelStore
 from sae_core.browse.live_text import LiveText
+from sae_core.browse.telling_tokens import write_by_token
 from sae_core.errors import UserError
 from sae_core.run import Run
 
