@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from dashboard import queries
 from dashboard.address import Here
@@ -22,22 +24,27 @@ def near_features(here: Here, info: queries.EnsembleInfo, feature: int, query: d
         feature: The feature.
         query: What links to other features carry.
     """
+    labels = {label.feature: label.label for label in queries.label_list(here.run) if label.ensemble == info.name}
     return [
-        _elsewhere(here, info, feature, query),
-        _within(here, info, feature, query),
-        _together(here, info, feature, query),
+        _elsewhere(here, info, feature, query, labels),
+        _within(here, info, feature, query, labels),
+        _together(here, info, feature, query, labels),
     ]
 
 
-def _elsewhere(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
+def _elsewhere(
+    here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], labels: Mapping[int, str]
+) -> str:
     if info.members < 2:
         return ""
     table = queries.matches(here.run, info.name)
     if table is None:
         return what_to_run("index", here.run.path, "The members are not matched yet")
-    mine = table[table["feature"] == feature].sort_values("best_cosine", ascending=False)
+    # By NumPy, as a large ensemble has a million rows.
+    mine = table.iloc[np.flatnonzero(table["feature"].to_numpy() == feature)]
+    mine = mine.sort_values("best_cosine", ascending=False)
     found = []
-    names = _names(here, info, [int(other) for other in mine["best_feature"]])
+    names = _names(here, info, labels, [int(other) for other in mine["best_feature"]])
     for match in mine.to_dict("records"):
         other = int(match["best_feature"])
         paired = " · one-to-one match" if int(match["matched_feature"]) == other else ""
@@ -53,7 +60,9 @@ def _elsewhere(here: Here, info: queries.EnsembleInfo, feature: int, query: dict
     )
 
 
-def _within(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
+def _within(
+    here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], labels: Mapping[int, str]
+) -> str:
     title = f"Nearest atoms in its own {info.member_word}" if info.members > 1 else "Nearest atoms of the dictionary"
     found, atoms = queries.nearest_within(here.run, info.name, feature), queries.atoms(here.run, info.name)
     if found is None or atoms is None:
@@ -62,7 +71,7 @@ def _within(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[st
     nearest, chance = found
     if nearest.empty:
         return ""
-    names = _names(here, info, nearest["feature"].tolist())
+    names = _names(here, info, labels, nearest["feature"].tolist())
     near = [
         Near(
             other,
@@ -84,11 +93,13 @@ def _within(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[st
     )
 
 
-def _together(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> str:
+def _together(
+    here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], labels: Mapping[int, str]
+) -> str:
     pairs, atoms = queries.often_together(here.run, info.name, feature), queries.atoms(here.run, info.name)
     if pairs is None or pairs.empty or atoms is None:
         return ""
-    names = _names(here, info, [int(other) for other in pairs["feature"]])
+    names = _names(here, info, labels, [int(other) for other in pairs["feature"]])
     found = [
         Near(
             int(pair["feature"]),
@@ -108,10 +119,11 @@ def _together(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[
     )
 
 
-def _names(here: Here, info: queries.EnsembleInfo, features: Iterable[int]) -> dict[int, tuple[str, bool]]:
+def _names(
+    here: Here, info: queries.EnsembleInfo, labels: Mapping[int, str], features: Iterable[int]
+) -> dict[int, tuple[str, bool]]:
     """(label, or else suggested label; whether it is only suggested) of each feature."""
     suggestions = queries.suggestions(here.run, info.name)
-    labels = {label.feature: label.label for label in queries.label_list(here.run) if label.ensemble == info.name}
     names = {}
     for feature in features:
         suggested = "" if suggestions is None else str(suggestions["suggestion"].iloc[feature])
