@@ -1,6 +1,6 @@
 """Starts Streamlit, with what pages import already imported: ``python -m dashboard run app.py``.
 
-Otherwise the first visitor would wait for pandas and Plotly, and whoever first compares members for torch.
+Otherwise the first visitor would wait for pandas and Plotly, and whoever first types a text for torch.
 """
 
 from __future__ import annotations

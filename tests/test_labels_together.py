@@ -58,11 +58,15 @@ def save(store: LabelStore, author: str, **by_feature: str) -> int | None:
     return store.save(edits, author=author, kind="bulk" if len(edits) > 1 else "edit").step
 
 
-def undo(store: LabelStore, author: str) -> tuple[int, int]:
-    step = store.last_step(author)
+def undo(store: LabelStore, author: str, *, again: bool = False) -> tuple[int, int]:
+    step = store.last_undo(author) if again else store.last_step(author)
     assert step is not None
-    undone = store.undo(author, step.number)
+    undone = (store.redo if again else store.undo)(author, step.number)
     return undone.restored, undone.left
+
+
+def redo(store: LabelStore, author: str) -> tuple[int, int]:
+    return undo(store, author, again=True)
 
 
 def test_awkward_text_is_kept_as_it_is(store: LabelStore) -> None:
@@ -155,13 +159,6 @@ def test_an_undo_leaves_what_others_have_changed_since(store: LabelStore) -> Non
     assert store.last_step("Ada", among=[]) is None
     assert undo(store, "Bob") == (1, 0)
     assert texts(store) == {2: "b", 4: "own"}
-
-
-def redo(store: LabelStore, author: str) -> tuple[int, int]:
-    step = store.last_undo(author)
-    assert step is not None
-    undone = store.redo(author, step.number)
-    return undone.restored, undone.left
 
 
 def test_what_was_taken_back_is_made_again_step_by_step(store: LabelStore) -> None:
