@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -371,82 +370,52 @@ def test_a_password_is_never_shown(server: str, tmp_path: Path) -> None:
             check_address(address)
 
 
-def old_file(path: Path) -> None:
-    """A file as version 0.1.0 wrote it."""
-    with sqlite3.connect(path) as connection:
-        connection.executescript(
-            """
-            PRAGMA journal_mode = WAL;
-            CREATE TABLE labels (
-                ensemble TEXT NOT NULL, feature INTEGER NOT NULL, member INTEGER NOT NULL, latent INTEGER NOT NULL,
-                label TEXT NOT NULL, note TEXT NOT NULL, author TEXT NOT NULL, time TEXT NOT NULL,
-                PRIMARY KEY (ensemble, feature)
-            );
-            CREATE TABLE history (
-                id INTEGER PRIMARY KEY, ensemble TEXT NOT NULL, feature INTEGER NOT NULL,
-                old_label TEXT, old_note TEXT, new_label TEXT, new_note TEXT, author TEXT NOT NULL, time TEXT NOT NULL
-            );
-            INSERT INTO labels VALUES ('bagged', 11, 1, 3, 'second', 'note', 'Ada', '2026-01-02T00:00:00Z');
-            INSERT INTO history VALUES
-                (1, 'bagged', 11, NULL, NULL, 'first', '', 'Bob', '2026-01-01T00:00:00Z'),
-                (2, 'bagged', 5, NULL, NULL, 'gone', '', 'Bob', '2026-01-01T00:00:00Z'),
-                (3, 'bagged', 11, 'first', '', 'second', 'note', 'Ada', '2026-01-02T00:00:00Z'),
-                (4, 'bagged', 5, 'gone', '', NULL, NULL, 'Ada', '2026-01-02T00:00:00Z');
-            """
-        )
-    connection.close()
+def test_what_is_read_at_once_opens_one_connection(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(store, "Ada", f3="first")
+    database, opened = type(store._database), []
+    open_one = database._opened
+    monkeypatch.setattr(database, "_opened", lambda self: opened.append(self) or open_one(self))
+    with store.at_once():
+        with again(store).at_once():
+            assert texts(store) == {3: "first"}
+        assert again(store).get("bagged", 3) == store.all()[0]
+        assert store.revision() == 1
+        assert len(opened) == 1
+        # What the thread writes itself it sees, and opens others for.
+        save(store, "Ada", f3="second")
+        assert texts(store) == {3: "second"}
+        assert store.revision() == 2
+        assert len(opened) == 3
+    assert texts(store) == {3: "second"}
+    assert len(opened) == 4
 
 
-def test_a_file_of_old_opens_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "labels.sqlite"
-    old_file(path)
-    store = LabelStore(path, "demo")
-    assert store.all() == [Label("bagged", 1, 3, 11, "second", "note", "Ada", "2026-01-02T00:00:00Z")]
-    changes = [(c.old_label, c.new_label, c.author) for c in store.history("bagged", 11)]
-    assert changes == [(None, "first", "Bob"), ("first", "second", "Ada")]
-    assert store.versions("bagged", [11, 5, 6]) == {11: 3, 5: 4, 6: 0}
-    save(store, "Cy", f11="third", f5="again")
-    assert undo(store, "Cy") == (2, 0)
-    assert store.all() == [Label("bagged", 1, 3, 11, "second", "note", "Ada", "2026-01-02T00:00:00Z")]
+def test_at_once_is_one_threads_own_and_keeps_nobody_from_writing(store: LabelStore) -> None:
+    save(store, "Ada", f3="first")
+    seen: list[dict[int, str]] = []
+
+    def other() -> None:
+        save(again(store), "Bob", f3="of Bob")
+        seen.append(texts(again(store)))
+
+    with store.at_once():
+        assert texts(store) == {3: "first"}
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(20)
+        assert seen == [{3: "of Bob"}]
+    assert texts(store) == {3: "of Bob"}
 
 
-def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "labels.sqlite"
-    old_file(path)
-    before = dump(path)
-    with monkeypatch.context() as patch:
+def test_what_goes_wrong_within_at_once_is_not_said_of_labels(store: LabelStore) -> None:
+    def read_and_fail() -> None:
+        with store.at_once():
+            assert store.all() == []
+            raise OSError("of something else")
 
-        def fail(*_: object) -> None:
-            raise OSError("no space left on device")
-
-        patch.setattr("sae_core.browse.labels.schema._take_over", fail)
-        with pytest.raises(UserError, match="no space left"):
-            LabelStore(path, "demo").set("single", 0, 0, 0, "x")
-    assert dump(path) == before
-    # Where it may not be written it is read as it is.
-    with monkeypatch.context() as patch:
-        patch.setattr("sae_core.browse.labels.database.SQLiteFile._was_made_current", lambda self: False)
-        assert [label.label for label in LabelStore(path, "demo").all()] == ["second"]
-    assert dump(path) == before
-    assert [label.label for label in LabelStore(path, "demo").all()] == ["second"]
-    assert dump(path) != before
-
-
-def dump(path: Path) -> list[str]:
-    connection = sqlite3.connect(path)
-    try:
-        return list(connection.iterdump())
-    finally:
-        connection.close()
-
-
-def test_a_file_of_a_newer_program_is_refused(tmp_path: Path) -> None:
-    store = LabelStore(tmp_path / "labels.sqlite", "demo")
-    store.set("single", 0, 0, 0, "x")
-    connection = sqlite3.connect(store.path)
-    connection.execute("UPDATE label_format SET format = 99")
-    connection.commit()
-    connection.close()
-    for act in (store.all, lambda: store.set("single", 0, 0, 0, "y")):
-        with pytest.raises(UserError, match="newer sae-ensemble"):
-            act()
+    with pytest.raises(OSError, match="of something else"):
+        read_and_fail()
+    with store.at_once():
+        assert store.all() == []
+        save(again(store), "Ada", f3="first")  # nobody had written before
+        assert texts(store) == {3: "first"}

@@ -56,7 +56,8 @@ def _feature(here: Here, info: queries.EnsembleInfo, order: NDArray[np.int64], f
     """What a step changes; the order of the table is as it was when the page was opened."""
     try:
         feature = address.requested_feature(st.query_params.get(address.FEATURE), info.features) or 0
-        _draw(here, info, feature, order, filters)
+        with queries.labels(here.run).at_once():
+            _draw(here, info, feature, order, filters)
     except UserError as error:  # a step runs the fragment alone, where nobody else would catch it
         st.html(notice("This cannot be shown", str(error)))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,51 +23,129 @@ _EXAMPLE = "postgresql://name@host/database or sqlite:///labels.sqlite"
 _SECRET_WORDS = ("pass", "secret", "token", "key", "pwd")
 
 
-class SQLiteFile:
+class _Database:
+    """What a file and a server have in common: how they are read."""
+
+    shown: str
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection | None]:
+        """A connection for reading; None while nobody has written a label."""
+        with self._sentences("read"):
+            held = _HELD.get()
+            if held is None or held.place != self._place():
+                with self._opened() as connection:
+                    yield connection
+                return
+            try:
+                yield held.opened(self._opened)
+            except BaseException:
+                _let_go()
+                raise
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this, all that a thread reads comes through one connection, until it writes.
+
+        Opening one takes longer than reading a label. Nothing is opened before something is read.
+        """
+        held = _HELD.get()
+        if held is not None and held.place == self._place():
+            yield
+            return
+        with ExitStack() as stack:
+            before = _HELD.set(_Held(self._place(), stack))
+            try:
+                yield
+            finally:
+                _HELD.reset(before)
+
+    def _place(self) -> str:
+        raise NotImplementedError
+
+    def _opened(self) -> AbstractContextManager[Connection | None]:
+        raise NotImplementedError
+
+    def _sentences(self, deed: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Held:
+    """The connection that a thread reads through, once it has read."""
+
+    place: str
+    stack: ExitStack
+    connection: Connection | None = None
+
+    def opened(self, open_one: Callable[[], AbstractContextManager[Connection | None]]) -> Connection | None:
+        if self.connection is None:
+            self.connection = self.stack.enter_context(open_one())
+        return self.connection
+
+
+_HELD: ContextVar[_Held | None] = ContextVar("connection of labels", default=None)
+
+
+def _let_go() -> None:
+    """Close what this thread reads through: it would not see what is written next, and could keep it from being."""
+    held = _HELD.get()
+    if held is not None:
+        _HELD.set(None)
+        held.stack.close()
+
+
+class SQLiteFile(_Database):
     """A SQLite file. Every call opens its own connection, so threads and processes may share a file."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.shown = path, str(path)
 
     @contextmanager
-    def reading(self) -> Iterator[Connection | None]:
-        """A connection for reading; None while there is no file. A file of an older format is made one of this."""
-        if not self.path.exists():
-            yield None
-            return
-        try:
-            with _engine_of_file(str(self.path), "read").connect() as connection:
-                there = FORMAT if self._key() in _CURRENT else format_of(connection)
-                _refuse_newer(there, self.shown)
-                if there == FORMAT:
-                    _CURRENT.add(self._key())
-                    yield connection
-                    return
-            if self._was_made_current():
-                with _engine_of_file(str(self.path), "read").connect() as connection:
-                    yield connection
-            else:
-                with _engine(lambda: _copied(self.path), "BEGIN").connect() as connection:
-                    make_current(connection)
-                    yield connection
-        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise UserError(
-                f"Labels cannot be read from {self.path} ({_reason(error)}); restore or remove the file."
-            ) from None
-
-    @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection within a transaction that is kept if all goes well."""
-        try:
+        _let_go()
+        with self._sentences("saved"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _engine_of_file(str(self.path), "write").begin() as connection:
                 _refuse_newer(format_of(connection), self.shown)
                 make_current(connection)
                 yield connection
+
+    @contextmanager
+    def _opened(self) -> Iterator[Connection | None]:
+        """A connection for reading; None while there is no file. A file of an older format is made one of this."""
+        if not self.path.exists():
+            yield None
+            return
+        with _engine_of_file(str(self.path), "read").connect() as connection:
+            there = FORMAT if self._key() in _CURRENT else format_of(connection)
+            _refuse_newer(there, self.shown)
+            if there == FORMAT:
+                _CURRENT.add(self._key())
+                yield connection
+                return
+        if self._was_made_current():
+            with _engine_of_file(str(self.path), "read").connect() as connection:
+                yield connection
+        else:
+            with _engine(lambda: _copied(self.path), "BEGIN").connect() as connection:
+                make_current(connection)
+                yield connection
+
+    @contextmanager
+    def _sentences(self, deed: str) -> Iterator[None]:
+        try:
+            yield
         except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise UserError(
-                f"Labels cannot be saved in {self.path} ({_reason(error)}); make the folder writable, or make room."
-            ) from None
+            where, remedy = {
+                "read": ("from", "restore or remove the file"),
+                "saved": ("in", "make the folder writable, or make room"),
+            }[deed]
+            raise UserError(f"Labels cannot be {deed} {where} {self.path} ({_reason(error)}); {remedy}.") from None
+
+    def _place(self) -> str:
+        return self.shown
 
     def _key(self) -> tuple[str, int]:
         # Another file may take this one's place.
@@ -128,7 +208,7 @@ def _copied(path: Path) -> sqlite3.Connection:
     return memory
 
 
-class Server:
+class Server(_Database):
     """A database server such as PostgreSQL.
 
     Args:
@@ -139,9 +219,8 @@ class Server:
         self._url, self.shown = url, _masked(url)
 
     @contextmanager
-    def reading(self) -> Iterator[Connection | None]:
-        """A connection for reading; None while nobody has written a label."""
-        with self._sentences("read"), self._engine().connect() as connection:
+    def _opened(self) -> Iterator[Connection | None]:
+        with self._engine().connect() as connection:
             there = FORMAT if self._key() in _CURRENT else format_of(connection)
             _refuse_newer(there, self.shown)
             if there == FORMAT:
@@ -151,6 +230,7 @@ class Server:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection within a transaction that is kept if all goes well."""
+        _let_go()
         with self._sentences("saved"):
             if self._key() not in _CURRENT:
                 self._make_tables()
@@ -170,6 +250,9 @@ class Server:
             else:
                 break
         _CURRENT.add(self._key())
+
+    def _place(self) -> str:
+        return self._key()[0]
 
     def _engine(self) -> Engine:
         return _engine_of_server(*self._key())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -70,6 +70,10 @@ class LabelStore:
     def place(self) -> str:
         """Where the labels lie, as people may see it: a path, or an address without its password."""
         return self._database.shown
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Within this, all that this thread reads of labels comes through one connection, until it writes some."""
+        return self._database.at_once()
 
     def get(self, ensemble: str, feature: int) -> Label | None:
         """The label of a feature, numbered as in the ensemble; None if it has none."""
