@@ -55,6 +55,9 @@ def test_batchtopk_shares_the_budget_within_a_training_batch() -> None:
     assert sae.threshold.item() == 4.0
     sae.activate(torch.tensor([[3.0, 0.0, 0.0], [2.0, 0.0, 0.0]]))
     assert sae.threshold.item() == pytest.approx(0.99 * 4.0 + 0.01 * 2.0)
+    for steps, momentum in ((10, 0.0), (200, 0.9), (2000, 0.99), (10**6, 0.99)):
+        sae.train_for(steps)
+        assert sae.momentum == pytest.approx(momentum)
 
 
 def test_batchtopk_threshold_ignores_entries_that_are_not_positive() -> None:

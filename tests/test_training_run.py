@@ -271,6 +271,20 @@ def test_the_last_rows_of_curves_are_near_what_the_finished_ensemble_explains(ru
         assert last == pytest.approx(explained(ensemble(data()), data()), abs=0.03), name
 
 
+@pytest.mark.parametrize("boosting", ["sequential", "pipelined"])
+def test_batchtopk_is_after_a_short_training_what_it_was_in_training(boosting: str, tmp_path: Path) -> None:
+    """Its one threshold keeps as many as k a token did, and what that explained, though there were only 60 batches."""
+    run = trained(tmp_path, {"architecture": "batchtopk"}, methods=["single", "boosted"], boosting=boosting)
+    for name, ensemble in ensembles(run).items():
+        last = curves(run, name).iloc[-1]
+        assert last["explained_variance_total"] == pytest.approx(explained(ensemble(data()), data()), abs=0.03), name
+        left_BD = data()
+        for member in ensemble.members:
+            coefs_BN = member.encode(left_BD)
+            assert (coefs_BN > 0).sum(dim=1).float().mean().item() == pytest.approx(K, rel=0.1), name
+            left_BD = (left_BD - member.decode(coefs_BN)).detach()
+
+
 def test_curves_sum_what_steps_gave() -> None:
     """Two steps of two members with round numbers; a second record starts from nothing."""
     collected = Curves(first_member=4, members=2)

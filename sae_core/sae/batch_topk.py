@@ -11,7 +11,9 @@ from sae_core.config import SAESettings
 from sae_core.sae.base import SAE
 from sae_core.sae.sparse import SparseCode, largest
 
-THRESHOLD_MOMENTUM = 0.99
+BATCHES, SHARE = 100, 0.05
+"""The threshold is the mean over the last so many batches of a training, or over this share of them if they are fewer:
+preactivations shrink by orders of magnitude at first, and what is kept of that time would close nearly all features."""
 
 
 class WholeBatch(Protocol):
@@ -43,6 +45,8 @@ class BatchTopKSAE(SAE):
     threshold: Tensor
     others: WholeBatch | None = None
     """Where others have rows of the batch too, so that what is kept must be chosen among all."""
+    momentum: float = 1 - 1 / BATCHES
+    """What a batch leaves of the threshold before it."""
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
         super().__init__(d_in, width, seed=seed)
@@ -92,13 +96,17 @@ class BatchTopKSAE(SAE):
             return self.sparse_code(pre_BN).dense()
         return pre_BN * (pre_BN > self.threshold.clamp_min(0.0))
 
+    def train_for(self, steps: int) -> None:
+        """Let the threshold be a mean over the end of a training of so many steps."""
+        self.momentum = 1 - 1 / max(1.0, min(BATCHES, SHARE * steps))
+
     @torch.no_grad()
     def update_threshold(self, values_K: Tensor) -> None:
         """Move the threshold towards the smallest positive one of the coefficients [K] that a batch kept."""
         # Zeros among the kept (fewer than B·k positive preactivations) say nothing about the threshold.
         smallest = torch.where(values_K > 0, values_K, torch.inf).min()
         smallest = torch.where(smallest.isfinite(), smallest, self.threshold.clamp_min(0.0))
-        mixed = THRESHOLD_MOMENTUM * self.threshold + (1 - THRESHOLD_MOMENTUM) * smallest
+        mixed = self.momentum * self.threshold + (1 - self.momentum) * smallest
         self.threshold.copy_(torch.where(self.threshold < 0, smallest, mixed))
 
     @torch.no_grad()

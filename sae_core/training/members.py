@@ -84,8 +84,9 @@ def make_trainer(
     with torch.no_grad():
         sae.b_dec.copy_(b_dec_D)
     sae = sae.to(plan.device)
-    if isinstance(part, Split) and isinstance(sae, BatchTopKSAE):
-        sae.others = part
+    if isinstance(sae, BatchTopKSAE):
+        sae.train_for(plan.steps)
+        sae.others = part if isinstance(part, Split) else None
     fast = use_fast("plain" if isinstance(part, Split) else training.kernels, sae)
     low = _low_precision(training.precision, plan.device, fast=fast)
     return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast, part=part)
