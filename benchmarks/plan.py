@@ -43,7 +43,12 @@ CONFIGURATIONS: dict[str, list[str]] = {
         *("--tokens", "200000", "--set", "data.train_tokens=100000", "--set", "data.index_tokens=20000"),
         *("--set", "data.evaluation_tokens=10000", "--set", "data.storage=stream"),
     ],
+    "3 members, deeper": [
+        *("--layer", "4", "--width", "3072", "--k", "24", "--members", "3", "--methods", "bagged,boosted"),
+        *("--tokens", "600000", "--set", "data.train_tokens=300000", "--set", "data.index_tokens=100000"),
+    ],
 }
+"""The last one is not among those by which constants were set."""
 STAGES = {
     "gather text": ["corpus"],
     "read activations": ["activations"],

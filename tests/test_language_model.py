@@ -153,6 +153,26 @@ def test_batches_hold_whole_texts_and_can_be_resumed_bit_by_bit(
     assert torch.equal(again, torch.cat([batch.acts_TD for batch in batches[2:]]))
 
 
+def test_batches_are_those_that_are_run(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*sample_texts(30, seed=7), "", *sample_texts(4, seed=8, sentences=(5, 6))]
+    model = load(folders["llama"], batch_size=6)
+    monkeypatch.setattr(language_model, "WINDOW_BYTES", 4 * model.d_model * 200)
+    monkeypatch.setattr(language_model, "CPU_TOKENS", 100)
+    expected = list(model.batches(texts))
+    run: list[int] = []
+    forward = model._forward
+    monkeypatch.setattr(model, "_forward", lambda ids_BL, present: run.append(ids_BL.size) or forward(ids_BL, present))
+    list(model.activations(texts))
+    assert len(run) > 8
+    assert [cells for _, cells in expected] == run
+    assert sorted(text for batch, _ in expected for text in batch) == sorted(filter(None, texts))
+    # By itself a batch is the same one again.
+    run.clear()
+    for batch, _ in expected:
+        list(model.activations(batch))
+    assert [cells for _, cells in expected] == run
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_a_model_in_bfloat16_gives_nearly_the_same(folders: dict[str, Path], site: Site) -> None:
     """As on a GPU: rounding must not be mistaken for parts that do not add up."""

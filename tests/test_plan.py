@@ -19,6 +19,7 @@ from sae_core.activations.shapes import KNOWN, ModelShape, find_shape, shape_of
 from sae_core.config import METHODS, ModelSettings, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json
+from sae_core.planning import model_speed
 from sae_core.planning.calibration import calibrate
 from sae_core.planning.machines import MACHINES, Machine, find_machine
 from sae_core.planning.plan import make_plan, stages_of
@@ -368,6 +369,16 @@ def test_a_calibration_measures_everything_and_leaves_nothing(
     assert all(0 < seconds < 10 for seconds in each)
     assert 2 < rates.chars_per_token < 8
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_measured_on_batches_that_are_spread_over_all() -> None:
+    assert [model_speed._spread(count) for count in (1, 2, 3)] == [[0], [1, 0], [2, 1, 0]]
+    for count in (5, 64, 100):
+        order = model_speed._spread(count)
+        assert sorted(order) == list(range(count))
+        few = sorted(order[:5])
+        gaps = [b - a for a, b in zip([0, *few], [*few, count], strict=True)]
+        assert max(gaps) <= count / 2
 
 
 def test_a_model_that_is_not_here_is_measured_by_its_shape(tmp_path: Path, labelled_texts: Path) -> None:

@@ -178,6 +178,15 @@ class LanguageModel:
             if len(batch.tokens_T):
                 yield batch
 
+    def batches(self, texts: Sequence[str]) -> Iterator[tuple[list[str], int]]:
+        """The texts that `activations` runs together, and the tokens that this is with all padding."""
+        first = 0
+        for window in self._windows(self._tokens.encode(texts)):
+            for numbers in self._batches(window):
+                longest = max(len(window[number].ids) for number in numbers)
+                yield [texts[first + number] for number in numbers], len(numbers) * longest
+            first += len(window)
+
     def _windows(self, encoded: Iterator[TokenizedText]) -> Iterator[list[TokenizedText]]:
         limit = max(WINDOW_BYTES // (4 * self.d_model), 1)
         window: list[TokenizedText] = []
@@ -196,11 +205,8 @@ class LanguageModel:
         counts = np.array([int(text.ordinary.sum()) for text in window])
         starts = np.concatenate([[0], counts.cumsum()])
         acts_PTD = torch.empty(len(self.places), int(starts[-1]), self.d_model, device=self.device)
-        order = np.argsort([len(text.ids) for text in window], kind="stable")
-        order = order[counts[order] > 0]
         done = 0
-        while done < len(order):
-            numbers = order[done : done + self._batch_rows(len(window[order[done]].ids))]
+        for numbers in self._batches(window):
             done += len(numbers)
             ids_BL, present_BL = self._tokens.pad([window[number] for number in numbers])
             self._run(ids_BL, present_BL)
@@ -220,6 +226,16 @@ class LanguageModel:
             tokens_T=torch.from_numpy(np.concatenate(tokens)),
             document_T=torch.from_numpy(first + np.repeat(np.arange(len(window)), counts)),
         )
+
+    def _batches(self, window: Sequence[TokenizedText]) -> Iterator[NDArray[np.int64]]:
+        """The numbers of the texts that are run together, of those that have ordinary tokens, the shortest first."""
+        order = np.argsort([len(text.ids) for text in window], kind="stable")
+        order = order[[bool(window[number].ordinary.any()) for number in order]]
+        done = 0
+        while done < len(order):
+            numbers = order[done : done + self._batch_rows(len(window[order[done]].ids))]
+            done += len(numbers)
+            yield numbers
 
     def _batch_rows(self, length: int) -> int:
         """Texts of about ``length`` tokens to run together."""

@@ -24,7 +24,9 @@ from sae_core.planning.pace import mean_pace, measure_pace, seconds_to_compile
 from sae_core.planning.rates import ASSIGN_POWER, Group, Rates, needed_steps
 from sae_core.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
+from sae_core.training.boosting import BLOCK_ROWS
 from sae_core.training.kernels import use_fast
+from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.members import make_trainer
 from sae_core.training.stage import Plan, Target, train_stage
 from sae_core.training.work import SAEShape
@@ -214,8 +216,9 @@ class _Calibration:
 
     def _run(self, cache: ActivationCache, seconds: float) -> Callable[[int], float]:
         def measure(width: int) -> float:
-            sae, acts_BD = self._finished(width, cache), cache.read(0, min(_BLOCK, cache.rows)).to(self.device)
-            return self._repeated(lambda: sae(acts_BD), seconds) / len(acts_BD)
+            sae, acts_BD = self._finished(width, cache), cache.read(0, min(BLOCK_ROWS, cache.rows)).to(self.device)
+            encoder = FrozenEncoder(self.settings.training.kernels)  # as boosting runs them
+            return self._repeated(lambda: encoder.reconstruct(sae, acts_BD), seconds) / len(acts_BD)
 
         return measure
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from sae_core.config import EMBEDDED
 from sae_core.evaluation.cost import REPEATS, TIMED_TOKENS
 from sae_core.evaluation.dictionary import CONNECTIVITY_TOKENS
+from sae_core.evaluation.reconstruction import IDENTITY_TOKENS
 from sae_core.evaluation.similarity import HELD_CELLS, SAMPLED
 from sae_core.planning.counts import Counted
 from sae_core.planning.index_stages import kept_memory
@@ -18,9 +19,9 @@ from sae_core.planning.stages import Stage, Work
 from sae_core.planning.train_stages import is_shared
 from sae_core.training.work import FLOAT, SAEShape
 
-CHECK, MOMENT = 0.5, 2.7e-9
-"""Reconstruction: seconds for identities and intervals; a number of an activation, for each of
-ten passes that moments take, and four for each member."""
+CHECK, MOMENT, DENSE = 0.5, 2.7e-9, 6.0e-9
+"""Reconstruction: seconds for intervals; a number of an activation, for each of ten passes that moments take, and four
+for each member; a coefficient of the dense codes by which identities are checked."""
 UNITE, WORD = 5.0e-10, 64
 """Dictionary: seconds to unite the features of two tokens, for so many of them in a word."""
 DRAW = 8.0e-9
@@ -64,12 +65,16 @@ def _memory(work: Work) -> int:
 def _reconstruction(work: Work) -> Stage:
     tokens, members = work.evaluated, distinct_members(work)
     passes = 10 + 4 * sum(len(ensemble) for ensemble in work.ensembles())
+    # Identities go through all members twice: as one wide SAE, and member by member.
+    dense = 2 * min(IDENTITY_TOKENS, tokens) * sum(member.width for each in work.ensembles() for member in each)
+    products = 4 * work.shape.d_model * dense
     return Stage(
         "evaluate reconstruction",
         "evaluate",
         seconds=_encoding(work, tokens, members)
-        + (CHECK + passes * tokens * work.shape.d_model * MOMENT) * work.rates.pace.one,
-        flops=tokens * sum(member.run_flops for member in members),
+        + products * work.rates.flop
+        + (CHECK + passes * tokens * work.shape.d_model * MOMENT + dense * DENSE) * work.rates.pace.one,
+        flops=tokens * sum(member.run_flops for member in members) + products,
         memory=_memory(work),
         disk=6 * sum(member.width for members in work.ensembles() for member in members),
     )

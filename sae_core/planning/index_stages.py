@@ -42,7 +42,7 @@ FAMILY = 1.0e-4
 """The families of a feature by three measures, and scores within them."""
 LENS_CELL = 2.6e-8
 """Lens: a logit that is searched for the largest and the smallest, besides the product."""
-MAP_START, LAYOUT, NEIGHBOUR, CLUSTER = 7.0, 3.3e-4, 5.0e-9, 5.6e-9
+MAP_START, LAYOUT, NEIGHBOUR, CLUSTER = 8.5, 4.8e-4, 5.0e-9, 5.6e-9
 """Map: to import UMAP, once a process; an atom that it lays out, of which the time is a line in their number; a cosine
 that is searched for neighbours; a pair of atoms in the clustering."""
 DESCRIBE = 2.2e-5
@@ -192,7 +192,7 @@ def _lens(work: Work, counted: Counted) -> Stage:
     return Stage(
         "lens",
         "index",
-        seconds=flops * work.rates.flop + features * vocabulary * LENS_CELL * work.rates.pace.one,
+        seconds=flops * work.rates.flop + features * vocabulary * LENS_CELL * work.rates.pace.all,
         flops=flops,
         memory=kept_memory(work) + FLOAT * d_in * vocabulary + 4 * FLOAT * min(16_000_000, features * vocabulary),
         disk=LENS_BYTES * features,

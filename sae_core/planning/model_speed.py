@@ -21,7 +21,6 @@ from sae_core.planning.machines import resident_memory
 from sae_core.planning.rates import CHARS_PER_TOKEN, TOKENS_PER_TEXT
 
 SAMPLE_CHARS = 200_000
-_FIRST_TEXTS = 4
 PARSE = 1e-6
 """Seconds that parsing a character of the embedded corpus takes once its processes have started."""
 TOKENIZE = 2.5e-7
@@ -81,7 +80,8 @@ def measure_text(settings: RunSettings, shape: ModelShape, *, device: str, secon
     speed.per_char += (time.perf_counter() - began) / chars - TOKENIZE
     # Of texts that are cut, only a part becomes tokens.
     speed.chars_per_token, speed.tokens_per_text = chars / tokens, tokens / len(texts)
-    speed.forward, speed.acts_TD = _read(model, texts, seconds)
+    padded, speed.acts_TD = _read(model, texts, seconds)
+    speed.forward = padded * sum(cells for _, cells in model.batches(texts)) / tokens
     return speed
 
 
@@ -108,16 +108,28 @@ def _is_local(settings: RunSettings) -> bool:
 
 
 def _read(model: LanguageModel, texts: Sequence[str], seconds: float) -> tuple[float, Tensor]:
-    """(seconds of a token, activations), of twice as many texts from time to time until they take half the time."""
-    list(model.activations(texts[:_FIRST_TEXTS]))  # not counted
-    number = _FIRST_TEXTS
-    while True:
-        number = min(2 * number, len(texts))
+    """(seconds of a token, padding being tokens too; activations), of some of the batches in which texts are read.
+
+    Few texts by themselves would be padded more than those that are sorted by their length among many.
+    """
+    batches = list(model.batches(texts))
+    list(model.activations(batches[0][0]))  # not counted
+    spent, cells, acts = 0.0, 0, []
+    for number in _spread(len(batches)):
+        batch, size = batches[number]
         began = time.perf_counter()
-        acts_TD = torch.cat([batch.acts_TD for batch in model.activations(texts[:number])])
-        spent = time.perf_counter() - began
-        if spent > seconds / 2 or number == len(texts):
-            return spent / len(acts_TD), acts_TD
+        acts += [read.acts_TD for read in model.activations(batch)]
+        spent, cells = spent + time.perf_counter() - began, cells + size
+        if spent > seconds:
+            break
+    return spent / cells, torch.cat(acts)
+
+
+def _spread(count: int) -> list[int]:
+    """The numbers below ``count``, in such an order that the first of them are spread over all, whichever many."""
+    bits = max(1, (count - 1).bit_length())
+    turned = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1, 2**bits))
+    return [number for number in (*turned, 0) if number < count]
 
 
 @torch.inference_mode()
