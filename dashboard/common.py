@@ -15,8 +15,6 @@ from dashboard.parts.charts import CONFIG
 from dashboard.queries import EnsembleInfo
 
 FEATURE_PAGE, FEATURES_PAGE = "views/feature.py", "views/features.py"
-OPENED = "features-opened"
-"""Where the session keeps the feature at which the table of all features begins: its page, and the cursor."""
 
 
 def trained_ensemble(here: Here) -> EnsembleInfo:
@@ -25,6 +23,11 @@ def trained_ensemble(here: Here) -> EnsembleInfo:
         missing(here, "train")
         st.stop()
     return here.ensemble
+
+
+def opened_key(here: Here, info: EnsembleInfo) -> str:
+    """Where the session keeps the feature at which an ensemble's table begins: its page, and the cursor."""
+    return f"features-opened-{here.run.path.name}-{info.name}"
 
 
 def missing(here: Here, command: str, title: str = "") -> None:

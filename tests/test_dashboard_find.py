@@ -312,6 +312,13 @@ def test_the_way_back_leads_to_the_feature_that_was_shown_last(monkeypatch: pyte
     assert listed(app)["features"] == list(range(10, 20))
     assert {key: app.query_params[key] for key in query} == query
     assert "feature" not in app.query_params
+    # Of another ensemble that number is another feature.
+    app.query_params["ensemble"] = "boosted"
+    app.run()
+    assert "chosen" not in listed(app)
+    app.query_params["ensemble"] = "bagged"
+    app.run()
+    assert listed(app)["chosen"] == 10
 
 
 def test_clusters_have_the_names_that_the_map_shows(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dashboard import address, queries
 from dashboard.address import Here, here
-from dashboard.common import FEATURES_PAGE, OPENED, missing, trained_ensemble
+from dashboard.common import FEATURES_PAGE, missing, opened_key, trained_ensemble
 from dashboard.components import feature_keys
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import chip, heading, member_chip, notice, section, tile, tiles, what_to_run
@@ -122,7 +122,7 @@ def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: NDArray
         st.html(heading(f"Feature {feature:,}", "", chips))
     with buttons, st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if st.button("All", icon=":material/format_list_bulleted:", help="Back to its row in the table", key="all"):
-            st.session_state[OPENED] = feature
+            st.session_state[opened_key(here, info)] = feature
             st.switch_page(FEATURES_PAGE, query_params={**here.link(), **filters.to_query()})
         pin_button(here, feature, shortcut="p", text=False)
         _step("Previous", stepped(order, feature, -1), feature, "←", ":material/chevron_left:")

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import address, pins, queries
 from dashboard.address import Here, here
-from dashboard.common import OPENED, missing, open_feature, trained_ensemble
+from dashboard.common import missing, open_feature, opened_key, trained_ensemble
 from dashboard.components.feature_list import feature_list
 from dashboard.parts import feature_rows
 from dashboard.parts import filters as chosen
@@ -59,7 +59,7 @@ def _find(here: Here, info: queries.EnsembleInfo) -> None:
     if not len(order):
         st.info("No feature fits this search. Take a filter away.", icon=":material/search_off:")
         return
-    opened = st.session_state.get(OPENED)
+    opened = st.session_state.get(opened_key(here, info))
     asked = st.query_params.get(PAGE, "")
     number = int(asked) - 1 if asked.isdigit() and len(asked) < 9 else feature_rows.page_with(order, opened)
     page = feature_rows.page(
@@ -86,11 +86,11 @@ def _act(here: Here, info: queries.EnsembleInfo, filters: Filters, key: str) -> 
     if kind == "sort" and value in chosen.SORTS:
         reverse = value == filters.column and not filters.reverse
         address.write({"sort": str(value), "dir": "reverse" if reverse else None, PAGE: None})
-        st.session_state.pop(OPENED, None)
+        st.session_state.pop(opened_key(here, info), None)
     elif kind == "page" and isinstance(value, int) and value >= 0:
         address.write({PAGE: str(value + 1)})
     elif kind in ("open", "pin") and isinstance(value, int) and 0 <= value < info.features:
-        st.session_state[OPENED] = value
+        st.session_state[opened_key(here, info)] = value
         if kind == "pin":
             pins.toggle(here, Pin(info.name, value))
         else:
@@ -164,19 +164,21 @@ def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
         reverse=query.get("dir") == "reverse",
         **more,
     )
-    _remember(filters, first, version)
+    if _remember(filters, first, version):
+        st.session_state.pop(opened_key(here, info), None)
     return filters
 
 
-def _remember(filters: Filters, first: Filters, version: int) -> None:
-    """Put the choice into the address bar; another choice starts at its first page."""
+def _remember(filters: Filters, first: Filters, version: int) -> bool:
+    """Put the choice into the address bar, and say whether it is another one, which starts at its first page."""
     query = filters.to_query()
     mine = {key: query[key] for key in _WIDGETS if key in query}
-    if mine != {key: st.query_params[key] for key in _WIDGETS if key in st.query_params}:
+    is_other = mine != {key: st.query_params[key] for key in _WIDGETS if key in st.query_params}
+    if is_other:
         address.write({PAGE: None})
-        st.session_state.pop(OPENED, None)
     address.write({key: query.get(key) for key in chosen.KEYS})
     st.session_state[_SEEN] = (mine, first, version)
+    return is_other
 
 
 def _clear() -> None:
