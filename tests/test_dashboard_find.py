@@ -313,12 +313,12 @@ def test_the_way_back_leads_to_the_feature_that_was_shown_last(monkeypatch: pyte
     assert {key: app.query_params[key] for key in query} == query
     assert "feature" not in app.query_params
     # Of another ensemble that number is another feature.
-    app.query_params["ensemble"] = "boosted"
-    app.run()
-    assert "chosen" not in listed(app)
-    app.query_params["ensemble"] = "bagged"
-    app.run()
-    assert listed(app)["chosen"] == 10
+    app.switch_page("views/features.py")
+    for name, cursor in (("boosted", None), ("bagged", 10)):
+        app.query_params["ensemble"] = name
+        app.run()
+        assert listed(app)["features"][:3] == ([10, 11, 12] if cursor else [0, 1, 2])
+        assert listed(app)["chosen"] == cursor
 
 
 def test_clusters_have_the_names_that_the_map_shows(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

@@ -153,17 +153,21 @@ def _loss(work: Work) -> Stage:
     if not tokens:
         return Stage("evaluate loss", "evaluate", seconds=0.0, memory=_memory(work))
     # As it is and for two ablations; and for the first members of every ensemble, whose first is often another's.
-    passes, deep = 3 + len(members), shape.layers / (settings.model.layer + 1)
+    passes, layer = 3 + len(members), settings.model.layer
+    # Only the first pass runs the blocks below the layer.
+    blocks = shape.layers + (passes - 1) * (shape.layers - layer)
+    reads = tokens * blocks / (layer + 1)  # as many as run up to the layer
     product = 2 * shape.d_model * shape.vocabulary
     scores = tokens * passes * shape.vocabulary
     return Stage(
         "evaluate loss",
         "evaluate",
         seconds=LOSS_START * rates.pace.one
-        + tokens * passes * (deep * rates.forward + product * rates.flop)
+        + reads * rates.forward
+        + tokens * passes * product * rates.flop
         + scores * SCORE * rates.pace.one
         + _encoding(work, tokens, members),
-        flops=round(tokens * passes * (deep * work.token_flops + product)),
+        flops=round(reads * work.token_flops) + tokens * passes * product,
         memory=_memory(work)
         + work.model_bytes * (not work.machine.gpu)
         + 4 * FLOAT * shape.vocabulary * min(tokens, WHOLE_BATCH),

@@ -42,7 +42,7 @@ FAMILY = 1.0e-4
 """The families of a feature by three measures, and scores within them."""
 LENS_CELL = 2.6e-8
 """Lens: a logit that is searched for the largest and the smallest, besides the product."""
-MAP_START, LAYOUT, NEIGHBOUR, CLUSTER = 8.5, 4.8e-4, 5.0e-9, 5.6e-9
+MAP_START, LAYOUT, NEIGHBOUR, CLUSTER = 8.5, 4.2e-4, 5.0e-9, 5.6e-9
 """Map: to import UMAP, once a process; an atom that it lays out, of which the time is a line in their number; a cosine
 that is searched for neighbours; a pair of atoms in the clustering."""
 DESCRIBE = 2.2e-5
