@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class Run:
             raise UserError(f"{path} was written by a newer version; upgrade sae-ensemble to open it.")
         return cls(path, parse_settings(manifest["settings"], origin=str(path / "run.json")))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The folder's name."""
         return self.path.resolve().name

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode
 
@@ -107,9 +109,9 @@ def passages_html(shares: pd.DataFrame) -> str:
             "and × how many times that it is.",
         )
     ]
-    for column, table in shares.groupby("column", sort=False):
-        rows = "".join(_share(row) for row in table.head(LABELS_SHOWN).to_dict("records"))
-        rest = len(table) - LABELS_SHOWN
+    for column, found in groupby(shares.to_dict("records"), key=itemgetter("column")):
+        labels = list(found)
+        rows, rest = "".join(map(_share, labels[:LABELS_SHOWN])), len(labels) - LABELS_SHOWN
         more = f'<span class="t">and {rest} more</span>' if rest > 0 else ""
         parts.append(f'<div class="sae bars shares"><span class="t">{escape(str(column))}</span>{rows}{more}</div>')
     return "".join(parts)

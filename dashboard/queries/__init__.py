@@ -20,11 +20,12 @@ from dashboard.queries.comparing import (
 )
 from dashboard.queries.detecting import contexts, detectors
 from dashboard.queries.finding import Ranking, concept_names, features, has_tokens, order, ranking
-from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_table, labels
+from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_table, label_texts, labels
 from dashboard.queries.live import live_text
 from dashboard.queries.one_feature import (
     FeatureView,
     feature_view,
+    matches_of,
     nearest_within,
     often_together,
     passage_labels,
@@ -80,12 +81,14 @@ __all__ = [
     "label_list",
     "label_of",
     "label_table",
+    "label_texts",
     "labels",
     "live_text",
     "map_colors",
     "map_points",
     "match_summary",
     "matches",
+    "matches_of",
     "more_of_family",
     "nearest_elsewhere",
     "nearest_within",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 import streamlit as st
@@ -10,11 +12,18 @@ import streamlit as st
 from sae_core.files import read_table
 
 ENTRIES = 24
+_T = TypeVar("_T")
+
+
+def optional(path: Path, opened: Callable[[str, int], _T]) -> _T | None:
+    """What a cached function opens, given a path and its modification time; None where there is no file."""
+    written = modified(path)
+    return opened(str(path), written) if written else None
 
 
 def optional_table(path: Path) -> pd.DataFrame | None:
     """The table at ``path``, shared and never to be changed; None where there is none."""
-    return _table(str(path), modified(path)) if path.exists() else None
+    return optional(path, _table)
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dashboard.parts import filters as chosen
 from dashboard.parts.filters import Filters
-from dashboard.queries.cached import ENTRIES, modified
+from dashboard.queries.cached import ENTRIES, modified, optional
 from dashboard.queries.labelling import label_stamp, label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, concepts, corpus, suggestions
@@ -130,8 +130,7 @@ def has_tokens(run: Run, ensemble: str) -> bool:
 
 
 def _by_token(run: Run, ensemble: str) -> ByToken | None:
-    path = run.ensemble(ensemble).by_token
-    return _open_by_token(str(path), modified(path)) if path.exists() else None
+    return optional(run.ensemble(ensemble).by_token, _open_by_token)
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
@@ -140,8 +139,8 @@ def _open_by_token(path: str, modified: int) -> ByToken:
 
 
 def _token_names(run: Run, ensemble: str) -> TokenNames | None:
-    path = run.ensemble(ensemble).by_token
-    return _open_names(str(run.path), ensemble, modified(path)) if path.exists() else None
+    written = modified(run.ensemble(ensemble).by_token)
+    return _open_names(str(run.path), ensemble, written) if written else None
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -21,12 +22,17 @@ def labels(run: Run) -> LabelStore:
 
 def label_table(run: Run) -> pd.DataFrame:
     """All labels of a run, shared and never to be changed."""
-    return _read(labels(run))[1]
+    return _read(labels(run)).table
 
 
 def label_list(run: Run) -> Sequence[Label]:
     """All labels of a run, in the order of features."""
-    return _read(labels(run))[0]
+    return _read(labels(run)).found
+
+
+def label_texts(run: Run, ensemble: str) -> Mapping[int, str]:
+    """The labels of an ensemble by feature, shared and never to be changed."""
+    return _read(labels(run)).texts.get(ensemble, {})
 
 
 def label_stamp(run: Run) -> tuple[str | int, ...]:
@@ -35,14 +41,25 @@ def label_stamp(run: Run) -> tuple[str | int, ...]:
     return store.place, store.run_name, store.revision(), _file_of(store)
 
 
-def _read(store: LabelStore) -> tuple[Sequence[Label], pd.DataFrame]:
+class _Labels(NamedTuple):
+    """All labels of a run as they are asked for."""
+
+    found: Sequence[Label]
+    table: pd.DataFrame
+    texts: Mapping[str, Mapping[int, str]]
+
+
+def _read(store: LabelStore) -> _Labels:
     return _labels(store, store.place, store.run_name, store.revision(), _file_of(store))
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _labels(_store: LabelStore, place: str, run: str, revision: int, file: int) -> tuple[Sequence[Label], pd.DataFrame]:
+def _labels(_store: LabelStore, place: str, run: str, revision: int, file: int) -> _Labels:
     found = _store.all()
-    return found, _store.table_of(found)
+    texts: dict[str, dict[int, str]] = {}
+    for label in found:
+        texts.setdefault(label.ensemble, {})[label.feature] = label.label
+    return _Labels(found, _store.table_of(found), texts)
 
 
 def _file_of(store: LabelStore) -> int:

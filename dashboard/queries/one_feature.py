@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard.queries.cached import ENTRIES, modified
-from dashboard.queries.tables import corpus, index
+from dashboard.queries.cached import ENTRIES, modified, optional
+from dashboard.queries.tables import corpus, index, matches
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.examples import (
     Example,
@@ -69,9 +71,9 @@ def often_together(run: Run, ensemble: str, feature: int, *, count: int = 6) -> 
 
     Looked up where they were counted when the run was indexed; else all positions of the index are read.
     """
-    path = run.ensemble(ensemble).together
-    if path.exists():
-        return _together(str(path), modified(path)).of(feature, count)
+    counted = optional(run.ensemble(ensemble).together, _together)
+    if counted is not None:
+        return counted.of(feature, count)
     entries = index(run, ensemble)
     return None if entries is None else co_active(entries, feature, count=count)
 
@@ -86,11 +88,8 @@ def nearest_within(run: Run, ensemble: str, feature: int) -> tuple[pd.DataFrame,
 
     None for a run that was indexed by a version that did not look for them.
     """
-    path = run.ensemble(ensemble).nearest
-    if not path.exists():
-        return None
-    table = _nearest(str(path), modified(path))
-    return table.of(feature), float(table.chance[feature])
+    table = optional(run.ensemble(ensemble).nearest, _nearest)
+    return None if table is None else (table.of(feature), float(table.chance[feature]))
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
@@ -98,14 +97,36 @@ def _nearest(path: str, modified: int) -> Nearest:
     return Nearest.open(Path(path))
 
 
-def peak_tokens(run: Run, ensemble: str, feature: int, *, count: int = 5) -> list[str]:
-    """The different tokens on which a feature fires most strongly."""
+class Match(NamedTuple):
+    """What another member has of a feature: the most similar one, and the one that it is matched with one to one."""
+
+    other_member: int
+    best_feature: int
+    best_cosine: float
+    matched_feature: int
+
+
+def matches_of(run: Run, ensemble: str, feature: int) -> list[Match] | None:
+    """The matches of a feature in the other members; None where members are not matched."""
+    table = matches(run, ensemble)
+    if table is None:
+        return None
+    # By NumPy, as a large ensemble has a million rows.
+    rows = np.flatnonzero(table["feature"].to_numpy() == feature)
+    return [Match(*row) for row in zip(*(table[name].to_numpy()[rows].tolist() for name in Match._fields), strict=True)]
+
+
+def peak_tokens(run: Run, ensemble: str, features: Iterable[int], *, count: int = 5) -> dict[int, list[str]]:
+    """The different tokens on which features fire most strongly, by feature."""
     entries, text = index(run, ensemble), corpus(run)
     if entries is None or text is None:
-        return []
-    positions, values = entries.feature(feature)
-    tokens = dict.fromkeys(text.tokens[positions[strongest(values, 12 * count)]].tolist())
-    return [text.token_text(token) for token in list(tokens)[:count]]
+        return {feature: [] for feature in features}
+    found = {}
+    for feature in features:
+        positions, values = entries.feature(feature)
+        tokens = dict.fromkeys(text.tokens[positions[strongest(values, 12 * count)]].tolist())
+        found[feature] = [text.token_text(token) for token in list(tokens)[:count]]
+    return found
 
 
 def passage_labels(run: Run, ensemble: str, feature: int) -> pd.DataFrame | None:

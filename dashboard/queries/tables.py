@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.queries.cached import ENTRIES, modified, optional_table
+from dashboard.queries.cached import ENTRIES, modified, optional, optional_table
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.evaluation.summary import summarize
@@ -29,8 +29,7 @@ def _summary(path: str, files: tuple[tuple[str, int], ...]) -> list[dict[str, An
 
 def evaluation(run: Run, name: str) -> dict[str, Any] | None:
     """One evaluation's figures; shared and never to be changed."""
-    path = run.evaluation(name)
-    return _figures(str(path), modified(path)) if path.exists() else None
+    return optional(run.evaluation(name), _figures)
 
 
 @st.cache_resource(max_entries=2 * ENTRIES, show_spinner=False)
@@ -61,8 +60,7 @@ def matches(run: Run, ensemble: str) -> pd.DataFrame | None:
 
 def match_summary(run: Run, ensemble: str) -> dict[str, Any] | None:
     """Figures of each pair of members, and of random dictionaries."""
-    path = run.ensemble(ensemble).match_summary
-    return _figures(str(path), modified(path)) if path.exists() else None
+    return optional(run.ensemble(ensemble).match_summary, _figures)
 
 
 def promoted(run: Run, ensemble: str) -> pd.DataFrame | None:
@@ -77,8 +75,7 @@ def suggestions(run: Run, ensemble: str) -> pd.DataFrame | None:
 
 def index(run: Run, ensemble: str) -> ActivationIndex | None:
     """The activation index."""
-    path = run.ensemble(ensemble).index
-    return _index(str(path), modified(path)) if path.exists() else None
+    return optional(run.ensemble(ensemble).index, _index)
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
@@ -88,8 +85,8 @@ def _index(path: str, modified: int) -> ActivationIndex:
 
 def corpus(run: Run) -> Corpus | None:
     """The indexed corpus."""
-    path = run.corpus.tokens
-    return _corpus(str(run.path), modified(path)) if path.exists() else None
+    written = modified(run.corpus.tokens)
+    return _corpus(str(run.path), written) if written else None
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner="Opening the corpus …")

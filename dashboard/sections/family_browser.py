@@ -198,6 +198,7 @@ def _side_by_side(
     complete = len(by_member) == info.members
     nearest = {} if complete else queries.nearest_elsewhere(here.run, info.name, features)
     labels, suggestions = _labels(here, info), queries.suggestions(here.run, info.name)
+    peaks = queries.peak_tokens(here.run, info.name, by_member.values(), count=4)
     columns = st.columns(min(info.members, 4), gap="small")
     for member in range(info.members):
         with columns[member % len(columns)]:
@@ -207,7 +208,7 @@ def _side_by_side(
                 continue
             feature = by_member[member]
             label = _label_chip(feature, labels, suggestions)
-            tokens = token_chips(queries.peak_tokens(here.run, info.name, feature, count=4))
+            tokens = token_chips(peaks[feature])
             density = percent(atoms["density"].iloc[feature], 2) if atoms is not None else ""
             figures = f'<span class="muted">fires on {density}</span>'
             st.html(f'<div class="sae card"><div class="row">{who}{figures}</div>{label}<div>{tokens}</div></div>')
@@ -236,8 +237,9 @@ def _absent(here: Here, info: queries.EnsembleInfo, nearest: Mapping[str, tuple[
     ways: dict[int, list[str]] = {}
     for way, (feature, score) in nearest.items():
         ways.setdefault(feature, []).append(f"{way} {decimal(score)}")
+    peaks = queries.peak_tokens(here.run, info.name, ways, count=3)
     for feature, scores in ways.items():
-        tokens = token_chips(queries.peak_tokens(here.run, info.name, feature, count=3))
+        tokens = token_chips(peaks[feature])
         st.html(f'<div class="sae card"><span class="muted">{", ".join(scores)}</span><div>{tokens}</div></div>')
         feature_link(here, feature, f"Feature {feature:,}")
 

@@ -19,12 +19,17 @@ from sae_core.browse.labels.records import now
 _SHOWN = "label-form-shown"
 
 
-def label_form(here: Here, info: queries.EnsembleInfo, feature: int) -> None:
+def label_form(here: Here, info: queries.EnsembleInfo, feature: int, label: Label | None) -> None:
     """Write what a feature responds to.
 
     What somebody else saves while the form is open is said, and never overwritten without asking.
+
+    Args:
+        here: What the page looks at.
+        info: The ensemble.
+        feature: The feature.
+        label: What is saved.
     """
-    label = queries.label_of(here.run, info, feature)
     version = label.version if label else queries.labels(here.run).versions(info.name, [feature])[feature]
     key = f"{here.run.name}-{info.name}-{feature}"
     seen = _seen(key, label, version)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 
 from dashboard import queries
 from dashboard.address import Here
@@ -15,42 +16,53 @@ from dashboard.parts.numbers import decimal, percent
 _COSINE = "The cosine of the two atoms: 1 is the same direction, 0 is none in common, −1 the opposite direction"
 
 
-def near_features(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str]) -> list[str]:
+class _Names(NamedTuple):
+    """What features are called."""
+
+    labels: Mapping[int, str]
+    suggestions: pd.Series | None
+
+    def of(self, feature: int) -> tuple[str, bool]:
+        """(its label, or else the suggested one; whether it is only suggested)."""
+        label = self.labels.get(feature, "")
+        suggested = "" if self.suggestions is None else str(self.suggestions.iloc[feature])
+        return label or suggested, not label
+
+
+def near_features(
+    here: Here, info: queries.EnsembleInfo, feature: int, atoms: pd.DataFrame, query: dict[str, str]
+) -> list[str]:
     """All three lists as HTML, those of which the run has nothing left out.
 
     Args:
         here: What the page looks at.
         info: The ensemble.
         feature: The feature.
+        atoms: The table of all features.
         query: What links to other features carry.
     """
-    labels = {label.feature: label.label for label in queries.label_list(here.run) if label.ensemble == info.name}
+    suggestions = queries.suggestions(here.run, info.name)
+    suggested = None if suggestions is None else suggestions["suggestion"]
+    names = _Names(queries.label_texts(here.run, info.name), suggested)
     return [
-        _elsewhere(here, info, feature, query, labels),
-        _within(here, info, feature, query, labels),
-        _together(here, info, feature, query, labels),
+        _elsewhere(here, info, feature, query, names),
+        _within(here, info, feature, atoms, query, names),
+        _together(here, info, feature, atoms, query, names),
     ]
 
 
-def _elsewhere(
-    here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], labels: Mapping[int, str]
-) -> str:
+def _elsewhere(here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], names: _Names) -> str:
     if info.members < 2:
         return ""
-    table = queries.matches(here.run, info.name)
-    if table is None:
+    matches = queries.matches_of(here.run, info.name, feature)
+    if matches is None:
         return what_to_run("index", here.run.path, "The members are not matched yet")
-    # By NumPy, as a large ensemble has a million rows.
-    mine = table.iloc[np.flatnonzero(table["feature"].to_numpy() == feature)]
-    mine = mine.sort_values("best_cosine", ascending=False)
     found = []
-    names = _names(here, info, labels, [int(other) for other in mine["best_feature"]])
-    for match in mine.to_dict("records"):
-        other = int(match["best_feature"])
-        paired = " · one-to-one match" if int(match["matched_feature"]) == other else ""
-        said = f"cosine {decimal(match['best_cosine'])}{paired}"
-        tokens = queries.peak_tokens(here.run, info.name, other, count=4)
-        found.append(Near(other, int(match["other_member"]), said, tokens, *names[other], definition=_COSINE))
+    tokens = queries.peak_tokens(here.run, info.name, [match.best_feature for match in matches], count=4)
+    for match in sorted(matches, key=lambda match: -match.best_cosine):
+        other = match.best_feature
+        said = f"cosine {decimal(match.best_cosine)}{' · one-to-one match' if match.matched_feature == other else ''}"
+        found.append(Near(other, match.other_member, said, tokens[other], *names.of(other), definition=_COSINE))
     return near_html(
         f"Nearest atoms in the other {info.member_word}s",
         "The most similar feature of each, by the cosine of their atoms; 1 is the same direction.",
@@ -61,24 +73,24 @@ def _elsewhere(
 
 
 def _within(
-    here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], labels: Mapping[int, str]
+    here: Here, info: queries.EnsembleInfo, feature: int, atoms: pd.DataFrame, query: dict[str, str], names: _Names
 ) -> str:
     title = f"Nearest atoms in its own {info.member_word}" if info.members > 1 else "Nearest atoms of the dictionary"
-    found, atoms = queries.nearest_within(here.run, info.name, feature), queries.atoms(here.run, info.name)
-    if found is None or atoms is None:
+    found = queries.nearest_within(here.run, info.name, feature)
+    if found is None:
         why = "Duplicates and parts of a feature that was split; this run was indexed by a version that had none."
         return section(title) + what_to_run("index", here.run.path, "They are not found yet", why)
     nearest, chance = found
     if nearest.empty:
         return ""
-    names = _names(here, info, labels, nearest["feature"].tolist())
+    dead, top_token = atoms["dead"], atoms["top_token"]
     near = [
         Near(
             other,
             None,
-            f"cosine {cosine:z.2f}{' · dead' if atoms['dead'].iloc[other] else ''}",
-            [] if atoms["dead"].iloc[other] else [str(atoms["top_token"].iloc[other])],
-            *names[other],
+            f"cosine {cosine:z.2f}{' · dead' if dead.iloc[other] else ''}",
+            [] if dead.iloc[other] else [str(top_token.iloc[other])],
+            *names.of(other),
             definition=_COSINE,
         )
         for other, cosine in zip(nearest["feature"].tolist(), nearest["cosine"].tolist(), strict=True)
@@ -94,21 +106,21 @@ def _within(
 
 
 def _together(
-    here: Here, info: queries.EnsembleInfo, feature: int, query: dict[str, str], labels: Mapping[int, str]
+    here: Here, info: queries.EnsembleInfo, feature: int, atoms: pd.DataFrame, query: dict[str, str], names: _Names
 ) -> str:
-    pairs, atoms = queries.often_together(here.run, info.name, feature), queries.atoms(here.run, info.name)
-    if pairs is None or pairs.empty or atoms is None:
+    pairs = queries.often_together(here.run, info.name, feature)
+    if pairs is None or pairs.empty:
         return ""
-    names = _names(here, info, labels, [int(other) for other in pairs["feature"]])
+    top_token = atoms["top_token"]
     found = [
         Near(
-            int(pair["feature"]),
-            info.place(int(pair["feature"]))[0],
-            f"lift {decimal(pair['lift'], 1)} · on {percent(pair['share'], 0)} of its tokens",
-            [str(atoms["top_token"].iloc[int(pair["feature"])])],
-            *names[int(pair["feature"])],
+            other,
+            info.place(other)[0],
+            f"lift {decimal(lift, 1)} · on {percent(share, 0)} of its tokens",
+            [str(top_token.iloc[other])],
+            *names.of(other),
         )
-        for pair in pairs.to_dict("records")
+        for other, lift, share in zip(*(pairs[name].tolist() for name in ("feature", "lift", "share")), strict=True)
     ]
     return near_html(
         "Fires together with",
@@ -117,16 +129,3 @@ def _together(
         query,
         staged=info.staged,
     )
-
-
-def _names(
-    here: Here, info: queries.EnsembleInfo, labels: Mapping[int, str], features: Iterable[int]
-) -> dict[int, tuple[str, bool]]:
-    """(label, or else suggested label; whether it is only suggested) of each feature."""
-    suggestions = queries.suggestions(here.run, info.name)
-    names = {}
-    for feature in features:
-        suggested = "" if suggestions is None else str(suggestions["suggestion"].iloc[feature])
-        label = labels.get(feature, "")
-        names[feature] = (label or suggested, not label)
-    return names

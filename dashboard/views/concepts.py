@@ -206,7 +206,7 @@ def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
         return
     member, _ = info.place(feature)
     label = queries.label_of(here.run, info, feature)
-    tokens = queries.peak_tokens(here.run, ensemble, feature, count=4)
+    tokens = queries.peak_tokens(here.run, ensemble, [feature], count=4)[feature]
     if not tokens and atoms is not None:
         tokens = [str(atoms["top_token"].iloc[feature])]
     with st.container(border=True, gap="small"):

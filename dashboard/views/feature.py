@@ -26,6 +26,7 @@ from dashboard.parts.tokens import legend, strips
 from dashboard.pins import pin_button
 from dashboard.sections.label_form import label_form
 from dashboard.sections.near_features import near_features
+from sae_core.browse.labels import Label
 from sae_core.errors import UserError
 
 SHOWN = (12, 24, 48)
@@ -37,8 +38,7 @@ _BEFORE, _STEPPED = "feature-before", "feature-stepped"
 def show(here: Here) -> None:
     """The whole page."""
     info = trained_ensemble(here)
-    table = queries.features(here.run, info)
-    if table is None:
+    if queries.atoms(here.run, info.name) is None:
         st.html(heading("Feature"))
         missing(here, "index")
         return
@@ -67,14 +67,15 @@ def _draw(here: Here, info: queries.EnsembleInfo, feature: int, order: NDArray[n
     atoms = queries.atoms(here.run, info.name)
     assert atoms is not None, "the page has looked"
     row = atoms.iloc[feature]
-    _head(here, info, row, order, filters)
-    label_form(here, info, feature)
+    label = queries.label_of(here.run, info, feature)
+    _head(here, info, row, label, order, filters)
+    label_form(here, info, feature, label)
     st.html(_figures(info, row))
     left, right = st.columns([1.95, 1], gap="large")
     with left:
         view = _examples(here, info, feature)
     with right:
-        _side(here, info, feature, view, filters)
+        _side(here, info, feature, atoms, view, filters)
     feature_keys.feature_keys(lambda: _act(info, order))
 
 
@@ -105,7 +106,14 @@ def _go(feature: int) -> None:
     address.write({address.FEATURE: str(feature)})
 
 
-def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: NDArray[np.int64], filters: Filters) -> None:
+def _head(
+    here: Here,
+    info: queries.EnsembleInfo,
+    row: pd.Series,
+    label: Label | None,
+    order: NDArray[np.int64],
+    filters: Filters,
+) -> None:
     feature = int(row["feature"])
     title, buttons = st.columns([2, 1.4], vertical_alignment="top")
     with title:
@@ -114,7 +122,6 @@ def _head(here: Here, info: queries.EnsembleInfo, row: pd.Series, order: NDArray
             member_chip(int(row["member"]), stage=info.staged),
             chip(f"number {int(row['latent'])} in its {info.member_word}"),
         ]
-        label = queries.label_of(here.run, info, feature)
         if label and label.label:
             chips.append(chip(label.label, HIGHLIGHT, title="label"))
         if row["dead"]:
@@ -214,7 +221,12 @@ def _examples(here: Here, info: queries.EnsembleInfo, feature: int) -> queries.F
 
 
 def _side(
-    here: Here, info: queries.EnsembleInfo, feature: int, view: queries.FeatureView | None, filters: Filters
+    here: Here,
+    info: queries.EnsembleInfo,
+    feature: int,
+    atoms: pd.DataFrame,
+    view: queries.FeatureView | None,
+    filters: Filters,
 ) -> None:
     query = {**here.link(), **filters.to_query()}
     if view is not None:
@@ -238,7 +250,7 @@ def _side(
     lens = queries.promoted(here.run, info.name)
     if lens is not None and feature < len(lens):
         blocks.append(lens_html(lens.iloc[feature].to_dict()))
-    st.html("".join([*blocks, *near_features(here, info, feature, query)]))
+    st.html("".join([*blocks, *near_features(here, info, feature, atoms, query)]))
 
 
 show(here())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -13,6 +15,22 @@ MOST_LABELS = 40
 """A column of the documents' metadata with more different values than this names passages and does not label them."""
 
 
+class _Column(NamedTuple):
+    """A column of the documents' metadata that labels them.
+
+    Attributes:
+        name: Its name.
+        labels_L: Its different values.
+        code_D: Which of them each document has; −1 is none.
+        share_L: The share of each, of the documents that have one.
+    """
+
+    name: str
+    labels_L: NDArray[np.object_]
+    code_D: NDArray[np.int64]
+    share_L: NDArray[np.float64]
+
+
 class PassageLabels:
     """The labels of a corpus' passages, ready to be counted for one feature after another.
 
@@ -22,13 +40,15 @@ class PassageLabels:
 
     def __init__(self, corpus: Corpus) -> None:
         self._offsets = corpus.offsets.astype(np.int32)
-        self._columns: dict[str, tuple[NDArray[np.int64], list[str]]] = {}
+        self._columns: list[_Column] = []
         for name in corpus.documents.columns:
             values = corpus.documents[name]
             texts = values.astype(str).where(values.notna() & (values.astype(str) != ""))
             codes, labels = pd.factorize(texts, sort=True)
             if 1 < len(labels) <= MOST_LABELS:
-                self._columns[str(name)] = (codes.astype(np.int64), [str(label) for label in labels])
+                share_L = np.bincount(codes[codes >= 0], minlength=len(labels)) / np.count_nonzero(codes >= 0)
+                labels_L = np.array([str(label) for label in labels], object)
+                self._columns.append(_Column(str(name), labels_L, codes.astype(np.int64), share_L))
 
     def shares(self, index: ActivationIndex, feature: int) -> pd.DataFrame:
         """The share of each label among the passages in which a feature fires.
@@ -44,22 +64,17 @@ class PassageLabels:
         """
         positions, _ = index.feature(feature)
         fires_D = np.diff(np.searchsorted(positions, self._offsets)) > 0
-        tables = []
-        for name, (codes_D, labels) in self._columns.items():
-            known_D = codes_D >= 0
-            all_L = np.bincount(codes_D[known_D], minlength=len(labels))
-            here_L = np.bincount(codes_D[known_D & fires_D], minlength=len(labels))
-            share_L, corpus_L = here_L / max(here_L.sum(), 1), all_L / all_L.sum()
-            table = pd.DataFrame(
-                {
-                    "column": name,
-                    "label": labels,
-                    "passages": here_L,
-                    "share": share_L,
-                    "corpus_share": corpus_L,
-                    "lift": share_L / corpus_L,
-                }
-            )
-            tables.append(table[here_L > 0].sort_values("passages", ascending=False, kind="stable"))
-        columns = ["column", "label", "passages", "share", "corpus_share", "lift"]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        found: list[tuple[NDArray[Any], ...]] = []
+        for column in self._columns:
+            codes = column.code_D[fires_D]
+            here_L = np.bincount(codes[codes >= 0], minlength=len(column.labels_L))
+            order = np.argsort(-here_L, kind="stable")[: np.count_nonzero(here_L)]
+            here, usual = here_L[order], column.share_L[order]
+            share = here / max(here_L.sum(), 1)
+            name = np.full(len(order), column.name, object)
+            found.append((name, column.labels_L[order], here, share, usual, share / usual))
+        columns = ("column", "label", "passages", "share", "corpus_share", "lift")
+        if not found:
+            return pd.DataFrame(columns=list(columns))
+        arrays = (np.concatenate(each) for each in zip(*found, strict=True))
+        return pd.DataFrame(dict(zip(columns, arrays, strict=True)))

@@ -109,7 +109,7 @@ def _row(bench: Bench, found: queries.Evidence, share: float, labels: Mapping[in
         label=labels.get(feature, ""),
         suggestion=_suggestion(bench, feature),
         words=[each.word for each in found.words],
-        tokens=[] if info is None else queries.peak_tokens(run, method, feature, count=3),
+        tokens=[] if info is None else queries.peak_tokens(run, method, [feature], count=3)[feature],
         share=share,
         feeds=found.score > 0,
         notes=notes,

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import pandas as pd
-from sqlalchemy import Connection, Row, desc, func, insert, select
+from sqlalchemy import Connection, Row, desc, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from sae_core.browse.labels import csv_file
@@ -196,10 +196,9 @@ class LabelStore:
 
     def last_undo(self, author: str, among: Iterable[int] | None = None) -> Step | None:
         """The last undo of an author that can be taken back: none if it was, or the author has gone on otherwise."""
-        among = None if among is None else list(among)
-        made = self._last(author, among, steps.c.kind.not_in(_TAKING_BACK))
-        since = steps.c.id > (made.number if made else 0)
-        return self._last(author, among, steps.c.kind == "undo", steps.c.undone == 0, since)
+        taken_back = (steps.c.kind == "undo") & (steps.c.undone == 0)
+        last = self._last(author, among, or_(steps.c.kind.not_in(_TAKING_BACK), taken_back))
+        return last if last and last.kind == "undo" else None
 
     def _last(self, author: str, among: Iterable[int] | None, *conditions: Any) -> Step | None:
         query = select(steps).where(steps.c.run == self._run, steps.c.author == clean(author), *conditions)
