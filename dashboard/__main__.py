@@ -16,6 +16,9 @@ from streamlit.web.cli import main
 
 FOR_ALL_PAGES = (
     "plotly.graph_objects",
+    "pyarrow.parquet",
+    "sqlalchemy.dialects.sqlite",
+    "dashboard.queries",
     "sae_core.browse.corpus",
     "sae_core.browse.labels",
     "sae_core.evaluation.summary",

@@ -92,6 +92,14 @@ def features() -> pd.DataFrame:
 def test_filters_rank_choose_and_sort(features: pd.DataFrame, choice: Filters, numbers_left: list[int]) -> None:
     found = filters.apply(features, choice, ranked=[3, 0, 2, 5])
     assert found["feature"].tolist() == numbers_left
+    # What is said to need no texts is the same without them, and the rest cannot do without.
+    atoms = features.drop(columns=["label", "note", "search_text", "promoted_text", "suggestion"], errors="ignore")
+    if choice.reads_texts:
+        with pytest.raises(KeyError):
+            filters.apply(atoms, choice, ranked=[3, 0, 2, 5])
+    else:
+        again = filters.apply(atoms, choice, ranked=[3, 0, 2, 5])
+        assert again["feature"].tolist() == numbers_left
 
 
 def test_sorting_agrees_with_pandas_on_a_large_table() -> None:

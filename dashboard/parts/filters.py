@@ -124,6 +124,11 @@ class Filters:
         return MATCH if self.ranks else DEFAULT_SORT
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether it looks at what people have written or at texts that are searched, and not at atoms alone."""
+        return bool(self.search.strip() or self.labels) or self.column == "label"
+
+    @property
     def ascending(self) -> bool:
         """Whether the smallest comes first."""
         return (self.column in _SMALLEST_FIRST) != self.reverse

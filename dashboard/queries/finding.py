@@ -45,14 +45,15 @@ def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
 
     Shared, and never to be changed.
     """
-    return _labelled(str(run.path), info, _stamp(run, info)) if run.ensemble(info.name).atoms.exists() else None
+    stamp = (*_stamp(run, info), *label_stamp(run))
+    return _labelled(str(run.path), info, stamp) if stamp[0] else None
 
 
-def _stamp(run: Run, info: EnsembleInfo) -> tuple[str | int, ...]:
-    """What changes whenever something does on which features are found."""
+def _stamp(run: Run, info: EnsembleInfo) -> tuple[int, ...]:
+    """What changes whenever something but labels does on which features are found."""
     folder = run.ensemble(info.name)
     files = (folder.atoms, folder.promoted, folder.suggestions, folder.by_token, run.evaluation_table("concepts"))
-    return *map(modified, files), *label_stamp(run)
+    return tuple(map(modified, files))
 
 
 @st.cache_resource(max_entries=TABLES, show_spinner=False)
@@ -88,13 +89,15 @@ def _searchable(path: str, name: str, stamp: tuple[str | int, ...]) -> pd.DataFr
 
 def order(run: Run, info: EnsembleInfo, filters: Filters) -> NDArray[np.int64]:
     """The features that filters choose, in their order; shared, and never to be changed."""
-    return _order(str(run.path), info, filters, _stamp(run, info))
+    stamp = (*_stamp(run, info), *(label_stamp(run) if filters.reads_texts else ()))
+    return _order(str(run.path), info, filters, stamp)
 
 
 @st.cache_resource(max_entries=ORDERS, show_spinner=False)
 def _order(path: str, info: EnsembleInfo, filters: Filters, stamp: tuple[str | int, ...]) -> NDArray[np.int64]:
     run = open_run(Path(path))
-    table = features(run, info)
+    # Texts of all features take half a second to put together; a first page that needs none does not wait for them.
+    table = features(run, info) if filters.reads_texts else atoms(run, info.name)
     if table is None:
         return np.empty(0, np.int64)
     found = ranking(run, info, filters)
