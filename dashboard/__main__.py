@@ -25,7 +25,7 @@ FOR_ALL_PAGES = (
     "sae_core.report.texts",
 )
 """What the first page needs, whichever it is. It comes before the server: beside it, both would take longer."""
-FOR_SOME = ("sae_core.report.build", "sae_core.browse.live_text", "sae_core.evaluation.spurious_runs")
+FOR_SOME = ("sae_core.report.build", "sae_core.browse.live_text", "sae_core.evaluation.spurious_files")
 """What takes seconds to import and few pages need, from the quickest to the slowest."""
 QUIET = 5.0
 """Seconds after the start in which the first page can be drawn alone."""

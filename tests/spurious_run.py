@@ -7,7 +7,7 @@ from scipy import sparse
 
 from sae_core.ensemble import load_ensemble
 from sae_core.evaluation.spurious import PooledTask, measure_spurious, over_seeds
-from sae_core.evaluation.spurious_runs import write_pooled
+from sae_core.evaluation.spurious_files import write_pooled
 from sae_core.evaluation.spurious_tasks import GROUPS, SpuriousTask, draw_split
 from sae_core.evaluation.terms import RANDOM
 from sae_core.files import write_json, write_table

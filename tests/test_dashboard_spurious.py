@@ -16,7 +16,7 @@ from dashboard.sections.ablating import page
 from dashboard.sections.ablating.bench import Ticked
 from sae_core.evaluation.ablation import Outcome
 from sae_core.evaluation.choices import Choice, choices, save_choice
-from sae_core.evaluation.spurious_runs import open_workbench
+from sae_core.evaluation.spurious_files import open_workbench
 from sae_core.files import read_json
 from sae_core.run import Run
 

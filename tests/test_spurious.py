@@ -24,7 +24,8 @@ from sae_core.errors import UserError
 from sae_core.evaluation.ablation import Texts
 from sae_core.evaluation.pooling import pool
 from sae_core.evaluation.spurious import ABLATED, COLUMNS, measure_spurious, over_seeds, overlaps, pool_task
-from sae_core.evaluation.spurious_runs import evaluate_spurious, open_workbench, pooled_tasks, read_pooled
+from sae_core.evaluation.spurious_files import open_workbench, pooled_tasks, read_pooled
+from sae_core.evaluation.spurious_runs import evaluate_spurious
 from sae_core.evaluation.spurious_tasks import (
     GROUPS,
     Columns,

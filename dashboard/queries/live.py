@@ -5,7 +5,11 @@ What needs torch is imported when somebody types a text: it takes seconds, for w
 
 from __future__ import annotations
 
+import gc
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import streamlit as st
@@ -23,6 +27,17 @@ if TYPE_CHECKING:
 
 MODELS, ENSEMBLES, TEXTS = 1, 2, 64
 """Models, ensembles and results kept: a model takes most of the memory, a result some kilobytes."""
+
+
+@cache
+def import_reader() -> None:
+    """Begin to import what reads texts, and come back at once: it takes seconds, in which a person types."""
+    Thread(target=_import_reader, name="import-reader", daemon=True).start()
+
+
+def _import_reader() -> None:
+    import_module("sae_core.activations.language_model")
+    gc.freeze()  # the collector of garbage need never look at so many objects again
 
 
 def live_text(run: Run, ensemble: str, text: str) -> LiveText:

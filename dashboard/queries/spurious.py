@@ -96,7 +96,7 @@ def bench(run: Run, task: str, method: str, seed: int) -> Bench:
 @st.cache_resource(max_entries=BENCHES, show_spinner="Fitting the probes …")
 def _bench(path: str, task: str, method: str, seed: int, stamps: tuple[int, ...]) -> Bench:
     from sae_core.evaluation.evidence import Words
-    from sae_core.evaluation.spurious_runs import open_workbench
+    from sae_core.evaluation.spurious_files import open_workbench
 
     with threadpool_limits(limits=1):
         work, pooled = open_workbench(Run.open(Path(path)), task, method, seed=seed)

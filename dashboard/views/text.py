@@ -28,6 +28,7 @@ _TO_OPEN, _SEEN = "text-to-open", "text-address"
 def show(here: Here) -> None:
     """The whole page."""
     info = trained_ensemble(here)
+    queries.import_reader()
     st.html(
         heading(
             "Type a text",
