@@ -178,12 +178,12 @@ def test_the_table_has_a_row_for_every_feature_and_other_member(code: np.ndarray
 
 def test_the_scores_of_single_pairs_are_those_of_all_at_once(code: np.ndarray) -> None:
     index, contexts = index_of(code), context_columns(index_of(code))
-    pairs = [*combinations(range(OFFSETS[-1]), 2), *((feature, feature) for feature in range(OFFSETS[-1]))]
-    first, second = np.array(pairs).T
-    correlations = [pair_scores.correlation(index, *pair) for pair in pairs]
+    features = [*range(OFFSETS[-1]), *range(OFFSETS[-1] - 1, -1, -1)]  # each with itself, too
+    first, second = np.array(list(combinations(features, 2))).T
+    correlations = pair_scores.correlations(index, features)
     np.testing.assert_allclose(correlations, pair_correlations(index, first, second), atol=1e-12)
     np.testing.assert_allclose(correlations, plain_correlation(code)[first, second], atol=1e-9)
-    overlaps = [pair_scores.overlap(index, *pair) for pair in pairs]
+    overlaps = pair_scores.overlaps(index, features)
     np.testing.assert_allclose(overlaps, pair_overlaps(contexts, first, second), atol=1e-12)
 
 

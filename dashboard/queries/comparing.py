@@ -16,7 +16,7 @@ from dashboard.queries.live import loaded_ensemble, text_read
 from dashboard.queries.opening import EnsembleInfo
 from dashboard.queries.tables import atoms, corpus, index, matches
 from sae_core.browse.examples import Example, top_examples
-from sae_core.browse.pair_scores import atom_cosines, correlation, overlap
+from sae_core.browse.pair_scores import atom_cosines, correlations, overlaps
 from sae_core.evaluation.terms import FAMILY_THRESHOLDS
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
@@ -136,8 +136,8 @@ def _family_pairs(_run: Run, _info: EnsembleInfo, path: str, modified: int, feat
             "first": [first for first, _ in pairs],
             "second": [second for _, second in pairs],
             "cosine": np.concatenate(cosines),
-            "correlation": [correlation(entries, *pair) for pair in pairs],
-            "overlap": [overlap(entries, *pair) for pair in pairs],
+            "correlation": correlations(entries, features),
+            "overlap": overlaps(entries, features),
         }
     )
 

@@ -7,7 +7,7 @@ all families at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,18 +53,26 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return float(a @ b) / norms if norms > 0 else 0.0
 
 
-def correlation(index: ActivationIndex, one: int, other: int) -> float:
-    """Pearson correlation of the activations of two features over all indexed tokens; 0 where one is constant."""
-    (few, few_values), (many, many_values) = sorted((index.feature(one), index.feature(other)), key=lambda x: len(x[0]))
-    tokens = max(index.tokens, 1)
-    places = np.searchsorted(many, few)
-    both = np.flatnonzero(places < len(many))
-    both = both[many[places[both]] == few[both]]
-    products = few_values[both].astype(np.float64) @ many_values[places[both]].astype(np.float64)
-    sums, squares = np.array([_sums(few_values), _sums(many_values)]).T
-    scale = float(deviations(sums, squares, tokens).prod())
-    covariance = float(products) / tokens - float(np.prod(sums / tokens))
-    return min(1.0, max(-1.0, covariance / scale)) if scale > 0 else 0.0
+def correlations(index: ActivationIndex, features: Sequence[int]) -> list[float]:
+    """Pearson correlation of the activations of every pair of features over all tokens, 0 where one is constant.
+
+    Pairs are in the order of `itertools.combinations`.
+    """
+    tokens, values_T = max(index.tokens, 1), np.zeros(index.tokens, np.float32)
+    entries = [index.feature(feature) for feature in features]
+    sums_F, squares_F = np.array([_sums(values) for _, values in entries]).reshape(-1, 2).T
+    deviation_F, mean_F = deviations(sums_F, squares_F, tokens), sums_F / tokens
+    found = []
+    for one, (positions, values) in enumerate(entries):
+        values_T[positions] = values
+        for other in range(one + 1, len(entries)):
+            there, theirs = entries[other]
+            product = float(values_T[there].astype(np.float64) @ theirs.astype(np.float64))
+            covariance = product / tokens - float(mean_F[one] * mean_F[other])
+            scale = float(deviation_F[one] * deviation_F[other])
+            found.append(min(1.0, max(-1.0, covariance / scale)) if scale > 0 else 0.0)
+        values_T[positions] = 0
+    return found
 
 
 def _sums(values: NDArray[np.float32]) -> tuple[float, float]:
@@ -91,7 +99,7 @@ def top_contexts(index: ActivationIndex, feature: int) -> Positions:
     return np.sort(contexts[starts[strongest(peaks, TOP_CONTEXTS)]])
 
 
-def overlap(index: ActivationIndex, one: int, other: int) -> float:
-    """Jaccard index of the top contexts of two features; 0 where neither has any."""
-    ours, theirs = (set(top_contexts(index, feature).tolist()) for feature in (one, other))
-    return len(ours & theirs) / max(len(ours | theirs), 1)
+def overlaps(index: ActivationIndex, features: Sequence[int]) -> list[float]:
+    """Jaccard index of the top contexts of every pair of features, in the same order; 0 where neither has any."""
+    contexts = [set(top_contexts(index, feature).tolist()) for feature in features]
+    return [len(ours & theirs) / max(len(ours | theirs), 1) for ours, theirs in combinations(contexts, 2)]
