@@ -19,14 +19,11 @@ FOR_ALL_PAGES = (
     "pyarrow.parquet",
     "sqlalchemy.dialects.sqlite",
     "dashboard.queries",
-    "sae_core.browse.corpus",
-    "sae_core.browse.labels",
-    "sae_core.evaluation.summary",
     "sae_core.report.texts",
 )
 """What the first page needs, whichever it is. It comes before the server: beside it, both would take longer."""
 FOR_SOME = ("sae_core.report.build", "sae_core.browse.live_text", "sae_core.evaluation.spurious_files")
-"""What takes seconds to import and few pages need, from the quickest to the slowest."""
+"""What few pages need and takes seconds to import: torch, which the first two bring, and scikit-learn."""
 QUIET = 5.0
 """Seconds after the start in which the first page can be drawn alone."""
 

@@ -131,10 +131,8 @@ def main() -> None:
     page = st.navigation(_pages())
     st.html(stylesheet())
     try:
-        here = _look()
-        address.remember(here)
-        with queries.labels(here.run).at_once():
-            page.run()
+        address.remember(_look())
+        page.run()
     except UserError as error:
         st.html(notice("This cannot be shown", str(error)))
         if st.button("Back to the overview", icon=":material/arrow_back:"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from postgres import PASSWORD, QUOTED_PASSWORD, cluster
 
 from sae_core.browse.labels import Copy, Edit, Label, LabelStore, Source, check_address, plan_import, shown_address
-from sae_core.browse.labels.database import database_at
+from sae_core.browse.labels.database import SQLiteFile, database_at
 from sae_core.errors import UserError
 
 WIDTHS = {"single": [8], "bagged": [8, 8, 8]}
@@ -388,6 +389,27 @@ def test_what_is_read_at_once_opens_one_connection(store: LabelStore, monkeypatc
         assert len(opened) == 3
     assert texts(store) == {3: "second"}
     assert len(opened) == 4
+
+
+def test_nothing_more_stays_open_while_nobody_has_written(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    database, now_open = type(store._database), []
+    open_one = database._opened
+
+    @contextmanager
+    def counted(self: object) -> Iterator[object]:
+        now_open.append(self)
+        try:
+            with open_one(self) as connection:
+                yield connection
+        finally:
+            now_open.pop()
+
+    monkeypatch.setattr(database, "_opened", counted)
+    with store.at_once():
+        for _ in range(3):
+            assert store.all() == []
+            assert len(now_open) <= (not isinstance(store._database, SQLiteFile))  # a server may have others' tables
+    assert now_open == []
 
 
 def test_at_once_is_one_threads_own_and_keeps_nobody_from_writing(store: LabelStore) -> None:

@@ -20,7 +20,7 @@ from dashboard.queries.comparing import (
 )
 from dashboard.queries.detecting import contexts, detectors
 from dashboard.queries.finding import Ranking, concept_names, features, has_tokens, order, ranking
-from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_table, label_texts, labels
+from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_texts, labels
 from dashboard.queries.live import import_reader, live_text
 from dashboard.queries.one_feature import (
     FeatureView,
@@ -81,7 +81,6 @@ __all__ = [
     "joint_points",
     "label_list",
     "label_of",
-    "label_table",
     "label_texts",
     "labels",
     "live_text",

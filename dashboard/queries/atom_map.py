@@ -18,7 +18,7 @@ from dashboard.parts import atom_map as parts
 from dashboard.queries.cached import modified
 from dashboard.queries.clusters import cluster_names
 from dashboard.queries.finding import carriers
-from dashboard.queries.labelling import label_table
+from dashboard.queries.labelling import label_texts
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, corpus, index, suggestions
 from sae_core.browse.concept_share import concept_columns, concept_share
@@ -77,9 +77,7 @@ class _Known:
 
 
 def _known(run: Run, info: EnsembleInfo) -> _Known:
-    mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
-    rows = zip(mine["member"], mine["feature"], mine["label"], strict=True)
-    labels = {info.feature(int(member), int(latent)): str(label) for member, latent, label in rows if label}
+    labels = label_texts(run, info.name)
     suggested = suggestions(run, info.name)
     texts = None if suggested is None else suggested["suggestion"].tolist()
     folder = run.ensemble(info.name)

@@ -31,7 +31,7 @@ def label_list(run: Run) -> Sequence[Label]:
 
 
 def label_texts(run: Run, ensemble: str) -> Mapping[int, str]:
-    """The labels of an ensemble by feature, shared and never to be changed."""
+    """The labels of an ensemble by feature, notes without one left out; shared and never to be changed."""
     return _read(labels(run)).texts.get(ensemble, {})
 
 
@@ -58,7 +58,8 @@ def _labels(_store: LabelStore, place: str, run: str, revision: int, file: int) 
     found = _store.all()
     texts: dict[str, dict[int, str]] = {}
     for label in found:
-        texts.setdefault(label.ensemble, {})[label.feature] = label.label
+        if label.label:
+            texts.setdefault(label.ensemble, {})[label.feature] = label.label
     return _Labels(found, _store.table_of(found), texts)
 
 

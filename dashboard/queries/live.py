@@ -1,6 +1,6 @@
 """A text typed in, through the run's language model: the model and the ensemble are loaded once for everybody.
 
-What needs torch is imported when somebody types a text: it takes seconds, for which the first page would wait.
+What needs torch is imported when somebody opens the page for it: it takes seconds, for which the first page would wait.
 """
 
 from __future__ import annotations

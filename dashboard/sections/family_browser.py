@@ -80,13 +80,6 @@ def _controls(info: queries.EnsembleInfo, families: pd.DataFrame) -> tuple[str, 
     return found or "any", size
 
 
-def _labels(here: Here, info: queries.EnsembleInfo) -> dict[int, str]:
-    table = queries.label_table(here.run)
-    mine = table[(table["ensemble"] == info.name) & (table["label"] != "")]
-    places = zip(mine["member"], mine["feature"], mine["label"], strict=True)
-    return {info.feature(int(member), int(latent)): str(label) for member, latent, label in places}
-
-
 def _suggestions(here: Here, info: queries.EnsembleInfo) -> list[str]:
     table = queries.suggestions(here.run, info.name)
     return [] if table is None else table["suggestion"].tolist()
@@ -111,7 +104,7 @@ def _table(here: Here, info: queries.EnsembleInfo, shown: pd.DataFrame, where: s
         return st.column_config.NumberColumn(format="%.2f", help=help, width=82)
 
     st.dataframe(
-        parts.as_shown(rows, _labels(here, info), _suggestions(here, info), word=info.member_word),
+        parts.as_shown(rows, queries.label_texts(here.run, info.name), _suggestions(here, info), word=info.member_word),
         key=key,
         hide_index=True,
         height=min(430, 37 + 35 * len(rows)),
@@ -197,7 +190,7 @@ def _side_by_side(
     by_member = {member_of[feature]: feature for feature in features}
     complete = len(by_member) == info.members
     nearest = {} if complete else queries.nearest_elsewhere(here.run, info.name, features)
-    labels, suggestions = _labels(here, info), queries.suggestions(here.run, info.name)
+    labels, suggestions = queries.label_texts(here.run, info.name), queries.suggestions(here.run, info.name)
     peaks = queries.peak_tokens(here.run, info.name, by_member.values(), count=4)
     columns = st.columns(min(info.members, 4), gap="small")
     for member in range(info.members):

@@ -81,14 +81,9 @@ def rows(bench: Bench, features: Sequence[int]) -> list[Row]:
     return [_row(bench, each, abs(each.score) / largest, labels) for each in found]
 
 
-def labels_of(bench: Bench) -> dict[int, str]:
+def labels_of(bench: Bench) -> Mapping[int, str]:
     """People's labels of the ensemble's features."""
-    info = bench.here.ensembles.get(bench.method)
-    if info is None:
-        return {}
-    table = queries.label_table(bench.here.run).query("ensemble == @name", local_dict={"name": info.name})
-    numbers = zip(table["member"], table["feature"], table["label"], strict=True)
-    return {info.feature(int(member), int(latent)): str(label) for member, latent, label in numbers}
+    return queries.label_texts(bench.here.run, bench.method)
 
 
 def _row(bench: Bench, found: queries.Evidence, share: float, labels: Mapping[int, str]) -> Row:

@@ -80,7 +80,11 @@ class _Held:
 
     def opened(self, open_one: Callable[[], AbstractContextManager[Connection | None]]) -> Connection | None:
         if self.connection is None:
-            self.connection = self.stack.enter_context(open_one())
+            with ExitStack() as opening:
+                self.connection = opening.enter_context(open_one())
+                # A server without labels has given a connection that nobody reads through, and has few of them.
+                if self.connection is not None:
+                    self.stack.push(opening.pop_all())
         return self.connection
 
 
