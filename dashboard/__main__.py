@@ -1,4 +1,4 @@
-"""Starts Streamlit, with what pages import already imported: ``python -m dashboard run app.py``.
+"""Starts Streamlit, with what pages import already imported: ``python -m dashboard run server.py``.
 
 Otherwise the first visitor would wait for pandas and Plotly, and whoever first types a text for torch.
 """

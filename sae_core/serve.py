@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +23,19 @@ PORTS_TRIED = 20
 LAST_PORT = 65_535
 START_SECONDS = 60
 STOP_SECONDS = 10
+_ANY = ("0.0.0.0", "::", "")
+"""Bound to these, a server listens on all addresses of its machine. None of them is one."""
+_HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 def serve_dashboard(
-    path: Path, *, port: int, host: str, announce: Callable[[str], None], labels: str | None = None
+    path: Path,
+    *,
+    port: int,
+    host: str,
+    announce: Callable[[str], None],
+    labels: str | None = None,
+    names: Sequence[str] = (),
 ) -> None:
     """Serve the dashboard until it is stopped (Ctrl-C or SIGTERM).
 
@@ -35,16 +45,18 @@ def serve_dashboard(
         host: The address to bind.
         announce: Called with the address once the server answers.
         labels: Address of a database for the labels; if not given, what the environment says, else the run folders.
+        names: Names under which people reach it besides ``host``, such as that of a proxy.
 
     Raises:
-        UserError: If the dashboard is not installed, no port is free or the server ends by itself.
+        UserError: If the dashboard is not installed, no port is free, a name is none or the server ends by itself.
     """
+    surroundings = _surroundings(labels, names)
     free = _free_port(host, port)
     with _terminable():
-        server = subprocess.Popen(_command(path, free, host), env=_surroundings(labels))
+        server = subprocess.Popen(_command(path, free, host), env=surroundings)
         try:
             if _is_up(server, host, free):
-                announce(f"Dashboard: http://{host}:{free}  (Ctrl-C stops it)")
+                announce(f"Dashboard: http://{_shown(host)}:{free}  (Ctrl-C stops it)")
             code = server.wait()
             if code != 0:
                 raise UserError(f"The dashboard ended with exit code {code}; its messages are above.")
@@ -54,9 +66,20 @@ def serve_dashboard(
             _end(server)
 
 
-def _surroundings(labels: str | None) -> dict[str, str]:
+def _surroundings(labels: str | None, names: Sequence[str]) -> dict[str, str]:
     """The environment of the server. It holds the address of the labels, since a list of processes shows arguments."""
-    return {**os.environ, variables.LABELS: labels} if labels else dict(os.environ)
+    given = [*names, *filter(None, os.environ.get(variables.HOSTS, "").split(","))]
+    for name in given:
+        if not _HOST.fullmatch(name.strip()):
+            raise UserError(f"{name!r} is no name of a host; give one such as sae.example.org, without port or path.")
+    hosts = ",".join(name.strip() for name in given)
+    return {**os.environ, variables.HOSTS: hosts, **({variables.LABELS: labels} if labels else {})}
+
+
+def _shown(host: str) -> str:
+    """The host as it stands in an address that this machine can open."""
+    host = "localhost" if host in _ANY else host
+    return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
@@ -90,6 +113,8 @@ def _command(path: Path, port: int, host: str) -> list[str]:
         "server.port": str(port),
         "server.address": host,
         "server.headless": "true",
+        # server.py asks more of a host than this option can say, and asks it of every request.
+        "server.allowedHosts": "*",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
@@ -101,14 +126,14 @@ def _command(path: Path, port: int, host: str) -> list[str]:
         "theme.dark.primaryColor": "#3786d6",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    script = str(Path(spec.origin).parent / "app.py")
+    script = str(Path(spec.origin).parent / "server.py")
     return [sys.executable, "-m", "dashboard", "run", script, *flags, "--", str(path.resolve())]
 
 
 def _free_port(host: str, first: int) -> int:
     last = min(first + PORTS_TRIED - 1, LAST_PORT)
     for port in range(first, last + 1):
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))

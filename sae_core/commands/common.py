@@ -32,6 +32,14 @@ Port = Annotated[
 Host = Annotated[
     str, typer.Option(help="Address to listen on. Anyone who can reach it can read the run and write labels.")
 ]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name under which people reach the dashboard besides --host and localhost, such as that of a proxy; "
+        "repeatable. Requests for any other are refused.",
+    ),
+]
 Labels = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from sae_core import console, pipeline
-from sae_core.commands.common import Host, Labels, Port, RunPath, command_line, print_summary, summary
+from sae_core.commands.common import AllowHost, Host, Labels, Port, RunPath, command_line, print_summary, summary
 from sae_core.options import AsJson
 from sae_core.run import Run, find_runs
 from sae_core.serve import serve_dashboard
@@ -19,6 +19,7 @@ def dashboard(
     port: Port = 8501,
     host: Host = "localhost",
     labels: Labels = None,
+    allow_host: AllowHost = None,
 ) -> None:
     """Serve the dashboard."""
     find_runs(path)
@@ -26,7 +27,7 @@ def dashboard(
         from sae_core.browse.labels import check_address
 
         console.say(f"Labels: {check_address(labels)}")
-    serve_dashboard(path, port=port, host=host, labels=labels, announce=console.say)
+    serve_dashboard(path, port=port, host=host, labels=labels, names=allow_host or (), announce=console.say)
 
 
 def info(run: RunPath, as_json: AsJson = False) -> None:
