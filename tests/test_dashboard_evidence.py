@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from sae_core.evaluation.details import KEY, pack
 from sae_core.evaluation.terms import COVERED
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
+from sae_core.report.columns import Shown
 from sae_core.run import DETECTORS, Run
 
 
@@ -134,6 +136,7 @@ def test_what_is_found_of_a_known_truth_has_intervals_and_differences(
     scores = {
         name: {
             **dict.fromkeys(keys, 0.4),
+            "recall_cap": 0.875,
             **{f"{key}_interval": [0.31, 0.52] for key in keys},
             **{f"{key}_above": {"single": [-0.04, 0.05], "random": [0.26, 0.37]} for key in keys},
             "random": dict.fromkeys(keys, 0.1),
@@ -148,6 +151,10 @@ def test_what_is_found_of_a_known_truth_has_intervals_and_differences(
     assert "0.310 – 0.520" in shown
     assert "bagged − single</td><td>+0.000<small>−0.040 – +0.050</small>" in shown
     assert "+0.300<small>+0.260 – +0.370</small>" in shown
+    # Each of the headings that are alike says whose random dictionaries it is about.
+    tooltips = re.findall(r'<th title="([^"]+)">random</th>', shown[shown.index("Known truth") :])
+    assert [tooltip.split(" of ")[0] for tooltip in tooltips[:4]] == ["Recall", "MCC", "Precision", "F1"]
+    assert "0.875" in shown
     assert COVERED in [each.value for each in app.caption]
 
 
@@ -179,12 +186,13 @@ def test_tables_leave_out_what_nobody_has_and_escape() -> None:
         "<i>": {"figures": {"a.x": {"mean": 0.5, "low": 0.4, "high": 0.6}}},
         "b": {"figures": {}},
     }
-    table = figures_table(ensembles, {"X": ("a.x", percent), "Y": ("a.y", percent)}, {"X": "what <b>X</b> is"})
+    x, y = Shown("X", percent, "what <b>X</b> is"), Shown("Y", percent, "what Y is")
+    table = figures_table(ensembles, {"a.x": x, "a.y": y})
     assert "<i>" not in table
     assert "Y" not in table
     assert "what &lt;b&gt;X&lt;/b&gt; is" in table
     assert percent(0.4) in table
-    assert figures_table(ensembles, {"Y": ("a.y", percent)}) == ""
+    assert figures_table(ensembles, {"a.y": y}) == ""
     assert cell(None, percent).text == cell({"mean": None}, percent).text == "–"
     assert "&lt;script&gt;" in answers({"cost": ["<script>"], "bought": [], "sure": [], "next": []})
 

@@ -67,6 +67,11 @@ def test_the_table_is_the_plain_computation_for_members_of_different_width() -> 
     assert (wide_to_narrow["matched_feature"] < 0).sum() == 3
     pair = next(pair for pair in summary["pairs"] if (pair["a"], pair["b"]) == (0, 1))
     assert pair["mmcs"] == pytest.approx(wide_to_narrow["best_cosine"].mean(), abs=1e-6)
+    # Three of the wider member's nine features are left over, and count as 0 from either side.
+    other = next(pair for pair in summary["pairs"] if (pair["a"], pair["b"]) == (1, 0))
+    matched = wide_to_narrow["matched_cosine"].sum() / 9
+    assert pair["mean_matched_cosine"] == pytest.approx(matched, abs=1e-6)
+    assert other["mean_matched_cosine"] == pytest.approx(matched, abs=1e-6)
     assert pair["shared"] == pytest.approx((wide_to_narrow["best_cosine"] >= 0.7).mean())
     json.dumps(summary, allow_nan=False)
 

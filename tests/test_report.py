@@ -124,6 +124,7 @@ def known_truth(lift: float) -> dict:
         other, more = ("bagged", -lift) if name == "single" else ("single", lift)
         scores[name] = {
             **dict.fromkeys(keys, own),
+            "recall_cap": 0.9,
             **{f"{key}_interval": [own - 0.1, own + 0.1] for key in keys},
             **{f"{key}_above": {other: [more - 0.02, more + 0.03], "random": [own - 0.15, own]} for key in keys},
             "random": dict.fromkeys(keys, 0.1),
@@ -152,6 +153,7 @@ def test_one_training_has_intervals_of_what_is_found_and_of_its_differences(seed
     assert "bagged − single" in text
     assert "+0.200<small>+0.180 – +0.230</small>" in text
     assert COVERED in text
+    assert content_["ensembles"]["bagged"]["figures"]["truth.recall_cap"]["mean"] == 0.9
     # Runs that were scored before intervals were kept have none, and say so by having none.
     earlier = known_truth(0.2)
     for own in earlier["ensembles"].values():
@@ -264,7 +266,7 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     shutil.copytree(folder, both)
     found = {"recall": 0.5, "mcc": 0.6, "precision": 0.4, "f1": 0.3}
     bins = [{"from": low, "to": 10 * low, "features": 5, "recall": 0.5, "f1": 0.4} for low in (0.001, 0.01)]
-    truth = {**found, "random": dict.fromkeys(found, 0.1), "by_frequency": bins}
+    truth = {**found, "recall_cap": 0.8, "random": dict.fromkeys(found, 0.1), "by_frequency": bins}
     reached = (0.5, 0.6, 0.75)
     for path in both.iterdir():
         run = Run.open(path)

@@ -50,7 +50,8 @@ def test_all_figures_are_the_plain_computation() -> None:
             rows, columns = linear_sum_assignment(cosine, maximize=True)
             matched[place, rows] = cosine[rows, columns]
             if s < t:
-                pw_mcc.append(cosine[rows, columns].mean())
+                # Atoms of the wider dictionary that are left over count as 0.
+                pw_mcc.append(cosine[rows, columns].sum() / max(cosine.shape))
         assert np.array_equal(features[s].stability_N, stability)
         assert np.allclose(features[s].best_cosine_N, best.max(axis=0), atol=1e-6)
         for found, row in zip(features[s].matched_cosine_N, matched.T, strict=True):
@@ -100,6 +101,16 @@ def test_copies_are_stable_opposites_are_not_and_duplicates_share_one_match() ->
     copies, _ = measure_stability([torch.eye(10)[:1].repeat(10, 1), torch.eye(10)])
     assert copies["mmcs"] == pytest.approx((1.0 + 0.1) / 2)
     assert copies["pw_mcc"] == pytest.approx(0.1)
+
+
+def test_a_narrow_dictionary_inside_a_wide_one_is_not_the_same_one() -> None:
+    figures, features = measure_stability([torch.eye(10)[:4], torch.eye(10)])
+    assert figures["pw_mcc"] == pytest.approx(0.4)  # four matches at 1, six of the wider one's atoms without any
+    assert np.isnan(features[1].matched_cosine_N).sum() == 6
+    # Of random dictionaries the same: two to one, they cannot reach more than a half.
+    assert random_null(30, 60, 8)["matched"] < 0.5
+    equal = random_null(60, 60, 8)["matched"]
+    assert equal == pytest.approx(random_null(60, 60, 8, seed=1)["matched"], abs=0.03)
 
 
 def test_pooled_among_compares_each_run_with_its_own_pool() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +22,17 @@ from sae_core.ensemble import Ensemble
 from sae_core.evaluation.seeds import difference, mean_interval, over_seeds
 from sae_core.evaluation.terms import COVERED
 from sae_core.evaluation.truth import COLUMNS, measure_truth, random_twin
+from sae_core.evaluation.truth_files import read_truth, recall_cap
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
 from sae_core.evaluation.truth_matching import (
     distinct_atoms,
     frequency_bins,
     matched_cosines,
     matched_one_to_one,
+    mcc,
     nearness,
 )
-from sae_core.files import read_json, read_table
+from sae_core.files import read_json, read_table, write_json
 from sae_core.run import Run
 from sae_core.sae import JumpReLUSAE, TopKSAE
 from sae_core.sae.saelens_format import save_sae
@@ -210,9 +213,12 @@ def test_true_atoms_score_in_full_and_copies_of_them_lose_no_precision(known: Kn
     assert scores["expanded"]["recall"] == 1.0
     assert all(score["precision"] == 1.0 for score in scores.values())
     assert (scores["single"]["deduplicated"], scores["bagged"]["deduplicated"]) == (12, 12)
-    assert scores["single"]["mcc"] == pytest.approx(1, abs=1e-6)
+    # Twelve atoms that are all true find half of the features: the others count as 0, and no more was possible.
+    assert scores["single"]["mcc"] == pytest.approx(0.5, abs=1e-6)
+    assert scores["expanded"]["mcc"] == pytest.approx(1, abs=1e-6)
+    assert [scores[name]["recall_cap"] for name in ("single", "bagged", "expanded")] == [0.5, 1.0, 1.0]
     # Copies have to be matched with features that they are not.
-    assert scores["bagged"]["mcc"] < 0.9
+    assert 0.5 < scores["bagged"]["mcc"] < 0.9
     assert scores["bagged"]["uniqueness"] == pytest.approx(1 / 3)
     for score in scores.values():
         assert score["random"]["recall"] == score["random"]["precision"] == 0
@@ -395,7 +401,7 @@ def test_saelens_scores_the_same_dictionary_the_same(known: KnownActivations, tm
     )
     score = facts["ensembles"]["single"]
     ours = {
-        "mcc": score["mcc"],
+        "mcc": score["mcc"] / score["recall_cap"],  # theirs is a mean over the pairs, which are fewer
         "uniqueness": score["uniqueness"],
         "explained_variance": score["explained_variance"],
         "sae_l0": score["l0"],
@@ -412,3 +418,54 @@ def test_saelens_scores_the_same_dictionary_the_same(known: KnownActivations, tm
     }
     assert score["latents"] == pytest.approx(expected, abs=1e-4)
     assert score["dead"] == 1
+
+
+def test_mcc_counts_features_without_an_atom_as_nothing() -> None:
+    """By hand: of three true features two have atoms, at |cosine| 1 and 0.6."""
+    truth_FD, atoms_MD = torch.eye(3), torch.tensor([[-2.0, 0, 0], [0.8, 0.6, 0]])
+    matched_F = matched_cosines(truth_FD, atoms_MD)
+    assert matched_F[:2] == pytest.approx([1.0, 0.6])
+    assert np.isnan(matched_F[2])
+    assert mcc(matched_F) == pytest.approx(1.6 / 3)
+    # A third atom can only add to it: the mean over pairs would have fallen from 0.8.
+    assert mcc(matched_cosines(truth_FD, torch.cat([atoms_MD, torch.tensor([[0, 0.9, 0.1]])]))) > 1.6 / 3
+    assert [recall_cap(3, atoms) for atoms in (2, 3, 5)] == pytest.approx([2 / 3, 1, 1])
+
+
+def as_earlier(run: Run) -> dict:
+    """Write the scores of a run as earlier versions did: MCC over the min(F, M) pairs, and no cap. Gives today's."""
+    today = read_json(run.evaluation("truth"))
+    content = json.loads(json.dumps(today))
+    for own in content["ensembles"].values():
+        cap = own.pop("recall_cap")
+        own["mcc"], own["random"]["mcc"] = own["mcc"] / cap, own["random"]["mcc"] / cap
+        own["mcc_interval"], own["mcc_above"] = [0.0, 1.0], {}
+    write_json(run.evaluation("truth"), content)
+    return today
+
+
+def test_scores_of_earlier_versions_are_read_by_todays_definition(scored: Path, tmp_path: Path) -> None:
+    run = Run.open(shutil.copytree(scored / "seed_00", tmp_path / "seed_00"))
+    assert read_truth(run) == read_json(run.evaluation("truth"))
+    today = as_earlier(run)
+    assert today["ensembles"]["single"]["recall_cap"] == 24 / 40
+    found = read_truth(run)
+    for name, own in today["ensembles"].items():
+        for key in ("mcc", "recall_cap", "mcc_interval"):
+            assert found["ensembles"][name][key] == pytest.approx(own[key], abs=1e-12)
+        assert found["ensembles"][name]["random"]["mcc"] == pytest.approx(own["random"]["mcc"], abs=1e-12)
+        assert found["ensembles"][name]["mcc_above"].keys() == own["mcc_above"].keys()
+        for other, ends in own["mcc_above"].items():
+            assert found["ensembles"][name]["mcc_above"][other] == pytest.approx(ends, abs=1e-12)
+        assert found["ensembles"][name]["recall"] == own["recall"]
+    # Without the table there is no interval, and without the number of features no MCC at all.
+    run.evaluation_table("truth").unlink()
+    bare = read_truth(run)
+    assert bare["ensembles"]["single"]["mcc"] == pytest.approx(today["ensembles"]["single"]["mcc"])
+    assert "mcc_interval" not in bare["ensembles"]["single"]
+    content = read_json(run.evaluation("truth"))
+    del content["truth"]["features"]
+    write_json(run.evaluation("truth"), content)
+    nothing = read_truth(run)["ensembles"]["single"]
+    assert "mcc" not in nothing
+    assert "mcc" not in nothing["random"]

@@ -15,7 +15,8 @@ from sae_core.config import TruthSettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.bootstrap import interval, mean_draws, share_draws
 from sae_core.evaluation.truth import measure_truth
-from sae_core.evaluation.truth_intervals import MEANS, truth_intervals
+from sae_core.evaluation.truth_files import MEANS, values_of
+from sae_core.evaluation.truth_intervals import truth_intervals
 from sae_core.sae import TopKSAE
 
 F, D, ROWS, SAMPLES = 24, 16, 2000, 60
@@ -77,12 +78,13 @@ def measured() -> tuple[dict, pd.DataFrame]:
 @pytest.mark.parametrize("figure", MEANS)
 def test_intervals_and_paired_differences_match_a_loop_over_bootstrap_samples(measured, figure):
     facts, table = measured
-    column = MEANS[figure]
-    values = {name: rows[column].astype(float).tolist() for name, rows in table.groupby("ensemble")}
-    twins = {name: rows[f"random_{column}"].astype(float).tolist() for name, rows in table.groupby("ensemble")}
+    # A feature that has no atom in the matching counts as 0, one that never fires has no F1.
+    values = {name: values_of(figure, rows).tolist() for name, rows in table.groupby("ensemble")}
+    twins = {name: values_of(figure, rows, random=True).tolist() for name, rows in table.groupby("ensemble")}
     for name, score in facts["ensembles"].items():
         # The table holds what a figure is the mean of, so whoever has it can draw again.
         assert score[figure] == pytest.approx(np.nanmean(values[name]), abs=1e-12)
+        assert figure != "mcc" or not np.isnan(values[name]).any()
         assert score["random"][figure] == pytest.approx(np.nanmean(twins[name]), abs=1e-12)
         own = plain_means(values[name], SAMPLES, 5)
         assert score[f"{figure}_interval"] == pytest.approx(np.quantile(own, [0.025, 0.975]).tolist(), abs=1e-12)
@@ -92,8 +94,8 @@ def test_intervals_and_paired_differences_match_a_loop_over_bootstrap_samples(me
         for other, each in others.items():
             apart = [mine - theirs for mine, theirs in zip(own, plain_means(each, SAMPLES, 5), strict=True)]
             assert above[other] == pytest.approx(np.quantile(apart, [0.025, 0.975]).tolist(), abs=1e-12)
-    if figure != "f1":  # eight of the atoms are true, of which the random twin has none
-        assert facts["ensembles"]["single"][f"{figure}_above"]["random"][0] > 0
+    if figure == "recall":  # eight of the atoms are true, of which the random twin has none
+        assert facts["ensembles"]["single"]["recall_above"]["random"][0] > 0
 
 
 def test_an_ensemble_is_exactly_as_good_as_its_equal(measured):

@@ -35,7 +35,8 @@ def explanation(measure: str, by: str, threshold: float) -> str:
     what = MEANINGS[by]
     return {
         "mean_matched_cosine": f"Mean {what} when every feature of one member is paired with at most one of the other "
-        "such that the sum is largest: 1 means the same features; read it against chance.",
+        "such that the sum is largest (features left over count as 0): 1 means the same features; "
+        "read it against chance.",
         "mmcs": f"Mean over one member's features of the {what} with the most similar feature of the other: higher "
         "means more alike; read it against chance, since wide members match by chance.",
         "shared": f"Share of one member's features whose best match in the other has at least {threshold:.2g} as "
@@ -201,7 +202,7 @@ def residual_energy(ratios: Sequence[float], *, word: str = "stage") -> go.Figur
     """
     left = np.cumprod(np.asarray(ratios, dtype=np.float64))
     names = [f"{word} {number}" for number in range(len(left))]
-    chart = figure(x="", y="energy left after it (share of E‖a‖²)", height=300, legend=False)
+    chart = figure(x="", y="energy left after it (share of held-out E‖a‖²)", height=300, legend=False)
     chart.add_bar(
         x=names,
         y=left,
@@ -242,19 +243,19 @@ def stages(atoms: pd.DataFrame, matches: pd.DataFrame, members: int, *, threshol
 
 
 def stage_table(stages: Sequence[Mapping[str, float]]) -> str:
-    """What each stage finds, removes and leaves, as shares of the activations' energy.
+    """What each stage finds, removes and leaves, as shares of the energy of the indexed tokens.
 
     Args:
         stages: before, after and bias (what its bias removes) of each, as shares.
     """
     columns = (
         Column("Stage"),
-        Column("Finds", "Residual energy before it, as a share of the activations' energy"),
-        Column("Removes", "Share of the activations' energy that it removes"),
+        Column("Finds", "Residual energy before it, as a share of the energy of the indexed tokens"),
+        Column("Removes", "Share of the energy of the indexed tokens that it removes"),
         Column("of what it finds", "The same as a share of what it finds"),
         Column("by its bias", "How much of what it removes its decoder bias does"),
         Column("by features", "How much of what it removes its features do"),
-        Column("Leaves", "Residual energy after it"),
+        Column("Leaves", "Residual energy after it on the indexed tokens, which the SAEs were trained on"),
     )
     rows = []
     for number, stage in enumerate(stages):

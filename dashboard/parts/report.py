@@ -13,11 +13,9 @@ from dashboard.parts.charts import figure
 from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, signed, size
 from sae_core.config import title_of
+from sae_core.report.columns import TRUTH, Columns, Style, micro
 from sae_core.report.known import COMPARED
-from sae_core.report.parts import Style
 from sae_core.report.texts import ANSWERS
-
-Columns = Mapping[str, tuple[str, Style]]
 
 
 def headline(decision: Mapping[str, Any]) -> str:
@@ -50,39 +48,32 @@ def _items(texts: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
 
 
-def figures_table(
-    ensembles: Mapping[str, Mapping[str, Any]], columns: Columns, definitions: Mapping[str, str] | None = None
-) -> str:
+def figures_table(ensembles: Mapping[str, Mapping[str, Any]], columns: Columns) -> str:
     """One row an ensemble; columns that nobody has are left out, and the table if there are none.
 
     Args:
         ensembles: By name, with their ``figures``, as the report has them.
-        columns: By heading the key of a figure and how it is written.
-        definitions: Tooltips by heading.
+        columns: The columns, by the key of their figure.
     """
-    there = {
-        name: column
-        for name, column in columns.items()
-        if any(column[0] in own["figures"] for own in ensembles.values())
-    }
+    there = {key: shown for key, shown in columns.items() if any(key in own["figures"] for own in ensembles.values())}
     if not there:
         return ""
-    heads = [Column(name.strip(), (definitions or {}).get(name.strip(), "")) for name in there]
+    heads = [Column(shown.title, shown.definition) for shown in there.values()]
     rows = [
         [
             Cell(title_of(name), color=method_color(name)),
-            *(cell(own["figures"].get(key), style) for key, style in there.values()),
+            *(cell(own["figures"].get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
         ]
         for name, own in ensembles.items()
     ]
     return table([Column("Ensemble"), *heads], rows)
 
 
-def cell(found: Mapping[str, Any] | None, style: Style) -> Cell:
-    """A figure with its interval below it; a dash where there is none."""
+def cell(found: Mapping[str, Any] | None, style: Style, *, spread: bool = True) -> Cell:
+    """A figure with its interval, if that is to be shown, below it; a dash where there is none."""
     if found is None or found["mean"] is None:
         return Cell(MISSING)
-    if found.get("low") is None:
+    if not spread or found.get("low") is None:
         return Cell(style(found["mean"]))
     return Cell(style(found["mean"]), f"{style(found['low'])} – {style(found['high'])}")
 
@@ -155,11 +146,6 @@ def members_table(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
     return table([*(Column(head, definitions.get(head, "")) for head in heads), per_cost], rows) if rows else ""
 
 
-def micro(value: float) -> str:
-    """A time in microseconds."""
-    return f"{1e6 * value:.3g} µs"
-
-
 def share(value: float) -> str:
     """A share with two decimals."""
     return percent(value, 2)
@@ -194,14 +180,13 @@ def found_by_members(ensembles: Mapping[str, Mapping[str, Any]], measure: str) -
     return found
 
 
-def truth_differences(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str] | None = None) -> str:
+def truth_differences(rows: Sequence[Mapping[str, Any]]) -> str:
     """What ensembles find of a known dictionary more than others, one row a pair.
 
     Args:
         rows: The differences, as the report has them.
-        definitions: Tooltips by heading.
     """
-    heads = [Column(name, (definitions or {}).get(name, "")) for name in COMPARED.values()]
+    heads = [Column(name, TRUTH[f"truth.{key}"].definition) for key, name in COMPARED.items()]
     cells = [
         [
             Cell(f"{title_of(row['ensemble'])} − {title_of(row['other'])}", color=method_color(row["ensemble"])),

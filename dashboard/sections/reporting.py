@@ -25,41 +25,9 @@ from dashboard.parts.report import (
     truth_differences,
 )
 from sae_core.evaluation.terms import COVERED
-from sae_core.report.detection import TRUTH
-from sae_core.report.parts import COST, DICTIONARY, RECONSTRUCTION, RETRAINED
+from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, TRUTH
 from sae_core.report.texts import DEFINITIONS, LIMITS
 from sae_core.run import Run, report_page
-
-MEANT = {
-    "Explained variance": "Explained variance",
-    "per dimension": "Explained variance",
-    "MSE": "MSE",
-    "L0": "L0",
-    "Relative sparsity": "L0",
-    "Dead": "Dead",
-    "Loss recovered": "Loss recovered",
-    "KL recovered": "Loss recovered",
-    "Diverse": "Diverse",
-    "of all": "Diverse",
-    "De-duplicated": "Diverse",
-    "Redundant": "Diverse",
-    "Connectivity": "Connectivity",
-    "Pooled stability": "Stability",
-    "Pooled": "Stability",
-    "MMCS": "Stability",
-    "One-to-one": "Stability",
-    "random": "Stability",
-    "Training": "Cost",
-    "Training FLOPs": "Cost",
-    "Peak memory": "Cost",
-    "Time a token": "Cost",
-    "Recall": "Recall",
-    "MCC": "Recall",
-    "Precision": "Recall",
-    "of alive": "Recall",
-    "F1": "Recall",
-}
-"""Which definition a heading's tooltip is."""
 
 
 def verdict(here: Here) -> None:
@@ -132,14 +100,10 @@ def all_figures(here: Here) -> None:
     _retrained(here, content)
     with st.expander("All figures, definitions and limits", icon=":material/table_chart:"):
         for title, columns in (("Reconstruction", RECONSTRUCTION), ("Dictionary", DICTIONARY), ("Cost", COST)):
-            made = figures_table(content["ensembles"], columns, _definitions(columns))
+            made = figures_table(content["ensembles"], columns)
             if made:
                 st.html(section(title) + made)
         st.html(section("Definitions") + meanings(DEFINITIONS) + section("Limits") + sentences(LIMITS))
-
-
-def _definitions(columns: Mapping[str, Any]) -> dict[str, str]:
-    return {name.strip(): DEFINITIONS.get(MEANT.get(name.strip(), ""), "") for name in columns}
 
 
 def _truth(content: Mapping[str, Any]) -> None:
@@ -147,11 +111,11 @@ def _truth(content: Mapping[str, Any]) -> None:
         return
     st.html(
         section("Known truth", "The activations come from a known dictionary, so what was found of it can be counted.")
-        + figures_table(content["ensembles"], TRUTH, _definitions(TRUTH))
+        + figures_table(content["ensembles"], TRUTH)
     )
     st.caption(COVERED)
     with st.expander("How much more than random dictionaries, and than one SAE", icon=":material/table:"):
-        st.html(truth_differences(content["truth"]["differences"], _definitions(TRUTH)))
+        st.html(truth_differences(content["truth"]["differences"]))
     chart(
         recall_chart(content["truth"]["by_frequency"]),
         "Recall by how often true features fire",
@@ -161,7 +125,7 @@ def _truth(content: Mapping[str, Any]) -> None:
 
 
 def _retrained(here: Here, content: Mapping[str, Any]) -> None:
-    made = figures_table(content["ensembles"], RETRAINED, _definitions(RETRAINED))
+    made = figures_table(content["ensembles"], RETRAINED)
     st.html(
         section(
             "Stability over trainings",

@@ -98,13 +98,13 @@ def _stages(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame, matches
         if ratios:
             chart(
                 compare.residual_energy(ratios),
-                "What each stage leaves",
+                "What each stage leaves of held-out text",
                 "Each stage trains on what the ones before left; the bars are the energy of held-out activations still "
                 "unexplained after it.",
                 key="residual",
             )
         else:
-            st.html(section("What each stage leaves"))
+            st.html(section("What each stage leaves of held-out text"))
             missing(here, "evaluate", "The residual energy is not measured yet")
     with right:
         st.html(
@@ -132,7 +132,7 @@ def _energy(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None
     """What each stage removes, and which features do it."""
     st.html(
         section(
-            "Which features remove the energy",
+            "Which features remove the energy of the indexed text",
             "Of the energy ‖r‖² − ‖r′‖² that a stage removes, a feature removes c·⟨r + r′, w⟩: these shares, with the "
             "bias's, add up exactly. Alone: how much the energy would drop if nothing else were subtracted.",
         )
@@ -143,7 +143,10 @@ def _energy(here: Here, info: queries.EnsembleInfo, atoms: pd.DataFrame) -> None
         return
     energy, summary = measured
     st.html(compare.stage_table(summary["stages"]))
-    st.caption(f"Measured on {whole(summary['sample'])} of the {whole(summary['tokens'])} indexed tokens.")
+    st.caption(
+        f"Measured on {whole(summary['sample'])} of the {whole(summary['tokens'])} indexed tokens, "
+        "which the SAEs were trained on; what stages leave of held-out text stands above."
+    )
     names = {"all": "all stages", **{str(stage): f"stage {stage}" for stage in range(info.members)}}
     stage = choice("stage", "Stage", list(names), names.__getitem__)
     rows = compare.removers(energy, atoms, None if stage == "all" else int(stage)).head(MAX_LONE)

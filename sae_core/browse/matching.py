@@ -38,7 +38,8 @@ def match_members(ensemble: Ensemble, *, progress: Progress = silent) -> tuple[p
         A table with one row per feature and other member: feature, member, other_member, best_feature, best_cosine,
         matched_feature and matched_cosine (−1 and NaN where the other member is narrower), features in the ensemble's
         numbering. And a summary: for each ordered pair of members the mean best cosine of a's features in b (mmcs),
-        the mean cosine of the one-to-one matching and the share of a's features that b has; and what chance gives.
+        the mean cosine of the one-to-one matching (features of the wider member that are left over count as 0) and the
+        share of a's features that b has; and what chance gives.
     """
     dictionaries = [member.W_dec.detach() for member in ensemble]
     offsets = ensemble.offsets
@@ -53,7 +54,7 @@ def match_members(ensemble: Ensemble, *, progress: Progress = silent) -> tuple[p
     ordered = [parts[key] for key in sorted(parts)]
     table = pd.concat(ordered, ignore_index=True) if ordered else pd.DataFrame(columns=list(_COLUMNS))
     summary = {
-        "pairs": [_figures(a, b, parts[a, b]) for a, b in sorted(parts)],
+        "pairs": [_figures(a, b, parts[a, b], max(len(parts[a, b]), len(parts[b, a]))) for a, b in sorted(parts)],
         "null": _null(ensemble),
         "threshold": THRESHOLD,
     }
@@ -93,13 +94,14 @@ def _part(
     )
 
 
-def _figures(a: int, b: int, part: pd.DataFrame) -> dict[str, Any]:
+def _figures(a: int, b: int, part: pd.DataFrame, wider: int) -> dict[str, Any]:
+    """Figures of a's features in b, of which the wider one has so many."""
     best, matched = part["best_cosine"].to_numpy(np.float64), part["matched_cosine"].to_numpy(np.float64)
     return {
         "a": a,
         "b": b,
         "mmcs": float(best.mean()),
-        "mean_matched_cosine": float(np.nanmean(matched)),
+        "mean_matched_cosine": float(np.nansum(matched)) / wider,
         "shared": float((best >= THRESHOLD).mean()),
     }
 

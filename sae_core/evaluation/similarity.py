@@ -243,12 +243,20 @@ def random_null(n: int, m: int, d: int, *, seed: int = 0) -> dict[str, float]:
     Width alone raises it, so every stability belongs beside it.
 
     Returns:
-        ``best``: mean best cosine, as `random_best` gives it; ``matched``: mean cosine of the one-to-one matching.
+        ``best``: mean best cosine, as `random_best` gives it; ``matched``: `mean_matched` of the one-to-one matching.
     """
     chance = torch.Generator().manual_seed(seed)
     atoms_ND, others_MD = (torch.randn(count, d, generator=chance) for count in (n, m))
-    matched = one_to_one(atoms_ND, others_MD)[2]
-    return {"best": random_best(n, m, d, seed=seed), "matched": float(matched.double().mean())}
+    return {"best": random_best(n, m, d, seed=seed), "matched": mean_matched(one_to_one(atoms_ND, others_MD)[2], n, m)}
+
+
+def mean_matched(cosine: Tensor, n: int, m: int) -> float:
+    """Mean cosine of a one-to-one matching of n atoms with m others, over the max(n, m) atoms of the wider dictionary.
+
+    Those of it that are left without a match count as 0: a mean over the min(n, m) pairs alone would make a narrow
+    dictionary inside a wide one look like the same one.
+    """
+    return float(cosine.double().sum()) / max(n, m)
 
 
 def random_best(n: int, m: int, d: int, *, seed: int = 0) -> float:

@@ -3,7 +3,8 @@
 pooled  mean over a run's features of the best cosine with *any* feature of all the other runs (Gadgil, Lin, Lee,
         *Ensembling Sparse Autoencoders*, as their code computes it). More or wider runs raise it by themselves.
 MMCS    mean best cosine in one other run, over ordered pairs of runs (Sharkey et al. 2022).
-PW-MCC  mean cosine of the one-to-one matching of two runs, over pairs of runs (Song et al. 2025).
+PW-MCC  mean cosine of the one-to-one matching of two runs, over pairs of runs (Song et al. 2025); of dictionaries of
+        different widths, the atoms of the wider one that are left over count as 0.
 
 The "runs" are whatever is compared: independent trainings of one ensemble, or the members of one ensemble.
 """
@@ -20,7 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.evaluation.similarity import Atoms, best_matches, match_atoms, random_best, random_null, random_shared
+from sae_core.evaluation.similarity import (
+    Atoms,
+    best_matches,
+    match_atoms,
+    mean_matched,
+    random_best,
+    random_null,
+    random_shared,
+)
 from sae_core.evaluation.terms import THRESHOLD
 from sae_core.progress import Progress, Tick, silent
 
@@ -71,21 +80,21 @@ def measure_stability(
     # By (run, other run): the best cosine [N] of each feature, and that of its match, NaN without one.
     best: dict[tuple[int, int], Floats] = {}
     matched: dict[tuple[int, int], Floats] = {}
-    mean_matched = []
+    matched_means = []
     for done, (a, b) in enumerate(pairs):
         match = match_atoms(atoms[a], atoms[b])
         cosine = match.cosine.double().numpy()
         best[a, b], best[b, a] = match.best_cosine_N.double().numpy(), match.best_cosine_M.double().numpy()
         matched[a, b], matched[b, a] = (np.full(len(atoms[run]), np.nan) for run in (a, b))
         matched[a, b][match.rows.numpy()], matched[b, a][match.columns.numpy()] = cosine, cosine
-        mean_matched.append(float(cosine.mean()))
+        matched_means.append(mean_matched(match.cosine, len(atoms[a]), len(atoms[b])))
         progress(Tick(stage, done + 1, len(pairs), unit="pairs"))
     features = [_features(run, len(atoms), best, matched, threshold) for run in range(len(atoms))]
     figures = {
         "runs": len(atoms),
         "pooled": _mean(float(run.best_cosine_N.mean()) for run in features),
         "mmcs": _mean(float(cosine_N.mean()) for cosine_N in best.values()),
-        "pw_mcc": _mean(mean_matched),
+        "pw_mcc": _mean(matched_means),
         "shared_fraction": _mean(float((cosine_N >= threshold).mean()) for cosine_N in best.values()),
         "in_all": _mean(float((run.stability_N == 1).mean()) for run in features),
         "in_none": _mean(float((run.stability_N == 0).mean()) for run in features),

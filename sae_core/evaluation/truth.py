@@ -20,6 +20,7 @@ from sae_core.evaluation.codes import BLOCK, Encoders
 from sae_core.evaluation.dictionary import firing_rows
 from sae_core.evaluation.pooling import random_dictionary
 from sae_core.evaluation.reconstruction import Moments, Totals, defined, explained_above
+from sae_core.evaluation.truth_files import recall_cap
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
 from sae_core.evaluation.truth_intervals import truth_intervals
 from sae_core.evaluation.truth_matching import (
@@ -28,6 +29,7 @@ from sae_core.evaluation.truth_matching import (
     frequency_bins,
     matched_cosines,
     matched_one_to_one,
+    mcc,
     nearness,
 )
 from sae_core.progress import Progress, Tick, silent
@@ -57,11 +59,13 @@ def measure_truth(
     """Score ensembles, each beside a twin of random atoms that encodes as it does.
 
     Figures of an ensemble: ``recall`` (share of the true features that get an atom of their own at |cos| ≥ 0.9),
-    ``mcc``, ``precision`` (share of the atoms left after de-duplication that are true features at |cos| ≥ 0.9),
-    ``precision_alive`` (of those of them that fire at all), ``f1`` (mean over the true features that fire, with the
-    best latent of each), ``uniqueness`` (different nearest features over atoms), ``latents`` (the means over latents),
+    ``mcc`` (sum of the |cos| of the one-to-one matching over the number of true features), ``recall_cap`` (what a
+    dictionary of this width can reach at most in both), ``precision`` (share of the atoms left after de-duplication
+    that are true features at |cos| ≥ 0.9), ``precision_alive`` (of those of them that fire at all), ``f1`` (mean over
+    the true features that fire, with the best latent of each), ``uniqueness`` (different nearest features over atoms),
+    ``latents`` (the means over latents),
     all but the last two also by frequency or beside ``random`` dictionaries, explained variance, L0 and dead features.
-    The first three and ``f1`` have an ``_interval`` and what they are ``_above`` others (see `truth_intervals`).
+    Recall, MCC, precision and F1 have an ``_interval`` and what they are ``_above`` others (see `truth_intervals`).
 
     Args:
         ensembles: Ensembles by name, on ``device``.
@@ -170,7 +174,8 @@ def _score(
     detection = detect_features(truth_TF, latents_TM)
     figures = {
         "recall": float(recovered_F.mean()),
-        "mcc": _mean(matched_F),
+        "recall_cap": recall_cap(dictionary.features, len(atoms_MD)),
+        "mcc": mcc(matched_F),
         "precision": float(true_K.mean()),
         "precision_alive": defined(_mean(true_K[alive_K])),
         "deduplicated": len(distinct),

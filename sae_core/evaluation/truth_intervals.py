@@ -17,9 +17,7 @@ import pandas as pd
 from sae_core.evaluation.bootstrap import ABOVE, Floats, differences, interval, mean_draws, share_draws
 from sae_core.evaluation.reconstruction import defined
 from sae_core.evaluation.terms import PRECISION, RANDOM
-
-MEANS: Mapping[str, str] = {"recall": "recovered", "mcc": "matched", "f1": "f1"}
-"""Figures that are means over true features, and the columns that they are means of."""
+from sae_core.evaluation.truth_files import MEANS, values_of
 
 
 def truth_intervals(
@@ -27,7 +25,7 @@ def truth_intervals(
 ) -> dict[str, dict[str, Any]]:
     """For each ensemble 95 % intervals of recall, MCC, F1 and precision, and of what they are above others.
 
-    MCC is a mean over those drawn features that have an atom in the matching, F1 over those that fire at all.
+    MCC counts a drawn feature without an atom as 0, F1 is a mean over those that fire at all.
 
     Args:
         table: One row per ensemble and true feature, with the columns of `MEANS` and the same of random twins.
@@ -41,9 +39,9 @@ def truth_intervals(
     """
     found: dict[str, dict[str, Any]] = {name: {} for name in atoms}
     by_name = {name: table[table["ensemble"] == name] for name in atoms}
-    for figure, column in MEANS.items():
-        values = {name: rows[column].to_numpy(float) for name, rows in by_name.items()}
-        floors = {f"{RANDOM} {name}": rows[f"{RANDOM}_{column}"].to_numpy(float) for name, rows in by_name.items()}
+    for figure in MEANS:
+        values = {name: values_of(figure, rows) for name, rows in by_name.items()}
+        floors = {f"{RANDOM} {name}": values_of(figure, rows, random=True) for name, rows in by_name.items()}
         # All at once, so that all see the same draws of the features.
         draws = mean_draws({**values, **floors}, samples=samples, seed=seed)
         _add(found, figure, {name: draws[name] for name in atoms}, {name: draws[f"{RANDOM} {name}"] for name in atoms})

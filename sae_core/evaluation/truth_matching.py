@@ -119,17 +119,26 @@ def distinct_atoms(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int
 def matched_cosines(truth_FD: Tensor, atoms_MD: Tensor) -> Floats:
     """|cosine| of each true feature with its atom in the one-to-one matching in which the mean is largest [F].
 
-    NaN for a feature without an atom, of which there are some if M < F. The mean over the min(F, M) others is MCC.
+    NaN for a feature without an atom, of which there are some if M < F; `mcc` is made of this.
 
-    A dictionary of fewer atoms than there are true features is matched with as many of them only, so figures of small
-    and of large dictionaries are means over different numbers of pairs; compare each with random ones of its size.
-
-    Source: O'Neill et al. 2024 (arXiv 2411.13117), as `mean_correlation_coefficient` of SAELens computes it.
+    Source: O'Neill et al. 2024 (arXiv 2411.13117), with the matching of SAELens' `mean_correlation_coefficient`.
     """
     features, _, cosine = one_to_one(truth_FD, atoms_MD, absolute=True)
     cosine_F = np.full(len(truth_FD), np.nan)
     cosine_F[features.numpy()] = cosine.double().numpy()
     return cosine_F
+
+
+def mcc(matched_F: Floats) -> float:
+    """The sum of the matched |cosines| over the number F of true features: one without an atom counts as 0.
+
+    SAELens means over the min(F, M) pairs, which lets a dictionary that is too narrow to hold the truth look better
+    than a wider one that finds more of it; both agree if M ≥ F.
+
+    Args:
+        matched_F: As `matched_cosines` gives it.
+    """
+    return float(np.nan_to_num(matched_F, nan=0.0).mean())
 
 
 def frequency_bins(probability_F: Floats, edges: Sequence[float] = EDGES) -> Iterator[tuple[float, float, Bools]]:

@@ -15,16 +15,15 @@ from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.seeds import difference, over_seeds
 from sae_core.evaluation.terms import RANDOM
 from sae_core.evaluation.truth import RANDOM_FIGURES, measure_truth
-from sae_core.files import read_json, write_json, write_table
+from sae_core.evaluation.truth_files import CAP, STAGE, read_truth
+from sae_core.files import write_json, write_table
 from sae_core.numbers import signed
 from sae_core.progress import Progress, silent
 from sae_core.run import Run, evaluation_of_runs
 
-STAGE = "truth"
-"""Name of the evaluation; recorded as ``evaluate/truth``."""
 FIGURES = (
     *("recall", "mcc", "precision", "precision_alive", "f1", "uniqueness", "latents.f1"),
-    *("explained_variance", "l0", "features", "dead_fraction", "deduplicated"),
+    *("explained_variance", "l0", "features", "dead_fraction", "deduplicated", CAP),
     *(f"random.{name}" for name in RANDOM_FIGURES),
 )
 """What is averaged over seeds."""
@@ -81,7 +80,7 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
         own random twin, of the same seed. ``interval`` says whose they are: of the mean over ``seeds``, or of one
         training by ``bootstrap`` (see `truth_intervals`), for those figures that have one.
     """
-    scores = [read_json(run.evaluation(STAGE)) for run in runs]
+    scores = [read_truth(run) for run in runs]
     names = [name for name in scores[0]["ensembles"] if all(name in score["ensembles"] for score in scores)]
     ensembles = {}
     for name in names:
@@ -146,6 +145,7 @@ def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
         return "–" if figures[key]["mean"] is None else format(figures[key]["mean"], style)
 
     rows = {"ensemble": name, "features": plain("features", ".0f"), "L0": plain("l0", ".1f")}
+    rows["recall at most (width)"] = plain(CAP)
     for key, title in _TITLES.items():
         rows[title] = _cell(figures[key])
         rows[f"  random {title}"] = plain(f"random.{key}")

@@ -6,8 +6,9 @@ import json
 
 from sae_core.config import title_of
 from sae_core.numbers import moment, seconds
+from sae_core.report.columns import percents, plain
 from sae_core.report.html import Cell, element, folded, joined, number, table
-from sae_core.report.parts import Content, percents, plain
+from sae_core.report.parts import Content
 
 
 def sweep(content: Content) -> str:

@@ -10,22 +10,11 @@ from sae_core.evaluation.seeds import within
 from sae_core.evaluation.terms import COVERED
 from sae_core.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
-from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
+from sae_core.report.columns import TRUTH, percents, plain
+from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
 from sae_core.report.known import COMPARED
-from sae_core.report.parts import Content, Style, by_ensemble, percent_tick, percents, plain
+from sae_core.report.parts import Content, by_ensemble, percent_tick
 from sae_core.report.style import color_of
-
-TRUTH: Mapping[str, tuple[str, Style]] = {
-    "Recall": ("truth.recall", plain(3)),
-    "random": ("truth.random.recall", plain(3)),
-    "MCC": ("truth.mcc", plain(3)),
-    "random ": ("truth.random.mcc", plain(3)),
-    "Precision": ("truth.precision", plain(3)),
-    "of alive": ("truth.precision_alive", plain(3)),
-    "F1": ("truth.f1", plain(3)),
-    "random  ": ("truth.random.f1", plain(3)),
-    "Explained variance": ("reconstruction.explained_variance", percents(1)),
-}
 
 
 def concepts(content: Content) -> str:
@@ -183,7 +172,8 @@ def _truth_differences(content: Content) -> str:
         ]
         for row in content["truth"]["differences"]
     ]
-    return table(["", *COMPARED.values()], rows)
+    heads = [Head(title, TRUTH[f"truth.{key}"].definition) for key, title in COMPARED.items()]
+    return table(["", *heads], rows)
 
 
 def spurious(content: Content) -> str:

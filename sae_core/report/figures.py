@@ -15,6 +15,7 @@ import pandas as pd
 from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.seeds import difference, mean_interval, within
 from sae_core.evaluation.summary import CONFOUNDED, by_ensemble
+from sae_core.evaluation.truth_files import read_truth
 from sae_core.files import read_json, read_table
 from sae_core.report.paired import detected_above
 from sae_core.run import Run
@@ -39,7 +40,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     ),
     "loss": ("loss_recovered", "kl_recovered", "loss_recovered_mean", "cross_entropy", "kl"),
     "truth": (
-        *("recall", "mcc", "precision", "precision_alive", "f1", "uniqueness"),
+        *("recall", "recall_cap", "mcc", "precision", "precision_alive", "f1", "uniqueness"),
         *("random.recall", "random.mcc", "random.precision", "random.f1"),
     ),
     "stability": ("pooled", "null_pooled", "mmcs", "null_best", "pw_mcc", "null_matched", "in_all", "in_none"),
@@ -99,10 +100,10 @@ def _figure(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
 def _ensembles(run: Run, source: str) -> dict[str, Any]:
     path = run.evaluation(source)
     if source == "reconstruction" and not path.exists():
-        path = run.evaluation("truth")  # which measures it, too
+        source, path = "truth", run.evaluation("truth")  # which measures it, too
     if not path.exists():
         return {}
-    content = read_json(path)
+    content = read_truth(run) if source == "truth" else read_json(path)
     found = by_ensemble(content) if source == "cost" else content.get("ensembles", {})
     return dict(found)
 

@@ -28,6 +28,14 @@ class Cell:
     method: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The heading of a column, with what it means as its tooltip."""
+
+    text: str
+    meaning: str = ""
+
+
 def page(title: str, content: str) -> str:
     """A whole page that needs nothing else: no script, no network."""
     return (
@@ -77,10 +85,10 @@ def charts(*figures: str) -> str:
     return f'<div class="charts">{drawn}</div>' if drawn else ""
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+def table(heads: Sequence[str | Head], rows: Sequence[Sequence[Cell]]) -> str:
     """A table; one that is too wide for the page can be scrolled."""
     prose = [bool(rows) and rows[0][place].wide for place in range(len(heads))]
-    head = "".join(element("th", text, "text" if wide else "") for text, wide in zip(heads, prose, strict=True))
+    head = "".join(_head(each, wide=wide) for each, wide in zip(heads, prose, strict=True))
     body = "".join(
         f"<tr>{''.join(_cell(cell, first=not place) for place, cell in enumerate(row))}</tr>" for row in rows
     )
@@ -111,6 +119,12 @@ def number(figure: Mapping[str, Any] | None, style: Any, *, spread: bool = True)
         return Cell(style(figure["mean"]))
     low, high = style(figure["low"]), style(figure["high"])
     return Cell(style(figure["mean"]), "" if low == high else f"{low} – {high}")
+
+
+def _head(head: str | Head, *, wide: bool) -> str:
+    head = Head(head) if isinstance(head, str) else head
+    meaning = f' title="{escape(head.meaning, quote=True)}"' if head.meaning else ""
+    return f"<th{_class('text' if wide else '')}{meaning}>{escape(head.text)}</th>"
 
 
 def _cell(cell: Cell, *, first: bool) -> str:

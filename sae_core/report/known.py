@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.evaluation.terms import PRECISION, RANDOM
-from sae_core.files import read_json
+from sae_core.evaluation.truth_files import read_truth
 from sae_core.report.figures import SINGLE, Figure, apart
 from sae_core.run import Run
 
@@ -26,7 +26,7 @@ def found_of_truth(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Figur
     """
     if not all(run.evaluation("truth").exists() for run in runs):
         return None
-    contents = [read_json(run.evaluation("truth")) for run in runs]
+    contents = [read_truth(run) for run in runs]
     bins = {}
     for name in figures:
         own = [each["ensembles"].get(name, {}).get("by_frequency", []) for each in contents]

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sae_core.config import title_of
 from sae_core.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines
-from sae_core.report.html import Cell, charts, element, figure, folded, joined, number, table
+from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, Columns, micro, percents
+from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
 from sae_core.report.style import color_of
 
 Content = Mapping[str, Any]
-Style = Callable[[Any], str]
-
-
-def plain(digits: int) -> Style:
-    """How a number with so many decimals is written."""
-    return lambda value: decimal(value, digits)
-
-
-def percents(digits: int = 1) -> Style:
-    """How a share is written."""
-    return lambda value: percent(value, digits)
 
 
 def percent_tick(value: float) -> str:
     """How a share is written at an axis."""
     return f"{100 * value:.3g} %"
-
-
-def _micro(value: float) -> str:
-    return f"{1e6 * value:.3g} µs"
 
 
 FINDINGS: Mapping[str, tuple[str, str]] = {
@@ -41,63 +27,22 @@ FINDINGS: Mapping[str, tuple[str, str]] = {
 }
 """What members may find, by its key in ``by_members``: what it is called, and what it is."""
 EXPLAINED = Axis("explained variance", percent_tick)
-RECONSTRUCTION: Mapping[str, tuple[str, Style]] = {
-    "Explained variance": ("reconstruction.explained_variance", percents(2)),
-    "per dimension": ("reconstruction.explained_variance_per_dimension", percents(2)),
-    "MSE": ("reconstruction.mse", plain(2)),
-    "L0": ("reconstruction.l0", plain(1)),
-    "Relative sparsity": ("reconstruction.relative_sparsity", percents(2)),
-    "Dead": ("reconstruction.dead_fraction", percents()),
-    "Loss recovered": ("loss.loss_recovered", percents(2)),
-    "KL recovered": ("loss.kl_recovered", percents(2)),
-}
-DICTIONARY: Mapping[str, tuple[str, Style]] = {
-    "Features": ("reconstruction.features", whole),
-    "Diverse": ("dictionary.diversity", whole),
-    "of all": ("dictionary.diversity_fraction", percents()),
-    "De-duplicated": ("dictionary.deduplicated", whole),
-    "Redundant": ("dictionary.redundancy", percents()),
-    "Connectivity": ("dictionary.connectivity", plain(3)),
-    "Pooled stability": ("dictionary.member_stability.pooled", plain(3)),
-    "random ": ("dictionary.member_stability.null_pooled", plain(3)),
-    "MMCS": ("dictionary.member_stability.mmcs", plain(3)),
-    "random": ("dictionary.member_stability.null_best", plain(3)),
-    "One-to-one": ("dictionary.member_stability.pw_mcc", plain(3)),
-    "random  ": ("dictionary.member_stability.null_matched", plain(3)),
-}
-RETRAINED: Mapping[str, tuple[str, Style]] = {
-    "Pooled": ("stability.pooled", plain(3)),
-    "random ": ("stability.null_pooled", plain(3)),
-    "MMCS": ("stability.mmcs", plain(3)),
-    "random": ("stability.null_best", plain(3)),
-    "One-to-one": ("stability.pw_mcc", plain(3)),
-    "random  ": ("stability.null_matched", plain(3)),
-}
-COST: Mapping[str, tuple[str, Style]] = {
-    "Training": ("cost.train_seconds", seconds),
-    "Training FLOPs": ("cost.train_flops", compact),
-    "Tokens per second": ("cost.tokens_per_second", compact),
-    "Peak memory": ("cost.peak_memory_bytes", size),
-    "Parameters": ("cost.parameters", compact),
-    "On disk": ("cost.bytes", size),
-    "FLOPs a token": ("cost.inference_flops_per_token", compact),
-    "Time a token": ("cost.inference_seconds_per_token", _micro),
-}
 
 
-def by_ensemble(content: Content, columns: Mapping[str, tuple[str, Style]]) -> str:
+def by_ensemble(content: Content, columns: Columns) -> str:
     """One row an ensemble; columns that nobody has are left out."""
     figures = {name: own["figures"] for name, own in content["ensembles"].items()}
-    there = {head: column for head, column in columns.items() if any(column[0] in own for own in figures.values())}
+    there = {key: shown for key, shown in columns.items() if any(key in own for own in figures.values())}
     if not there:
         return ""
-    rows = []
-    for name, own in figures.items():
-        cells = [
-            number(own.get(key), style, spread=not head.startswith("random")) for head, (key, style) in there.items()
+    rows = [
+        [
+            Cell(title_of(name), method=name),
+            *(number(own.get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
         ]
-        rows.append([Cell(title_of(name), method=name), *cells])
-    return table(["", *(head.strip() for head in there)], rows)
+        for name, own in figures.items()
+    ]
+    return table(["", *(Head(shown.title, shown.definition) for shown in there.values())], rows)
 
 
 def reconstruction(content: Content) -> str:
@@ -204,7 +149,7 @@ def cost(content: Content) -> str:
                 "What it costs to use",
                 lines(
                     used,
-                    Axis("measured time a token (log scale)", _micro, log=True),
+                    Axis("measured time a token (log scale)", micro, log=True),
                     EXPLAINED,
                     label="Explained variance against measured time a token",
                 ),
@@ -235,7 +180,7 @@ def _member_row(name: str, step: Mapping[str, Any]) -> list[Cell]:
         number(step["train_seconds"], seconds, spread=False),
         number(step["train_flops"], compact, spread=False),
         number(step["bytes"], size, spread=False),
-        number(step["inference_seconds_per_token"], _micro, spread=False),
+        number(step["inference_seconds_per_token"], micro, spread=False),
         number(step["explained_variance"], percents(2)),
         number(step["added_explained_variance"], percents(2)),
         number(step["added_per_cost"], percents(2)),

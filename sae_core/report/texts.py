@@ -30,9 +30,10 @@ DEFINITIONS = {
     ),
     "Connectivity": ("Share of pairs of alive features that never fire on the same token; more tokens lower it."),
     "Stability": (
-        "Mean best cosine with any atom of all others (pooled), with another member's atoms (MMCS), and of "
-        "atoms matched one to one. Width alone raises all three, so random dictionaries of the same sizes stand"
-        " beside them. Between boosted stages low values are intended: a later stage learns something else."
+        "Mean best cosine with any atom of all others (pooled), with another member's atoms (MMCS), and of atoms "
+        "matched one to one (those of a wider dictionary that are left over count as 0). Width alone raises all "
+        "three, so random dictionaries of the same sizes stand beside them. Between boosted stages low values are "
+        "intended: a later stage learns something else."
     ),
     "Detection": (
         "Accuracy with which the m features whose means differ most on training texts (logistic regression, L2,"
@@ -46,9 +47,11 @@ DEFINITIONS = {
         "of activations."
     ),
     "Recall": (
-        "Share of true features that get an atom of their own at |cosine| ≥ 0.9; MCC is the mean |cosine| of "
-        "atoms matched one to one; precision the share of atoms, without copies, that are true features; F1 "
-        "that of the best latent for each true feature."
+        "Share of true features that get an atom of their own at |cosine| ≥ 0.9. MCC is the sum of the |cosines| of "
+        "atoms matched one to one over the number of true features, so one without an atom counts as 0. A dictionary "
+        "narrower than the truth can reach in both no more than its width allows, which stands beside them. Precision "
+        "is the share of atoms, without copies, that are true features; F1 that of the best latent for each true "
+        "feature that fires."
     ),
     "S_SCR": (
         "(accuracy after ablation − biased) / (oracle − biased), on the target label of a balanced test set; it"

@@ -14,7 +14,7 @@ from sae_core.activations.shared import activations_key, has_activations, share_
 from sae_core.config import KNOWN, RunSettings
 from sae_core.device import resolve_device
 from sae_core.errors import UserError
-from sae_core.evaluation.truth_runs import STAGE as TRUTH
+from sae_core.evaluation.truth_files import STAGE as TRUTH
 from sae_core.evaluation.truth_runs import score_run
 from sae_core.progress import Progress, Tick
 from sae_core.run import Run

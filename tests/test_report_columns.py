@@ -1,0 +1,68 @@
+"""Columns of figures: each has a definition of its own, also where several headings are alike."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+
+from dashboard.parts.report import figures_table
+from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, TRUTH, Columns
+from sae_core.report.figures import SOURCES
+from sae_core.report.parts import by_ensemble
+
+TABLES = {
+    "reconstruction": RECONSTRUCTION,
+    "dictionary": DICTIONARY,
+    "retrained": RETRAINED,
+    "cost": COST,
+    "truth": TRUTH,
+}
+DEFINED = {
+    "recall": "Share of all true features that get an atom of their own",
+    "recall_cap": "The largest recall and MCC",
+    "mcc": "Sum of the |cosines| of atoms matched one to one, over all true features",
+    "precision": "Share of the atoms, without copies, that are true features",
+    "precision_alive": "Precision of those atoms",
+    "f1": "Mean over the true features that fire of the F1",
+    "mmcs": "Mean over features of the best cosine with an atom of one other",
+    "pooled": "Mean over features of the best cosine with any atom of all others",
+    "pw_mcc": "Mean cosine of atoms matched one to one",
+    "null_pooled": "Pooled stability of random dictionaries",
+    "null_best": "MMCS of random dictionaries",
+    "null_matched": "One-to-one stability of random dictionaries",
+    "diversity_fraction": "Diverse features as a share",
+    "relative_sparsity": "L0 as a share",
+    "explained_variance_per_dimension": "Mean over dimensions",
+    "tokens_per_second": "Training tokens of all members together over the time",
+}
+"""How the definitions of figures begin that once had another one's, or none."""
+
+
+@pytest.mark.parametrize("columns", TABLES.values(), ids=TABLES)
+def test_every_column_shown_has_its_own_definition_on_both_pages(columns: Columns) -> None:
+    figure = {"mean": 0.5, "low": None, "high": None}
+    ensembles = {"single": {"figures": dict.fromkeys(columns, figure)}}
+    for page in (figures_table(ensembles, columns), by_ensemble({"ensembles": ensembles}, columns)):
+        heads = re.findall(r'<th(?: class="[^"]*")? title="([^"]*)">([^<]*)</th>', page)
+        found = [(unescape(title), unescape(meaning)) for meaning, title in heads]
+        assert found == [(shown.title, shown.definition) for shown in columns.values()]
+        meanings = [meaning for _, meaning in found]
+        assert all(meanings)
+        assert len(set(meanings)) == len(meanings)
+
+
+def test_definitions_are_those_of_their_figures() -> None:
+    for columns in TABLES.values():
+        for key, shown in columns.items():
+            source, _, name = key.partition(".")
+            assert name in SOURCES[source], key
+            last = name.rpartition(".")[2]
+            if name.startswith("random."):
+                assert shown.title == "random"
+                assert shown.definition.startswith(f"{TRUTH[f'truth.{last}'].title} of a random dictionary")
+            elif last in DEFINED:
+                assert shown.definition.startswith(DEFINED[last]), key
+            if last.startswith("null_"):
+                assert shown.title == "random"
