@@ -30,6 +30,9 @@ EMBEDDED = "embedded"
 KNOWN = "known"
 """Source and model name that mean activations drawn from a known dictionary."""
 
+LARGEST_SEED = 2**32 - 1
+"""torch's generator on a CPU keeps the low 32 bits of a seed, so that larger ones would name others' weights."""
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0)]

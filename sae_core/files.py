@@ -5,9 +5,12 @@ torch and pandas are imported where they are used: commands that only look at a 
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,17 +75,84 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON.
+    """Read JSON; see `parse_json` for what is none.
 
     Raises:
-        UserError: If the file is missing or is not JSON.
+        UserError: If the file is missing, is no file, or is not JSON.
+    """
+    with reading(path):
+        return parse_json(path.read_text(encoding="utf-8"))
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON, as strictly as it is written here.
+
+    Raises:
+        ValueError: If it is none, or holds what is not in it or has no one meaning: NaN, infinity, whole numbers
+            beyond 64 bits, a name twice in one object, or more levels than Python's parser can follow.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _DECODER.decode(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**64:
+        raise ValueError(f"the number {digits[:24]} has more than 64 bits")
+    return number
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {digits[:24]} is too large")
+    return number
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice[:40]!r} stands twice in one object")
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constant=_no_number, object_pairs_hook=_once)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say what is wrong with a file of a run that is being read, in one sentence.
+
+    Raises:
+        UserError: If the file is missing, is no file (reading a pipe would wait for ever), or is damaged.
+        OSError: If it may not be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is not a file; remove it and run the command again.")
+        yield
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        raise UserError(damaged(path, error.strerror or error)) from None
+    except (ValueError, MemoryError) as error:  # pyarrow's faults, and those of JSON and UTF-8, are ValueErrors
+        raise UserError(damaged(path, error)) from None
+
+
+def damaged(path: Path, reason: object) -> str:
+    """The sentence for a damaged file of a run."""
+    short = " ".join(str(reason).split())
+    short = short if len(short) <= 200 else f"{short[:199]}…"
+    return f"{path} is damaged ({short}); delete it and run the command again."
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -99,12 +169,11 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    with reading(path):
+        try:
+            return pd.read_parquet(path)
+        except Exception as error:  # damaged bytes reach many parts of pyarrow and pandas
+            raise UserError(damaged(path, error)) from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -128,12 +197,11 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     """
     from safetensors.torch import load_file
 
-    if not path.exists():
-        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.")
-    try:
-        return dict(load_file(path, device=device))
-    except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
-        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    with reading(path):
+        try:
+            return dict(load_file(path, device=device))
+        except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
+            raise UserError(damaged(path, error)) from None
 
 
 def read_tensor(path: Path, name: str, device: str = "cpu") -> torch.Tensor:
@@ -144,13 +212,12 @@ def read_tensor(path: Path, name: str, device: str = "cpu") -> torch.Tensor:
     """
     from safetensors import safe_open
 
-    if not path.exists():
-        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.")
-    try:
-        with safe_open(path, framework="pt", device=device) as file:
-            tensor: torch.Tensor = file.get_tensor(name)
-    except Exception as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    with reading(path):
+        try:
+            with safe_open(path, framework="pt", device=device) as file:
+                tensor: torch.Tensor = file.get_tensor(name)
+        except Exception as error:
+            raise UserError(damaged(path, error)) from None
     return tensor
 
 
@@ -167,6 +234,8 @@ def read_text(path: Path) -> str:
         UserError: If the file is missing or is not UTF-8.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{path} is not a file; give the path of an existing file.")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the path of an existing file.") from None

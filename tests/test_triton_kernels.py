@@ -377,7 +377,7 @@ def test_chunks_of_products_are_whole_tiles_and_cover_the_batch() -> None:
 
 
 def test_kernels_are_refused_where_they_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    sae: Any = SimpleNamespace(b_dec=SimpleNamespace(device=torch.device("cuda", 0)), parameters=tuple)
+    sae: Any = SimpleNamespace(kernel="topk", b_dec=SimpleNamespace(device=torch.device("cuda", 0)), parameters=tuple)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert kernels.use_fast("auto", sae)
     with monkeypatch.context() as missing:

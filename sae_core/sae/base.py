@@ -6,28 +6,57 @@ W_dec [N, D], so that row i of W_dec is the atom of feature i.
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from sae_core.config import Architecture, SAESettings
+from sae_core.config import LARGEST_SEED, Architecture, SAESettings
+from sae_core.errors import UserError
 from sae_core.sae.sparse import SparseCode
+
+_MATHEMATICS = (
+    *("pre_activations", "activate", "sparse_code", "encode", "decode", "encode_sparse", "decode_sparse", "forward"),
+    *("penalty", "revival", "thresholds"),
+)
+"""What the gradients that are written by hand know of an SAE."""
 
 
 class SAE(nn.Module):
     """A sparse autoencoder g(a) = c·W_dec + b_dec with c = activate((a − b_dec)·W_enc + b_enc).
 
     A subclass overrides `activate` (how preactivations become sparse coefficients) and, if it has one, `penalty`. One
-    whose number of active features is fixed also overrides `sparse_code`: it is trained and run through sparse codes.
+    whose coefficients are a fixed number of chosen preactivations also overrides `sparse_code` and declares `selects`:
+    it is trained and run through sparse codes.
     """
 
     architecture: ClassVar[Architecture]
     selects: ClassVar[bool] = False
-    """Whether the number of active features is fixed, so that training uses `sparse_code` and AuxK, not `penalty`."""
+    """Whether coefficients are a fixed number of chosen preactivations, so that training uses `sparse_code`, gradients
+    written by hand and AuxK, not `penalty`. A subclass that overrides how it encodes or decodes has to say it again."""
+    kernel: ClassVar[Architecture | None] = None
+    """The compiled code that computes what this very class does; none unless the class itself declares it. A subclass
+    does not inherit it, as it may compute something else: one that does not declares it again."""
+    saelens: ClassVar[str | None] = None
+    """The architecture of SAELens that is this very class; a subclass does not inherit it either."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        """Take back what a subclass no longer is by what it overrides, so that all ways to encode stay the same."""
+        super().__init_subclass__(**given)
+        own = cls.__dict__
+        if not own.keys().isdisjoint(_MATHEMATICS) and "selects" not in own:
+            cls.selects = False
+        for dense, sparse in (("activate", "sparse_code"), ("encode", "encode_sparse"), ("decode", "decode_sparse")):
+            if dense in own and sparse not in own:
+                setattr(cls, sparse, getattr(_ThroughDense, sparse))
+        for name in ("kernel", "saelens"):
+            if name not in own:
+                setattr(cls, name, None)
 
     def __init__(self, d_in: int, width: int, *, seed: int = 0) -> None:
         super().__init__()
+        if not 0 <= seed <= LARGEST_SEED:  # torch's generator would keep the low 32 bits without a word
+            raise UserError(f"The seed of an SAE is {seed}; it must lie between 0 and {LARGEST_SEED}.")
         # Drawn on the CPU in float32 whatever the device, so that a seed means the same weights everywhere.
         generator = torch.Generator().manual_seed(seed)
         W_dec_ND = torch.randn(width, d_in, generator=generator)
@@ -43,6 +72,11 @@ class SAE(nn.Module):
     def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
         """An SAE with the options that its architecture reads from the settings."""
         return cls(d_in, width, seed=seed)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the constructor takes beside dimension, width and seed, and a saved SAE is made again with."""
+        return {}
 
     @property
     def d_in(self) -> int:
@@ -119,3 +153,20 @@ class SAE(nn.Module):
         """
         self.b_enc.div_(scale)
         self.b_dec.div_(scale)
+
+
+class _ThroughDense:
+    """Sparse ways that follow the dense ones; what a subclass gets that overrides only these."""
+
+    def sparse_code(self: Any, pre_BN: Tensor) -> SparseCode:
+        """The code of preactivations [B, N] as a list of entries."""
+        return SparseCode.from_dense(self.activate(pre_BN))
+
+    def encode_sparse(self: Any, acts_BD: Tensor) -> SparseCode:
+        """The same coefficients as `encode` gives, as a list of entries."""
+        return SparseCode.from_dense(self.encode(acts_BD))
+
+    def decode_sparse(self: Any, code: SparseCode) -> Tensor:
+        """Reconstruction [B, D] from a sparse code."""
+        decoded: Tensor = self.decode(code.dense())
+        return decoded

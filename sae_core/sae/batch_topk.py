@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -40,7 +40,8 @@ class BatchTopKSAE(SAE):
         seed: Seed of the initial weights.
     """
 
-    architecture = "batchtopk"
+    architecture = kernel = "batchtopk"
+    saelens = "jumprelu"
     selects = True
     threshold: Tensor
     others: WholeBatch | None = None
@@ -59,10 +60,16 @@ class BatchTopKSAE(SAE):
         """A BatchTopK SAE with ``settings.k``."""
         return cls(d_in, width, k=settings.k, seed=seed)
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The number of active features, k."""
+        return {"k": self.k}
+
     def sparse_code(self, pre_BN: Tensor) -> SparseCode:
         """The code as entries sorted by activation; updates the threshold while training."""
-        if not self.training:
-            return SparseCode.from_dense(self.activate(pre_BN))
+        return self._batch_code(pre_BN) if self.training else SparseCode.from_dense(self.activate(pre_BN))
+
+    def _batch_code(self, pre_BN: Tensor) -> SparseCode:
         values_K, places_K = self._kept(pre_BN.reshape(1, -1), pre_BN.shape[0])
         places_K, order_K = places_K.sort()
         values_K = values_K[order_K].relu()
@@ -93,7 +100,7 @@ class BatchTopKSAE(SAE):
     def activate(self, pre_BN: Tensor) -> Tensor:
         """Sparse coefficients [B, N]; updates the threshold while training."""
         if self.training:
-            return self.sparse_code(pre_BN).dense()
+            return self._batch_code(pre_BN).dense()
         return pre_BN * (pre_BN > self.threshold.clamp_min(0.0))
 
     def train_for(self, steps: int) -> None:

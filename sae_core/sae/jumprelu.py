@@ -24,7 +24,7 @@ class JumpReLUSAE(SAE):
         seed: Seed of the initial weights.
     """
 
-    architecture = "jumprelu"
+    architecture = kernel = saelens = "jumprelu"
 
     def __init__(
         self, d_in: int, width: int, *, threshold: float = 0.05, bandwidth: float = 0.03, seed: int = 0
@@ -37,6 +37,11 @@ class JumpReLUSAE(SAE):
     def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
         """A JumpReLU SAE with the threshold and bandwidth of the settings."""
         return cls(d_in, width, threshold=settings.initial_threshold, bandwidth=settings.bandwidth, seed=seed)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The bandwidth."""
+        return {"bandwidth": self.bandwidth}
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         """Preactivations above their threshold [B, N]."""

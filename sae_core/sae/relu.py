@@ -10,7 +10,8 @@ from sae_core.sae.base import SAE
 class ReLUSAE(SAE):
     """c = max(pre, 0); penalty ‖c‖₁."""
 
-    architecture = "relu"
+    architecture = kernel = "relu"
+    saelens = "standard"
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         """Positive preactivations [B, N]."""

@@ -5,38 +5,40 @@ BatchTopK is stored as JumpReLU with one constant threshold, as the field does; 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from sae_core import __version__
 from sae_core.errors import UserError
 from sae_core.files import read_json, read_tensor, read_tensors, write_json, write_tensors
 from sae_core.folders import CONFIG, WEIGHTS
-from sae_core.sae.base import SAE
-from sae_core.sae.batch_topk import BatchTopKSAE
-from sae_core.sae.jumprelu import JumpReLUSAE
-from sae_core.sae.relu import ReLUSAE
-from sae_core.sae.topk import TopKSAE
+from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE
+from sae_core.sae.saelens_config import Description, read_description, saelens_name
 
-_SAELENS_NAMES = {"relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}
 # Readers of SAELens 6 fall back to legacy rules unless the metadata names a version of at least 6.
 _SAELENS_VERSION = "6.0.0"
 
 
 def save_sae(sae: SAE, folder: Path) -> None:
-    """Write one SAE; the configuration comes last, so that a folder that has one is whole."""
-    tensors = {name: getattr(sae, name).detach().float() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
-    options: dict[str, Any] = {}
-    if isinstance(sae, TopKSAE):
-        options = {"k": sae.k, "rescale_acts_by_decoder_norm": False}
-    elif isinstance(sae, JumpReLUSAE):
-        tensors["threshold"] = sae.threshold.detach().float()
-    elif isinstance(sae, BatchTopKSAE):
-        tensors["threshold"] = sae.threshold.detach().float().clamp_min(0.0).expand(sae.width)
+    """Write one SAE; the configuration comes last, so that a folder that has one is whole.
+
+    Raises:
+        UserError: If its class is not the one of its architecture, so that another one would be read back.
+    """
+    if ARCHITECTURES.get(sae.architecture) is not type(sae):
+        raise UserError(
+            f"{type(sae).__name__} calls its architecture {sae.architecture}, which is another class; give it a name "
+            "of its own and add it to sae_core.sae.ARCHITECTURES."
+        )
+    tensors = {name: tensor.detach().float() for name, tensor in sae.state_dict().items()}
+    if isinstance(sae, BatchTopKSAE):
+        tensors["threshold"] = tensors["threshold"].clamp_min(0.0).expand(sae.width)
+    topk = {"k": sae.options["k"], "rescale_acts_by_decoder_norm": False} if sae.saelens == "topk" else {}
     config = {
-        "architecture": _SAELENS_NAMES[sae.architecture],
+        "architecture": saelens_name(type(sae)),
         "d_in": sae.d_in,
         "d_sae": sae.width,
         "dtype": "float32",
@@ -44,15 +46,10 @@ def save_sae(sae: SAE, folder: Path) -> None:
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        **options,
+        **topk,
         "metadata": {
             "sae_lens_version": _SAELENS_VERSION,
-            "sae_ensemble": {
-                "version": __version__,
-                "architecture": sae.architecture,
-                "k": getattr(sae, "k", None),
-                "bandwidth": getattr(sae, "bandwidth", None),
-            },
+            "sae_ensemble": {"version": __version__, "architecture": sae.architecture, **sae.options},
         },
     }
     write_tensors(folder / WEIGHTS, tensors)
@@ -62,45 +59,77 @@ def save_sae(sae: SAE, folder: Path) -> None:
 def load_sae(folder: Path, device: str = "cpu") -> SAE:
     """Read an SAE that `save_sae`, or SAELens 6 (standard, topk, jumprelu), wrote; ready for inference.
 
+    Settings of SAELens that can be folded into the weights are: whether b_dec is subtracted before encoding, and
+    whether preactivations are rescaled by the norms of atoms.
+
     Raises:
-        UserError: If a file is missing or damaged, or the architecture or a shape is not one this reader knows.
+        UserError: If a file is missing or damaged, a setting cannot be followed, or a tensor is missing, unknown, of
+            another shape, or holds what is not a number.
     """
-    config, tensors = read_json(folder / CONFIG), read_tensors(folder / WEIGHTS, device=device)
-    try:
-        sae = _empty_sae(config, folder)
-        if isinstance(sae, BatchTopKSAE):
-            tensors["threshold"] = tensors["threshold"].max()
-        if not config.get("apply_b_dec_to_input", False):
-            # Here b_dec is always subtracted before encoding; the encoder's bias takes that back.
-            tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
-        sae.to(device).load_state_dict(tensors)
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{folder} does not hold an SAE in SAELens 6 format ({reason}).") from None
+    described = read_description(read_json(folder / CONFIG), folder / CONFIG)
+    tensors = _checked(read_tensors(folder / WEIGHTS, device=device), described, folder / WEIGHTS)
+    if described.rescaled:
+        norms_N = tensors["W_dec"].norm(dim=1)
+        tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms_N, tensors["b_enc"] * norms_N
+        tensors["W_dec"] = tensors["W_dec"] / norms_N.clamp_min(1e-12)[:, None]
+    if not described.subtracts_b_dec:
+        # Here b_dec is always subtracted before encoding; the encoder's bias takes that back.
+        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
+    sae = described.kind(described.d_in, described.width, **described.options).to(device)
+    sae.load_state_dict(tensors)
     return sae.eval()
 
 
-def load_atoms(folder: Path, device: str = "cpu") -> torch.Tensor:
+def load_atoms(folder: Path, device: str = "cpu") -> Tensor:
     """The atoms [N, D] of an SAE in either format, without the rest; on the CPU they are mapped into memory.
 
     Raises:
         UserError: If the file is missing or damaged.
     """
-    return read_tensor(folder / WEIGHTS, "W_dec", device=device)
+    atoms_ND = read_tensor(folder / WEIGHTS, "W_dec", device=device)
+    if atoms_ND.ndim != 2 or not atoms_ND.is_floating_point():
+        raise UserError(f"{folder / WEIGHTS} is damaged: W_dec is {_form(atoms_ND)}, not a table of numbers.")
+    return atoms_ND
 
 
-def _empty_sae(config: dict[str, Any], folder: Path) -> SAE:
-    ours = config.get("metadata", {}).get("sae_ensemble", {})
-    architecture = ours.get("architecture") or {"standard": "relu"}.get(config["architecture"], config["architecture"])
-    d_in, width = int(config["d_in"]), int(config["d_sae"])
-    with torch.random.fork_rng(devices=[]):
-        match architecture:
-            case "relu":
-                return ReLUSAE(d_in, width)
-            case "topk":
-                return TopKSAE(d_in, width, k=int(config["k"]))
-            case "batchtopk":
-                return BatchTopKSAE(d_in, width, k=int(ours["k"]))
-            case "jumprelu":
-                return JumpReLUSAE(d_in, width, bandwidth=float(ours.get("bandwidth") or 0.03))
-    raise UserError(f"{folder / CONFIG} names the architecture {architecture!r}; known: standard, topk, jumprelu.")
+def _checked(tensors: Mapping[str, Tensor], described: Description, path: Path) -> dict[str, Tensor]:
+    """The tensors of an SAE in float32."""
+    tensors = dict(tensors)
+    factor = tensors.get("scaling_factor")
+    if factor is not None and factor.is_floating_point() and bool((factor == 1).all()):
+        del tensors["scaling_factor"]  # SAELens wrote it for a while, and leaves it out as well
+    expected = _shapes(described, path)
+    for wrong, what in ((expected.keys() - tensors.keys(), "lacks"), (tensors.keys() - expected.keys(), "also holds")):
+        if wrong:
+            raise UserError(
+                f"{path} {what} the tensor {min(wrong)}; an SAE of the architecture "
+                f"{described.kind.architecture} has {', '.join(expected)}."
+            )
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
+            raise UserError(
+                f"{path}: the tensor {name} is {_form(tensor)}, but d_in {described.d_in} and d_sae {described.width} "
+                f"in {CONFIG} need floats of shape {list(shape)}."
+            )
+        tensors[name] = tensor.float()
+        if not all(bool(bound.isfinite()) for bound in tensors[name].aminmax()):
+            raise UserError(f"{path}: the tensor {name} holds NaN or infinity; save the SAE again.")
+    if issubclass(described.kind, BatchTopKSAE):
+        tensors["threshold"] = tensors["threshold"].max()
+    return tensors
+
+
+def _shapes(described: Description, path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of an SAE on disk; nothing is allocated."""
+    try:
+        with torch.device("meta"):
+            sae = described.kind(described.d_in, described.width, **described.options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path.with_name(CONFIG)} does not describe a {described.kind.__name__} ({error}).") from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
+    return shapes | ({"threshold": (described.width,)} if isinstance(sae, BatchTopKSAE) else {})
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class TopKSAE(SAE):
         seed: Seed of the initial weights.
     """
 
-    architecture = "topk"
+    architecture = kernel = saelens = "topk"
     selects = True
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
@@ -32,6 +32,11 @@ class TopKSAE(SAE):
     def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
         """A TopK SAE with ``settings.k``."""
         return cls(d_in, width, k=settings.k, seed=seed)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The number of active features, k."""
+        return {"k": self.k}
 
     def select(self, pre_BN: Tensor) -> tuple[Tensor, Tensor]:
         """(coefficients [B, K], feature numbers [B, K]); those that are not positive become 0."""
@@ -44,4 +49,5 @@ class TopKSAE(SAE):
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         """The k largest preactivations of each row, the rest 0; shape [B, N]."""
-        return self.sparse_code(pre_BN).dense()
+        # Not by `sparse_code`, which in a subclass that overrides this method comes back here.
+        return SparseCode.from_top(*self.select(pre_BN), self.width).dense()

@@ -139,15 +139,18 @@ def _dense(
 ) -> Outcome:
     batch, d_in = x_BD.shape
     with torch.enable_grad():
-        pre_BN = encoder_product(x_BD - sae.b_dec, sae.W_enc, low_precision) + sae.b_enc
-        coefs_BN = sae.activate(pre_BN)
+        if type(sae).pre_activations is SAE.pre_activations:
+            pre_BN = encoder_product(x_BD - sae.b_dec, sae.W_enc, low_precision) + sae.b_enc
+        else:
+            pre_BN = sae.pre_activations(x_BD)
+        coefs_BN = sae.activate(pre_BN) if type(sae).encode is SAE.encode else sae.encode(x_BD)
         recon_BD = sae.decode(coefs_BN)
         squared_error = (recon_BD - x_BD).square().sum()
         loss = (squared_error / batch + sparsity * sae.penalty(pre_BN, coefs_BN)) / d_in
         if len(dead_M) and aux_coefficient:
             loss = loss + aux_coefficient * sae.revival(pre_BN, dead_M) / d_in
         names, parameters = zip(*sae.named_parameters(), strict=True)
-        gradients = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+        gradients = dict(zip(names, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True))
     active_BN = coefs_BN.detach() > 0
     return Outcome(
         gradients, recon_BD.detach(), loss.detach(), squared_error.detach(), active_BN.sum(), active_BN.any(dim=0)

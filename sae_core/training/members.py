@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.config import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
-from sae_core.sae import BatchTopKSAE, make_sae
+from sae_core.config import LARGEST_SEED, MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
+from sae_core.errors import UserError
+from sae_core.sae import SAE, BatchTopKSAE, make_sae
 from sae_core.training.distribution import Part, Split
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
 from sae_core.training.stage import Plan
@@ -17,8 +19,8 @@ from sae_core.training.step import Trainer
 
 
 def member_seed(seed: int, member: int) -> int:
-    """Seed of the initial weights of a member; different for every pair of run seed and member."""
-    return int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1)
+    """Seed of the initial weights of a member, drawn from the run's seed and its number: 32 bits, as torch keeps."""
+    return int(np.random.SeedSequence([seed, member]).generate_state(1, np.uint64)[0] >> 1) & LARGEST_SEED
 
 
 def initial_seed(settings: RunSettings, member: int | None) -> int:
@@ -83,6 +85,8 @@ def make_trainer(
     sae = make_sae(sae_settings, len(b_dec_D), width=width, seed=initial_seed(settings, member))
     with torch.no_grad():
         sae.b_dec.copy_(b_dec_D)
+    if sae.kernel is None:
+        _refuse_what_does_not_fold(sae)
     sae = sae.to(plan.device)
     if isinstance(sae, BatchTopKSAE):
         sae.train_for(plan.steps)
@@ -90,6 +94,25 @@ def make_trainer(
     fast = use_fast("plain" if isinstance(part, Split) else training.kernels, sae)
     low = _low_precision(training.precision, plan.device, fast=fast)
     return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast, part=part)
+
+
+@torch.no_grad()
+def _refuse_what_does_not_fold(sae: SAE) -> None:
+    """Check that an architecture can be made to work on activations that are not scaled, as it is after training.
+
+    Raises:
+        UserError: If `SAE.fold_input_scale` changes what it computes, or if that has no fixed value.
+    """
+    folded, scale = copy.deepcopy(sae).eval(), 2.0
+    acts_BD = torch.randn(16, sae.d_in, generator=torch.Generator().manual_seed(0)) + sae.b_dec
+    whole_BD = copy.deepcopy(folded)(scale * acts_BD)
+    folded.fold_input_scale(scale)
+    error = (scale * folded(acts_BD) - whole_BD).norm() / whole_BD.norm().clamp_min(1e-12)
+    if not error < 1e-3:
+        raise UserError(
+            f"{type(sae).__name__} is trained on scaled activations, and its fold_input_scale does not make it work on "
+            "others; override it so that g(a) = g'(scale·a)/scale."
+        )
 
 
 def _low_precision(precision: str, device: torch.device, *, fast: bool) -> bool:

@@ -6,6 +6,7 @@ The same codes as `SAE.sparse_code` and `SAE.activate` give, up to preactivation
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -44,12 +45,26 @@ class Code:
 
 
 def encode(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
-    """The code of a screened batch, or nothing if it is not sparse; in training BatchTopK's threshold is updated."""
-    if isinstance(sae, TopKSAE):
-        return _topk(sae, screen, workspace)
-    if isinstance(sae, BatchTopKSAE) and sae.training:
-        return _batch_topk(sae, screen, workspace)
-    return _thresholded(sae, screen, workspace)
+    """The code of a screened batch, or nothing if it is not sparse; in training BatchTopK's threshold is updated.
+
+    Raises:
+        TypeError: If no compiled code is declared to compute what this SAE does.
+    """
+    match sae.kernel:
+        case "topk":
+            return _topk(cast(TopKSAE, sae), screen, workspace)
+        case "batchtopk" if sae.training:
+            return _batch_topk(cast(BatchTopKSAE, sae), screen, workspace)
+        case "batchtopk":
+            threshold = cast(BatchTopKSAE, sae).threshold.clamp_min(0.0)
+            return _thresholded(torch.zeros_like(sae.b_enc) + threshold, screen, workspace)
+        case "jumprelu":
+            jumping = cast(JumpReLUSAE, sae)
+            reach = jumping.bandwidth / 2 if sae.training else 0.0
+            return _thresholded(jumping.threshold, screen, workspace, reach=reach, near=True)
+        case "relu":
+            return _thresholded(torch.zeros_like(sae.b_enc), screen, workspace)
+    raise TypeError(f"No compiled code is declared for {type(sae).__name__}.")
 
 
 def _topk(sae: TopKSAE, screen: Screen, workspace: Workspace) -> Code:
@@ -94,25 +109,22 @@ def _batch_topk(sae: BatchTopKSAE, screen: Screen, workspace: Workspace) -> Code
     return code
 
 
-def _thresholded(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
+def _thresholded(
+    thresholds_N: torch.Tensor, screen: Screen, workspace: Workspace, *, reach: float = 0.0, near: bool = False
+) -> Code | None:
     """ReLU, JumpReLU and a trained BatchTopK: what is above its threshold, and in JumpReLU's training what is near."""
-    jumps = isinstance(sae, JumpReLUSAE)
-    thresholds_N = torch.zeros_like(sae.b_enc)
-    if isinstance(sae, JumpReLUSAE | BatchTopKSAE):
-        thresholds_N += sae.threshold.clamp_min(0.0) if isinstance(sae, BatchTopKSAE) else sae.threshold
-    reach = sae.bandwidth / 2 if isinstance(sae, JumpReLUSAE) and sae.training else 0.0
     bounds_N = (thresholds_N - reach).numpy()
     collected = _Collected(len(screen.x_BD), workspace)
     for first, keys_CN in screen.chunks():
         collected.add(keys_CN, first, -screen.slacks_B, bounds_N)
-        if collected.used > DENSEST * (first + len(keys_CN)) * sae.width:
+        if collected.used > DENSEST * (first + len(keys_CN)) * len(thresholds_N):
             return None
     code = collected.score(screen, -screen.slacks_B, bounds_N)
     near_E = workspace.take("near", collected.used, dtype=torch.bool).numpy()
     select_loops.keep_open(
         *(code.starts_B, code.stops_B, code.features_E, code.values_E, thresholds_N.numpy(), np.float32(reach), near_E)
     )
-    return Code(code.starts_B, code.stops_B, code.features_E, code.values_E, near_E if jumps else None)
+    return Code(code.starts_B, code.stops_B, code.features_E, code.values_E, near_E if near else None)
 
 
 class _Collected:

@@ -6,6 +6,7 @@ The same as autograd gives in `gradients.py`, without a coefficient of the whole
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -60,14 +61,16 @@ def sum_gradients(sae: SAE, inputs: Inputs, tables: Tables, per_entry: float, wo
     """
     zero, zeros_N = sae.b_enc.new_zeros(()), torch.zeros_like(sae.b_enc)
     sums = Sums({"b_enc": zeros_N}, zero, zero, zero.long(), zeros_N.bool())
-    if isinstance(sae, JumpReLUSAE):
+    assert sae.kernel in ("relu", "jumprelu")
+    jumping = cast(JumpReLUSAE, sae) if sae.kernel == "jumprelu" else None
+    if jumping is not None:
         sums.gradients["threshold"] = torch.zeros_like(zeros_N)
     tables.grad_enc_ND.zero_()
     tables.grad_dec_ND.zero_()
     scale = 2.0 / tables.x_BD.numel()
     for first, pre_CN in inputs.products(CHUNK_ENTRIES, workspace):
         rows = slice(first, first + len(pre_CN))
-        open_CN = pre_CN > (sae.threshold.clamp_min(0.0) if isinstance(sae, JumpReLUSAE) else 0.0)
+        open_CN = pre_CN > (0.0 if jumping is None else jumping.threshold.clamp_min(0.0))
         coefs_CN = pre_CN * open_CN
         recon_CD = torch.add(_product(coefs_CN, inputs.W_dec_ND), sae.b_dec, out=tables.recon_BD[rows])
         error_CD = recon_CD - tables.x_BD[rows]
@@ -76,8 +79,8 @@ def sum_gradients(sae: SAE, inputs: Inputs, tables: Tables, per_entry: float, wo
         slopes_CN = grad_CD @ inputs.W_dec_ND.T
         sums.active = sums.active + open_CN.sum()
         sums.fired_N |= open_CN.any(dim=0)
-        if isinstance(sae, JumpReLUSAE):
-            sums.gradients["threshold"] += _threshold_gradient(sae, pre_CN, slopes_CN, per_entry)
+        if jumping is not None:
+            sums.gradients["threshold"] += _threshold_gradient(jumping, pre_CN, slopes_CN, per_entry)
         else:
             slopes_CN += per_entry
             sums.penalty = sums.penalty + coefs_CN.sum(dtype=torch.float32) * per_entry
@@ -85,7 +88,7 @@ def sum_gradients(sae: SAE, inputs: Inputs, tables: Tables, per_entry: float, wo
         tables.grad_dec_ND.add_(_product(coefs_CN.T, grad_CD))
         tables.grad_enc_ND.add_(_product(slopes_CN.T, inputs.x_BD[rows]))
         sums.gradients["b_enc"] += slopes_CN.sum(dim=0, dtype=torch.float32)
-    if isinstance(sae, JumpReLUSAE):
+    if jumping is not None:
         sums.penalty = sums.active * per_entry
     return sums
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -91,9 +92,10 @@ class GpuCode:
 
 def encode(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
     """The code of a batch; a BatchTopK SAE's threshold is updated."""
-    if isinstance(sae, BatchTopKSAE):
-        return _batch_topk(sae, inputs, workspace)
-    assert isinstance(sae, TopKSAE)
+    if sae.kernel == "batchtopk":
+        return _batch_topk(cast(BatchTopKSAE, sae), inputs, workspace)
+    assert sae.kernel == "topk"
+    sae = cast(TopKSAE, sae)
     code = GpuCode.empty(len(inputs.x_BD), sae.k, sae.width, workspace)
     for first, pre_CN in inputs.products(CHUNK_ENTRIES, workspace):
         keys_CN, options = _keys(pre_CN)
