@@ -26,8 +26,9 @@ INDEX_STAGES = (
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
 EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
-DETECTORS = "detectors"
-"""Name of the table beside that of the concepts: each detector's ROC curve, and which texts it called rightly."""
+DETECTORS, DETECTION = "detectors", "detection"
+"""Names of the tables beside that of the concepts: each detector's ROC curve, and which texts it called rightly; and
+means over concepts with the differences between methods."""
 _RECORDED_PACKAGES = ("sae-ensemble", "torch", "transformers", "numpy", "scipy", "scikit-learn", "umap-learn")
 
 

@@ -1,5 +1,6 @@
 """Sparse probing: pooling, ranking and scores against slow plain versions and scikit-learn, and what misleads it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,6 +187,40 @@ def test_rows_match_a_plain_probe_with_scikit_learn():
         assert row["false_positive_rate"] == called[~truth].mean()
 
 
+def test_standardised_detection_does_not_feel_the_scale_of_a_method():
+    """As a bag's 1/J would change it; also for factors that are no power of two, and one of its own per feature."""
+    dense, problems = pooled_features(seed=4), two_problems()
+    resamples = [np.ones((3, len(one.test))) for one in problems]
+    chance = np.random.default_rng(0)
+
+    def rows(factors):
+        return probe_rows(sparse.csr_array(dense.astype(np.float64) * factors), problems, resamples, counts=[1, 5])
+
+    before = rows(1.0)
+    for factors in (4.0, 1 / 3, chance.uniform(0.1, 10, dense.shape[1])):
+        after = rows(factors)
+        for one, other in zip(before, after, strict=True):
+            if one["variant"] == "standardised":
+                assert one["features"] == other["features"]
+                assert one["right"] == other["right"]
+                assert one["accuracy"] == other["accuracy"]
+                assert one["auc"] == pytest.approx(other["auc"])
+    assert any(one["auc"] != other["auc"] for one, other in zip(before, rows(1 / 30), strict=True))
+
+
+def test_resamples_draw_the_texts_of_a_unit_together():
+    units = np.array([5, 5, 9, 9, 9, 2])
+    one = replace(problem(range(6), [True, False] * 3), test_units=units)
+    drawn = one.resamples(2000, np.random.default_rng(0))
+    assert (drawn[:, 0] == drawn[:, 1]).all()
+    assert (drawn[:, 2] == drawn[:, 4]).all()
+    assert (drawn[:, [0, 2, 5]].sum(axis=1) == 3).all()
+    assert drawn.mean(axis=0) == pytest.approx(np.ones(6), abs=0.05)
+    # Of a single unit nothing could be learned, so texts are drawn.
+    alone = replace(one, test_units=np.zeros(6, np.int64))
+    assert (alone.resamples(50, np.random.default_rng(0)).sum(axis=1) == 6).all()
+
+
 def test_area_under_roc_counts_ties_one_half():
     positive = np.array([True, True, False, False, False])
     decision = np.array([0.5, 0.1, 0.1, 0.0, 0.5])
@@ -285,8 +320,10 @@ def test_planted_concepts_are_found_by_their_global_feature():
             "classes": ["blue", "green", "red"],
             "train_texts": 120,
             "test_texts": 60,
-            "train_texts_a_concept": 60,
-            "test_texts_a_concept": 30,
+            "asked": {"train_texts": 60, "test_texts": 30},
+            "used": {
+                name: {"train_texts": 60, "test_texts": 30, "test_units": 30} for name in ("blue", "green", "red")
+            },
             "chance": 0.5,
             # The first member is blind, the second one sees.
             "by_members": {"bagged": [{"members": 1, "detection_1": 0.5}, {"members": 2, "detection_1": 1.0}]},

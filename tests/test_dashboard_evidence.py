@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -14,9 +15,18 @@ from app_pages import html, open_page
 from synthetic_run import write_synthetic_run
 
 from dashboard import queries
-from dashboard.parts.concepts import by_features, means, roc_chart, suggestion_line, suggestion_text, with_features
+from dashboard.parts.concepts import (
+    by_features,
+    difference,
+    means,
+    roc_chart,
+    suggestion_line,
+    suggestion_text,
+    with_features,
+)
 from dashboard.parts.report import answers, cell, figures_table, found_by_members, marginal_chart, members_table, stops
 from sae_core.evaluation.details import KEY, pack
+from sae_core.evaluation.detected import Mean, difference_of
 from sae_core.evaluation.terms import COVERED
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
@@ -84,16 +94,36 @@ def test_roc_curves_are_drawn_as_they_are_kept(run: Run) -> None:
     assert len(chart.data) == 1 + rows["method"].nunique()
 
 
-def test_means_over_concepts_have_the_interval_of_independent_ones() -> None:
+def test_means_over_concepts_have_the_interval_that_was_drawn_for_them() -> None:
     rows = [
         {"method": "bagged", "m": 5, "accuracy": a, "accuracy_low": a - h, "accuracy_high": a + h}
         for a, h in ((0.8, 0.03), (0.9, 0.04))
     ]
-    found = means(pd.DataFrame(rows)).iloc[0]
-    assert found["mean"] == pytest.approx(0.85)
-    assert found["half"] == pytest.approx(0.05 / 2)
-    chart = by_features(pd.DataFrame(rows), 0.5)
-    assert chart.data[0].error_y.array == pytest.approx([0.025])
+    known = {("bagged", 5): Mean(0.85, 0.82, 0.91)}
+    found = means(pd.DataFrame(rows), known).iloc[0]
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((0.85, 0.82, 0.91))
+    chart = by_features(pd.DataFrame(rows), 0.5, known)
+    assert chart.data[0].error_y.array == pytest.approx([0.06])
+    assert chart.data[0].error_y.arrayminus == pytest.approx([0.03])
+    alone = means(pd.DataFrame(rows[:1])).iloc[0]
+    assert (alone["low"], alone["high"]) == pytest.approx((0.77, 0.83))
+    assert math.isnan(means(pd.DataFrame(rows)).iloc[0]["low"])
+
+
+def test_methods_are_compared_with_one_sae_on_the_same_texts(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    app = open_page(monkeypatch, run.path, "concepts", ensemble="bagged")
+    assert not app.exception
+    assert app.query_params.get("variant", "standardised") == "standardised"
+    page = html(app)
+    assert "Differences to one SAE" in page
+    pairs = difference_of(queries.mean_accuracies(run), "library", 5, "standardised")
+    found = pairs["bagged", "single"]
+    assert difference(found).text in page
+    assert difference(found).small in page
+    assert difference(Mean(0.0, 0.0, 0.0)).small == "exactly the same"
+    assert difference(None).text == "–"
+    app = open_page(monkeypatch, run.path, "concepts", ensemble="bagged", variant="plain")
+    assert any("feel the scale" in caption.value for caption in app.caption)
 
 
 def test_the_overview_says_what_the_report_says(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:

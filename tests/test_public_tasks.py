@@ -230,7 +230,7 @@ def test_the_command_adds_a_data_set_to_what_is_measured(trained_run: Run, copie
     table, facts = read_table(run.evaluation_table("concepts")), read_json(run.evaluation("concepts"))
     added = ["amazon_reviews category", "amazon_reviews sentiment"]
     assert [task["task"] for task in facts["tasks"]] == [*dict.fromkeys(before["task"]), *added]
-    assert [task["test_texts_a_concept"] for task in facts["tasks"]] == [40, 10, 10]
+    assert [task["asked"]["test_texts"] for task in facts["tasks"]] == [40, 10, 10]
     pd.testing.assert_frame_equal(table[~table["task"].isin(added)], before)
     mine = table[table["task"] == added[0]]
     assert set(mine["method"]) == set(before["method"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from dashboard.parts.cards import Cell
 from dashboard.parts.charts import figure, quoted
 from dashboard.parts.colors import NEUTRAL, method_color
-from dashboard.parts.numbers import decimal, percent
+from dashboard.parts.numbers import MISSING, decimal, percent, signed
 from dashboard.parts.tokens import strips
 from sae_core.browse.examples import Example
 from sae_core.config import title_of
+from sae_core.evaluation.detected import Mean
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 
@@ -26,15 +29,19 @@ def name_of(method: str, m: int) -> str:
     return f"{title_of(method)}, {m} feature{'' if m == 1 else 's'}"
 
 
-def means(table: pd.DataFrame) -> pd.DataFrame:
+def means(table: pd.DataFrame, known: Mapping[tuple[str, int], Mean] | None = None) -> pd.DataFrame:
     """Mean accuracy over concepts per method and m, in the table's order of methods; also lowest, highest and count.
 
-    ``half`` is half the 95 % interval of the mean: bootstrap intervals of concepts, taken for independent.
+    Args:
+        table: One row a concept and detector.
+        known: By (method, m) the mean with its interval, which becomes ``low`` and ``high``; of one concept, its own.
     """
-    squares = ((table["accuracy_high"] - table["accuracy_low"]) / 2) ** 2
-    grouped = table.assign(_square=squares).groupby(["method", "m"], sort=False)
+    grouped = table.groupby(["method", "m"], sort=False)
     result = grouped["accuracy"].agg(["mean", "min", "max", "count"]).reset_index()
-    result["half"] = (grouped["_square"].sum().to_numpy() ** 0.5) / result["count"]
+    for end in ("low", "high"):
+        own = grouped[f"accuracy_{end}"].mean().where(grouped.size() == 1)
+        found = [(known or {}).get((str(method), int(m))) for method, m in own.index]
+        result[end] = [value if mean is None else getattr(mean, end) for mean, value in zip(found, own, strict=True)]
     order = {method: place for place, method in enumerate(dict.fromkeys(table["method"]))}
     return result.sort_values(by=["m", "method"], key=lambda c: c.map(order) if c.name == "method" else c)
 
@@ -54,9 +61,14 @@ def with_features(table: pd.DataFrame, m: int) -> pd.DataFrame:
     return table[table["m"].isin((0, m))]
 
 
-def by_features(table: pd.DataFrame, chance: float | None) -> go.Figure:
-    """Each method's mean accuracy over the concepts against m; all dimensions, which have no m, are a level line."""
-    summary, numbers = means(table), numbers_of_features(table)
+def by_features(
+    table: pd.DataFrame, chance: float | None, known: Mapping[tuple[str, int], Mean] | None = None
+) -> go.Figure:
+    """Each method's mean accuracy over the concepts against m; all dimensions, which have no m, are a level line.
+
+    Intervals are those of `means`.
+    """
+    summary, numbers = means(table, known), numbers_of_features(table)
     chart = figure(x="features a detector uses, m (log scale)", y="mean accuracy on held-out texts", height=460)
     for place, method in enumerate(dict.fromkeys(table["method"].astype(str))):
         part = summary[summary["method"] == method].sort_values("m")
@@ -65,7 +77,7 @@ def by_features(table: pd.DataFrame, chance: float | None) -> go.Figure:
         chart.add_scatter(
             x=[numbers[0], numbers[-1]] if level else part["m"].tolist(),
             y=part["mean"].tolist() * (2 if level else 1),
-            error_y=None if level else {"type": "data", "array": part["half"].tolist(), "thickness": 1.2, "width": 3},
+            error_y=None if level else _bars(part),
             name=name,
             mode="lines" if level else "lines+markers",
             # Later ones are thinner, so that of lines that coincide all can be seen.
@@ -85,6 +97,21 @@ def by_features(table: pd.DataFrame, chance: float | None) -> go.Figure:
     chart.update_xaxes(type="log", tickvals=numbers, ticktext=[str(m) for m in numbers])
     chart.update_yaxes(tickformat=".0%")
     return chart
+
+
+def _bars(part: pd.DataFrame) -> dict[str, Any]:
+    above, below = (part["high"] - part["mean"]).tolist(), (part["mean"] - part["low"]).tolist()
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2, "width": 3}
+
+
+def difference(found: Mean | None) -> Cell:
+    """How many points of accuracy a method is above another one, with the interval below; a dash where unknown."""
+    if found is None:
+        return Cell(MISSING)
+    value, low, high = (signed(100 * each, 1) for each in found)
+    if math.isnan(found.low):
+        return Cell(value)
+    return Cell(value, "exactly the same" if found.low == found.high == 0 else f"{low} to {high}")
 
 
 def roc_chart(curves: pd.DataFrame, table: pd.DataFrame) -> go.Figure:

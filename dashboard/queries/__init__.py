@@ -18,7 +18,7 @@ from dashboard.queries.comparing import (
     nearest_elsewhere,
     stage_energy,
 )
-from dashboard.queries.detecting import contexts, detectors
+from dashboard.queries.detecting import concept_accuracies, contexts, detectors, mean_accuracies
 from dashboard.queries.finding import Ranking, concept_names, features, has_tokens, order, ranking
 from dashboard.queries.labelling import copies_in_family, label_list, label_of, label_texts, labels
 from dashboard.queries.live import import_reader, live_text
@@ -58,6 +58,7 @@ __all__ = [
     "bench",
     "best_scores",
     "clusters",
+    "concept_accuracies",
     "concept_choices",
     "concept_names",
     "concepts",
@@ -89,6 +90,7 @@ __all__ = [
     "match_summary",
     "matches",
     "matches_of",
+    "mean_accuracies",
     "more_of_family",
     "nearest_elsewhere",
     "nearest_within",

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
-from sae_core.run import DETECTORS, EVALUATION_STAGES, Run
+from sae_core.run import DETECTION, DETECTORS, EVALUATION_STAGES, Run
 
 _FILES = (*EVALUATION_STAGES, "truth", "spurious", "stability")
 
@@ -25,7 +25,7 @@ def report(run: Run) -> dict[str, Any] | None:
 
 def _stamps(run: Run) -> tuple[int, ...]:
     """When everything was written that a report is made from."""
-    tables = (run.evaluation_table("concepts"), run.evaluation_table(DETECTORS))
+    tables = tuple(map(run.evaluation_table, ("concepts", DETECTORS, DETECTION)))
     return tuple(map(modified, (run.manifest_path, *map(run.evaluation, _FILES), *tables)))
 
 

@@ -18,6 +18,7 @@ from dashboard.parts.concepts import (
     by_features,
     concept_chart,
     detectors,
+    difference,
     examples,
     name_of,
     numbers_of_features,
@@ -29,6 +30,9 @@ from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
 from sae_core.config import title_of
 from sae_core.evaluation.details import KEY
+from sae_core.evaluation.detected import Mean, difference_of, means_of, texts_used
+from sae_core.evaluation.terms import PLAIN, SCALED, STANDARDISED
+from sae_core.report.figures import SINGLE
 
 TYPICAL = 5
 """Features that the page begins with, if that was measured."""
@@ -38,10 +42,11 @@ SHOWN = 6
 """Features that are shown of a detector before one asks for more."""
 LOOKS = {"accuracy": "Accuracy", "features": "By number of features", "roc": "ROC"}
 """What can be drawn of one concept."""
-VARIANTS = {"plain": "Coefficients as they are", "standardised": "Standardised coefficients"}
+VARIANTS = {STANDARDISED: "Standardised coefficients", PLAIN: "Coefficients as they are"}
 COLUMNS = (
     Column("Method"),
-    Column("Accuracy", "Share of held-out texts classified rightly; below it the 95 % bootstrap interval"),
+    Column("Accuracy", "Share of test texts classified rightly; below it the 95 % bootstrap interval"),
+    Column("To one SAE", "Points of accuracy above the single SAE's, on the same test texts; below it the interval"),
     Column("AUC", "Area under the ROC curve"),
     Column("F1", "Harmonic mean of precision and recall"),
     Column("Detected", "Share of the texts with the concept that are found (true-positive rate)"),
@@ -71,17 +76,22 @@ def show(here: Here) -> None:
     about = tasks.get(task, {})
     chosen = results[(results["task"] == task) & (results["variant"] == variant)]
     _about(about)
+    if variant == PLAIN:
+        st.caption(SCALED)
+    every_mean = queries.mean_accuracies(here.run)
     chance = about.get("chance")
     used = ""
     numbers = [str(m) for m in numbers_of_features(chosen)]
     if len(numbers) > 1:
         chart(
-            by_features(chosen, chance),
+            by_features(chosen, chance, _known(every_mean, task, variant)),
             f"{task}: how many features it takes",
             "Means over all concepts; a line that starts high needs few features. The dashed line uses all dimensions "
-            "of the activation itself, and the dotted one is guessing.",
+            "of the activation itself, and the dotted one is guessing. Bars are 95 % intervals; whether two methods "
+            "differ is said by the table of differences.",
             key=f"by-features-{task}-{variant}",
         )
+        _differences(every_mean, chosen, task, variant)
     if numbers:
         m = choice("m", "Features a detector uses", numbers, lambda m: f"m = {m}", default=str(TYPICAL))
         chosen = with_features(chosen, int(m))
@@ -97,6 +107,35 @@ def show(here: Here) -> None:
     _concept(here, chosen, every, chance, used)
 
 
+def _known(means: pd.DataFrame, task: str, variant: str) -> dict[tuple[str, int], Mean]:
+    """By (method, m) the mean accuracy over the concepts of a task, with its interval."""
+    named = {key: key[1].split(".", 1) for key in means_of(means, task)}
+    found = means_of(means, task)
+    return {(key[0], int(m)): found[key] for key, (m, own) in named.items() if own == variant}
+
+
+def _differences(means: pd.DataFrame, chosen: pd.DataFrame, task: str, variant: str) -> None:
+    """By how much each method detects the concepts of a task better than one SAE."""
+    numbers = numbers_of_features(chosen)
+    by_number = [difference_of(means, task, m, variant) for m in numbers]
+    methods = [name for name in dict.fromkeys(chosen["method"].astype(str)) if name != SINGLE]
+    rows = [
+        [Cell(title_of(name), color=method_color(name)), *(difference(own.get((name, SINGLE))) for own in by_number)]
+        for name in methods
+        if any((name, SINGLE) in own for own in by_number)
+    ]
+    if rows:
+        heads = [Column(f"m = {m}") for m in numbers]
+        st.html(
+            section(
+                "Differences to one SAE",
+                "Points of mean accuracy, with 95 % intervals that draw the same test texts for both; an interval that "
+                "holds 0 could be chance.",
+            )
+            + table([Column("Method"), *heads], rows)
+        )
+
+
 def _about(about: dict[str, Any]) -> None:
     if not about:
         return
@@ -107,6 +146,14 @@ def _about(about: dict[str, Any]) -> None:
         for key, word in (("train_texts", "training"), ("test_texts", "test"))
         if key in about
     ]
+    if about.get("used"):
+        chips.append(
+            chip(
+                f"a concept: {texts_used(about)}",
+                title="balanced, half of them positive; fewer than asked "
+                "for where there are no more; test texts of one module or document are drawn together",
+            )
+        )
     if about.get("chance") is not None:
         chips.append(chip(f"guessing: {percent(about['chance'], 0)}"))
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
@@ -126,19 +173,19 @@ def _concept(here: Here, chosen: pd.DataFrame, every: pd.DataFrame, chance: floa
             chart(
                 by_features(every[every["concept"] == concept], chance),
                 f"{concept}: how many features it takes",
-                "Accuracies on held-out texts with their 95 % bootstrap intervals.",
+                "Accuracies on test texts with their 95 % bootstrap intervals.",
                 key=f"by-features-of-{concept}",
             )
         else:
             chart(
                 concept_chart(rows, chance),
                 f"{concept}: accuracy{used}",
-                "Marks are accuracies on held-out texts, bars their 95 % bootstrap intervals; methods whose bars "
-                "overlap widely are not told apart by this test.",
+                "Marks are accuracies on test texts, bars their 95 % bootstrap intervals. Methods share the texts, so "
+                "overlapping bars do not say whether they differ: the differences under All figures do.",
                 key=f"accuracy-of-{concept}{used}",
             )
         with st.expander("All figures", icon=":material/table:"):
-            st.html(table(COLUMNS, [_row(row) for row in rows.sort_values("m", kind="stable").to_dict("records")]))
+            st.html(table(COLUMNS, _rows(here, rows.sort_values("m", kind="stable"))))
     with right:
         _detectors(here, concept, rows)
 
@@ -165,10 +212,25 @@ def _roc(here: Here, concept: str, rows: pd.DataFrame, used: str) -> None:
     )
 
 
-def _row(row: Mapping[Any, Any]) -> list[Cell]:
+def _rows(here: Here, rows: pd.DataFrame) -> list[list[Cell]]:
+    """The figures of a concept's detectors."""
+    first = rows.iloc[0]
+    found = queries.concept_accuracies(here.run, str(first["task"]), str(first["concept"]))
+    cells = []
+    for row in rows.to_dict("records"):
+        above = None
+        if found is not None and row["m"]:
+            own = difference_of(found, str(row["task"]), int(row["m"]), str(row["variant"]))
+            above = own.get((str(row["method"]), SINGLE))
+        cells.append(_row(row, above))
+    return cells
+
+
+def _row(row: Mapping[Any, Any], above: Mean | None) -> list[Cell]:
     return [
         Cell(name_of(str(row["method"]), int(row["m"])), color=method_color(str(row["method"]))),
         Cell(percent(row["accuracy"]), interval(row["accuracy_low"], row["accuracy_high"])),
+        difference(above),
         Cell(decimal(row["auc"], 3)),
         Cell(decimal(row["f1"], 3)),
         Cell(percent(row["detection_rate"])),

@@ -18,6 +18,7 @@ from dashboard.parts.report import found_by_members
 from dashboard.sections import reporting
 from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
+from sae_core.evaluation.terms import SCALED
 from sae_core.run import EVALUATION_STAGES
 
 COLUMNS = (
@@ -27,7 +28,13 @@ COLUMNS = (
     Column(
         "Loss recovered",
         "How far the language model predicts as well as with its own activations, if reconstructions take their place: "
-        "0 % as without this layer (zero ablation), 100 % as it is; with a 95 % interval",
+        "0 % as without this layer (zero ablation), 100 % as it is; with a 95 % interval, and below it the share "
+        "that is recovered of what setting activations to their mean costs, which is less",
+    ),
+    Column(
+        "Nats",
+        "Cross-entropy of the next token with reconstructions, a prediction; below it without them, and with zero and "
+        "with mean ablation",
     ),
     Column("MSE", "Mean over held-out tokens of the squared error summed over dimensions"),
     Column("L0", "Features active on a token, summed over the members"),
@@ -36,7 +43,8 @@ COLUMNS = (
     Column("Member stability", "Mean cosine of members' features matched one to one; below it random dictionaries"),
     Column(
         "Detection",
-        "Mean accuracy of detecting a concept with 1 feature; below it with 5 features; confounded task left out",
+        f"Mean accuracy of detecting a concept with the best 5 standardised features, its 95 % interval, and with 1 "
+        f"feature; confounded task left out. {SCALED}",
     ),
     Column("Training", "Wall-clock time of training, and the parameters trained"),
 )
@@ -118,7 +126,7 @@ def _comparison(here: Here) -> None:
 
 
 def _row(row: dict[str, Any]) -> list[Cell]:
-    five = row["concept_accuracy_5"]
+    five = "concept_accuracy_5_standardised"
     return [
         Cell(title_of(row["ensemble"]), color=method_color(row["ensemble"])),
         Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
@@ -126,17 +134,37 @@ def _row(row: dict[str, Any]) -> list[Cell]:
             percent(row["explained_variance"], 2),
             interval(row["explained_variance_low"], row["explained_variance_high"]),
         ),
-        Cell(percent(row["loss_recovered"], 2), interval(row["loss_recovered_low"], row["loss_recovered_high"])),
+        Cell(percent(row["loss_recovered"], 2), _loss_notes(row)),
+        Cell(decimal(row["cross_entropy"], 3), _nats_notes(row["cross_entropies"])),
         Cell(decimal(row["mse"])),
         Cell(decimal(row["l0"], 1)),
         Cell(percent(row["dead_fraction"])),
         Cell(percent(row["diversity_fraction"])),
         Cell(decimal(row["member_stability"]), _stability_notes(row)),
-        Cell(percent(row["concept_accuracy_1"]), "" if five is None else f"{percent(five)} with 5"),
+        Cell(percent(row[five]), _detection_notes(row, five)),
         Cell(
             seconds(row["train_seconds"]), "" if row["parameters"] is None else f"{compact(row['parameters'])} param."
         ),
     ]
+
+
+def _loss_notes(row: dict[str, Any]) -> str:
+    """The interval, and the same with mean ablation."""
+    mean = row["loss_recovered_mean"]
+    notes = [interval(row["loss_recovered_low"], row["loss_recovered_high"])]
+    return " · ".join(note for note in [*notes, "" if mean is None else f"over mean {percent(mean, 1)}"] if note)
+
+
+def _nats_notes(references: dict[str, float | None] | None) -> str:
+    """What the cross-entropy lies between."""
+    return " · ".join(f"{name} {decimal(value)}" for name, value in (references or {}).items() if value is not None)
+
+
+def _detection_notes(row: dict[str, Any], five: str) -> str:
+    """The interval, and what one feature detects."""
+    one = row["concept_accuracy_1_standardised"]
+    notes = [interval(row[f"{five}_low"], row[f"{five}_high"]), "" if one is None else f"{percent(one)} with 1"]
+    return " · ".join(note for note in notes if note)
 
 
 def _stability_notes(row: dict[str, Any]) -> str:

@@ -77,25 +77,3 @@ def share_draws(share: float, count: int, *, samples: int, seed: int | Sequence[
     """
     draws_R: Floats = np.random.default_rng(seed).binomial(count, share, size=samples) / count
     return draws_R
-
-
-def paired_mean(pairs: list[tuple[float, float, int]], weights: list[float], *, samples: int, seed: int) -> list[float]:
-    """Interval of a weighted mean of differences in accuracy, each of two methods on the same test texts.
-
-    Drawing texts with both methods' answers draws how many texts only the first, only the second and both or neither
-    got right; the problems are taken for independent of each other.
-
-    Args:
-        pairs: Of each problem the share of texts that only the first method got right, that only the second one did,
-            and the number of texts.
-        weights: Of the problems.
-        samples: Bootstrap samples.
-        seed: Of the draws.
-    """
-    chance = np.random.default_rng(seed)
-    total_R = np.zeros(samples)
-    for (first, second, texts), weight in zip(pairs, weights, strict=True):
-        shares = [first, second, max(1.0 - first - second, 0.0)]
-        counts_R3 = chance.multinomial(texts, np.array(shares) / sum(shares), size=samples)
-        total_R += weight * (counts_R3[:, 0] - counts_R3[:, 1]) / texts
-    return list(interval(total_R))

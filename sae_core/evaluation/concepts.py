@@ -15,15 +15,16 @@ from torch import Tensor
 from sae_core.config import EvaluationSettings
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.details import COLUMNS as DETAILS
+from sae_core.evaluation.details import UNITS
 from sae_core.evaluation.pooling import Batch, Pooled, pool, random_dictionary
-from sae_core.evaluation.probes import STANDARDISED, Features, Problem, probe_rows
+from sae_core.evaluation.probes import Features, Problem, probe_rows
 from sae_core.evaluation.tasks import Task, build_problems
-from sae_core.evaluation.terms import RANDOM, RAW
+from sae_core.evaluation.terms import RANDOM, RAW, STANDARDISED
 from sae_core.progress import Progress, Tick, silent
 
 COLUMNS = (
     *("task", "concept", "method", "m", "variant", "accuracy", "accuracy_low", "accuracy_high", "auc", "f1"),
-    *("detection_rate", "false_positive_rate", "features", "signs", *DETAILS),
+    *("detection_rate", "false_positive_rate", "train_texts", "test_texts", "features", "signs", *DETAILS, UNITS),
 )
 CHANCE = 0.5
 """Accuracy of guessing: problems are balanced."""
@@ -84,13 +85,15 @@ def measure_concepts(
         rows = _probe_methods(pooled, problems, settings, seed=seed, progress=progress)
         steps = detection_by_members(pooled, ensembles, problems, settings)
     facts = {
-        "tasks": [{**_task_facts(task, settings), "by_members": steps.get(task.name, {})} for task in tasks],
+        "tasks": [{**_task_facts(task, problems, settings), "by_members": steps.get(task.name, {})} for task in tasks],
         "settings": {
             "seed": seed,
             "texts": len(texts),
             **settings.model_dump(mode="json"),
             "probe": "logistic regression, L2, C = 1; of all dimensions 1000 iterations at most",
-            "selection": "largest |mean of positive - mean of negative| on the training texts",
+            "selection": "largest |mean of positive - mean of negative| on the training texts; standardised: over the "
+            "standard deviation there",
+            "interval": "bootstrap over the modules or documents that test texts come from",
         },
     }
     return facts, pd.DataFrame(rows, columns=list(COLUMNS))
@@ -101,10 +104,7 @@ def _probe_methods(
 ) -> list[dict[str, Any]]:
     """All rows of the table, method after method."""
     chance = np.random.default_rng(seed)
-    sizes = [len(problem.test) for problem in problems]
-    resamples = [
-        chance.multinomial(size, [1 / size] * size, size=settings.bootstrap).astype(np.float64) for size in sizes
-    ]
+    resamples = [problem.resamples(settings.bootstrap, chance) for problem in problems]
     counts = sorted(set(settings.concept_features))
     rows: list[dict[str, Any]] = []
     methods: dict[str, Features] = {**pooled.codes, RAW: pooled.raw}
@@ -139,14 +139,23 @@ def detection_by_members(
     return found
 
 
-def _task_facts(task: Task, settings: EvaluationSettings) -> dict[str, Any]:
+def _task_facts(task: Task, problems: Sequence[Problem], settings: EvaluationSettings) -> dict[str, Any]:
+    """What a task is; of each concept how many texts were asked for and how many were used."""
     return {
         "task": task.name,
         "description": task.description,
         "classes": task.classes,
         "train_texts": len(task.train_texts),
         "test_texts": len(task.test_texts),
-        "train_texts_a_concept": settings.train_texts,
-        "test_texts_a_concept": settings.test_texts,
+        "asked": {"train_texts": settings.train_texts, "test_texts": settings.test_texts},
+        "used": {
+            problem.concept: {
+                "train_texts": len(problem.train),
+                "test_texts": len(problem.test),
+                "test_units": len(np.unique(problem.drawn_from)),
+            }
+            for problem in problems
+            if problem.task == task.name
+        },
         "chance": CHANCE,
     }

@@ -12,6 +12,8 @@ POINTS = 50
 """Points that are kept of a ROC curve, at most."""
 COLUMNS = ("roc_false_positive_rate", "roc_detection_rate", "right")
 """What `details` gives of a detector."""
+UNITS = "units"
+"""Beside them: the numbers of the modules or documents that the test texts belong to, int64 as bytes."""
 KEY = ("task", "concept", "method", "m", "variant")
 """What names a detector."""
 

@@ -22,6 +22,7 @@ from sae_core.errors import UserError
 from sae_core.evaluation import details
 from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
 from sae_core.evaluation.cost import TIMED_TOKENS, measure_cost
+from sae_core.evaluation.detected import mean_accuracies
 from sae_core.evaluation.dictionary import measure_dictionary
 from sae_core.evaluation.loss import measure_loss, undefined
 from sae_core.evaluation.public_tasks import TEST_SHARE, public_tasks
@@ -30,12 +31,12 @@ from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
-from sae_core.run import DETECTORS, EVALUATION_STAGES, Run
+from sae_core.run import DETECTION, DETECTORS, EVALUATION_STAGES, Run
 
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
 
-TABLES = {"reconstruction": ("reconstruction",), "concepts": ("concepts", DETECTORS)}
+TABLES = {"reconstruction": ("reconstruction",), "concepts": ("concepts", DETECTORS, DETECTION)}
 """Tables that an evaluation writes beside its JSON file."""
 
 Ensembles = dict[str, Ensemble]
@@ -287,8 +288,13 @@ def activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
 
 def _write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
     """The tables first: where there is a JSON file, its tables are there too. What only curves need lies by itself."""
-    write_table(run.evaluation_table(DETECTORS), table[[*details.KEY, *details.COLUMNS]].dropna())
-    write_table(run.evaluation_table("concepts"), table.drop(columns=list(details.COLUMNS)))
+    own = [*details.COLUMNS, details.UNITS]
+    detectors = table[[*details.KEY, *own]].dropna(subset=list(details.COLUMNS))
+    samples, seed = run.settings.evaluation.bootstrap, run.settings.training.seed
+    write_table(run.evaluation_table(DETECTORS), detectors)
+    # Of all tasks together, as means are over all of them.
+    write_table(run.evaluation_table(DETECTION), mean_accuracies(detectors, samples=samples, seed=seed))
+    write_table(run.evaluation_table("concepts"), table.drop(columns=own))
     write_json(run.evaluation("concepts"), facts)
 
 

@@ -18,15 +18,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from sae_core.evaluation.details import details
+from sae_core.evaluation.details import UNITS, details
 from sae_core.evaluation.logistic import MAX_FEATURES, fit_logistic
+from sae_core.evaluation.terms import PLAIN, STANDARDISED
 
 Floats = NDArray[np.float64]
 Features: TypeAlias = sparse.csr_array | NDArray[np.float32]
 """Pooled features [texts, M], sparse or dense."""
-PLAIN, STANDARDISED = "plain", "standardised"
 VARIANTS = (PLAIN, STANDARDISED)
-"""Coefficients as they are, or scaled to unit variance on the training texts."""
 Counts: TypeAlias = NDArray[np.int64] | Floats
 """How often each bootstrap sample draws each text [samples, texts]."""
 
@@ -42,6 +41,8 @@ class Problem:
         train_positive: bool, one a training text.
         test: Rows of the test texts.
         test_positive: bool, one a test text.
+        test_units: int64, the number of the module or document that each test text belongs to, which the bootstrap
+            draws as a whole; every text is one of its own if not given.
     """
 
     task: str
@@ -50,6 +51,20 @@ class Problem:
     train_positive: NDArray[np.bool_]
     test: NDArray[np.int64]
     test_positive: NDArray[np.bool_]
+    test_units: NDArray[np.int64] | None = None
+
+    @property
+    def drawn_from(self) -> NDArray[np.int64]:
+        """The units, as numbers; texts where there is but one unit, as that would give no interval."""
+        units = self.test_units
+        return self.test if units is None or len(np.unique(units)) < 2 else units
+
+    def resamples(self, samples: int, chance: np.random.Generator) -> Floats:
+        """How often each of so many bootstrap samples of units draws each test text."""
+        _, places = np.unique(self.drawn_from, return_inverse=True)
+        units = int(places.max()) + 1
+        drawn: Floats = chance.multinomial(units, [1 / units] * units, size=samples)[:, places].astype(np.float64)
+        return drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,8 @@ def scores(decision: Floats, positive: NDArray[np.bool_], resamples: Counts) -> 
     called = decision > 0
     right = (called == positive).astype(np.float64)
     hits, false_alarms = int((called & positive).sum()), int((called & ~positive).sum())
-    low, high = np.quantile(resamples @ right / len(right), [0.025, 0.975])
+    drawn = resamples @ right / np.maximum(resamples.sum(axis=1), 1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return {
         "accuracy": float(right.mean()),
         "accuracy_low": float(low),
@@ -228,10 +244,13 @@ def _probe_rows(
                         "concept": problem.concept,
                         "m": m,
                         "variant": variant,
+                        "train_texts": len(problem.train),
+                        "test_texts": len(problem.test),
                         **scores(decision, problem.test_positive, resamples[number]),
                         "features": [int(feature) for feature in listed],
                         "signs": [int(sign) for sign in signs],
                         **details(decision, problem.test_positive),
+                        UNITS: problem.drawn_from.astype("<i8").tobytes(),
                     }
                 )
     return rows

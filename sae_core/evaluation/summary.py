@@ -5,18 +5,17 @@ Nothing here needs torch or scikit-learn, since the dashboard's first page waits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
-
 from sae_core.config import title_of
-from sae_core.files import read_json, read_table
+from sae_core.evaluation.detected import Mean, means_of, read_means
+from sae_core.evaluation.terms import PLAIN, STANDARDISED
+from sae_core.files import read_json
 from sae_core.run import Run
 
 CONCEPT_FEATURES = (1, 5)
-CONFOUNDED = "confounded"
-"""Name of the task whose labels go together with something else in training, but not in testing."""
 
 
 def by_ensemble(costs: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,15 +29,18 @@ def summarize(run: Run) -> list[dict[str, Any]]:
 
     Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high,
     explained_variance_per_dimension, evaluation_tokens, loss_recovered (cross-entropy, zero ablation),
-    loss_recovered_low, loss_recovered_high, mse, l0,
+    loss_recovered_low, loss_recovered_high, loss_recovered_mean (mean ablation), cross_entropy (with the
+    reconstruction, nats a prediction), cross_entropies (of the model, with zero and with mean ablation, the same for
+    all ensembles), mse, l0,
     dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
     member_stability_null (the same for random dictionaries), retrains (runs compared, the same for all ensembles),
     retrain_stability and retrain_stability_null (as of members, between independent trainings), concept_accuracy_1 and
     _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features, plain coefficients), the
-    same with _standardised behind it, train_seconds, train_flops, parameters.
+    same with _standardised behind it, which methods are compared by, and of that also _low and _high, train_seconds,
+    train_flops, parameters.
     """
     measured = {name: _read(run, name) for name in ("reconstruction", "dictionary", "cost", "loss", "stability")}
-    concepts = _concept_accuracy(run)
+    concepts = means_of(read_means(run))
     rows = []
     for folder in run.ensembles():
         figures = measured["reconstruction"].get("ensembles", {}).get(folder.name, {})
@@ -62,6 +64,9 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "loss_recovered": loss.get("loss_recovered"),
                 "loss_recovered_low": loss_low,
                 "loss_recovered_high": loss_high,
+                "loss_recovered_mean": loss.get("loss_recovered_mean"),
+                "cross_entropy": loss.get("cross_entropy"),
+                "cross_entropies": measured["loss"].get("cross_entropy"),
                 "mse": figures.get("mse"),
                 "l0": figures.get("l0"),
                 "dead_fraction": figures.get("dead_fraction"),
@@ -72,11 +77,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "retrains": len(measured["stability"].get("runs", ())) or None,
                 "retrain_stability": retrained.get("pw_mcc"),
                 "retrain_stability_null": retrained.get("null_matched"),
-                **{
-                    f"concept_accuracy_{m}{ending}": concepts.get((folder.name, m, variant))
-                    for variant, ending in (("plain", ""), ("standardised", "_standardised"))
-                    for m in CONCEPT_FEATURES
-                },
+                **_detection(concepts, folder.name),
                 "train_seconds": cost.get("train_seconds"),
                 "train_flops": cost.get("train_flops"),
                 "parameters": cost.get("parameters"),
@@ -93,21 +94,17 @@ def _read(run: Run, name: str) -> dict[str, Any]:
     return value
 
 
-def _concept_accuracy(run: Run) -> dict[tuple[str, int, str], float]:
-    """Mean accuracy by (method, m, variant)."""
-    path = run.evaluation_table("concepts")
-    if not path.exists():
-        return {}
-    table: pd.DataFrame = read_table(path)
-    # What the confounded task measures is not whether a concept is found, but what a detector leans on.
-    table = table[table["task"] != CONFOUNDED]
-    # Mean over concepts, then over tasks, so that a task with many classes does not outweigh the others.
-    by_task = table.groupby(["method", "m", "variant", "task"])["accuracy"].mean()
-    means = by_task.groupby(["method", "m", "variant"]).mean().rename("accuracy").reset_index()
-    return {
-        (str(method), int(m), str(variant)): float(accuracy)
-        for method, m, variant, accuracy in means[["method", "m", "variant", "accuracy"]].itertuples(index=False)
-    }
+def _detection(means: Mapping[tuple[str, str], Mean], name: str) -> dict[str, float | None]:
+    """Mean accuracies of an ensemble; intervals of those that methods are compared by."""
+    found: dict[str, float | None] = {}
+    for m in CONCEPT_FEATURES:
+        plain, scaled = (means.get((name, f"{m}.{variant}")) for variant in (PLAIN, STANDARDISED))
+        key = f"concept_accuracy_{m}"
+        found[key] = plain and plain.accuracy
+        found[f"{key}_{STANDARDISED}"] = scaled and scaled.accuracy
+        for ending, end in (("low", scaled and scaled.low), ("high", scaled and scaled.high)):
+            found[f"{key}_{STANDARDISED}_{ending}"] = None if end is None or math.isnan(end) else end
+    return found
 
 
 def as_text(row: dict[str, Any]) -> dict[str, str]:
@@ -121,6 +118,8 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
         "  to": _number(high, ".4f"),
         "  per dimension": _number(row["explained_variance_per_dimension"], ".4f"),
         "loss recovered": _number(row["loss_recovered"], ".4f"),
+        "  over mean ablation": _number(row["loss_recovered_mean"], ".4f"),
+        _nats(row["cross_entropies"]): _number(row["cross_entropy"], ".3f"),
         "MSE": _number(row["mse"], ".4g"),
         "L0": _number(row["l0"], ".1f"),
         f"dead in {row['evaluation_tokens'] or 0:,} tokens": _number(row["dead_fraction"], ".1%"),
@@ -128,12 +127,23 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
         "member stability": _number(row["member_stability"], ".2f"),
         "  random dictionaries": _number(row["member_stability_null"], ".2f"),
         **_retrained(row),
-        "detection, 1 feature": _number(row["concept_accuracy_1"], ".1%"),
-        "  1, standardised": _number(row["concept_accuracy_1_standardised"], ".1%"),
-        "detection, 5 features": _number(row["concept_accuracy_5"], ".1%"),
-        "  5, standardised": _number(row["concept_accuracy_5_standardised"], ".1%"),
+        **{key: value for m in CONCEPT_FEATURES for key, value in _detected(row, m).items()},
         "training": "–" if row["train_seconds"] is None else f"{row['train_seconds']:.0f} s",
     }
+
+
+def _nats(references: Mapping[str, float | None] | None) -> str:
+    """The head of the cross-entropies, with that of the model itself."""
+    own = (references or {}).get("model")
+    return "  nats" if own is None else f"  nats (model {own:.3f})"
+
+
+def _detected(row: Mapping[str, Any], m: int) -> dict[str, str]:
+    """Accuracy with m standardised features, and its interval."""
+    key = f"concept_accuracy_{m}_{STANDARDISED}"
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    said = "–" if low is None or high is None else f"{100 * low:.1f}–{high:.1%}"
+    return {f"detection, {m} feature{'s' * (m > 1)}": _number(row[key], ".1%"), f"  {m}: 95 %": said}
 
 
 def _retrained(row: dict[str, Any]) -> dict[str, str]:

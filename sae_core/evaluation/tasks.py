@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sae_core.activations.text import Document
 from sae_core.errors import UserError
 from sae_core.evaluation.probes import Problem
-from sae_core.evaluation.summary import CONFOUNDED
+from sae_core.evaluation.terms import CONFOUNDED
 
 CONFOUNDED_SHARE = 0.2
 """Share of the pool that is drawn for the confounded task; the other two share the rest."""
@@ -44,6 +44,8 @@ class Task:
         train_labels: Their classes.
         test_texts: Texts to measure on; none is among the training texts.
         test_labels: Their classes.
+        test_units: The module or document that each test text comes from, as texts from one are not independent; the
+            text itself if not given.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Task:
     train_labels: list[str]
     test_texts: list[str]
     test_labels: list[str]
+    test_units: list[str] | None = None
 
     @property
     def classes(self) -> list[str]:
@@ -82,7 +85,9 @@ def docstring_tasks(documents: Sequence[Document], *, train_texts: int, test_tex
         task = Task(name, description, *_labelled(drawn_train, place), *_labelled(drawn_test, place))
         tasks += [task] if usable_concepts(task) else []
     confounded = _confounded(train, test, pool_texts - shared, limits=(train_texts // 2, test_texts // 4))
-    return [*tasks, confounded] if confounded and usable_concepts(confounded) else tasks
+    tasks += [confounded] if confounded and usable_concepts(confounded) else []
+    modules = {document.text: " ".join(_module(document)) for document in _distinct(documents)}
+    return [replace(task, test_units=[modules[text] for text in task.test_texts]) for task in tasks]
 
 
 def passages_by_cell(documents: Sequence[Document]) -> tuple[Passages, Passages]:
@@ -91,11 +96,15 @@ def passages_by_cell(documents: Sequence[Document]) -> tuple[Passages, Passages]
     test: Passages = {}
     for document in _distinct(documents):
         metadata = document.metadata
-        key = hashlib.sha1(f"{metadata['package']} {metadata['module']}".encode()).digest()
+        key = hashlib.sha1(" ".join(_module(document)).encode()).digest()
         side = test if int.from_bytes(key[:4], "big") < TEST_SHARE * 2**32 else train
         if document.text.strip():
             side.setdefault((metadata["package"], metadata["kind"]), []).append(document.text)
     return train, test
+
+
+def _module(document: Document) -> tuple[str, str]:
+    return document.metadata["package"], document.metadata["module"]
 
 
 def _distinct(documents: Sequence[Document]) -> list[Document]:
@@ -230,12 +239,20 @@ def build_problems(
     """
     problems = []
     for task in tasks:
+        named = zip(task.test_texts, task.test_units or (), strict=False)
+        units_of = {rows[text]: _number(unit) for text, unit in named}
         for number, concept in enumerate(usable_concepts(task)):
             chance = np.random.default_rng([seed, number, *task.name.encode()])
             train = _balanced(task.train_texts, task.train_labels, concept, rows, train_texts // 2, chance)
             test = _balanced(task.test_texts, task.test_labels, concept, rows, test_texts // 2, chance)
-            problems.append(Problem(task.name, concept, *train, *test))
+            units = None if task.test_units is None else np.array([units_of[row] for row in test[0].tolist()])
+            problems.append(Problem(task.name, concept, *train, *test, units))
     return problems
+
+
+def _number(unit: str) -> int:
+    """A positive number for a name, the same in every task."""
+    return int.from_bytes(hashlib.sha1(unit.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def _balanced(

@@ -19,6 +19,17 @@ FAMILY_THRESHOLDS = {"cosine": THRESHOLD, "correlation": CORRELATED, "overlap": 
 RAW, RANDOM = "raw activation", "random"
 """Names of the two baselines beside the ensembles."""
 
+CONFOUNDED = "confounded"
+"""Name of the task whose labels go together with something else in training, but not in testing. It does not measure
+whether a concept is found, but what a detector leans on, so means leave it out."""
+PLAIN, STANDARDISED = "plain", "standardised"
+"""Coefficients as a detector may get them: as they are, or scaled to unit variance on the training texts."""
+SCALED = (
+    "Plain coefficients feel the scale of an ensemble: bagging weighs each member by one over their number, and a "
+    "probe with an L2 penalty finds smaller coefficients harder to use. Standardised ones do not."
+)
+"""Why standardised coefficients are what methods are compared by."""
+
 SPURIOUS = "spurious"
 """Name of that evaluation; a pooled task is recorded as ``evaluate/spurious/<task>``."""
 BY_PROBE, BY_ATTRIBUTE, BY_TRUTH = "biased probe", "attribute probe", "known tokens"

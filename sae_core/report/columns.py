@@ -73,6 +73,12 @@ RECONSTRUCTION: Columns = {
         percents(2),
         "(CE with zero ablation − CE with the reconstruction) / (CE with zero ablation − CE of the model)",
     ),
+    "loss.loss_recovered_mean": Shown(
+        "over mean ablation",
+        percents(2),
+        "The same with activations set to their mean for the reference, which leaves less to recover",
+    ),
+    "loss.cross_entropy": Shown("Nats", plain(3), "CE of the next token with the reconstruction, in nats a prediction"),
     "loss.kl_recovered": Shown(
         "KL recovered",
         percents(2),

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.config import title_of
+from sae_core.evaluation.detected import texts_used
 from sae_core.evaluation.seeds import within
-from sae_core.evaluation.terms import COVERED
+from sae_core.evaluation.terms import COVERED, PLAIN, SCALED, STANDARDISED
 from sae_core.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.columns import TRUTH, percents, plain
+from sae_core.report.figures import SINGLE
 from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
 from sae_core.report.known import COMPARED
 from sae_core.report.parts import Content, by_ensemble, percent_tick
@@ -27,25 +29,58 @@ def concepts(content: Content) -> str:
         name: {f"concepts.{key}": figure_ for key, figure_ in own.items()} for name, own in content["floors"].items()
     }
     keys = [key for own in methods.values() for key in own if key.startswith("concepts.")]
-    variants = sorted({key.split(".")[2] for key in keys})
+    variants = [name for name in (STANDARDISED, PLAIN) if any(key.endswith(name) for key in keys)]
     counts = sorted({int(key.split(".")[1]) for key in keys} - {0})
-    drawn, tables = [], []
+    drawn, tables = {}, {}
     for variant in variants:
-        drawn.append(
-            figure(
-                f"Accuracy by number of features, {variant}",
-                _accuracy_chart(methods, counts, variant),
-                "Mean accuracy over concepts, with 95 % intervals; guessing gives 50\u202f%.",
-            )
+        drawn[variant] = figure(
+            f"Accuracy by number of features, {variant}",
+            _accuracy_chart(methods, counts, variant),
+            "Mean accuracy over concepts, with 95 % intervals; guessing gives 50\u202f%.",
         )
-        tables.append(element("h3", variant.capitalize()) + _accuracy_table(methods, counts, variant))
-    tasks = "; ".join(f"{task['task']} ({len(task['classes'])} concepts)" for task in facts["tasks"])
+        tables[variant] = _accuracy_table(methods, counts, variant)
+    tasks = "; ".join(task_in_words(task) for task in facts["tasks"])
+    first, *others = variants
     return joined(
         element("p", f"Tasks: {tasks}. Means leave the confounded task out.", "sub"),
-        charts(*drawn),
-        *tables,
+        charts(drawn[first]),
+        tables[first],
+        _above_single(content, counts, first),
+        *(
+            folded(
+                f"{variant.capitalize()} coefficients",
+                joined(element("p", SCALED, "sub"), charts(drawn[variant]), tables[variant]),
+            )
+            for variant in others
+        ),
         folded("Every concept of the first run", _concept_table(facts["rows"])),
     )
+
+
+def _above_single(content: Content, counts: list[int], variant: str) -> str:
+    """What ensembles detect better than one SAE, on the same texts."""
+    rows = [
+        [
+            Cell(f"{title_of(name)} − {title_of(SINGLE)}", method=name),
+            *(number(own["against_single"].get(f"concepts.{m}.{variant}"), _points) for m in counts),
+        ]
+        for name, own in content["ensembles"].items()
+        if name != SINGLE and any(f"concepts.{m}.{variant}" in own["against_single"] for m in counts)
+    ]
+    if not rows:
+        return ""
+    said = "Differences to one SAE, in points, paired: both are measured on the same test texts."
+    return element("p", said, "sub") + table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
+
+
+def _points(share: float) -> str:
+    return signed(100 * share, 1)
+
+
+def task_in_words(task: Mapping[str, Any]) -> str:
+    """``kind (3 concepts; each 168 training and 72 test texts from 31 places, …)``."""
+    said = f"{len(task['classes'])} concepts"
+    return f"{task['task']} ({said}; each {texts_used(task)})" if task.get("used") else f"{task['task']} ({said})"
 
 
 def _accuracy_chart(methods: Mapping[str, Any], counts: list[int], variant: str) -> str:

@@ -10,19 +10,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from sae_core.evaluation.bootstrap import ABOVE
+from sae_core.evaluation.detected import above_of, means_of, read_means
 from sae_core.evaluation.seeds import difference, mean_interval, within
-from sae_core.evaluation.summary import CONFOUNDED, by_ensemble
+from sae_core.evaluation.summary import by_ensemble
+from sae_core.evaluation.terms import CONFOUNDED
 from sae_core.evaluation.truth_files import read_truth
-from sae_core.files import read_json, read_table
-from sae_core.report.paired import detected_above
+from sae_core.files import read_json
 from sae_core.run import Run
 
 SINGLE = "single"
 """What the others are compared with."""
-PLAIN, STANDARDISED = "plain", "standardised"
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "reconstruction": (
         *("members", "features", "explained_variance", "explained_variance_per_dimension", "mse", "l0"),
@@ -38,7 +36,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
         *("train_seconds", "train_flops", "tokens", "tokens_per_second", "peak_memory_bytes", "parameters", "bytes"),
         *("inference_flops_per_token", "inference_seconds_per_token"),
     ),
-    "loss": ("loss_recovered", "kl_recovered", "loss_recovered_mean", "cross_entropy", "kl"),
+    "loss": ("loss_recovered", "kl_recovered", "loss_recovered_mean", "kl_recovered_mean", "cross_entropy", "kl"),
     "truth": (
         *("recall", "recall_cap", "mcc", "precision", "precision_alive", "f1", "uniqueness"),
         *("random.recall", "random.mcc", "random.precision", "random.f1"),
@@ -55,6 +53,7 @@ SHARES = (
 INTERVALS = {
     "explained_variance": "explained_variance_interval",
     "loss_recovered": "loss_recovered_interval",
+    "loss_recovered_mean": "loss_recovered_mean_interval",
     **{key: f"{key}_interval" for key in ("recall", "mcc", "precision", "f1")},
 }
 """Bootstrap intervals that stand beside a figure."""
@@ -118,39 +117,22 @@ def _reach(figures: Mapping[str, Any], key: str) -> float | None:
 def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
     """Mean accuracy of detecting a concept by (method, ``m.variant``), over concepts, then over tasks.
 
-    The confounded task is left out. The interval of one run takes the concepts' bootstrap intervals for independent.
+    The confounded task is left out. The interval of one run is that of `sae_core.evaluation.detected`.
     """
-    by_run = [_concept_means(run) for run in runs]
-    above = detected_above(runs[0]) if len(runs) == 1 else {}
+    tables = [read_means(run) for run in runs]
+    by_run = [means_of(table) for table in tables]
+    above = above_of(tables[0]) if len(runs) == 1 else {}
     found = {}
     for key in dict.fromkeys(key for each in by_run for key in each):
-        figure = within(mean_interval([each[key][0] if key in each else None for each in by_run]), 0.0, 1.0)
-        half = by_run[0].get(key, (None, None))[1]
+        figure = within(mean_interval([each[key].accuracy if key in each else None for each in by_run]), 0.0, 1.0)
+        own = by_run[0].get(key)
         if figure["low"] is not None:
             found[key] = {**figure, "interval": "seeds"}
-        elif len(runs) == 1 and half is not None:
-            mean = figure["mean"]
-            both = within({**figure, "low": mean - half, "high": mean + half}, 0.0, 1.0)
-            found[key] = {**both, "interval": "bootstrap", "above": above.get(key, {})}
+        elif len(runs) == 1 and own is not None and not math.isnan(own.low):
+            ends = {"low": own.low, "high": own.high}
+            found[key] = {**figure, **ends, "interval": "bootstrap", "above": above.get(key, {})}
         else:
             found[key] = {**figure, "interval": None}
-    return found
-
-
-def _concept_means(run: Run) -> dict[tuple[str, str], tuple[float, float | None]]:
-    """(mean accuracy, half the width of its interval) by (method, ``m.variant``)."""
-    if not run.evaluation_table("concepts").exists():
-        return {}
-    table: pd.DataFrame = read_table(run.evaluation_table("concepts"))
-    table = table[table["task"] != CONFOUNDED]
-    found = {}
-    for (method, m, variant), rows in table.groupby(["method", "m", "variant"], sort=False):
-        sizes = rows.groupby("task")["accuracy"].transform("size")
-        weights = 1 / (sizes * rows["task"].nunique())
-        halves = (rows["accuracy_high"] - rows["accuracy_low"]) / 2
-        half = math.sqrt(float(((weights * halves) ** 2).sum()))
-        mean = float((weights * rows["accuracy"]).sum())
-        found[str(method), f"{m}.{variant}"] = (mean, half if math.isfinite(half) else None)
     return found
 
 

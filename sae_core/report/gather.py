@@ -56,6 +56,7 @@ def gather(subject: Subject) -> dict[str, Any]:
         },
         "rule": {"sentence": RULE, "worth": WORTH},
         "concepts": _concepts(runs[0]),
+        "cross_entropies": _cross_entropies(runs),
         "floors": {name: {key: each for (method, key), each in concepts.items() if method == name} for name in FLOORS},
         "single_as_often": _single_as_often(runs[0]),
         "truth": found_of_truth(runs, figures),
@@ -105,6 +106,14 @@ def _concepts(run: Run) -> dict[str, Any] | None:
     columns += ["detection_rate", "false_positive_rate"]
     rows = table[columns].astype(object).where(table[columns].notna(), None)
     return {**facts, "rows": rows.to_dict("records")}
+
+
+def _cross_entropies(runs: Sequence[Run]) -> dict[str, float]:
+    """Between what the loss is recovered: of the model, with zero and with mean ablation; means over runs."""
+    files = [run.evaluation("loss") for run in runs]
+    found = [read_json(file).get("cross_entropy") or {} for file in files if file.exists()]
+    means = {name: mean_interval([own.get(name) for own in found])["mean"] for name in (found[0] if found else ())}
+    return {name: value for name, value in means.items() if value is not None}
 
 
 def _single_as_often(run: Run) -> dict[str, Any] | None:

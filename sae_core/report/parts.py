@@ -45,6 +45,13 @@ def by_ensemble(content: Content, columns: Columns) -> str:
     return table(["", *(Head(shown.title, shown.definition) for shown in there.values())], rows)
 
 
+def nats(references: Mapping[str, float]) -> str:
+    """Between what the loss is recovered, in a sentence."""
+    names = {"model": "the model itself", "zero": "activations set to zero", "mean": "to their mean"}
+    said = ", ".join(f"{names.get(name, name)} {decimal(value, 3)}" for name, value in references.items())
+    return f"Cross-entropy in nats a prediction: {said}."
+
+
 def reconstruction(content: Content) -> str:
     """How well ensembles reconstruct, and what members add."""
     steps, price = [], []
@@ -57,6 +64,7 @@ def reconstruction(content: Content) -> str:
     return joined(
         element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", "sub"),
         by_ensemble(content, RECONSTRUCTION),
+        element("p", nats(content["cross_entropies"]), "sub") if content.get("cross_entropies") else "",
         charts(
             figure(
                 "What each further member adds",

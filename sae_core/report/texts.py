@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.evaluation.terms import THRESHOLD
+from sae_core.evaluation.terms import SCALED, THRESHOLD
 
 ANSWERS = {
     "cost": "What did it cost?",
@@ -22,7 +22,9 @@ DEFINITIONS = {
     "Dead": ("Share of features that fire on none of the held-out tokens."),
     "Loss recovered": (
         "(CE with zero ablation − CE with the reconstruction) / (CE with zero ablation − CE of the model), with"
-        " the reconstruction put back into the model; the same with the KL divergence."
+        " the reconstruction put back into the model; the same over mean ablation, which takes the mean activation for"
+        " the zero and leaves less to recover, and with the KL divergence. Nats: CE with the reconstruction, a"
+        " prediction."
     ),
     "Diverse": (
         f"Features whose cosine with every other one is below {THRESHOLD:g}; two copies both drop out. "
@@ -38,8 +40,8 @@ DEFINITIONS = {
     "Detection": (
         "Accuracy with which the m features whose means differ most on training texts (logistic regression, L2,"
         " C = 1) tell on test texts whether a concept is present; half of both are positive, so guessing gives "
-        "50 %. Standardised: features scaled to unit variance first, so that the weights of an ensemble do not "
-        "count."
+        "50 %. Standardised: features scaled to unit variance on the training texts first, also to choose them, so "
+        f"that the weights of an ensemble do not count; methods are compared by these. {SCALED}"
     ),
     "Cost": (
         "Training arithmetic is counted (products of activations and weights; no AuxK, no optimiser), time and "
@@ -58,10 +60,11 @@ DEFINITIONS = {
         " may be negative, and misleads by itself, so accuracies stand beside it."
     ),
     "Interval": (
-        "95 %. Over seeds: of the mean, by Student's t. Of one run: bootstrap over stretches of tokens, over "
-        "test texts or over true features (of precision over atoms); means over concepts take these for independent. "
-        "Differences are paired, but those of precision: both methods get the same seeds, tokens, texts or true "
-        "features at every draw."
+        "95 %. Over seeds: of the mean, by Student's t. Of one run by bootstrap: of explained variance over held-out "
+        "documents (older runs: stretches of 256 tokens), of the loss over documents, of detection over the modules or "
+        "documents of the test texts, the same ones for all concepts (older runs: texts, concepts taken for "
+        "independent), of true features over these (of precision over atoms). Differences are paired, but those of "
+        "precision: both methods get the same seeds, documents, texts or true features at every draw."
     ),
 }
 LIMITS = (

@@ -25,10 +25,14 @@ OF_THE_ENSEMBLE = ("training.members", "training.methods", "training.group", "tr
 """Settings that do not change one SAE."""
 FIGURES = (
     *("explained_variance", "mse", "l0", "dead_fraction", "diversity_fraction", "member_stability"),
-    *("concept_accuracy_1", "concept_accuracy_5", "train_seconds", "train_flops", "parameters"),
+    *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised", "concept_accuracy_1", "concept_accuracy_5"),
+    *("loss_recovered", "loss_recovered_mean", "train_seconds", "train_flops", "parameters"),
 )
 """What is averaged over seeds, as `summarize` names it."""
-SHARES = ("dead_fraction", "diversity_fraction", "concept_accuracy_1", "concept_accuracy_5")
+SHARES = (
+    *("dead_fraction", "diversity_fraction", "concept_accuracy_1", "concept_accuracy_5"),
+    *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised"),
+)
 """Those of them that lie between 0 and 1."""
 
 
@@ -157,6 +161,7 @@ def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
             cells["seeds"] = str(row["seeds"])
         cells["explained variance"] = _cell(figures["explained_variance"], ".4f")
         cells["L0"] = _cell(figures["l0"], ".1f", spread=False)
+        cells["detection, 5 features"] = _cell(figures["concept_accuracy_5_standardised"], ".1%")
         cells["dead"] = _cell(figures["dead_fraction"], ".1%", spread=False)
         cells["training"] = _cell(figures["train_seconds"], ".0f", spread=False, unit=" s")
         rows.append(cells)
