@@ -150,8 +150,9 @@ def test_a_suggestion_says_how_good_it_is() -> None:
     row = {"suggestion": "“of”", "precision": 0.5, "recall": 0.1, "fires": 1000, "holds": 200, "both": 100, "lift": 9.0}
     page = feature_side.suggestion_html(row)
     assert "<b>“of”</b>" in page
-    assert "100 of the 200 held-out tokens where the rule holds" in page
-    assert "100 of the 1,000 held-out tokens on which it fires" in page
+    assert "100 of the 200 tokens there where the rule holds as it reads" in page
+    assert "The SAEs were trained on both" in page
+    assert "100 of the 1,000 tokens there on which it fires" in page
     assert "sae-ensemble index" in feature_side.suggestion_html(None)
     assert "no simple rule" in feature_side.suggestion_html({**row, "suggestion": ""})
 

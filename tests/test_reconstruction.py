@@ -269,6 +269,33 @@ def test_the_interval_covers_what_another_sample_gives():
     assert (high - low) / (2 * 1.96) == pytest.approx(np.std(values), rel=0.5)
 
 
+def test_the_bootstrap_draws_documents_or_stretches_of_the_context():
+    """Tokens of one document that are all alike say no more than one of them, however long it is."""
+    document_T = np.repeat(np.arange(40) // 2, 50)  # passages of 50 tokens, two a document
+    acts = activations(40, 3).repeat_interleave(50, dim=0)
+    chosen = {"bagged": ensembles()["bagged"]}
+    found = measured(chosen, acts, bootstrap=800, document_T=document_T)
+    assert found["drawn"] == "documents, 20 of them"
+    low, high = found["ensembles"]["bagged"]["explained_variance_interval"]
+    # Written plainly: documents are drawn, and the figure is that of all their tokens.
+    chance, hats = np.random.default_rng(0), chosen["bagged"](acts).double().numpy()
+    values = []
+    for _ in range(400):
+        rows = np.concatenate([np.flatnonzero(document_T == one) for one in chance.integers(20, size=20)])
+        own = acts.double().numpy()[rows]
+        values.append(1 - ((own - hats[rows]) ** 2).sum() / ((own - own.mean(axis=0)) ** 2).sum())
+    expected = np.quantile(values, [0.025, 0.975])
+    assert (high - low) == pytest.approx(expected[1] - expected[0], rel=0.25)
+    by_stretch = measured(chosen, acts, bootstrap=800, stretch=25)
+    assert by_stretch["drawn"] == "stretches of 25 tokens, 80 of them"
+    low_, high_ = by_stretch["ensembles"]["bagged"]["explained_variance_interval"]
+    assert high_ - low_ < 0.85 * (high - low)
+    many = measured(chosen, activations(3000), document_T=np.arange(3000))
+    assert many["drawn"] == "groups of 3.0 documents, 1000 of them"
+    few = measured(chosen, acts, document_T=np.repeat([0, 1], 1000), stretch=100)
+    assert few["drawn"] == "stretches of 100 tokens, 20 of them"
+
+
 def test_the_same_seed_gives_the_same_figures_and_progress_ends_at_the_end(monkeypatch):
     ticks = []
     acts = activations()
@@ -285,7 +312,8 @@ def test_dead_features_and_a_short_last_chunk():
     found = measured({"one": ensemble}, activations(21))["ensembles"]["one"]
     assert found["dead"] >= 5
     moments = Moments(21, D)
-    assert (moments.chunk, len(moments.count_C)) == (2, 11)
+    assert moments.drawn == "stretches of 2 tokens, 11 of them"
+    assert moments.count_C.shape == (11,)
     totals = Totals(ensemble, moments)
     assert totals.error_C.shape == moments.count_C.shape
 

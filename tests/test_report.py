@@ -293,7 +293,7 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     assert COVERED not in text
     found = content_["spurious"][0]
     assert len(found["runs"]) == 3
-    assert "Means over 3 trainings, each over 2 draws" in text
+    assert "Means over 3 trainings, each over 2 draws, which share an unknown part" in text
     row = next(row for row in found["figures"] if row["n"] == 10)
     half = T_OF_3 * np.std(reached, ddof=1) / math.sqrt(3)
     assert row["target"]["values"] == list(reached)

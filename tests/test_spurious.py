@@ -6,6 +6,8 @@ import json
 import shutil
 import sys
 import types
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,9 @@ from sae_core.evaluation.spurious_tasks import (
     docstring_task,
     draw_split,
     file_task,
+    shared_texts,
 )
-from sae_core.evaluation.terms import BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, RANDOM
+from sae_core.evaluation.terms import BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, RANDOM, texts_in_words
 from sae_core.files import read_json, read_table, write_json
 from sae_core.run import Run
 from sae_core.sae import TopKSAE
@@ -79,6 +82,39 @@ def test_a_split_is_confounded_balanced_and_without_overlap() -> None:
     scarce = made_task(even(30) | {(False, True, False): 7})
     check_split(scarce, 400, seed=0)
     assert len(draw_split(scarce, 400, seed=0).balanced) == 28
+
+
+def test_five_seeds_share_no_texts_and_where_there_are_too_few_it_is_said() -> None:
+    task = made_task({(*group, test): 5 * (10 if test else 30) for group in GROUPS for test in (False, True)})
+    splits = [draw_split(task, 40, seed=seed) for seed in range(5)]
+    assert [len(rows) for rows in splits[3]] == [40, 40, 40]
+    every = np.concatenate([rows for split in splits for rows in split])
+    assert len(set(every.tolist())) == len(every) == 5 * 120
+    assert shared_texts(splits) == {"train": 0.0, "test": 0.0}
+    check_split(task, 40, seed=7)
+    # The sixth seed shuffles anew, so that it shares some with all of the first five.
+    more = shared_texts([splits[0], draw_split(task, 40, seed=5)])
+    assert 0 < more["test"] < 0.5  # type: ignore[operator]
+    scarce = made_task({(*group, test): 12 if test else 36 for group in GROUPS for test in (False, True)})
+    few = [draw_split(scarce, 40, seed=seed) for seed in range(5)]
+    found = shared_texts(few)
+    pairs = [(set(one.test.tolist()), set(two.test.tolist())) for one, two in combinations(few, 2)]
+    assert found["test"] == pytest.approx(np.mean([len(one & two) / 40 for one, two in pairs]))
+    assert found["test"] > 0.7  # type: ignore[operator]
+    assert shared_texts(few[:1]) == {"train": None, "test": None}
+    said = texts_in_words({"seeds": [0, 1], "test_texts": 40, "shared_texts": {"test": 0.82, "train": 0.5}})
+    assert said == "2 draws of 40 test texts; two of them share 82% of their test and 50% of their training texts"
+    assert texts_in_words({"seeds": [0, 1]}) == "2 draws, which share an unknown part of their texts"
+    assert texts_in_words({"seeds": [0, 1], "shared_texts": {"test": 0.0, "train": 0.0}}) == "2 draws, which share none"
+    assert texts_in_words({"seeds": [0]}) == "1 draw"
+
+
+def test_runs_of_before_keep_the_texts_that_their_figures_are_of() -> None:
+    task = replace(made_task(even(60)), dealt=False)
+    chance = np.random.default_rng([3, *b"made"])
+    train = {group: chance.permutation(task.group(*group, test=False)) for group in GROUPS}
+    expected = np.concatenate([train[group][:15] for group in GROUPS])
+    assert np.array_equal(draw_split(task, 60, seed=3).balanced, expected)
 
 
 def test_too_few_texts_are_refused() -> None:
@@ -227,7 +263,7 @@ def test_marked_tokens_are_pooled_with_their_text_and_their_share_is_known() -> 
     batches = made_batches(counts)
     sample = torch.cat([batch.acts_TD for batch in batches])
     plain = pool(ensembles, batches, len(counts))
-    marked_task = SpuriousTask(*(getattr(task, name) for name in task.__slots__[:-1]), marked=spans)
+    marked_task = replace(task, marked=spans)
     found = pool_task(marked_task, ensembles, lambda _: batches, lambda _: places, sample)
     without = pool_task(task, ensembles, lambda _: batches, lambda _: pytest.fail("not needed"), sample)
     assert not without.marked

@@ -259,6 +259,25 @@ def test_the_interval_is_the_spread_of_other_texts() -> None:
     assert (high - low) / (2 * 1.96) == pytest.approx(np.std(values), rel=0.6)
 
 
+def test_passages_of_one_document_are_drawn_together() -> None:
+    ensembles = {"half": Ensemble([identity(0.4)], wiring="parallel")}
+    texts, model = sample_texts(12, seed=8), model_of()
+
+    def found(texts: list[str], documents: list[int] | None) -> dict[str, Any]:
+        options = {"tokens": 100_000, "bootstrap": 400, "documents": documents}
+        return measure_loss(ensembles, model, texts, mean_activation(), **options)  # type: ignore[arg-type]
+
+    def width(measured: dict[str, Any]) -> float:
+        low, high = measured["ensembles"]["half"]["loss_recovered_interval"]
+        return float(high - low)
+
+    alone, four = found(texts, None), found(texts * 4, list(range(12)) * 4)
+    assert (alone["documents"], four["documents"], four["texts"]) == (12, 12, 48)
+    # The same documents four times over say nothing new; taken for others they would seem to.
+    assert width(four) == pytest.approx(width(alone), rel=0.25)
+    assert width(found(texts * 4, None)) < 0.7 * width(alone)
+
+
 def test_nothing_predicted_and_harmless_ablation_give_no_figure_and_one_text_no_interval() -> None:
     ensembles = {"one": Ensemble([identity()], wiring="parallel")}
     nothing = measure_loss(ensembles, model_of(), ["a", ""], torch.zeros(D), tokens=100)

@@ -14,7 +14,9 @@ from hand_made import corpus_of, index_of
 from sae_core.browse import suggest
 from sae_core.browse import suggest_loops as loops
 from sae_core.browse.corpus import Corpus
+from sae_core.browse.shown import show_alone
 from sae_core.browse.suggest import suggest_labels
+from sae_core.browse.token_texts import TokenTexts
 
 VOCABULARY = 9
 
@@ -155,14 +157,70 @@ def test_nothing_indexed_and_a_corpus_of_no_text_suggest_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (" the", "“the”"),
+        (" the", "“·the”"),
+        ("the", "“the”"),
         ("<b>", "“<b>”"),
-        ("\n\n    ", "2 line ends and 4 spaces"),
-        (" ", "space"),
-        ("\t", "tab"),
-        ("", "an empty token"),
-        ("x" * 90, "“" + "x" * 39 + "…”"),
+        ("\n\n    ", "“⏎⏎····”"),
+        (" ", "“·”"),
+        ("\t", "“→”"),
+        ("", "“∅”"),
+        ("a\u200b", "“a\\u200b”"),
     ],
 )
 def test_tokens_read_well(text: str, said: str) -> None:
     assert suggest._readable(text) == said
+
+
+class Spelt(TokenTexts):
+    """Tokens that read like given texts; several may read the same."""
+
+    TEXTS = (" the", "the", "the", "of", " of", "\u00a0of", "a", "b")
+
+    def text(self, token: int) -> str:
+        return self.TEXTS[token]
+
+
+def applied_as_read(suggestion: str, kind: str, corpus: Corpus) -> np.ndarray:
+    """Where a rule holds by its words alone, as somebody would apply it who has only read it."""
+    shown = [show_alone(corpus.token_text(token)) for token in corpus.tokens.tolist()]
+    begins = corpus.offsets[corpus.document_of(np.arange(len(corpus)))].tolist()
+    first, _, second = suggestion.removeprefix("what follows ").partition(" after ")
+    words, others = set(re.findall("“(.+?)”", first)), set(re.findall("“(.+?)”", second))
+    holds = np.zeros(len(corpus), bool)
+    for place, own in enumerate(shown):
+        reach = 1 if kind in ("follows", "token follows") else loops.REACH
+        before = set(shown[max(begins[place], place - reach) : place])
+        if kind == "token":
+            holds[place] = own in words
+        elif kind == "follows":
+            holds[place] = bool(before & words)
+        elif kind == "context":
+            holds[place] = bool(before & others)
+        else:
+            holds[place] = own in words and bool(before & others)
+    return holds
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_are_those_of_the_rule_as_it_reads(seed: int) -> None:
+    """Also where a feature fires on one of several tokens that read the same, or only on the one with a space."""
+    generator = np.random.default_rng(seed)
+    made = corpus_of([generator.integers(0, 8, generator.integers(5, 40)).tolist() for _ in range(80)])
+    corpus = Corpus(made.tokens, made.offsets, made.documents, Spelt())
+    before = np.concatenate([[-1], corpus.tokens[:-1]])
+    before[corpus.offsets[:-1]] = -1
+    fires = [corpus.tokens == 0, corpus.tokens == 1, np.isin(corpus.tokens, (3, 4)), before == 5]
+    fires += [(corpus.tokens == 6) & (before == 2)]
+    dense = np.stack([code & (generator.random(len(code)) < 0.9) for code in fires], axis=1).astype(np.float32)
+    table = suggest_labels(index_of(dense), corpus, seed=seed)
+    held = ~suggest._half(corpus, len(corpus), seed).astype(bool)
+    assert table["suggestion"].iloc[0] == "“·the”"
+    assert table["suggestion"].iloc[1] == "“the”"
+    for row, code in zip(table.to_dict("records"), dense.T > 0, strict=True):
+        assert row["suggestion"]
+        holds = applied_as_read(row["suggestion"], row["kind"], corpus)
+        assert row["holds"] == (holds & held).sum()
+        assert row["precision"] == pytest.approx(code[holds & held].mean())
+        assert row["recall"] == pytest.approx(holds[code & held].mean())
+    # Half of what reads “the” is another token, on which the feature does not fire.
+    assert table["precision"].iloc[1] < 0.7 < table["precision"].iloc[0]

@@ -220,7 +220,8 @@ def suggestion_line(row: Mapping[Any, Any]) -> str:
     """The same as HTML, marked as a suggestion."""
     text = suggestion_text(row)
     why = (
-        "Made from the tokens and contexts that drive it, and measured as a detector of it; no person has confirmed it"
+        "Made from the tokens and contexts that drive it, and measured as a detector of it on the half of the indexed "
+        "text on which it was not chosen; · is a space. No person has confirmed it"
     )
     return f'<div class="note" title="{escape(why)}">suggested: <i>{escape(text)}</i></div>' if text else ""
 

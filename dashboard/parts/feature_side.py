@@ -60,6 +60,13 @@ def link(query: Mapping[str, str], feature: int, text: str) -> str:
     return f'<a href="?{escape(address)}" data-go="{feature}">{escape(text)}</a>'
 
 
+HALVES = (
+    "The rule was chosen on one half of the indexed documents and measured on the other half. The SAEs were trained on "
+    "both, so on text of another kind it may do worse. · is a space: “·the” and “the” are different tokens."
+)
+"""What the figures of a suggested label were measured on."""
+
+
 def suggestion_html(row: Mapping[Any, Any] | None) -> str:
     """The suggested label with its figures as a detector, or why there is none.
 
@@ -76,11 +83,11 @@ def suggestion_html(row: Mapping[Any, Any] | None) -> str:
         figures = (
             _defined(
                 f"precision {percent(row['precision'], 0)}",
-                f"It fires on {both} of the {holds} held-out tokens where the rule holds",
+                f"It fires on {both} of the {holds} tokens there where the rule holds as it reads",
             ),
             _defined(
                 f"recall {percent(row['recall'], 0)}",
-                f"The rule holds on {both} of the {fires} held-out tokens on which it fires",
+                f"The rule holds on {both} of the {fires} tokens there on which it fires",
             ),
             _defined(
                 f"{decimal(row['lift'], 1)} times as often",
@@ -89,7 +96,7 @@ def suggestion_html(row: Mapping[Any, Any] | None) -> str:
         )
         said = (
             f'<b>{escape(str(row["suggestion"]))}</b><span class="muted">{" · ".join(figures)} '
-            f"{_defined('on text held out', 'Chosen on half of the passages, measured on the other half')}</span>"
+            f"{_defined('on the other half of the text', HALVES)}</span>"
         )
     return f'<div class="sae suggest">{mark}{said}</div>'
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
@@ -10,13 +9,13 @@ from typing import Protocol
 
 from dashboard.parts.colors import ACTIVATION_LEVELS, activation_level
 from dashboard.parts.numbers import decimal, whole
+from sae_core.browse.shown import NEWLINE, SPACE, TAB, show_alone, visible
 from sae_core.browse.token_texts import PARTIAL
 
-NEWLINE, TAB, SPACE, PART = "⏎", "→", "·", "▫"
+__all__ = ["NEWLINE", "PART", "SPACE", "TAB", "show_alone", "show_in_context"]
+
+PART = "▫"
 _IN_CONTEXT = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "", "\u00a0": SPACE, PARTIAL: PART})
-_ALONE = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "␍", " ": SPACE, "\u00a0": SPACE})
-# Control characters, and those that turn the direction of the text around them or cannot be seen.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _KEPT = 20_000  # texts of tokens, of which the same come again and again
 
 
@@ -49,19 +48,9 @@ class ExampleLike(Protocol):
 
 
 @lru_cache(_KEPT)
-def show_alone(text: str) -> str:
-    """A token on its own, spaces included: ``·the``, ``⏎⏎``; an empty one is ``∅``. Not escaped."""
-    return _visible(text.translate(_ALONE)) or "∅"
-
-
-@lru_cache(_KEPT)
 def show_in_context(text: str) -> str:
     """A token within running text: only line ends and tabs get a sign. Not escaped."""
-    return _visible(text.translate(_IN_CONTEXT))
-
-
-def _visible(text: str) -> str:
-    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return visible(text.translate(_IN_CONTEXT))
 
 
 def source_of(metadata: Mapping[str, object]) -> str:

@@ -13,9 +13,11 @@ from dashboard.queries.cached import ENTRIES, modified
 from dashboard.queries.opening import EnsembleInfo
 from dashboard.queries.tables import atoms, suggestions
 from sae_core.browse.cluster_names import name_clusters
+from sae_core.browse.shown import NEWLINE, SPACE, TAB, show_alone
 from sae_core.run import Run
 
 _WORD = re.compile("“(.+?)”")
+_SPACES = f"{SPACE}{NEWLINE}{TAB}"
 
 
 def cluster_names(table: pd.DataFrame) -> list[str]:
@@ -53,7 +55,7 @@ def _clusters(path: str, stamp: tuple[int, int], _run: Run, _info: EnsembleInfo)
 def _words(table: pd.DataFrame) -> list[Sequence[str]]:
     tokens = table["top_token"].tolist()
     # Most texts are those of many features.
-    of_token = {token: _told([token.strip()]) for token in set(tokens)}
+    of_token = {token: _told([show_alone(token)]) for token in set(tokens)}
     if "suggestion" not in table:
         return [of_token[token] for token in tokens]
     suggested = table["suggestion"].tolist()
@@ -62,5 +64,5 @@ def _words(table: pd.DataFrame) -> list[Sequence[str]]:
 
 
 def _told(words: Sequence[str]) -> Sequence[str]:
-    """Words without those of signs alone, which would name a cluster “],” and say nothing to anybody."""
-    return [word.lower() for word in words if any(sign.isalnum() for sign in word)]
+    """Words without the spaces around them, and without those of signs alone, which would say nothing to anybody."""
+    return [word.strip(_SPACES).lower() for word in words if any(sign.isalnum() for sign in word)]

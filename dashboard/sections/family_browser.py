@@ -218,7 +218,7 @@ def _label_chip(feature: int, labels: Mapping[int, str], suggestions: pd.DataFra
     row = None if suggestions is None else suggestions.iloc[feature]
     if row is None or not row["suggestion"]:
         return ""
-    title = f"a suggestion: precision {percent(row['precision'], 0)}, recall {percent(row['recall'], 0)}"
+    title = f"a suggestion: precision {percent(row['precision'], 0)}, recall {percent(row['recall'], 0)}; · is a space"
     return chip(f"suggested: {row['suggestion']}", title=title)
 
 

@@ -15,7 +15,7 @@ from dashboard.parts.numbers import whole
 from dashboard.parts.spurious import MEASURES, Names, automatic_chart
 from dashboard.sections.ablating import workbench
 from sae_core.config import KNOWN, title_of
-from sae_core.evaluation.terms import BIASED, ORACLE
+from sae_core.evaluation.terms import BIASED, ORACLE, texts_in_words
 
 MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""
@@ -78,8 +78,8 @@ def _automatic(task: str, facts: Mapping[str, Any]) -> None:
     chart(
         automatic_chart(facts["figures"], measure),
         f"{task}: {MEASURES[measure]}",
-        f"Means over {len(facts['seeds'])} seeds with 95 % intervals; the dotted line is a random dictionary, which "
-        "shows what ablating anything at all does.",
+        f"Means over {texts_in_words(facts)}. Bars are 95 % intervals over these; the dotted line is a random "
+        "dictionary, which shows what ablating anything at all does.",
         key=f"automatic-{task}-{measure}",
     )
 

@@ -60,10 +60,14 @@ class Passages:
         own: The model's own predictions; their KL is 0.
         predicted_B: How many tokens of each text are predicted [B]: an ordinary one, from an ordinary one. So what
             BOS predicts, which is never replaced, does not count.
+        numbers_B: The place of each text among those that were given [B].
     """
 
-    def __init__(self, model: SubstitutedModel, texts: Sequence[TokenizedText]) -> None:
+    def __init__(
+        self, model: SubstitutedModel, texts: Sequence[TokenizedText], numbers: Sequence[int] | None = None
+    ) -> None:
         self._model = model
+        self.numbers_B = np.arange(len(texts)) if numbers is None else np.array(numbers, np.int64)
         self._ids_BL, self._present_BL = model.tokens.pad(texts)
         ordinary_BL = np.zeros(self._ids_BL.shape, dtype=bool)
         for row, text in enumerate(texts):
@@ -150,27 +154,28 @@ class SubstitutedModel:
         Raises:
             UserError: If putting the model's own activations back changes what it predicts.
         """
-        chosen: list[TokenizedText] = []
+        chosen: list[tuple[int, TokenizedText]] = []
         total = 0
-        for text in self.tokens.encode(texts):
+        for number, text in enumerate(self.tokens.encode(texts)):
             size = int(text.ordinary.sum())
             if chosen and total + size > tokens:
                 break
             if size > 1:
-                chosen.append(text)
+                chosen.append((number, text))
                 total += size
-        chosen.sort(key=lambda text: len(text.ids))
+        chosen.sort(key=lambda one: len(one[1].ids))
         limit = (CPU_LOGITS if self.device == "cpu" else GPU_LOGITS) // self._vocabulary
         while chosen:
             count = 1
-            while count < len(chosen) and (count + 1) * len(chosen[count].ids) <= limit:
+            while count < len(chosen) and (count + 1) * len(chosen[count][1].ids) <= limit:
                 count += 1
             group, chosen = chosen[:count], chosen[count:]
-            yield self._checked(group)
+            numbers, own = zip(*group, strict=True)
+            yield self._checked(own, numbers)
 
-    def _checked(self, texts: Sequence[TokenizedText]) -> Passages:
+    def _checked(self, texts: Sequence[TokenizedText], numbers: Sequence[int]) -> Passages:
         """The passages; the first time, find out whether blocks before the place may be left out."""
-        passages = Passages(self, texts)
+        passages = Passages(self, texts, numbers)
         if self._skips is None:
             self._skips = next((skips for skips in (True, False) if self._is_same(passages, skips)), None)
         if self._skips is None:

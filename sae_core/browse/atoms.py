@@ -89,5 +89,5 @@ def _firing(index: ActivationIndex, corpus: Corpus, progress: Progress) -> tuple
 
 def _top_token(corpus: Corpus, positions: NDArray[np.int32]) -> str:
     """The most frequent token at positions, of equally frequent ones that of the first position."""
-    common = Counter(corpus.tokens[positions].tolist()).most_common(1)
+    common = Counter(corpus.alike_V[corpus.tokens[positions]].tolist()).most_common(1)
     return corpus.token_text(common[0][0]) if common else ""

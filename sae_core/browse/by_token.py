@@ -14,6 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.browse.corpus import Corpus
+from sae_core.browse.shown import NEWLINE, SPACE, TAB, show_alone
+from sae_core.browse.shown import typed as signs
 from sae_core.mapped import opened_table
 
 FORMAT = "sae-ensemble-by-token-1"
@@ -101,9 +103,10 @@ class TokenNames:
     def __init__(self, corpus: Corpus, tokens: NDArray[np.int32]) -> None:
         occurrences_V = np.bincount(corpus.tokens, minlength=int(tokens.max(initial=0)) + 1)
         frequent_first = tokens[np.argsort(-occurrences_V[tokens], kind="stable")].tolist()
-        self._texts = {token: corpus.token_text(token) for token in frequent_first}
-        self._by_word: dict[str, list[int]] = {}
-        for token, text in self._texts.items():
+        texts = {token: corpus.token_text(token) for token in frequent_first}
+        self._shown = {token: show_alone(text) for token, text in texts.items()}
+        self._texts, self._by_word = texts, dict[str, list[int]]()
+        for token, text in texts.items():
             self._by_word.setdefault(_word(text), []).append(token)
 
     def find(self, typed: str) -> list[int]:
@@ -111,19 +114,19 @@ class TokenNames:
 
         Spaces around a word and capitals do not count, unless a space is typed as ``·``: ``·the`` is that token alone.
         """
-        shown = typed.translate(_SIGNS)
-        if shown != typed:
-            return [token for token, text in self._texts.items() if text == shown]
+        if any(sign in typed for sign in _SIGNS):
+            return [token for token, shown in self._shown.items() if shown == signs(typed)]
         return self._by_word.get(_word(typed), [])
 
     def like(self, typed: str, count: int = 8) -> list[int]:
         """The most frequent tokens that begin with what was typed."""
-        word = _word(typed.translate(_SIGNS))
+        word = _word(typed.translate(_AS_TEXT))
         found = (token for token, text in self._texts.items() if _word(text).startswith(word))
         return [token for token, _ in zip(found, range(count), strict=False)]
 
 
-_SIGNS = str.maketrans({"·": " ", "⏎": "\n", "→": "\t"})
+_SIGNS = (SPACE, NEWLINE, TAB)
+_AS_TEXT = str.maketrans({SPACE: " ", NEWLINE: "\n", TAB: "\t"})
 
 
 def _word(text: str) -> str:

@@ -9,12 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from sae_core.browse.shown import show_alone
 from sae_core.browse.token_texts import TokenTexts
 from sae_core.config import KNOWN
 from sae_core.errors import UserError
 from sae_core.files import read_table
 from sae_core.mapped import map_tensors
 from sae_core.run import Run
+
+_AT_ONCE = 2**22
+"""Tokens looked at together."""
 
 
 class Corpus:
@@ -61,6 +65,22 @@ class Corpus:
     def token_text(self, token: int) -> str:
         """What a token reads like on its own, leading space included."""
         return self.texts.text(token)
+
+    @cached_property
+    def alike_V(self) -> NDArray[np.int32]:
+        """For each token up to the largest of the corpus the smallest one of it that reads the same; else itself.
+
+        Several numbers may stand for one text, such as a byte and the letter that it is. Who reads a token cannot tell
+        them apart, so what is said of it is said of all of them.
+        """
+        there_V = np.zeros(int(self.tokens.max(initial=0)) + 1, np.bool_)
+        for start in range(0, len(self.tokens), _AT_ONCE):
+            there_V[self.tokens[start : start + _AT_ONCE]] = True
+        alike_V = np.arange(len(there_V), dtype=np.int32)
+        first: dict[str, int] = {}
+        for token in np.flatnonzero(there_V).tolist():
+            alike_V[token] = first.setdefault(show_alone(self.token_text(token)), token)
+        return alike_V
 
     def window_texts(self, positions: range) -> list[str]:
         """What the tokens of a window read like; together they are its text."""

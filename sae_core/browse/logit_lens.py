@@ -11,10 +11,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_core.browse.shown import show_alone
 from sae_core.browse.token_texts import TokenTexts
 from sae_core.ensemble import Ensemble
 from sae_core.progress import Progress, Tick, silent
 
+_ALIKE = 8
+"""Tokens looked at beyond those that are asked for, as some may read the same."""
 _CELLS = 16_000_000
 
 
@@ -74,10 +77,18 @@ def promoted_tokens(
 def _best(
     logits_NV: Tensor, count: int, allowed_V: Tensor, texts: TokenTexts, sign: int
 ) -> list[tuple[list[str], list[float]]]:
-    """For each atom the texts and logits of the tokens with the largest logits, or the smallest if sign is −1."""
-    scores_NK, places_NK = (sign * logits_NV).topk(count, dim=1)
+    """For each atom the texts and logits of the tokens with the largest logits, or the smallest if sign is −1.
+
+    Of tokens that read the same the first is taken; fewer are given if there are many of these.
+    """
+    scores_NK, places_NK = (sign * logits_NV).topk(min(count + _ALIKE, len(allowed_V)), dim=1)
     tokens_NK = allowed_V[places_NK].tolist()
-    return [
-        ([texts.text(token) for token in tokens], scores)
-        for tokens, scores in zip(tokens_NK, (sign * scores_NK).tolist(), strict=True)
-    ]
+    found = []
+    for tokens, scores in zip(tokens_NK, (sign * scores_NK).tolist(), strict=True):
+        first: dict[str, tuple[str, float]] = {}
+        for token, score in zip(tokens, scores, strict=True):
+            text = texts.text(token)
+            first.setdefault(show_alone(text), (text, score))
+        kept = list(first.values())[:count]
+        found.append(([text for text, _ in kept], [score for _, score in kept]))
+    return found

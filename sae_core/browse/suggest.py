@@ -1,14 +1,13 @@
 """A suggested label for each feature: the simple rule on tokens that best foretells where it fires, and how well.
 
 A rule says that the token is one of a few, that it follows one of a few, that a word stands in the context before it,
-or the first together with another. It is chosen on a random half of the documents for the largest F1 and measured on
-the other half, so its precision and recall are those of a detector on text that it was not chosen on. One that is not
-right once there is not suggested.
+or the first together with another. Tokens are told apart by what people read, ``·the`` from ``the``, so the rule is the
+one that is written, and its figures are those of whoever applies it as it reads. It is chosen on a random half of the
+documents for the largest F1 and measured on the other half, so its precision and recall are those of a detector on text
+that it was not chosen on; the SAEs were trained on both halves. One that is not right once there is not suggested.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from sae_core.browse import suggest_loops as loops
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
+from sae_core.browse.shown import show_alone
 from sae_core.progress import Progress, Tick, silent
 
 LEAST_FIRES = 5
@@ -27,7 +27,6 @@ KINDS = ("", "token", "follows", "context", "token follows", "token in context")
 """What the numbers of `suggest_loops` stand for."""
 _FEW_DOCUMENTS, _STRETCH = 16, 256
 _BLOCK = 1024
-_LONGEST = 40
 
 
 def suggest_labels(
@@ -47,7 +46,7 @@ def suggest_labels(
         where the rule holds), fires, holds and both (the numbers of held-out tokens behind them) and lift (precision
         over the feature's density there: the likelihood ratio of the rule). NaN where nothing is divided by nothing.
     """
-    tokens_T = np.array(corpus.tokens[: index.tokens], np.int32)
+    tokens_T = corpus.alike_V[corpus.tokens[: index.tokens]]
     begins_T = corpus.offsets[corpus.document_of(np.arange(len(tokens_T)))].astype(np.int32)
     learned_T = _half(corpus, len(tokens_T), seed)
     vocabulary = int(tokens_T.max(initial=0)) + 1
@@ -125,23 +124,11 @@ def _say(corpus: Corpus, kind: int, words_K: NDArray[np.int32], others_K: NDArra
 
 
 def _any_of(corpus: Corpus, words_K: NDArray[np.int32]) -> str:
-    """Tokens as a list that people read; those that differ in the space before them alone are one."""
-    texts = list(dict.fromkeys(_readable(corpus.token_text(word)) for word in words_K.tolist() if word >= 0))
+    """Tokens as a list that people read."""
+    texts = [_readable(corpus.token_text(word)) for word in words_K.tolist() if word >= 0]
     return " or ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
 
 
 def _readable(text: str) -> str:
-    """A token in quotes, and one of nothing but space in words."""
-    word = text.strip()
-    if word:
-        return f"“{word if len(word) <= _LONGEST else word[: _LONGEST - 1] + '…'}”"
-    return _spaces(text)
-
-
-def _spaces(text: str) -> str:
-    """``2 line ends and 4 spaces`` for a token of nothing but space."""
-    names: Sequence[tuple[str, str]] = (("line end", "\n"), ("tab", "\t"))
-    counted = [(name, text.count(sign)) for name, sign in names]
-    counted.append(("space", len(text) - sum(number for _, number in counted)))
-    found = [(name if number == 1 else f"{number} {name}s") for name, number in counted if number]
-    return " and ".join(found) or "an empty token"
+    """A token in quotes, its spaces shown. Nothing is cut off, as two tokens could then read the same."""
+    return f"“{show_alone(text)}”"

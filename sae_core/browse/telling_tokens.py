@@ -41,7 +41,9 @@ def write_by_token(
     Returns:
         Rows written.
     """
-    tokens_V, token_T, occurrences_V = np.unique(corpus.tokens[: index.tokens], return_inverse=True, return_counts=True)
+    # Tokens that read the same are one token, under the smallest of their numbers.
+    read_T = corpus.alike_V[corpus.tokens[: index.tokens]]
+    tokens_V, token_T, occurrences_V = np.unique(read_T, return_inverse=True, return_counts=True)
     token_T, occurrences_V = token_T.astype(np.int32), occurrences_V.astype(np.int64)
     kept, count = max(1, min(kept, index.features)), len(tokens_V)
     room = (np.zeros(count), *(np.zeros(count, np.int64) for _ in range(2)))

@@ -35,7 +35,12 @@ def spurious(
     attribute: Annotated[
         str, typer.Option(metavar="COLUMN=A,B", help="The same for what goes together with it: B with B, A with A.")
     ] = "gender=1,0",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, each with texts of its own.")] = 5,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Seeds; up to five have texts of their own where there are enough, and what they share is said."
+        ),
+    ] = 5,
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train the probe again after each ablation.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,7 +84,9 @@ def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
 
 def _print(facts: dict[str, Any]) -> None:
     from sae_core.evaluation.spurious import as_text
+    from sae_core.evaluation.terms import texts_in_words
 
     target, spurious = (" or ".join(facts[label][::-1]) for label in ("target", "spurious"))
     console.print_rows(as_text(facts), title=f"{facts['task']}: T is {target}, S {spurious}")
     console.say(facts["description"])
+    console.say(f"Means over {texts_in_words(facts)}.")

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.activations.harvest import documents, evaluation_cache
@@ -178,6 +180,8 @@ def _reconstruction(run: Run, ensembles: Ensembles, device: str, progress: Progr
         ensembles,
         cache.read,
         cache.rows,
+        document_T=held_out_documents(run, cache.rows),
+        stretch=run.settings.model.context,
         bootstrap=run.settings.evaluation.bootstrap,
         seed=run.settings.training.seed,
         device=device,
@@ -185,6 +189,20 @@ def _reconstruction(run: Run, ensembles: Ensembles, device: str, progress: Progr
     )
     write_table(run.evaluation_table("reconstruction"), densities)
     write_json(run.evaluation("reconstruction"), figures)
+
+
+def held_out_documents(run: Run, rows: int) -> NDArray[np.int64] | None:
+    """The number of the document that each row of the evaluation cache is of [rows]; None where there are no texts.
+
+    A long document may lie there in several passages.
+    """
+    if not run.corpus.texts.exists():
+        return None
+    table = read_table(run.corpus.texts)
+    held_out = table[table["held_out"]]
+    numbers = held_out["document"].to_numpy(np.int64) if "document" in held_out else np.arange(len(held_out))
+    document_T = np.repeat(numbers, held_out["tokens"].to_numpy())
+    return document_T if len(document_T) == rows else None
 
 
 def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:

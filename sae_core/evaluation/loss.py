@@ -41,6 +41,7 @@ class _Sums:
     cross_entropy: dict[Key, list[Floats]] = field(default_factory=dict)
     kl: dict[Key, list[Floats]] = field(default_factory=dict)
     predicted: list[NDArray[np.int64]] = field(default_factory=list)
+    numbers: list[NDArray[np.int64]] = field(default_factory=list)
 
     def add(self, key: Key, effect: Effect) -> None:
         self.cross_entropy.setdefault(key, []).append(effect.cross_entropy_B)
@@ -55,6 +56,7 @@ def measure_loss(
     mean_D: Tensor,
     *,
     tokens: int,
+    documents: Sequence[int] | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     progress: Progress = silent,
@@ -70,30 +72,34 @@ def measure_loss(
         texts: Held-out texts.
         mean_D: Mean activation, to which mean ablation sets them.
         tokens: Ordinary tokens at most; the first whole texts are taken.
-        bootstrap: Bootstrap samples of texts behind an interval.
+        documents: The number of the document that each text is a passage of; each is one of its own if not given.
+        bootstrap: Bootstrap samples of documents behind an interval.
         seed: Seed of the bootstrap.
         progress: Told the tokens done.
 
     Returns:
-        The content of evaluation/loss.json: ``tokens`` replaced, ``predictions``, ``texts``; ``cross_entropy`` and
-        ``kl`` of the references, in nats a prediction; and for each of the ``ensembles`` its ``cross_entropy``, ``kl``,
-        ``loss_recovered_above`` (by other ensembles the interval of the difference, from the same draws of texts)
-        and what is recovered: ``loss_recovered`` (with interval) and ``kl_recovered`` with zero ablation as the
-        reference, the same with ``_mean``, and all of them ``by_members``. None where an ablation does no harm.
+        The content of evaluation/loss.json: ``tokens`` replaced, ``predictions``, ``texts``, ``documents``;
+        ``cross_entropy`` and ``kl`` of the references, in nats a prediction; and for each of the ``ensembles`` its
+        ``cross_entropy``, ``kl``, ``loss_recovered_above`` (by other ensembles the interval of the difference, from the
+        same draws of documents) and what is recovered: ``loss_recovered`` (with interval) and ``kl_recovered`` with
+        zero ablation as the reference, the same with ``_mean``, and all of them ``by_members``. None where an ablation
+        does no harm.
     """
     encoders, sums, done = Encoders(ensembles), _Sums(), 0
     for passages in model.passages(texts, tokens=tokens):
         for key, effect in _effects(passages, encoders, mean_D):
             sums.add(key, effect)
         sums.predicted.append(passages.predicted_B)
+        sums.numbers.append(passages.numbers_B)
         done += len(passages.acts_TD)
         progress(Tick("put reconstructions back", done, tokens))
-    figures = _Figures(sums, bootstrap=bootstrap, seed=seed)
+    figures = _Figures(sums, documents, bootstrap=bootstrap, seed=seed)
     return {
         "defined": bool(figures.predictions),
         "tokens": done,
         "predictions": figures.predictions,
         "texts": len(figures.predicted_B),
+        "documents": figures.documents,
         "bootstrap": bootstrap,
         "seed": seed,
         "cross_entropy": {name: figures.mean(figures.cross_entropy, (name, 0)) for name in REFERENCES},
@@ -124,17 +130,21 @@ def _effects(passages: Passages, encoders: Encoders, mean_D: Tensor) -> Iterator
 
 
 class _Figures:
-    """Means over predictions, with intervals by a bootstrap over texts, whose tokens are not independent."""
+    """Means over predictions, with intervals by a bootstrap over documents, whose tokens are not independent."""
 
-    def __init__(self, sums: _Sums, *, bootstrap: int, seed: int) -> None:
+    def __init__(self, sums: _Sums, documents: Sequence[int] | None, *, bootstrap: int, seed: int) -> None:
         self.predicted_B = np.concatenate(sums.predicted) if sums.predicted else np.zeros(0, np.int64)
         self.predictions = int(self.predicted_B.sum())
         self.cross_entropy = {key: np.concatenate(parts) for key, parts in sums.cross_entropy.items()}
         self.kl = {key: np.concatenate(parts) for key, parts in sums.kl.items()}
-        texts = len(self.predicted_B)
-        self._draws_RB: NDArray[np.int64] = np.zeros((0, texts), np.int64)
-        if texts > 1:
-            self._draws_RB = np.random.default_rng(seed).multinomial(texts, [1 / texts] * texts, size=bootstrap)
+        numbers_B = np.concatenate(sums.numbers) if sums.numbers else np.zeros(0, np.int64)
+        document_B = numbers_B if documents is None else np.array(documents, np.int64)[numbers_B]
+        names, place_B = np.unique(document_B, return_inverse=True)
+        self.documents = count = len(names)
+        self._draws_RB: NDArray[np.int64] = np.zeros((0, len(document_B)), np.int64)
+        if count > 1:
+            drawn_RU = np.random.default_rng(seed).multinomial(count, [1 / count] * count, size=bootstrap)
+            self._draws_RB = drawn_RU[:, place_B]
 
     def mean(self, sums: Mapping[Key, Floats], key: Key) -> float | None:
         """Nats a prediction."""

@@ -26,7 +26,9 @@ Read = Callable[[int, int], Tensor]
 """Activations [stop − start, D] from rows start to stop, in float32."""
 
 CHUNK = 256
-"""Consecutive tokens that the bootstrap draws together; the tokens of one document are not independent."""
+"""Consecutive tokens that the bootstrap draws together where it is not known what belongs to one document."""
+FEW = 20
+"""Fewer documents than this are cut into stretches, as too few units give no interval."""
 MAX_CHUNKS = 1000
 IDENTITY_TOKENS = 2048
 """Tokens on which the exact identities are checked; that needs a second, dense way through the ensemble."""
@@ -35,17 +37,26 @@ IDENTITY_TOKENS = 2048
 class Moments:
     """First and second moments of the activations, by dimension and by chunk, streamed in float64.
 
-    Sums are taken around the first activation, so that a large constant offset costs no digits.
+    A chunk is what the bootstrap draws. Sums are taken around the first activation, so that a large constant offset
+    costs no digits.
 
     Args:
         tokens: Activations that will come, N.
         d_in: Their dimension, D.
+        document_T: The number of the document that each is of [N], if that is known: a chunk is then one document, or
+            several whole ones where there are more than `MAX_CHUNKS`.
+        stretch: Tokens of a chunk otherwise, as many as the model sees together; fewer if there would be too few.
+
+    Attributes:
+        drawn: What the bootstrap draws, in words.
     """
 
-    def __init__(self, tokens: int, d_in: int) -> None:
+    def __init__(
+        self, tokens: int, d_in: int, *, document_T: NDArray[np.int64] | None = None, stretch: int = CHUNK
+    ) -> None:
         self.tokens = tokens
-        self.chunk = max(CHUNK if tokens >= 20 * CHUNK else math.ceil(tokens / 20), math.ceil(tokens / MAX_CHUNKS))
-        chunks = math.ceil(tokens / self.chunk)
+        self._chunk_T, self.drawn = _chunks(tokens, document_T, stretch)
+        chunks = int(self._chunk_T.max()) + 1
         self.count_C = torch.zeros(chunks, dtype=torch.float64)
         self.sum_CD = torch.zeros(chunks, d_in, dtype=torch.float64)
         self.square_D = torch.zeros(d_in, dtype=torch.float64)
@@ -55,7 +66,7 @@ class Moments:
 
     def chunks_of(self, start: int, count: int) -> Tensor:
         """The chunk of each of ``count`` activations from number ``start`` on."""
-        return torch.arange(start, start + count) // self.chunk
+        return self._chunk_T[start : start + count].long()
 
     def add(self, start: int, acts_BD: Tensor) -> None:
         """Take in the activations from number ``start`` on."""
@@ -74,6 +85,21 @@ class Moments:
     def variation_D(self) -> Tensor:
         """SST_d = Σ_t (a_td − mean_d)², shape [D]."""
         return (self.square_D - self.sum_CD.sum(dim=0).square() / self.tokens).clamp_min(0.0)
+
+
+def _chunks(tokens: int, document_T: NDArray[np.int64] | None, stretch: int) -> tuple[Tensor, str]:
+    """(the chunk of each token, what a chunk is)."""
+    if document_T is not None:
+        names, number_T = np.unique(document_T, return_inverse=True)
+        if len(names) >= FEW:
+            chunks = min(len(names), MAX_CHUNKS)
+            several = f"groups of {len(names) / chunks:.1f} " if chunks < len(names) else ""
+            chunk_T = (number_T * chunks // len(names)).astype(np.int32)
+            return torch.from_numpy(chunk_T), f"{several}documents, {chunks} of them"
+    length = max(stretch if tokens >= FEW * stretch else math.ceil(tokens / FEW), math.ceil(tokens / MAX_CHUNKS))
+    return torch.arange(
+        tokens, dtype=torch.int32
+    ) // length, f"stretches of {length} tokens, {math.ceil(tokens / length)} of them"
 
 
 class Totals:
@@ -246,6 +272,8 @@ def measure_reconstruction(
     read: Read,
     tokens: int,
     *,
+    document_T: NDArray[np.int64] | None = None,
+    stretch: int = CHUNK,
     bootstrap: int = 200,
     seed: int = 0,
     device: str = "cpu",
@@ -257,6 +285,8 @@ def measure_reconstruction(
         ensembles: Ensembles by name, on ``device``.
         read: Gives activations by row.
         tokens: How many there are, N.
+        document_T: The document of each activation, for the bootstrap; see `Moments`.
+        stretch: Tokens that it draws together otherwise.
         bootstrap: Bootstrap samples behind an interval.
         seed: Seed of the bootstrap.
         device: Where to encode.
@@ -266,7 +296,7 @@ def measure_reconstruction(
         (content of evaluation/reconstruction.json; the table beside it with every feature's density).
     """
     encoders = Encoders(ensembles)
-    moments = Moments(tokens, next(iter(ensembles.values())).d_in)
+    moments = Moments(tokens, next(iter(ensembles.values())).d_in, document_T=document_T, stretch=stretch)
     totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
     identities: dict[str, float] = {}
     for start in range(0, tokens, BLOCK):
@@ -286,6 +316,7 @@ def measure_reconstruction(
         "tokens": tokens,
         "identity_tokens": len(checked),
         "bootstrap": bootstrap,
+        "drawn": moments.drawn,
         "seed": seed,
         "ensembles": {
             name: {

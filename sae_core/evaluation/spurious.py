@@ -166,7 +166,7 @@ def measure_spurious(
         pooled: The texts.
         dictionaries: For each ensemble its atoms [M, D], float32.
         texts: Confounded, balanced and test texts of a seed.
-        seeds: Each draws texts of its own.
+        seeds: Each has texts of its own, as far as there are enough; see `draw_split`.
         counts: The n.
         retrain: Also fit a new probe after each ablation.
         progress: Told about seeds.

@@ -42,6 +42,7 @@ def write_pooled(run: Run, pooled: PooledTask) -> None:
         "description": task.description,
         "target": task.target,
         "spurious": task.spurious,
+        "dealt": task.dealt,
         "features": {name: codes_XM.shape[1] for name, codes_XM in pooled.codes.items()},
     }
     write_tensors(run.spurious(task.name), tensors, {"task": json.dumps(facts)})
@@ -67,7 +68,8 @@ def read_pooled(run: Run, task: str) -> PooledTask:
         target, spurious, test = (table[column].to_numpy(dtype=np.bool_) for column in ("target", "spurious", "test"))
         names = tuple(facts["target"]), tuple(facts["spurious"])
         known = SpuriousTask(
-            facts["name"], facts["description"], *names, table["text"].tolist(), target, spurious, test
+            *(facts["name"], facts["description"], *names, table["text"].tolist(), target, spurious, test),
+            dealt=facts.get("dealt", False),
         )
         marked = {name: arrays[f"{name}.marked"] for name in codes if f"{name}.marked" in arrays}
         return PooledTask(known, arrays["acts"], codes, marked, arrays["random"])

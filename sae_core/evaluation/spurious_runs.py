@@ -32,6 +32,7 @@ from sae_core.evaluation.spurious_tasks import (
     docstring_task,
     draw_split,
     file_task,
+    shared_texts,
 )
 from sae_core.evaluation.terms import SPURIOUS
 from sae_core.progress import Progress, silent
@@ -92,7 +93,7 @@ def evaluate_spurious(
     Args:
         run: A run with trained ensembles and a language model.
         tasks: The tasks.
-        seeds: Each draws its own texts.
+        seeds: Each has texts of its own, as far as there are enough; see `draw_split`.
         retrain: Also fit a new probe after each ablation.
         progress: Told about texts and seeds.
         device: Where to encode; the one in the settings if not given.
@@ -137,14 +138,16 @@ def _evaluate_task(
     pooled = read_pooled(run, task.name)
     dictionaries = {name: ensemble.dictionary.detach().cpu().numpy() for name, ensemble in ensembles.items()}
     table = measure_spurious(pooled, dictionaries, texts, seeds, retrain=retrain, progress=progress)
-    split = draw_split(task, texts, seed=seeds[0])
+    splits = [draw_split(task, texts, seed=seed) for seed in seeds]
     facts = {
         "task": task.name,
         "description": task.description,
         "target": task.target,
         "spurious": task.spurious,
         **identity,
-        **{f"{part}_texts": len(rows) for part, rows in split._asdict().items()},
+        **{f"{part}_texts": len(rows) for part, rows in splits[0]._asdict().items()},
+        "pool_texts": len(task.texts),
+        "shared_texts": shared_texts(splits),
         "figures": over_seeds(table),
     }
     write_measured(run, [facts, *(other for other in others if other["task"] != task.name)], table)
@@ -183,7 +186,9 @@ def _pool(
 
 def _fingerprint(task: SpuriousTask, ensembles: Mapping[str, Ensemble]) -> str:
     """Hash of the texts, their labels and of which ensembles there are."""
-    digest = hashlib.sha256(json.dumps([sorted(ensembles), task.texts, task.marked]).encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(
+        json.dumps([sorted(ensembles), task.texts, task.marked, task.dealt]).encode("utf-8", "surrogatepass")
+    )
     for labels_X in (task.target_X, task.spurious_X, task.test_X):
         digest.update(labels_X.tobytes())
     return digest.hexdigest()[:16]

@@ -29,8 +29,8 @@ DOCSTRINGS, BIOGRAPHIES, BIAS_IN_BIOS = "docstrings", "biographies", "bias_in_bi
 BIAS_IN_BIOS_ID = "LabHC/bias_in_bios"
 PROFESSOR, NURSE, MALE, FEMALE = "21", "13", "0", "1"
 """Labels of Bias in Bios (Ravfogel et al. 2020)."""
-POOL = 1.2
-"""Texts of a group that are read, over those that a seed uses, so that seeds differ in their texts."""
+POOL = 5
+"""Texts of a group that are read, over those that a seed uses, so that as many seeds have texts of their own."""
 TEST_PERCENT = 30
 LEAST = 5
 """Texts of a group without which a task is not usable."""
@@ -52,6 +52,7 @@ class SpuriousTask:
         spurious_X: S of each text.
         test_X: Whether a text is for testing.
         marked: Where in each text S stands, as first and last (exclusive) characters, where that is known.
+        dealt: Whether seeds get texts dealt out, as `draw_split` says; earlier runs drew them with each seed anew.
     """
 
     name: str
@@ -63,6 +64,7 @@ class SpuriousTask:
     spurious_X: Bools
     test_X: Bools
     marked: list[Spans] | None = field(default=None)
+    dealt: bool = True
 
     def group(self, target: bool, spurious: bool, *, test: bool) -> Integers:
         """Numbers of the texts of one group, for training or for testing."""
@@ -80,6 +82,9 @@ class Split(NamedTuple):
 def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
     """Draw the texts of one seed.
 
+    Of each group the texts are shuffled and dealt to `POOL` seeds in turn, which share none if there are enough, and as
+    few as can be otherwise; further seeds shuffle them again. `shared_texts` says how many two seeds share.
+
     Args:
         task: The task.
         texts: Confounded, balanced and test texts, at most so many of each.
@@ -88,9 +93,11 @@ def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
     Raises:
         UserError: If a group has too few texts.
     """
-    chance = np.random.default_rng([seed, *task.name.encode()])
-    train = {group: chance.permutation(task.group(*group, test=False)) for group in GROUPS}
-    test = {group: chance.permutation(task.group(*group, test=True)) for group in GROUPS}
+    chance = np.random.default_rng([seed // POOL if task.dealt else seed, *task.name.encode()])
+    train, test = (
+        {group: _dealt(task, chance.permutation(task.group(*group, test=is_test)), seed) for group in GROUPS}
+        for is_test in (False, True)
+    )
     agreeing = [group for group in GROUPS if group[0] == group[1]]
     # Of the groups with T = S a third is balanced, so that there are as many balanced as confounded texts.
     balanced = min(texts // 4, *(len(rows) for rows in train.values()), *(len(train[g]) // 3 for g in agreeing))
@@ -107,6 +114,27 @@ def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
         np.concatenate([train[group][:balanced] for group in GROUPS]),
         np.concatenate([test[group][:tested] for group in GROUPS]),
     )
+
+
+def _dealt(task: SpuriousTask, shuffled: Integers, seed: int) -> Integers:
+    """The texts of a group with those first that are a seed's."""
+    return np.roll(shuffled, -(seed % POOL * len(shuffled) // POOL)) if task.dealt else shuffled
+
+
+def shared_texts(splits: Sequence[Split]) -> dict[str, float | None]:
+    """Mean share of the texts of one seed that another one has, too: of ``train`` and of ``test`` texts.
+
+    None where there is one seed.
+    """
+    parts = {
+        "train": [{*split.confounded.tolist(), *split.balanced.tolist()} for split in splits],
+        "test": [set(split.test.tolist()) for split in splits],
+    }
+    found: dict[str, float | None] = {}
+    for name, sets in parts.items():
+        shares = [len(one & other) / len(one) for one, other in combinations(sets, 2)]
+        found[name] = sum(shares) / len(shares) if shares else None
+    return found
 
 
 def docstring_task(documents: Sequence[Document], texts: int) -> SpuriousTask | None:
@@ -270,8 +298,8 @@ def _plain(value: Any) -> str:
 
 
 def _needed(texts: int, *, test: bool) -> int:
-    """Texts of one group to read: those that `draw_split` takes at most, and some more."""
-    return round(POOL * (texts // 4 if test else texts // 2 + texts // 4))
+    """Texts of one group to read: those that `draw_split` takes at most, for `POOL` seeds."""
+    return POOL * (texts // 4 if test else texts // 2 + texts // 4)
 
 
 def _limited(rows: Iterable[_Row], texts: int) -> list[_Row]:

@@ -58,6 +58,28 @@ RULE = (
 )
 
 
+def texts_in_words(facts: Mapping[str, Any]) -> str:
+    """What figures over seeds of a spurious task are means over: the texts of a seed, and how many another one shares.
+
+    Args:
+        facts: A task of evaluation/spurious.json; earlier runs do not say what is shared.
+    """
+    seeds, shared = len(facts["seeds"]), facts.get("shared_texts") or {}
+    sizes = [
+        f"{facts[key]:,} {part}" for part in ("confounded", "balanced", "test") if (key := f"{part}_texts") in facts
+    ]
+    each = f" of {', '.join(sizes)} texts" if sizes else ""
+    said = f"{seeds} draw{'' if seeds == 1 else 's'}{each}"
+    if seeds == 1:
+        return said
+    if shared.get("test") is None:
+        return f"{said}, which share an unknown part of their texts"
+    if not shared["test"] and not shared["train"]:
+        return f"{said}, which share none"
+    both = f"{shared['test']:.0%} of their test and {shared['train']:.0%} of their training texts"
+    return f"{said}; two of them share {both}"
+
+
 def where_to_stop(steps: Sequence[Mapping[str, Any]], *, worth: float = WORTH) -> int | None:
     """The number of members at which `RULE` says to stop; None if the last one was still worth its cost.
 

@@ -8,7 +8,7 @@ from typing import Any
 from sae_core.config import title_of
 from sae_core.evaluation.detected import texts_used
 from sae_core.evaluation.seeds import within
-from sae_core.evaluation.terms import COVERED, PLAIN, SCALED, STANDARDISED
+from sae_core.evaluation.terms import COVERED, PLAIN, SCALED, STANDARDISED, texts_in_words
 from sae_core.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.columns import TRUTH, percents, plain
@@ -229,10 +229,10 @@ def spurious(content: Content) -> str:
 
 def _spurious_source(task: Mapping[str, Any]) -> str:
     """What the figures are means over."""
-    runs, draws = len(task["runs"]), len(task["seeds"])
+    runs, draws = len(task["runs"]), texts_in_words(task)
     if runs > 1:
-        return f"Means over {runs} trainings, each over {draws} draws of the texts; intervals are of the trainings."
-    return f"Means over {draws} draws of the texts of {task['runs'][0]}; intervals do not know another training."
+        return f"Means over {runs} trainings, each over {draws}; intervals are of the trainings."
+    return f"Means over {draws}; intervals are over these draws and do not know another training."
 
 
 def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[str]:
