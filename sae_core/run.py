@@ -24,7 +24,8 @@ INDEX_STAGES = (
     *("lens", "map", "atoms", "suggest", "energy"),
 )
 """What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
-EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss")
+CONTROL_STAGE = "control"
+EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss", CONTROL_STAGE)
 """The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
 DETECTORS, DETECTION = "detectors", "detection"
 """Names of the tables beside that of the concepts: each detector's ROC curve, and which texts it called rightly; and

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import shutil
+from html import escape
 
 import pandas as pd
 import pytest
@@ -14,12 +16,17 @@ from sae_core.config import METHODS, load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import evaluate
-from sae_core.evaluation.evaluate import evaluate_run, evaluate_task
+from sae_core.evaluation.evaluate import evaluate_run, evaluate_task, training_sample
 from sae_core.evaluation.loss import measure_loss
+from sae_core.evaluation.random_twin import random_stages
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
-from sae_core.evaluation.summary import summarize
-from sae_core.files import read_json, read_table, write_table
+from sae_core.evaluation.summary import as_text, summarize
+from sae_core.evaluation.terms import CONTROL_MISSING
+from sae_core.files import read_json, read_table, write_json, write_table
+from sae_core.report.build import render
+from sae_core.report.gather import gather
+from sae_core.report.runs import find_subject
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import make_sae
 from tests.models import build_model_folder
@@ -40,9 +47,10 @@ def texts_table():
 
 def write_cache(run):
     acts = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(0)) + 1.0
-    writer = CacheWriter(run.activations / "evaluation", d_in=D, dtype="float32", contents="test")
-    writer.append(acts)
-    writer.finish()
+    for name in ("train", "evaluation"):
+        writer = CacheWriter(run.activations / name, d_in=D, dtype="float32", contents="test")
+        writer.append(acts if name == "evaluation" else acts.flip(0))
+        writer.finish()
     return acts
 
 
@@ -108,7 +116,11 @@ def test_every_file_has_every_ensemble(evaluated):
     assert [row["ensemble"] for row in rows] == list(METHODS)
     for row in rows:
         # A model of random weights predicts no better than without this layer, so there is no loss to recover.
-        unknown = {key for key, value in row.items() if value is None and not key.startswith("loss_recovered")}
+        unknown = {
+            key
+            for key, value in row.items()
+            if value is None and "loss_recovered" not in key and (row["stages"] > 1 or not key.startswith("control_"))
+        }
         alone = {"member_stability", "member_stability_null"} if row["members"] == 1 else set()
         assert unknown == alone | {"retrains", "retrain_stability", "retrain_stability_null"}
 
@@ -196,7 +208,7 @@ def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(e
         patched.setattr(evaluate, "_concepts", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(again)
-    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, False, False, False]
+    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, *[False] * 4]
     monkeypatch.setattr(evaluate, "_reconstruction", stop)
     evaluate_run(again)
     after = contents(again)
@@ -205,6 +217,43 @@ def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(e
     one, two = (untimed(read_json(run.evaluation("cost"))) for run in (again, evaluated))
     assert one == two
     assert read_table(again.evaluation_table("concepts")).equals(read_table(evaluated.evaluation_table("concepts")))
+
+
+def test_the_control_of_boosting_is_made_of_training_activations_by_seed(evaluated):
+    ensemble, acts = load_ensemble(evaluated.ensemble("boosted")), evaluation_cache(evaluated).read(0, TOKENS)
+    found = read_json(evaluated.evaluation("control"))
+    assert list(found["ensembles"]) == ["boosted"]
+    own = found["ensembles"]["boosted"]
+    sample = training_sample(evaluated)
+    assert (found["fitted_on"], len(sample)) == (608, 608)  # sixteen stretches that cover the 600 there are
+    control = random_stages(ensemble, sample, seed=0)
+    assert own["gains"] == pytest.approx(control.weights[1:])
+    left = (acts - control(acts)).detach().double().square().sum()
+    total = (acts - acts.mean(dim=0)).double().square().sum()
+    assert own["explained_variance"] == pytest.approx(float(1 - left / total), abs=1e-5)
+    row = next(row for row in summarize(evaluated) if row["ensemble"] == "boosted")
+    assert as_text(row)["  stage 1 + random stages"] == f"{own['explained_variance']:.4f}"
+    assert "loss_recovered" in own
+
+
+def test_a_run_whose_activations_are_gone_is_used_without_the_control(evaluated, tmp_path):
+    earlier = Run.open(shutil.copytree(evaluated.path, tmp_path / "earlier"))
+    shutil.rmtree(earlier.activations)
+    earlier.evaluation("control").unlink()
+    manifest = earlier.manifest
+    del manifest["finished"]["evaluate/control"]
+    write_json(earlier.manifest_path, manifest)
+    ticks = []
+    evaluate_run(earlier, progress=ticks.append)
+    assert [tick.note for tick in ticks if tick.note] == [f"{evaluate.CONTROL_GONE} {earlier.activations} is gone."]
+    assert not earlier.is_finished("evaluate/control")
+    row = next(row for row in summarize(earlier) if row["ensemble"] == "boosted")
+    assert as_text(row)["  stage 1 + random stages"] == "unmeasured"
+    single = next(row for row in summarize(earlier) if row["ensemble"] == "single")
+    assert as_text(single)["  stage 1 + random stages"] == "–"
+    content = gather(find_subject(earlier.path))
+    assert content["ensembles"]["boosted"]["control"] is None
+    assert escape(CONTROL_MISSING) in render(content)
 
 
 def labelled_file(path):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sae_core.evaluation.terms import CONTROL_MISSING
 from sae_core.report.figures import verdict_on
 from sae_core.report.verdict import decide
 
@@ -112,3 +113,30 @@ def test_the_baseline_of_the_same_l0_decides_whether_ensembling_helps(baseline, 
     sentences = decide(given)["next"]
     assert any(said in sentence for sentence in sentences)
     assert not any("train expanded_l0" in sentence for sentence in sentences)
+
+
+def with_control(control, *, steps=4) -> dict:
+    given = content({EXPLAINED: figure(0.1, 0.08, 0.12)}, names=("boosted",), cost__train_flops=figure(25.0))
+    given["ensembles"]["boosted"] |= {"stages": steps, "control": control}
+    return decide(given)
+
+
+def test_boosting_is_judged_beside_its_untrained_control():
+    above = {**figure(0.01, 0.008, 0.012), "interval": "paired bootstrap"}
+    control = {"figures": {EXPLAINED: figure(0.89)}, "untrained_share": figure(0.9), "trained_above": above}
+    found = with_control(control)
+    assert (
+        "; stage 1 + random stages explain 89.0\u202f%, so 90\u202f% of what the later stages add needs no training"
+        in found["headline"]
+    )
+    assert "of these +1.0 points (+0.8 to +1.2) above stage 1 + random stages" in found["bought"][0]
+    assert any("random ones explain 90\u202f% of what they do" in sentence for sentence in found["next"])
+    learnt = with_control({**control, "untrained_share": figure(0.2)})
+    assert "20\u202f% of what the later stages add needs no training" in learnt["headline"]
+    assert not any("something learnt" in sentence for sentence in learnt["next"])
+    # Where it was not measured that is said, and where nothing is boosted there is nothing to say.
+    missing = with_control(None)
+    assert "is not measured" in missing["headline"]
+    assert CONTROL_MISSING in missing["next"]
+    alone = with_control(None, steps=1)
+    assert "random stages" not in " ".join([alone["headline"], *alone["bought"], *alone["next"]])

@@ -19,9 +19,10 @@ from torch import Tensor
 from sae_core.activations.truth import KnownActivations, KnownDictionary, make_dictionary
 from sae_core.config import TruthSettings
 from sae_core.ensemble import Ensemble
+from sae_core.evaluation.random_twin import random_stages, random_twin
 from sae_core.evaluation.seeds import difference, mean_interval, over_seeds
 from sae_core.evaluation.terms import COVERED
-from sae_core.evaluation.truth import COLUMNS, measure_truth, random_twin
+from sae_core.evaluation.truth import COLUMNS, measure_truth
 from sae_core.evaluation.truth_files import read_truth, recall_cap
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
 from sae_core.evaluation.truth_matching import (
@@ -252,6 +253,11 @@ def test_figures_of_a_boosted_ensemble_match_a_plain_dense_way(known: KnownActiv
     error = ((acts - ensemble(batch.acts_BD).detach().double().numpy()) ** 2).sum()
     assert score["explained_variance"] == pytest.approx(1 - error / ((acts - acts.mean(axis=0)) ** 2).sum(), abs=1e-5)
     assert facts["truth"]["l0"] == pytest.approx(truth.sum() / ROWS)
+    # Without training activations, its control is set up on the first of these.
+    control = random_stages(ensemble, batch.acts_BD, seed=4)
+    left = ((acts - control(batch.acts_BD).detach().double().numpy()) ** 2).sum()
+    explained = 1 - left / ((acts - acts.mean(axis=0)) ** 2).sum()
+    assert score["control"]["explained_variance"] == pytest.approx(explained, abs=1e-5)
     weighted = sum(part["f1"] * part["features"] for part in score["by_frequency"]) / F
     assert weighted == pytest.approx(score["f1"])
     again, _ = measure_truth({"boosted": ensemble}, known, ROWS, bootstrap=10, seed=4)

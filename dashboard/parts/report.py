@@ -14,6 +14,7 @@ from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, signed, size
 from sae_core.config import title_of
 from sae_core.report.columns import TRUTH, Columns, Style, micro
+from sae_core.report.controls import rows_of
 from sae_core.report.known import COMPARED
 from sae_core.report.texts import ANSWERS
 
@@ -49,7 +50,7 @@ def _items(texts: Iterable[str]) -> str:
 
 
 def figures_table(ensembles: Mapping[str, Mapping[str, Any]], columns: Columns) -> str:
-    """One row an ensemble; columns that nobody has are left out, and the table if there are none.
+    """One row an ensemble, below a boosted one its control; columns that nobody has are left out, as is an empty table.
 
     Args:
         ensembles: By name, with their ``figures``, as the report has them.
@@ -61,10 +62,10 @@ def figures_table(ensembles: Mapping[str, Mapping[str, Any]], columns: Columns) 
     heads = [Column(shown.title, shown.definition) for shown in there.values()]
     rows = [
         [
-            Cell(title_of(name), color=method_color(name)),
-            *(cell(own["figures"].get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
+            Cell(title, color=method_color(method)),
+            *(cell(own.get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
         ]
-        for name, own in ensembles.items()
+        for title, method, own in rows_of(ensembles, columns)
     ]
     return table([Column("Ensemble"), *heads], rows)
 

@@ -12,13 +12,13 @@ from dashboard.common import chart, choice, missing
 from dashboard.parts.cards import Cell, Column, chip, heading, notice, section, table
 from dashboard.parts.charts import CONFIG
 from dashboard.parts.colors import method_color
-from dashboard.parts.numbers import compact, decimal, interval, percent, seconds, whole
+from dashboard.parts.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
 from dashboard.parts.overview_charts import by_members, cost, training
 from dashboard.parts.report import found_by_members
 from dashboard.sections import reporting
 from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
-from sae_core.evaluation.terms import SCALED
+from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED
 from sae_core.run import EVALUATION_STAGES
 
 COLUMNS = (
@@ -120,7 +120,10 @@ def _comparison(here: Here) -> None:
         section("How the ensembles compare", "One row an ensemble; point at an underlined heading for its definition.")
     )
     rows = queries.summary(here.run)
-    st.html(table(COLUMNS, [_row(row) for row in rows]))
+    cells = [(_row(row), _control(row)) for row in rows]
+    st.html(table(COLUMNS, [each for own in cells for each in own if each]))
+    if any(control for _, control in cells):
+        st.caption(f"{RANDOM_STAGES.capitalize()}: {CONTROL}")
     if all(row["explained_variance"] is None for row in rows):
         missing(here, "evaluate", "The held-out figures are not measured yet")
 
@@ -165,6 +168,30 @@ def _detection_notes(row: dict[str, Any], five: str) -> str:
     one = row["concept_accuracy_1_standardised"]
     notes = [interval(row[f"{five}_low"], row[f"{five}_high"]), "" if one is None else f"{percent(one)} with 1"]
     return " · ".join(note for note in notes if note)
+
+
+def _control(row: dict[str, Any]) -> list[Cell]:
+    """The row of a boosted ensemble's control; nothing for the others."""
+    if row["stages"] < 2:
+        return []
+    share = row["control_untrained_share"]
+    small = "" if share is None else f"{percent(share, 0)} of the gain over stage 1"
+    if row["control_explained_variance"] is None:
+        small = "not measured; sae-ensemble evaluate adds it"
+    cells = [
+        Cell(RANDOM_STAGES, small),
+        Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
+        Cell(
+            percent(row["control_explained_variance"], 2),
+            interval(row["control_explained_variance_low"], row["control_explained_variance_high"]),
+        ),
+        Cell(percent(row["control_loss_recovered"], 2)),
+        Cell(decimal(row["control_cross_entropy"], 3)),
+        Cell(decimal(row["control_mse"])),
+        Cell(decimal(row["control_l0"], 1)),
+        Cell(percent(row["control_dead_fraction"])),
+    ]
+    return [*cells, *(Cell(MISSING) for _ in COLUMNS[len(cells) :])]
 
 
 def _stability_notes(row: dict[str, Any]) -> str:

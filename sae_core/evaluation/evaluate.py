@@ -12,32 +12,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.activations.harvest import documents, evaluation_cache
+from sae_core.activations.harvest import documents, evaluation_cache, train_cache
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.loading import is_causal, load_config
 from sae_core.activations.substitution import SubstitutedModel
 from sae_core.activations.text import load_labelled
-from sae_core.config import EMBEDDED, PUBLIC_TEXTS, EvaluationSettings
+from sae_core.activations.truth_run import known_activations
+from sae_core.config import EMBEDDED, KNOWN, PUBLIC_TEXTS, EvaluationSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import details
 from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
+from sae_core.evaluation.control import measure_controls
 from sae_core.evaluation.cost import TIMED_TOKENS, measure_cost
 from sae_core.evaluation.detected import mean_accuracies
 from sae_core.evaluation.dictionary import measure_dictionary
 from sae_core.evaluation.loss import measure_loss, undefined
 from sae_core.evaluation.public_tasks import TEST_SHARE, public_tasks
+from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
-from sae_core.run import DETECTION, DETECTORS, EVALUATION_STAGES, Run
+from sae_core.run import CONTROL_STAGE, DETECTION, DETECTORS, EVALUATION_STAGES, Run
 
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
 
+CONTROL_GONE = "What random stages would explain in the place of trained ones cannot be measured:"
+SPREAD = 16
+"""Places in the training activations from which those that random stages are set up on are taken."""
 TABLES = {"reconstruction": ("reconstruction",), "concepts": ("concepts", DETECTORS, DETECTION)}
 """Tables that an evaluation writes beside its JSON file."""
 
@@ -63,6 +69,10 @@ def evaluate_run(
         UserError: If nothing is trained yet, or the activation cache or the language model is gone.
     """
     missing = [name for name in EVALUATION_STAGES if name in stages and not run.is_finished(f"evaluate/{name}")]
+    if CONTROL_STAGE in missing and run.is_finished("evaluate/reconstruction") and not run.activations.exists():
+        # A run of an earlier version, whose activations may be gone: everything else of it can still be used.
+        missing.remove(CONTROL_STAGE)
+        progress(Tick("measure random stages", 0, 0, note=f"{CONTROL_GONE} {run.activations} is gone."))
     if not missing:
         return
     device = resolve_device(device or run.settings.training.device)
@@ -73,6 +83,7 @@ def evaluate_run(
         "concepts": _concepts,
         "cost": _cost,
         "loss": _loss,
+        CONTROL_STAGE: _control,
     }
     for name in missing:
         started = time.perf_counter()
@@ -240,12 +251,16 @@ def _cost(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> No
 
 
 def _loss(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
-    settings = run.settings
     reason = _no_loss(run)
     if reason:
         write_json(run.evaluation("loss"), undefined(reason))
         return
-    figures = measure_loss(
+    write_json(run.evaluation("loss"), _recovered(run, ensembles, device, progress))
+
+
+def _recovered(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> dict:
+    settings = run.settings
+    return measure_loss(
         ensembles,
         SubstitutedModel.load(settings.model, device=device),
         [document.text for document in documents(run, held_out=True)],
@@ -255,7 +270,35 @@ def _loss(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> No
         seed=settings.training.seed,
         progress=progress,
     )
-    write_json(run.evaluation("loss"), figures)
+
+
+def _control(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
+    cache = evaluation_cache(run)
+    facts, controls = measure_controls(
+        ensembles,
+        cache.read,
+        cache.rows,
+        lambda: training_sample(run),
+        bootstrap=run.settings.evaluation.bootstrap,
+        seed=run.settings.training.seed,
+        device=device,
+        progress=progress,
+    )
+    if controls and _no_loss(run) is None:
+        for name, found in _recovered(run, controls, device, progress)["ensembles"].items():
+            kept = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
+            facts["ensembles"][name] |= {key: found[key] for key in kept}
+    write_json(run.evaluation(CONTROL_STAGE), facts)
+
+
+def training_sample(run: Run, rows: int = SAMPLE_ROWS) -> Tensor:
+    """Activations [B, D] from places spread over the training text, the same ones whenever they are asked for."""
+    if run.settings.model.name == KNOWN and run.settings.data.storage == "stream":
+        return known_activations(run, "train").read(0, min(rows, run.settings.data.train_tokens))
+    cache = train_cache(run)
+    size = -(-min(rows, cache.rows) // SPREAD)
+    starts = [round(place * max(0, cache.rows - size) / max(1, SPREAD - 1)) for place in range(SPREAD)]
+    return torch.cat([cache.read(start, min(start + size, cache.rows)) for start in starts])
 
 
 def _no_loss(run: Run) -> str | None:

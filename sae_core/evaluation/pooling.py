@@ -120,17 +120,18 @@ def _means(
 
 
 @torch.no_grad()
-def random_dictionary(like: SAE, acts_BD: Tensor, *, seed: int = 0) -> SAE:
+def random_dictionary(like: SAE, acts_BD: Tensor, *, seed: int = 0, read_BD: Tensor | None = None) -> SAE:
     """A random unit dictionary that encodes as ``like`` does: the baseline for what training buys.
 
     Same architecture and width; W_dec has random unit rows, W_enc is its transpose, b_dec is the activations' mean and
     b_enc is 0. TopK keeps its k. The others get one threshold for all features (in the bias for ReLU and for those that
-    are not this package's), chosen so that on ``acts_BD`` as many coefficients are ≠ 0 as ``like`` has there.
+    are not this package's), chosen so that on ``acts_BD`` as many coefficients are ≠ 0 as ``like`` has on ``read_BD``.
 
     Args:
         like: The SAE to imitate, as a rule the single one.
         acts_BD: Some activations.
         seed: Seed of the atoms.
+        read_BD: As many activations, of the kind that ``like`` reads; ``acts_BD`` if not given.
     """
     twin = copy.deepcopy(like).eval()
     fresh = SAE(like.d_in, like.width, seed=seed)
@@ -140,7 +141,9 @@ def random_dictionary(like: SAE, acts_BD: Tensor, *, seed: int = 0) -> SAE:
     twin.b_dec.copy_(acts_BD.double().mean(dim=0))
     if isinstance(like, TopKSAE):
         return twin
-    active = min(int((like.encode(acts_BD) != 0).sum()), acts_BD.shape[0] * like.width - 1)
+    active = min(
+        int((like.encode(acts_BD if read_BD is None else read_BD) != 0).sum()), acts_BD.shape[0] * like.width - 1
+    )
     if like.kernel is None:
         twin.b_enc.fill_(_bias_for(twin, acts_BD, active))
         return twin

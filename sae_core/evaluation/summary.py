@@ -11,7 +11,7 @@ from typing import Any
 
 from sae_core.config import title_of
 from sae_core.evaluation.detected import Mean, means_of, read_means
-from sae_core.evaluation.terms import PLAIN, STANDARDISED
+from sae_core.evaluation.terms import PLAIN, RANDOM_STAGES, STANDARDISED
 from sae_core.files import read_json
 from sae_core.run import Run
 
@@ -28,7 +28,10 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     """The figures by which ensembles are compared, one dict per ensemble.
 
     Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high,
-    explained_variance_per_dimension, evaluation_tokens, loss_recovered (cross-entropy, zero ablation),
+    explained_variance_per_dimension, stages (members that learn one after another, else 1), control_explained_variance
+    (with _low and _high), control_untrained_share, control_loss_recovered (_mean), control_cross_entropy, control_mse,
+    control_l0 and control_dead_fraction (of stage 1 and random stages, where there are several), evaluation_tokens,
+    loss_recovered (cross-entropy, zero ablation),
     loss_recovered_low, loss_recovered_high, loss_recovered_mean (mean ablation), cross_entropy (with the
     reconstruction, nats a prediction), cross_entropies (of the model, with zero and with mean ablation, the same for
     all ensembles), mse, l0,
@@ -39,7 +42,8 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     same with _standardised behind it, which methods are compared by, and of that also _low and _high, train_seconds,
     train_flops, parameters.
     """
-    measured = {name: _read(run, name) for name in ("reconstruction", "dictionary", "cost", "loss", "stability")}
+    sources = ("reconstruction", "dictionary", "cost", "loss", "stability", "control")
+    measured = {name: _read(run, name) for name in sources}
     concepts = means_of(read_means(run))
     rows = []
     for folder in run.ensembles():
@@ -50,16 +54,30 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         loss = measured["loss"].get("ensembles", {}).get(folder.name, {})
         loss_low, loss_high = loss.get("loss_recovered_interval", (None, None))
         stability = atoms.get("member_stability") or {}
+        control = measured["control"].get("ensembles", {}).get(folder.name, {})
+        control_low, control_high = control.get("explained_variance_interval", (None, None))
+        manifest = read_json(folder.manifest)
         retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
         rows.append(
             {
                 "ensemble": folder.name,
-                "members": figures.get("members") or len(read_json(folder.manifest)["members"]),
-                "features": figures.get("features") or sum(read_json(folder.manifest)["widths"]),
+                "members": figures.get("members") or len(manifest["members"]),
+                "features": figures.get("features") or sum(manifest["widths"]),
                 "explained_variance": figures.get("explained_variance"),
                 "explained_variance_low": low,
                 "explained_variance_high": high,
                 "explained_variance_per_dimension": figures.get("explained_variance_per_dimension"),
+                "stages": len(manifest["members"]) if manifest["wiring"] == "residual" else 1,
+                "control_explained_variance": control.get("explained_variance"),
+                "control_explained_variance_low": control_low,
+                "control_explained_variance_high": control_high,
+                "control_untrained_share": control.get("untrained_share"),
+                "control_loss_recovered": control.get("loss_recovered"),
+                "control_loss_recovered_mean": control.get("loss_recovered_mean"),
+                "control_cross_entropy": control.get("cross_entropy"),
+                "control_mse": control.get("mse"),
+                "control_l0": control.get("l0"),
+                "control_dead_fraction": control.get("dead_fraction"),
                 "evaluation_tokens": measured["reconstruction"].get("tokens"),
                 "loss_recovered": loss.get("loss_recovered"),
                 "loss_recovered_low": loss_low,
@@ -117,6 +135,7 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
         "  95 % from": _number(low, ".4f"),
         "  to": _number(high, ".4f"),
         "  per dimension": _number(row["explained_variance_per_dimension"], ".4f"),
+        **_control(row),
         "loss recovered": _number(row["loss_recovered"], ".4f"),
         "  over mean ablation": _number(row["loss_recovered_mean"], ".4f"),
         _nats(row["cross_entropies"]): _number(row["cross_entropy"], ".3f"),
@@ -144,6 +163,16 @@ def _detected(row: Mapping[str, Any], m: int) -> dict[str, str]:
     low, high = row[f"{key}_low"], row[f"{key}_high"]
     said = "–" if low is None or high is None else f"{100 * low:.1f}–{high:.1%}"
     return {f"detection, {m} feature{'s' * (m > 1)}": _number(row[key], ".1%"), f"  {m}: 95 %": said}
+
+
+def _control(row: dict[str, Any]) -> dict[str, str]:
+    """What stage 1 and random stages explain, and what share of the gain over stage 1 that is; of boosting alone."""
+    if row["stages"] > 1 and row["control_explained_variance"] is None:
+        return {f"  {RANDOM_STAGES}": "unmeasured", "  untrained share of gain": "unmeasured"}
+    return {
+        f"  {RANDOM_STAGES}": _number(row["control_explained_variance"], ".4f"),
+        "  untrained share of gain": _number(row["control_untrained_share"], ".0%"),
+    }
 
 
 def _retrained(row: dict[str, Any]) -> dict[str, str]:

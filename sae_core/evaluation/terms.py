@@ -50,6 +50,33 @@ COVERED = (
 )
 """What has to stand beside these intervals."""
 
+RANDOM_STAGES = "stage 1 + random stages"
+"""What people read for the control of a boosted ensemble."""
+CONTROL = (
+    "Stage 1 as it was trained, followed by untrained random stages: unit atoms of random directions, as wide and with "
+    "as many active features as the trained ones, and one gain each, fitted by least squares on training activations. "
+    "What it explains needs no training of the later stages."
+)
+"""The definition of the control of a boosted ensemble."""
+CONTROL_MISSING = (
+    f"How much of that {RANDOM_STAGES} would explain is not measured; sae-ensemble evaluate adds it while the run's "
+    "activations are there."
+)
+
+
+def untrained_share(first: float | None, control: float | None, trained: float | None) -> float | None:
+    """The share of what later stages explain that random stages explain, too; None where these explain nothing.
+
+    Args:
+        first: Explained variance of stage 1.
+        control: Of stage 1 and random stages.
+        trained: Of all trained stages.
+    """
+    if first is None or control is None or trained is None or trained <= first:
+        return None
+    return (control - first) / (trained - first)
+
+
 WORTH = 0.01
 """Explained variance that a member has to add for as much training arithmetic as the first one took."""
 RULE = (

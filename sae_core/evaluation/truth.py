@@ -17,8 +17,9 @@ from torch import Tensor
 from sae_core.activations.truth import KnownActivations, KnownDictionary
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import BLOCK, Encoders
+from sae_core.evaluation.control import control_figures, controls_of
 from sae_core.evaluation.dictionary import firing_rows
-from sae_core.evaluation.pooling import random_dictionary
+from sae_core.evaluation.random_twin import SAMPLE_ROWS, random_twin
 from sae_core.evaluation.reconstruction import Moments, Totals, defined, explained_above
 from sae_core.evaluation.truth_files import recall_cap
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
@@ -38,10 +39,6 @@ COLUMNS = (
     *("ensemble", "feature", "probability", "parent", "topic", "recovered", "cosine", "atom", "matched", "f1"),
     *("latent", "random_recovered", "random_cosine", "random_matched", "random_f1"),
 )
-SAMPLE_ROWS = 4096
-"""Activations on which random dictionaries are set up."""
-_RANDOM = 7
-"""Sets the seeds of random dictionaries apart from all others."""
 RANDOM_FIGURES = ("recall", "mcc", "precision", "f1")
 """What is also given for random dictionaries."""
 
@@ -51,6 +48,7 @@ def measure_truth(
     known: KnownActivations,
     rows: int,
     *,
+    fit_BD: Tensor | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     device: str = "cpu",
@@ -65,12 +63,15 @@ def measure_truth(
     the true features that fire, with the best latent of each), ``uniqueness`` (different nearest features over atoms),
     ``latents`` (the means over latents),
     all but the last two also by frequency or beside ``random`` dictionaries, explained variance, L0 and dead features.
-    Recall, MCC, precision and F1 have an ``_interval`` and what they are ``_above`` others (see `truth_intervals`).
+    A boosted ensemble also has its ``control`` (see `control_figures`). Recall, MCC, precision and F1 have an
+    ``_interval`` and what they are ``_above`` others (see `truth_intervals`).
 
     Args:
         ensembles: Ensembles by name, on ``device``.
         known: The activations for evaluation.
         rows: How many of them are used.
+        fit_BD: Training activations on which the controls of boosted ensembles are set up; the first ones for
+            evaluation if not given.
         bootstrap: Bootstrap samples behind an interval.
         seed: Seed of the bootstrap and of random atoms.
         device: Where to encode.
@@ -81,7 +82,9 @@ def measure_truth(
     """
     sample_BD = known.read(0, min(rows, SAMPLE_ROWS)).to(device)
     twins = {name: random_twin(ensemble, sample_BD, seed=seed) for name, ensemble in ensembles.items()}
+    controls = controls_of(ensembles, sample_BD if fit_BD is None else fit_BD.to(device), seed=seed)
     everything = {**ensembles, **{_twin(name): twin for name, twin in twins.items()}}
+    everything |= {_control(name): control for name, control in controls.items()}
     firing, truth_TF, totals = _encode(everything, known, rows, device, progress)
     above = explained_above({name: totals[name] for name in ensembles}, bootstrap=bootstrap, seed=seed)
     figures, tables, atoms = {}, [], {}
@@ -101,6 +104,9 @@ def measure_truth(
             ],
             "random": {key: floor[key] for key in RANDOM_FIGURES},
         }
+        if name in controls:
+            both = totals[name], totals[_control(name)]
+            figures[name]["control"] = control_figures(*both, controls[name], bootstrap=bootstrap, seed=seed)
         tables.append(_beside(table.assign(ensemble=name), floor_table))
         atoms[name] = [(each["precision"], each["deduplicated"]) for each in (own, floor)]
     table = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
@@ -116,23 +122,12 @@ def _beside(table: pd.DataFrame, floor: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{f"random_{key}": floor[key] for key in ("recovered", "cosine", "matched", "f1")})
 
 
-@torch.no_grad()
-def random_twin(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> Ensemble:
-    """An ensemble with random dictionaries for members (see `random_dictionary`), wired and weighted alike."""
-    members, input_BD = [], sample_BD
-    for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
-        # Not the seeds that members are initialised with: TopK members start as random dictionaries. Hashed to 32
-        # bits, of which alone torch's generator makes use.
-        own_seed = np.random.SeedSequence([_RANDOM, seed, number]).generate_state(1)[0]
-        twin = random_dictionary(member, input_BD, seed=int(own_seed))
-        members.append(twin)
-        if ensemble.wiring == "residual":
-            input_BD = input_BD - weight * twin(input_BD)
-    return Ensemble(members, wiring=ensemble.wiring, weights=ensemble.weights, method="random").eval()
-
-
 def _twin(name: str) -> str:
     return f"random {name}"
+
+
+def _control(name: str) -> str:
+    return f"{name} with random stages"
 
 
 @torch.no_grad()

@@ -12,8 +12,9 @@ from sae_core.device import resolve_device
 from sae_core.ensemble import load_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.bootstrap import ABOVE
+from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.seeds import difference, over_seeds
-from sae_core.evaluation.terms import RANDOM
+from sae_core.evaluation.terms import RANDOM, RANDOM_STAGES
 from sae_core.evaluation.truth import RANDOM_FIGURES, measure_truth
 from sae_core.evaluation.truth_files import CAP, STAGE, read_truth
 from sae_core.files import write_json, write_table
@@ -25,6 +26,7 @@ FIGURES = (
     *("recall", "mcc", "precision", "precision_alive", "f1", "uniqueness", "latents.f1"),
     *("explained_variance", "l0", "features", "dead_fraction", "deduplicated", CAP),
     *(f"random.{name}" for name in RANDOM_FIGURES),
+    *("control.explained_variance", "control.untrained_share"),
 )
 """What is averaged over seeds."""
 BASELINES = ("single", "expanded", "expanded_l0")
@@ -55,6 +57,7 @@ def score_run(run: Run, *, progress: Progress = silent, device: str | None = Non
         ensembles,
         known,
         run.settings.data.evaluation_tokens,
+        fit_BD=known_activations(run, "train").read(0, min(SAMPLE_ROWS, run.settings.data.train_tokens)),
         bootstrap=run.settings.evaluation.bootstrap,
         seed=run.settings.training.seed,
         device=device,
@@ -152,6 +155,7 @@ def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
     for part in figures["by_frequency"]:
         rows[f"recall, p from {part['from']:g}"] = _cell(part["recall"])
     rows["explained variance"] = _cell(figures["explained_variance"])
+    rows[f"  {RANDOM_STAGES}"] = plain("control.explained_variance")
     rows["dead"] = plain("dead_fraction", ".1%")
     return rows
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from sae_core.config import EMBEDDED
 from sae_core.evaluation.cost import REPEATS, TIMED_TOKENS
 from sae_core.evaluation.dictionary import CONNECTIVITY_TOKENS
+from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.reconstruction import IDENTITY_TOKENS
 from sae_core.evaluation.similarity import HELD_CELLS, SAMPLED
 from sae_core.planning.counts import Counted
@@ -37,6 +38,8 @@ SCORE = 4.0e-9
 """Loss: a logit of a token whose prediction is scored, besides the product."""
 LOSS_START = 1.0
 """Loss: seconds to load the model once more."""
+CONTROL_START = 0.05
+"""Control: seconds to open the activations, also where no ensemble has stages."""
 WHOLE_BATCH = 4096
 """Tokens whose logits exist at a time, about."""
 
@@ -175,11 +178,32 @@ def _loss(work: Work) -> Stage:
     )
 
 
+def _control(work: Work) -> Stage:
+    """Boosted ensembles and random stages in the place of theirs: reconstruction, and the loss of the latter."""
+    settings = work.settings
+    several = [m for m in settings.training.methods if m == "boosted" and settings.training.members > 1]
+    seconds, flops, measured = CONTROL_START * work.rates.pace.one, 0, _memory(work)
+    for method in several:
+        members = work.members(method)
+        tokens = 2 * work.evaluated + 2 * SAMPLE_ROWS
+        passes = 20 + 8 * len(members)
+        seconds += _encoding(work, tokens, members)
+        seconds += passes * work.evaluated * work.shape.d_model * MOMENT * work.rates.pace.one
+        flops += tokens * sum(member.run_flops for member in members)
+        measured += 2 * FLOAT * SAMPLE_ROWS * max(member.width for member in members)
+        measured += sum(FLOAT * member.parameters for member in members)
+        loss = _loss(work)
+        share = (3 + len(members)) / (3 + len(distinct_members(work)))
+        seconds, flops = seconds + share * loss.seconds, flops + round(share * loss.flops)
+    return Stage("evaluate control", "evaluate", seconds=seconds, flops=flops, memory=measured, disk=4000)
+
+
 EVALUATING: dict[str, Callable[[Work], Stage]] = {
     "reconstruction": _reconstruction,
     "dictionary": _dictionary,
     "concepts": _concepts,
     "cost": _cost,
     "loss": _loss,
+    "control": _control,
 }
 """The evaluations of `run.EVALUATION_STAGES`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 from sae_core.config import title_of
+from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES
 from sae_core.numbers import moment, seconds
 from sae_core.report.columns import percents, plain
-from sae_core.report.html import Cell, element, folded, joined, number, table
+from sae_core.report.html import Cell, Head, element, folded, joined, number, table
 from sae_core.report.parts import Content
 
 
@@ -23,6 +24,7 @@ def sweep(content: Content) -> str:
             Cell(title_of(row["ensemble"]), wide=True, method=row["ensemble"]),
             Cell(str(row["seeds"])),
             number(row["figures"]["explained_variance"], percents(2)),
+            number(row["figures"].get("control_explained_variance"), percents(2)),
             number(row["figures"]["l0"], plain(1), spread=False),
             number(row["figures"]["dead_fraction"], percents(), spread=False),
             number(row["figures"]["concept_accuracy_5"], percents()),
@@ -30,7 +32,8 @@ def sweep(content: Content) -> str:
         ]
         for row in results["settings"]
     ]
-    heads = ["Setting", "Ensemble", "Seeds", "Explained variance", "L0", "Dead", "Detection, 5", "Training"]
+    heads: list[str | Head] = ["Setting", "Ensemble", "Seeds", "Explained variance", Head(RANDOM_STAGES, CONTROL)]
+    heads += ["L0", "Dead", "Detection, 5", "Training"]
     subject = ", ".join(run["name"] for run in content["runs"])
     return joined(
         element("p", results["choice"]["sentence"]),

@@ -74,7 +74,7 @@ def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Figure]]:
         for name in names:
             own = [content.get(name, {}) for content in contents]
             for key in keys:
-                figure = _figure(own, key)
+                figure = figure_of(own, key)
                 if figure["mean"] is not None:
                     found[name][f"{source}.{key}"] = figure
     for (method, key), figure in concept_means(runs).items():
@@ -83,7 +83,13 @@ def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Figure]]:
     return found
 
 
-def _figure(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
+def figure_of(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
+    """A figure over the runs of which an evaluation holds these figures, with its interval.
+
+    Args:
+        own: The figures of an ensemble, one mapping a run.
+        key: Which of them; a dotted name reaches into nested mappings.
+    """
     figure = mean_interval([_reach(each, key) for each in own])
     figure = within(figure, 0.0, 1.0) if key in SHARES else figure
     if figure["low"] is not None:

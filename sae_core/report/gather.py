@@ -9,6 +9,7 @@ from typing import Any
 from sae_core.evaluation.seeds import mean_interval
 from sae_core.evaluation.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
 from sae_core.files import read_json, read_table
+from sae_core.report.controls import control_of
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.known import found_of_truth
 from sae_core.report.runs import Subject
@@ -51,6 +52,8 @@ def gather(subject: Subject) -> dict[str, Any]:
                 "by_members": steps[name],
                 "stop": where_to_stop([_means(step) for step in steps[name]]),
                 "against_single": against[name],
+                "stages": _stages(runs[0], name),
+                "control": control_of(runs, name),
             }
             for name, own in figures.items()
         },
@@ -64,6 +67,12 @@ def gather(subject: Subject) -> dict[str, Any]:
         "sweep": subject.sweep,
     }
     return {**content, "decision": decide(content)}
+
+
+def _stages(run: Run, name: str) -> int:
+    """Members that learn one after another; 1 where they do so side by side."""
+    manifest = read_json(run.ensemble(name).manifest)
+    return len(manifest["members"]) if manifest["wiring"] == "residual" else 1
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.config import title_of
+from sae_core.evaluation.terms import CONTROL, CONTROL_MISSING, RANDOM_STAGES
 from sae_core.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, Columns, micro, percents
+from sae_core.report.controls import rows_of
 from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
 from sae_core.report.style import color_of
 
@@ -30,17 +32,17 @@ EXPLAINED = Axis("explained variance", percent_tick)
 
 
 def by_ensemble(content: Content, columns: Columns) -> str:
-    """One row an ensemble; columns that nobody has are left out."""
+    """One row an ensemble, below a boosted one its control; columns that nobody has are left out."""
     figures = {name: own["figures"] for name, own in content["ensembles"].items()}
     there = {key: shown for key, shown in columns.items() if any(key in own for own in figures.values())}
     if not there:
         return ""
     rows = [
         [
-            Cell(title_of(name), method=name),
+            Cell(title, method=method),
             *(number(own.get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
         ]
-        for name, own in figures.items()
+        for title, method, own in rows_of(content["ensembles"], columns)
     ]
     return table(["", *(Head(shown.title, shown.definition) for shown in there.values())], rows)
 
@@ -59,12 +61,18 @@ def reconstruction(content: Content) -> str:
         color = color_of(name, place)
         points = [_point(step["members"], step["explained_variance"], name) for step in own["by_members"]]
         steps.append(Series(title_of(name), color, [point for point in points if point]))
+        if control := own.get("control"):
+            points = [
+                _point(step["members"], step["explained_variance"], RANDOM_STAGES) for step in control["by_members"]
+            ]
+            steps.append(Series(RANDOM_STAGES, color, [point for point in points if point], dashed=True))
         price.append(_price(name, place, own["figures"], "cost.train_flops"))
     members = Axis("members (SAEs used)", whole=True)
     return joined(
         element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", "sub"),
         by_ensemble(content, RECONSTRUCTION),
         element("p", nats(content["cross_entropies"]), "sub") if content.get("cross_entropies") else "",
+        *(element("p", text, "note") for text in control_notes(content)),
         charts(
             figure(
                 "What each further member adds",
@@ -84,6 +92,16 @@ def reconstruction(content: Content) -> str:
             *_findings(content, members),
         ),
     )
+
+
+def control_notes(content: Content) -> list[str]:
+    """What the control of boosting is, or that it is not measured; nothing without a boosted ensemble."""
+    boosted = [own for own in content["ensembles"].values() if own.get("stages", 1) > 1]
+    if not boosted:
+        return []
+    return [
+        f"{RANDOM_STAGES.capitalize()}: {CONTROL}" if all(own.get("control") for own in boosted) else CONTROL_MISSING
+    ]
 
 
 def _findings(content: Content, members: Axis) -> list[str]:

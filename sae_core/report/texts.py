@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.evaluation.terms import SCALED, THRESHOLD
+from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED, THRESHOLD
 
 ANSWERS = {
     "cost": "What did it cost?",
@@ -18,6 +18,7 @@ DEFINITIONS = {
         "prints it."
     ),
     "MSE": ("Mean over tokens of the squared error summed over dimensions."),
+    RANDOM_STAGES.capitalize(): CONTROL,
     "L0": ("Features active on a token, summed over members; relative sparsity is its share of all features."),
     "Dead": ("Share of features that fire on none of the held-out tokens."),
     "Loss recovered": (

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sae_core.config import title_of
+from sae_core.evaluation.terms import CONTROL_MISSING, RANDOM_STAGES
 from sae_core.numbers import compact, percent, seconds, size
 from sae_core.report.figures import SINGLE, compared, verdict_on
 
 DEAD = 0.1
 """Share of dead features from which an SAE is said to be trained badly."""
+MOSTLY = 0.5
+"""Share of a gain that needs no training, from which that is said as a warning."""
 SEEDS = 5
 """Seeds that are advised."""
 BASELINE = "expanded_l0"
@@ -83,6 +86,7 @@ def _headline(content: Content) -> str:
         return f"No ensemble explains clearly more than one SAE, which explains {percent(single)} of the variance."
     times = _times(content, best, "cost.train_flops")
     price = f", for {times:.1f} times the training arithmetic" if times else ""
+    price += _untrained(content, best)
     detected = _detecting_better(content)
     if not content["concepts"]:
         detection = "."
@@ -97,6 +101,20 @@ def _headline(content: Content) -> str:
         f"{title_of(best).capitalize()} raises explained variance from {percent(single)} (one SAE) to "
         f"{percent(mean(content, best, EXPLAINED))}{price}{detection}"
     )
+
+
+def _untrained(content: Content, name: str) -> str:
+    """How much of what a boosted ensemble gains needs no training of its later stages."""
+    own = content["ensembles"][name]
+    if own.get("stages", 1) < 2:
+        return ""
+    control = own.get("control")
+    if not control:
+        return f" (how much of that {RANDOM_STAGES} would explain is not measured)"
+    reached = percent(control["figures"][EXPLAINED]["mean"])
+    share = control["untrained_share"]["mean"]
+    said = "" if share is None else f", so {percent(share, 0)} of what the later stages add needs no training"
+    return f"; {RANDOM_STAGES} explain {reached}{said}"
 
 
 def _flops(value: float) -> str:
@@ -158,6 +176,9 @@ def _bought(content: Content) -> Iterator[str]:
         explained = _against(content, name, EXPLAINED)
         if explained:
             parts.append(f"explained variance {_change(explained)}")
+        if control := content["ensembles"][name].get("control"):
+            above = control["trained_above"]
+            parts.append(f"of these {_change({**above, 'verdict': verdict_on(above)})} above {RANDOM_STAGES}")
         parts += [
             f"{words} {_change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))
         ]
@@ -243,6 +264,7 @@ def _which(content: Content) -> Iterator[str]:
     best = _best(content)
     if best:
         yield f"Where reconstruction counts, use {title_of(best)}."
+        yield from _not_learnt(content, best)
     elif SINGLE in content["ensembles"] and _others(content):
         yield "Stay with one SAE: nothing here reconstructs clearly better."
     if SINGLE not in content["ensembles"]:
@@ -265,6 +287,22 @@ def _which(content: Content) -> Iterator[str]:
         yield f"Where concepts are to be detected, {_listed(map(title_of, better))} may be worth the cost."
     elif _others(content):
         yield "Where concepts are to be detected, one SAE does: by 1 or 5 standardised features none is surely better."
+
+
+def _not_learnt(content: Content, name: str) -> Iterator[str]:
+    """A warning where random stages would do most of what trained ones do, or where that is not known."""
+    own = content["ensembles"][name]
+    if own.get("stages", 1) < 2:
+        return
+    control = own.get("control")
+    share = control["untrained_share"]["mean"] if control else None
+    if control is None:
+        yield CONTROL_MISSING
+    elif share is not None and share >= MOSTLY:
+        yield (
+            f"Do not take the features of later stages of {title_of(name)} for something learnt without looking: "
+            f"random ones explain {percent(share, 0)} of what they do."
+        )
 
 
 def _how_many(content: Content) -> Iterator[str]:

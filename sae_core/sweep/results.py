@@ -12,6 +12,7 @@ from typing import Any
 
 from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.evaluation.summary import by_ensemble, summarize
+from sae_core.evaluation.terms import RANDOM_STAGES
 from sae_core.files import read_json
 from sae_core.run import Run
 from sae_core.sweep.combinations import Sweep, Values
@@ -25,6 +26,7 @@ OF_THE_ENSEMBLE = ("training.members", "training.methods", "training.group", "tr
 """Settings that do not change one SAE."""
 FIGURES = (
     *("explained_variance", "mse", "l0", "dead_fraction", "diversity_fraction", "member_stability"),
+    *("control_explained_variance", "control_untrained_share"),
     *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised", "concept_accuracy_1", "concept_accuracy_5"),
     *("loss_recovered", "loss_recovered_mean", "train_seconds", "train_flops", "parameters"),
 )
@@ -152,6 +154,7 @@ def _in_words(values: Values) -> str:
 def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
     """The figures over seeds for people, one row per setting and ensemble."""
     several = any(row["seeds"] > 1 for row in results["settings"])
+    controlled = any(row["figures"]["control_explained_variance"]["mean"] is not None for row in results["settings"])
     rows = []
     for row in results["settings"]:
         figures = row["figures"]
@@ -160,6 +163,8 @@ def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
         if several:
             cells["seeds"] = str(row["seeds"])
         cells["explained variance"] = _cell(figures["explained_variance"], ".4f")
+        if controlled:
+            cells[RANDOM_STAGES] = _cell(figures["control_explained_variance"], ".4f")
         cells["L0"] = _cell(figures["l0"], ".1f", spread=False)
         cells["detection, 5 features"] = _cell(figures["concept_accuracy_5_standardised"], ".1%")
         cells["dead"] = _cell(figures["dead_fraction"], ".1%", spread=False)

@@ -1,0 +1,83 @@
+"""The controls of boosted ensembles in a report: stage 1 followed by random stages, as rows beside the trained ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sae_core.config import title_of
+from sae_core.evaluation.seeds import difference, mean_interval
+from sae_core.evaluation.terms import RANDOM_STAGES
+from sae_core.evaluation.truth_files import read_truth
+from sae_core.files import read_json
+from sae_core.report.columns import Columns
+from sae_core.report.figures import Figure, figure_of
+from sae_core.run import CONTROL_STAGE, Run
+
+RECONSTRUCTION = (
+    *("explained_variance", "explained_variance_per_dimension", "mse", "l0", "relative_sparsity", "dead_fraction"),
+)
+LOSS = ("loss_recovered", "loss_recovered_mean", "cross_entropy", "kl_recovered")
+
+
+def control_of(runs: Sequence[Run], name: str) -> dict[str, Any] | None:
+    """The control of an ensemble over runs; None where a run has none.
+
+    Args:
+        runs: The runs.
+        name: The ensemble.
+
+    Returns:
+        ``figures`` as an ensemble has them, ``by_members``, ``trained_above`` (what trained stages explain more) and
+        ``untrained_share``.
+    """
+    own = [_measured(run).get(name) for run in runs]
+    found = [each for each in own if each]
+    if not found or len(found) < len(own):
+        return None
+    keys = {f"reconstruction.{key}": key for key in RECONSTRUCTION} | {f"loss.{key}": key for key in LOSS}
+    figures = {key: figure_of(found, inner) for key, inner in keys.items()}
+    steps = zip(*(each["by_members"] for each in found), strict=True)
+    return {
+        "figures": {key: figure for key, figure in figures.items() if figure["mean"] is not None},
+        "by_members": [
+            {
+                "members": same[0]["members"],
+                "explained_variance": mean_interval([step["explained_variance"] for step in same]),
+            }
+            for same in steps
+        ],
+        "trained_above": _above(found),
+        "untrained_share": mean_interval([each["untrained_share"] for each in found]),
+    }
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    if run.evaluation(CONTROL_STAGE).exists():
+        return dict(read_json(run.evaluation(CONTROL_STAGE)).get("ensembles", {}))
+    if not run.evaluation("truth").exists():
+        return {}
+    return {name: own["control"] for name, own in read_truth(run).get("ensembles", {}).items() if "control" in own}
+
+
+def _above(found: Sequence[Mapping[str, Any]]) -> Figure:
+    """What trained stages explain more: paired by seed, or for one run by draw of the tokens."""
+    above = difference([each["trained"] for each in found], [each["explained_variance"] for each in found])
+    low, high = found[0]["trained_above"] if len(found) == 1 else (None, None)
+    return above if low is None else {**above, "low": low, "high": high}
+
+
+def rows_of(
+    ensembles: Mapping[str, Mapping[str, Any]], columns: Columns
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """(title, method, figures) of every row of a table: the ensembles, and below a boosted one its control.
+
+    Args:
+        ensembles: By name, as the report has them.
+        columns: The table's; a control that has none of them is left out.
+    """
+    for name, own in ensembles.items():
+        yield title_of(name), name, own["figures"]
+        control = own.get("control")
+        if control and any(key in control["figures"] for key in columns):
+            yield (RANDOM_STAGES if name == "boosted" else f"{title_of(name)}: {RANDOM_STAGES}"), "", control["figures"]
