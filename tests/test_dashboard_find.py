@@ -275,6 +275,7 @@ def test_a_concept_finds_the_features_that_carry_it(monkeypatch: pytest.MonkeyPa
     table = queries.concepts(run)
     assert table is not None
     mine = table[(table["task"] == "kind") & (table["concept"] == "prose") & (table["method"] == "bagged")]
+    mine = mine[mine["variant"] == "standardised"]
     first = set(np.concatenate(mine[mine["m"] == 1]["features"].tolist()).tolist())
     ranking = queries.ranking(run, info, Filters(concept="kind/prose"))
     assert ranking is not None

@@ -193,6 +193,7 @@ def test_a_concept_is_coloured_by_the_share_of_firing_in_it(monkeypatch: pytest.
 def test_detection_is_coloured_by_how_few_features_suffice(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     table = read_table(Run.open(root / "run").evaluation_table("concepts"))
     mine = table[(table["task"] == "kind") & (table["concept"] == "prose") & (table["method"] == "bagged")]
+    mine = mine[mine["variant"] == "standardised"]
     least = np.zeros(MEMBERS * WIDTH, int)
     for m, features in sorted(zip(mine["m"], mine["features"], strict=True), key=lambda row: -row[0]):
         least[list(features)] = m

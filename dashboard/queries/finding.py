@@ -18,6 +18,7 @@ from dashboard.queries.labelling import label_stamp, label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, concepts, corpus, suggestions
 from sae_core.browse.by_token import ByToken, TokenNames
+from sae_core.evaluation.terms import STANDARDISED
 from sae_core.files import read_table
 from sae_core.run import Run
 
@@ -165,13 +166,16 @@ def concept_names(run: Run, ensemble: str) -> list[str]:
 def carriers(run: Run, ensemble: str, concept: str) -> Ranking:
     """The features that carry a concept, by how few features suffice for it to be among the chosen ones.
 
-    Its score is 1/m for the smallest m for which it is one of the m features that were chosen on training texts.
+    Its score is 1/m for the smallest m for which it is one of the m features that were chosen on training texts, among
+    standardised ones where they were measured: the choice is then not that of the features with the largest scale.
     """
     table = concepts(run)
     first: dict[int, int] = {}
     if table is not None and not table.empty:
         here = table["task"].astype(str) + "/" + table["concept"].astype(str) == concept
         mine = table[here & (table["method"] == ensemble) & (table["m"] > 0)].sort_values("m", kind="stable")
+        scaled = mine["variant"] == STANDARDISED
+        mine = mine[scaled] if scaled.any() else mine
         for m, members in zip(mine["m"].tolist(), mine["features"], strict=True):
             for feature in members:
                 first.setdefault(int(feature), int(m))

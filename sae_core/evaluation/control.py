@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.codes import BLOCK, Encoders
 from sae_core.evaluation.random_twin import has_control, random_stages
-from sae_core.evaluation.reconstruction import Moments, Read, Totals, explained_above
+from sae_core.evaluation.reconstruction import CHUNK, Moments, Read, Totals, explained_above
 from sae_core.evaluation.terms import untrained_share
 from sae_core.progress import Progress, Tick, silent
 
@@ -42,6 +44,8 @@ def measure_controls(
     tokens: int,
     sample: Callable[[], Tensor],
     *,
+    document_T: NDArray[np.int64] | None = None,
+    stretch: int = CHUNK,
     bootstrap: int = 200,
     seed: int = 0,
     device: str = "cpu",
@@ -54,6 +58,8 @@ def measure_controls(
         read: Gives held-out activations by row.
         tokens: How many there are.
         sample: Gives training activations [B, D], on which the random stages are set up; asked for if it is needed.
+        document_T: The document of each activation, for the bootstrap; see `Moments`.
+        stretch: Tokens that it draws together otherwise.
         bootstrap: Bootstrap samples behind an interval.
         seed: Seed of the random stages and of the bootstrap.
         device: Where to encode.
@@ -71,7 +77,8 @@ def measure_controls(
     sample_BD = sample().to(device)
     controls = controls_of(boosted, sample_BD, seed=seed)
     everything = {**boosted, **{_control(name): control for name, control in controls.items()}}
-    encoders, moments = Encoders(everything), Moments(tokens, sample_BD.shape[1])
+    encoders = Encoders(everything)
+    moments = Moments(tokens, sample_BD.shape[1], document_T=document_T, stretch=stretch)
     totals = {name: Totals(ensemble, moments) for name, ensemble in everything.items()}
     for start in range(0, tokens, BLOCK):
         stop = min(start + BLOCK, tokens)
@@ -84,7 +91,7 @@ def measure_controls(
         name: control_figures(totals[name], totals[_control(name)], controls[name], bootstrap=bootstrap, seed=seed)
         for name in boosted
     }
-    return {**facts, "fitted_on": len(sample_BD), "ensembles": found}, controls
+    return {**facts, "drawn": moments.drawn, "fitted_on": len(sample_BD), "ensembles": found}, controls
 
 
 def _control(name: str) -> str:

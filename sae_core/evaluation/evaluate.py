@@ -209,11 +209,16 @@ def held_out_documents(run: Run, rows: int) -> NDArray[np.int64] | None:
     """
     if not run.corpus.texts.exists():
         return None
+    document_T = np.repeat(*_held_out_passages(run))
+    return document_T if len(document_T) == rows else None
+
+
+def _held_out_passages(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(the number of the document of each held-out passage, its tokens); in older runs each is one of its own."""
     table = read_table(run.corpus.texts)
     held_out = table[table["held_out"]]
     numbers = held_out["document"].to_numpy(np.int64) if "document" in held_out else np.arange(len(held_out))
-    document_T = np.repeat(numbers, held_out["tokens"].to_numpy())
-    return document_T if len(document_T) == rows else None
+    return numbers, held_out["tokens"].to_numpy(np.int64)
 
 
 def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
@@ -266,6 +271,7 @@ def _recovered(run: Run, ensembles: Ensembles, device: str, progress: Progress) 
         [document.text for document in documents(run, held_out=True)],
         evaluation_cache(run).mean_D,
         tokens=settings.evaluation.loss_tokens,
+        documents=_held_out_passages(run)[0].tolist(),
         bootstrap=settings.evaluation.bootstrap,
         seed=settings.training.seed,
         progress=progress,
@@ -279,6 +285,8 @@ def _control(run: Run, ensembles: Ensembles, device: str, progress: Progress) ->
         cache.read,
         cache.rows,
         lambda: training_sample(run),
+        document_T=held_out_documents(run, cache.rows),
+        stretch=run.settings.model.context,
         bootstrap=run.settings.evaluation.bootstrap,
         seed=run.settings.training.seed,
         device=device,
