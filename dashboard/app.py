@@ -15,6 +15,7 @@ from dashboard import address, pins, queries
 from dashboard.parts.cards import notice
 from dashboard.parts.style import stylesheet
 from sae_core import variables
+from sae_core.browse.labels import LONGEST
 from sae_core.errors import UserError
 from sae_core.run import Run
 
@@ -106,7 +107,7 @@ def _author() -> str:
         "Your name",
         value=os.environ.get(variables.AUTHOR) or "anonymous",
         key="author",
-        max_chars=80,
+        max_chars=LONGEST["author"],
         help="Written beside every label that you save; kept for this session.",
         persist_state="session",
     )

@@ -5,6 +5,8 @@ A run folder holds everything about one experiment; it can be copied, zipped and
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import time
 from collections.abc import Iterable, Mapping
@@ -12,6 +14,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from sae_core.config import RunSettings, parse_settings
 from sae_core.errors import UserError
@@ -59,6 +62,7 @@ class Run:
         run = cls(path, settings)
         manifest = {
             "format": FORMAT,
+            "id": uuid4().hex,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "settings": settings.model_dump(mode="json"),
             "versions": _versions(),
@@ -113,6 +117,28 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.path.resolve().name
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells the run from every other, and is the same in a copy of its folder under any name.
+
+        Runs of older versions have no id; when they were made, with which settings and packages, stands for one.
+        """
+        manifest = self.manifest
+        known = manifest.get("id")
+        if isinstance(known, str) and 0 < len(known) <= 64:
+            return known
+        told = {name: manifest.get(name) for name in ("created", "settings", "versions")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+    def require_there(self) -> None:
+        """Refuse to write into a run that was deleted, which would make its folder anew.
+
+        Raises:
+            UserError: If there is no run any more.
+        """
+        if not is_run(self.path):
+            raise UserError(f"The run {self.path} is gone, so nothing can be kept in it; restore it or open another.")
 
     @property
     def manifest_path(self) -> Path:

@@ -70,8 +70,9 @@ def test_exports_hold_every_feature_with_its_evidence() -> None:
     assert content["name"] == choice.name
     assert content["evidence"] == rows
     assert content["figures"] == {"target": 0.9}
-    table = list(csv.DictReader(io.StringIO(as_csv(choice, rows))))
-    assert [row["feature"] for row in table] == ["3", "7"]
+    table = list(csv.DictReader(io.StringIO(as_csv(choice, rows, [4, 4]))))
+    places = [(row["feature"], row["member"], row["latent"]) for row in table]
+    assert places == [("3", "0", "3"), ("7", "1", "3")]
     assert [row["score"] for row in table] == ["-0.5", "2"]
     assert table[0]["label"] == "'@pronoun"
     assert table[0]["name"] == f"'{choice.name}"

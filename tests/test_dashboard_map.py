@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from dashboard.parts.colors import NEUTRAL
 from dashboard.parts.selection import selection_csv
 from sae_core.browse.joint_map import Side, joint_map_path, read_joint_map
 from sae_core.browse.labels import LabelStore
+from sae_core.evaluation.choices import Choice, as_csv
 from sae_core.files import read_table, write_table
+from sae_core.numbering import place_columns
 from sae_core.run import Run
 
 MEMBERS, WIDTH = 3, 24
@@ -127,8 +130,31 @@ def test_a_choice_as_csv_is_harmless_to_spreadsheets(atoms: pd.DataFrame) -> Non
     assert table.loc[5, "top_token"] == "'=1+1"
     assert table.loc[1, "label"] == INJECTION
     assert list(table.columns[:2]) == ["run", "ensemble"]
-    assert "number_in_member" in table
+    assert list(table.columns[2:5]) == ["feature", "member", "latent"]
     assert selection_csv(atoms, header=False).count("\n") == 6
+
+
+def test_every_table_of_features_joins_with_every_other_and_labels_come_from_the_map(tmp_path: Path) -> None:
+    widths = [4, 6]
+    atoms = pd.DataFrame({**place_columns(range(10), widths), "top_token": "the", "label": "", "density": 0.5})
+    atoms.loc[[3, 7], "label"] = ["=three", "seven"]
+    listed = selection_csv(atoms, run="run", ensemble="bagged")
+    store = LabelStore(tmp_path / "labels.sqlite", "run")
+    assert store.from_csv(listed, {"bagged": widths}, "Ada") == 2
+    assert [(one.feature, one.member, one.latent, one.label) for one in store.all()] == [
+        (3, 0, 3, "=three"),
+        (7, 1, 3, "seven"),
+    ]
+    choice = Choice("bios", "bagged", "mine", "Ada", (3, 7, 9))
+    written = as_csv(choice, [{"feature": 7, "label": "seven", "member": 1, "latent": 3}], widths)
+    tables = [pd.read_csv(io.StringIO(text), keep_default_na=False) for text in (listed, store.to_csv(), written)]
+    for one, other in itertools.permutations(tables, 2):
+        by_number = one.merge(other, on=["ensemble", "feature"])
+        by_place = one.merge(other, on=["ensemble", "member", "latent"])
+        assert by_number["member_x"].tolist() == by_number["member_y"].tolist()
+        assert by_place["feature_x"].tolist() == by_place["feature_y"].tolist()
+        assert set(by_number["feature"]) == set(by_place["feature_x"]) >= {3, 7}
+    assert LabelStore(tmp_path / "other.sqlite", "run").from_csv(written, {"bagged": widths}, "Ada") == 1
 
 
 # The page

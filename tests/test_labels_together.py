@@ -10,8 +10,19 @@ from pathlib import Path
 
 import pytest
 from postgres import PASSWORD, QUOTED_PASSWORD, cluster
+from sqlalchemy import create_engine, text
 
-from sae_core.browse.labels import Copy, Edit, Label, LabelStore, Source, check_address, plan_import, shown_address
+from sae_core.browse.labels import (
+    Copy,
+    Edit,
+    Label,
+    LabelStore,
+    Source,
+    check_address,
+    database,
+    plan_import,
+    shown_address,
+)
 from sae_core.browse.labels.database import SQLiteFile, database_at
 from sae_core.errors import UserError
 
@@ -295,8 +306,8 @@ def test_csv_keeps_sources_and_times_and_comes_back_to_the_byte(store: LabelStor
     save(store, "Ada", f3="=source", f5="'quoted", f6='a,b\r\n"c"')
     store.propagate("bagged", 3, FAMILY, author="Ada")
     exported = store.to_csv()
-    assert f"{store.run_name},bagged,1,3,'=source,,Ada," in exported
-    assert exported.splitlines()[2].endswith(",0,3,0.8765") or ",0,3,0.8765\n" in exported
+    assert f"{store.run_name},bagged,11,1,3,'=source,,Ada," in exported
+    assert exported.splitlines()[2].endswith(",3,0,3,0.8765") or ",3,0,3,0.8765\n" in exported
     revision = store.revision()
     plan = plan_import(store, exported, WIDTHS)
     assert (plan.new, plan.same, plan.differing) == ((), plan.total, ())
@@ -353,6 +364,46 @@ def test_several_runs_share_a_database_and_a_namesake_is_refused(server: str, tm
         namesake = LabelStore.shared(database, "one", created="2")
         with pytest.raises(UserError, match="another run called 'one'"):
             namesake.set("single", 0, 0, 0, "x")
+
+
+def test_runs_of_one_folder_name_are_told_apart_and_a_moved_one_keeps_its_labels(server: str, tmp_path: Path) -> None:
+    for place, address in enumerate((server, f"sqlite:///{tmp_path}/team.sqlite")):
+        database, (a, b) = database_at(address), (f"id-a-{place}", f"id-b-{place}")
+        one = LabelStore.shared(database, "layer_08", identity=a, created="1")
+        namesake = LabelStore.shared(database, "layer_08", identity=b, created="1")
+        one.set("single", 0, 0, 0, "of one")
+        assert namesake.all() == []
+        namesake.set("single", 0, 0, 0, "of the namesake")
+        moved = LabelStore.shared(database, "elsewhere", identity=a, created="1")
+        assert [store.all()[0].label for store in (one, namesake, moved)] == ["of one", "of the namesake", "of one"]
+        assert [store.revision() for store in (one, namesake, moved)] == [1, 1, 1]
+
+
+def make_format_2(address: str) -> None:
+    """Make the tables what the version before this one would have made them."""
+    with create_engine(address.replace("postgresql://", "postgresql+psycopg://")).begin() as connection:
+        connection.execute(text("ALTER TABLE label_runs DROP COLUMN name"))
+        connection.execute(text("UPDATE label_format SET format = 2"))
+    database._CURRENT.clear()
+
+
+def test_labels_under_a_folders_name_become_those_of_the_run_that_wrote_them(server: str, tmp_path: Path) -> None:
+    for address in (server, f"sqlite:///{tmp_path}/team.sqlite"):
+        name = f"old {next(NAMES)}"
+        old = LabelStore.shared(database_at(address), name, created="2026-01-31T12:00:00Z")
+        save(old, "Ada", f1="first", f2="second")
+        save(old, "Ada", f1="changed")
+        make_format_2(address)
+        other = LabelStore.shared(database_at(address), name, identity=f"{name} b", created="2026-02-01T00:00:00Z")
+        mine = LabelStore.shared(database_at(address), name, identity=f"{name} a", created="2026-01-31T12:00:00Z")
+        assert (texts(other), texts(mine)) == ({}, {1: "changed", 2: "second"})
+        save(other, "Bob", f1="of the other")
+        assert (texts(other), texts(mine)) == ({1: "of the other"}, {1: "changed", 2: "second"})
+        assert undo(mine, "Ada") == (1, 0)  # the first thing that is written is an undo of what an older version wrote
+        assert texts(mine) == {1: "first", 2: "second"}
+        assert len(mine.history("bagged", 1)) == 3
+        moved = LabelStore.shared(database_at(address), "moved", identity=f"{name} a", created="2026-01-31T12:00:00Z")
+        assert texts(moved) == texts(mine)
 
 
 def test_a_password_is_never_shown(server: str, tmp_path: Path) -> None:

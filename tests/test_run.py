@@ -1,12 +1,14 @@
 """The run folder: created, reopened, refused; files that appear whole or not at all."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from sae_core.config import load_settings
+from sae_core.config import RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json, read_table, read_tensors, replacing, write_json, write_table, write_tensors
 from sae_core.run import Run, find_runs
@@ -89,3 +91,21 @@ def _write_half(path):
     with replacing(path) as partial:
         partial.write_text("half")
         raise OSError(28, "No space left on device")
+
+
+def test_a_run_is_told_from_others_and_keeps_its_identity_when_it_is_copied(tmp_path: Path) -> None:
+    one, other = (Run.create(tmp_path / name / "run", RunSettings()) for name in ("one", "other"))
+    assert one.identity != other.identity
+    copy = Run.open(shutil.copytree(one.path, tmp_path / "renamed"))
+    assert copy.identity == one.identity
+    for run, created in (
+        (one, "2026-01-01T00:00:00Z"),
+        (other, "2026-01-02T00:00:00Z"),
+        (copy, "2026-01-01T00:00:00Z"),
+    ):
+        old = {name: value for name, value in run.manifest.items() if name != "id"}
+        write_json(run.manifest_path, old | {"created": created})
+    one, other, copy = (Run.open(run.path) for run in (one, other, copy))
+    assert one.identity == copy.identity != other.identity
+    one.finish("corpus", {"fingerprint": "x"})
+    assert Run.open(one.path).identity == copy.identity

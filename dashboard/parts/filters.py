@@ -188,7 +188,7 @@ def places(features: pd.DataFrame, filters: Filters, *, ranked: Sequence[int] | 
         keep &= ~np.isnan(found)
         match = np.nan_to_num(found).astype(np.int64)
     for word in filters.search.lower().split():
-        keep &= _contains(features, word)
+        keep &= _contains(features, word) | _at(features, word)
     chosen = np.flatnonzero(keep)
     key = match[chosen] if filters.column == MATCH else _key(features[filters.column].iloc[chosen], filters)
     empty = np.zeros(len(chosen), bool)
@@ -226,6 +226,15 @@ def _kept(features: pd.DataFrame, filters: Filters) -> NDArray[np.bool_]:
     if filters.labels:
         keep &= (features["label"] != "").to_numpy(bool) == (filters.labels == "yes")
     return keep
+
+
+def _at(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
+    """The feature that a word such as ``1:6`` names: number 6 of member 1."""
+    member, colon, latent = word.partition(":")
+    if not (colon and all(part.isascii() and part.isdigit() and len(part) <= 12 for part in (member, latent))):
+        return np.zeros(len(features), bool)
+    here = features["member"].to_numpy() == int(member)
+    return here & (features["latent"].to_numpy() == int(latent))
 
 
 def _contains(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:

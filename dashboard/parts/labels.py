@@ -49,7 +49,7 @@ def edited_table(labels: Sequence[Label]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "open": ["Open"] * len(labels),
-            "place": [f"{one.ensemble} {one.member}:{one.latent}" for one in labels],
+            "place": [f"{one.ensemble} {one.feature}" for one in labels],
             "label": [one.label for one in labels],
             "note": [one.note for one in labels],
             "source": [source_text(one.source).removeprefix(_PROPAGATED) for one in labels],
@@ -64,7 +64,7 @@ def source_text(source: Source | None) -> str:
     """Where a propagated label comes from; empty for one that a person wrote."""
     if source is None:
         return ""
-    return f"{_PROPAGATED}{source.member}:{source.latent}, cosine {decimal(source.score)}"
+    return f"{_PROPAGATED}feature {source.feature}, cosine {decimal(source.score)}"
 
 
 def matching(labels: Iterable[Label], search: str, *, ensemble: str = "", kind: str = "") -> list[Label]:
@@ -188,8 +188,9 @@ def side_by_side(pairs: Sequence[tuple[Label, Label | None, str]]) -> pd.DataFra
         {
             "replace": [False] * len(pairs),
             "ensemble": [wanted.ensemble for wanted, _, _ in pairs],
+            "feature": [wanted.feature for wanted, _, _ in pairs],
             "member": [wanted.member for wanted, _, _ in pairs],
-            "feature": [wanted.latent for wanted, _, _ in pairs],
+            "latent": [wanted.latent for wanted, _, _ in pairs],
             "there": [both_texts(there) for _, there, _ in pairs],
             "yours": [both_texts(wanted) for wanted, _, _ in pairs],
             "by": [by for _, _, by in pairs],

@@ -62,8 +62,7 @@ def _labelled(path: str, info: EnsembleInfo, stamp: tuple[str | int, ...]) -> pd
     run = open_run(Path(path))
     table = _searchable(path, info.name, stamp[:3]).copy(deep=False)
     mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
-    places = zip(mine["member"].tolist(), mine["feature"].tolist(), strict=True)
-    numbers = np.array([info.feature(int(member), int(latent)) for member, latent in places], np.int64)
+    numbers = mine["feature"].to_numpy(np.int64)
     there = numbers < len(table)
     for column in ("label", "note"):
         texts = np.full(len(table), "", object)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
 from sae_core.config import title_of
 from sae_core.files import read_json
+from sae_core.numbering import feature_at, place_of
 from sae_core.run import Run, find_runs
 
 
@@ -51,13 +51,12 @@ class EnsembleInfo:
 
     def place(self, feature: int) -> tuple[int, int]:
         """(member, number within the member) of a feature."""
-        offsets = np.cumsum((0, *self.widths))
-        member = int(np.searchsorted(offsets, feature, side="right") - 1)
-        return member, int(feature - offsets[member])
+        place = place_of(int(feature), self.widths)
+        return place.member, place.latent
 
     def feature(self, member: int, latent: int) -> int:
         """The inverse of `place`."""
-        return sum(self.widths[:member]) + latent
+        return feature_at(member, latent, self.widths)
 
 
 def runs(root: Path) -> dict[str, Path]:

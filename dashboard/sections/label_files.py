@@ -12,7 +12,7 @@ from dashboard.address import Here
 from dashboard.parts.cards import plain, section, tile, tiles
 from dashboard.parts.numbers import whole
 from dashboard.sections import labelling
-from sae_core.browse.labels import ImportPlan, Label, plan_import
+from sae_core.browse.labels import LARGEST_MB, ImportPlan, Label, plan_import
 from sae_core.errors import UserError
 
 _VERSION = "labels-file-version"
@@ -47,10 +47,16 @@ def _export(here: Here, found: Sequence[Label]) -> None:
 
 
 def _import(here: Here) -> None:
-    st.html(section("Import", "A CSV file as the export writes it; it is first compared with what is there."))
+    st.html(
+        section(
+            "Import",
+            "A CSV file as the export writes it, or the list of the map with labels written into it; it is first "
+            "compared with what is there.",
+        )
+    )
     version = st.session_state.get(_VERSION, 0)
     file = st.file_uploader(
-        "CSV file", type="csv", key=f"labels-file-{version}", label_visibility="collapsed", max_upload_size=20
+        "CSV file", type="csv", key=f"labels-file-{version}", label_visibility="collapsed", max_upload_size=LARGEST_MB
     )
     if file is None:
         return
@@ -72,6 +78,8 @@ def _plan(here: Here, plan: ImportPlan, name: str) -> None:
             ]
         )
     )
+    for remark in plan.remarks:
+        st.caption(plain(remark))
     if plan.removed:
         st.caption(f"{whole(plan.removed)} of the new ones were here once and somebody removed them.")
     replaced = [False] * len(plan.differing)

@@ -13,7 +13,7 @@ from dashboard.parts.cards import plain
 from dashboard.parts.feature_side import suggestion_html
 from dashboard.parts.numbers import decimal, moment, whole
 from dashboard.sections import labelling
-from sae_core.browse.labels import Copy, Edit, Label
+from sae_core.browse.labels import LONGEST, Copy, Edit, Label
 from sae_core.browse.labels.records import now
 
 _SHOWN = "label-form-shown"
@@ -61,7 +61,7 @@ def _fields(
             "Label",
             value=label.label if label else "",
             key=f"label-{key}",
-            max_chars=200,
+            max_chars=labelling.room_for("label", label.label if label else ""),
             placeholder="What does it respond to?",
         )
     with note:
@@ -69,7 +69,7 @@ def _fields(
             "Note",
             value=label.note if label else "",
             key=f"note-{key}",
-            max_chars=2000,
+            max_chars=labelling.room_for("note", label.note if label else ""),
             placeholder="Doubts, exceptions, ideas",
         )
     with save:
@@ -77,7 +77,7 @@ def _fields(
             "Save", type="primary", width="stretch", on_click=_save, args=(here, info, feature, key, family)
         )
     if family:
-        scores = ", ".join(f"{copy.member}:{copy.latent} ({decimal(copy.score)})" for copy in family[:8])
+        scores = ", ".join(f"{copy.feature} ({decimal(copy.score)})" for copy in family[:8])
         st.checkbox(
             f"Also for its family ({whole(len(family))})",
             key=f"family-{key}",
@@ -92,14 +92,19 @@ def _suggestion(here: Here, info: queries.EnsembleInfo, feature: int, key: str, 
     row = table.iloc[feature].to_dict() if table is not None and feature < len(table) else None
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.html(suggestion_html(row), width="content")
-        if row and row["suggestion"]:
+        suggestion = str(row["suggestion"]) if row else ""
+        if suggestion:
+            fits = len(suggestion) <= LONGEST["label"]
             # Of the form, so that what is being written as the note is saved with it and not lost.
             st.form_submit_button(
                 "Take as label",
                 icon=":material/add_task:",
-                help="Saves the suggestion as the label, and the note as it stands",
+                help="Saves the suggestion as the label, and the note as it stands"
+                if fits
+                else f"It is longer than the {LONGEST['label']} characters of a label",
+                disabled=not fits,
                 on_click=_take,
-                args=(here, info, feature, key, family, str(row["suggestion"])[:200]),
+                args=(here, info, feature, key, family, suggestion),
             )
 
 

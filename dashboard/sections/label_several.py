@@ -17,7 +17,7 @@ from dashboard.parts.filters import LABEL_STATES, Filters
 from dashboard.parts.numbers import decimal, whole
 from dashboard.parts.tokens import show_alone
 from dashboard.sections import labelling
-from sae_core.browse.labels import Copy, Edit, Label
+from sae_core.browse.labels import LONGEST, Copy, Edit, Label
 from sae_core.errors import UserError
 
 MAX_FEATURES = 20_000
@@ -113,7 +113,7 @@ def _action(here: Here, info: queries.EnsembleInfo, features: Sequence[int]) -> 
                 "two of their features may be less alike.",
             )
         elif action != "remove":
-            text = (st.text_input("Label", key="several-text", max_chars=200) or "").strip()
+            text = (st.text_input("Label", key="several-text", max_chars=LONGEST["label"]) or "").strip()
     there = {one.feature: one for one in queries.label_list(here.run) if one.ensemble == info.name}
     if action == _FAMILY:
         _families(here, info, [number for number in features if number in there], there, least)

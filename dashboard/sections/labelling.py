@@ -14,7 +14,7 @@ from dashboard.address import Here
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain, section
 from dashboard.parts.numbers import whole
-from sae_core.browse.labels import Conflict, Copy, Edit, Saved
+from sae_core.browse.labels import LONGEST, Conflict, Copy, Edit, Saved
 from sae_core.browse.labels.records import Kind
 from sae_core.errors import UserError
 
@@ -81,6 +81,11 @@ def said() -> None:
         (place.success if message[0] else place.error)(plain(message[1]))
 
 
+def room_for(kind: str, *texts: str) -> int:
+    """How many characters a field takes: the limit, or as many as an older version has let in, so that none is cut."""
+    return max(LONGEST[kind], *map(len, texts))
+
+
 def labels_text(count: int) -> str:
     """A number of labels in words."""
     return f"{whole(count)} label{'' if count == 1 else 's'}"
@@ -141,7 +146,7 @@ def pending(here: Here) -> bool:
     text = "Nothing of yours is saved yet. Look at both texts and choose."
     with st.container(border=True, key="labels-conflict"):
         first = waiting.conflicts[0].wanted
-        where = f"{first.ensemble} {first.member}:{first.latent}" if count == 1 else f"{whole(count)} labels"
+        where = f"{first.ensemble} {first.feature}" if count == 1 else f"{whole(count)} labels"
         title = f"Somebody was faster at {where}"
         st.html(section(title, text))
         if count <= _ONE_BY_ONE:
@@ -178,8 +183,9 @@ def choose(pairs: Sequence[tuple[Any, Any, str]], *, key: str) -> list[bool]:
         column_config={
             "replace": st.column_config.CheckboxColumn("Replace", width=70),
             "ensemble": st.column_config.TextColumn("Ensemble", width=80),
+            "feature": st.column_config.NumberColumn("Feature", format="%d", width=68, help="Number in the ensemble"),
             "member": st.column_config.NumberColumn("Member", format="%d", width=68),
-            "feature": st.column_config.NumberColumn("Feature", format="%d", width=68),
+            "latent": st.column_config.NumberColumn("In it", format="%d", width=60, help="Number within the member"),
             "there": st.column_config.TextColumn("There now", width=170),
             "yours": st.column_config.TextColumn("Yours", width=170),
             "by": st.column_config.TextColumn("There by", width=80),

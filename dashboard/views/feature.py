@@ -28,6 +28,7 @@ from dashboard.sections.label_form import label_form
 from dashboard.sections.near_features import near_features
 from sae_core.browse.labels import Label
 from sae_core.errors import UserError
+from sae_core.numbering import within
 
 SHOWN = (12, 24, 48)
 WINDOWS = {"8": 8, "16": 16, "32": 32, "full": 1_000_000}
@@ -120,7 +121,10 @@ def _head(
         chips = [
             chip(info.title, METHODS.get(info.name, "")),
             member_chip(int(row["member"]), stage=info.staged),
-            chip(f"number {int(row['latent'])} in its {info.member_word}"),
+            chip(
+                within(int(row["member"]), int(row["latent"])),
+                title=f"{info.member_word.capitalize()} and number within it; searches and lists take it, too",
+            ),
         ]
         if label and label.label:
             chips.append(chip(label.label, HIGHLIGHT, title="label"))

@@ -131,8 +131,8 @@ def _filters(here: Here, info: queries.EnsembleInfo) -> Filters:
             key=_key(version),
             placeholder="words, label or number",
             icon=":material/search:",
-            help="Words that must all occur in a feature's number, top token, promoted tokens, suggested "
-            "label, label or note.",
+            help="Words that must all occur in a feature's number (or 1:6, number 6 of member 1), top token, promoted "
+            "tokens, suggested label, label or note.",
             width=215,
         )
         token = st.text_input(

@@ -81,6 +81,7 @@ def _kind_text(kind: str) -> str:
 def _editor(here: Here, shown: Sequence[Label]) -> None:
     key = _editor_key(here, shown)
     text, button = st.column_config.TextColumn, st.column_config.ButtonColumn
+    room = {kind: labelling.room_for(kind, *(getattr(one, kind) for one in shown)) for kind in ("label", "note")}
     st.data_editor(
         parts.edited_table(shown),
         key=key,
@@ -92,15 +93,13 @@ def _editor(here: Here, shown: Sequence[Label]) -> None:
         args=(here, shown, key),
         column_config={
             "open": button("Page", key=_OPEN, type="tertiary", width=60, on_click=_opened, args=(shown,)),
-            "place": text(
-                "Feature", width=125, help="Ensemble, member (or stage) and number of the feature within its member"
-            ),
-            "label": text("Label", width="medium", max_chars=200),
-            "note": text("Note", width="medium", max_chars=2000),
+            "place": text("Feature", width=125, help="Ensemble and number of the feature in it, as on its page"),
+            "label": text("Label", width="medium", max_chars=room["label"]),
+            "note": text("Note", width="medium", max_chars=room["note"]),
             "source": text(
                 "Propagated from",
                 width=150,
-                help="Where a propagated label comes from (member:feature) and the cosine of the two atoms. It follows "
+                help="Where a propagated label comes from and the cosine of the two atoms. It follows "
                 "its source until somebody changes it.",
             ),
             "author": text("Author", width=85),
@@ -160,7 +159,7 @@ def _asked(shown: Sequence[Label]) -> None:
 def _history(here: Here) -> None:
     one: Label = st.session_state.pop(_HISTORY)
 
-    @st.dialog(f"{one.ensemble}, member {one.member}, feature {one.latent}", width="large")
+    @st.dialog(f"{one.ensemble}, feature {one.feature}", width="large")
     def draw() -> None:
         st.html(parts.history_table(queries.labels(here.run).history(one.ensemble, one.feature)))
 

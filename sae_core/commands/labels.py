@@ -32,7 +32,7 @@ def export_labels(
     out: Annotated[Path | None, typer.Option(help="The CSV file to write; standard output if not given.")] = None,
     labels: Labels = None,
 ) -> None:
-    """Write all labels as CSV: run, ensemble, member, feature, label, note, author, time, and where one came from."""
+    """Write all labels as CSV: its feature, text, author and time, and where a propagated one came from."""
     from sae_core.browse.labels import labels_of
     from sae_core.files import write_text
 
@@ -55,13 +55,15 @@ def import_labels(
     labels: Labels = None,
 ) -> None:
     """Read labels from CSV, all or none; a label that is already there is replaced only if you say so."""
-    from sae_core.browse.labels import labels_of, plan_import
-    from sae_core.files import read_json, read_text
+    from sae_core.browse.labels import labels_of, plan_import, read_label_file
+    from sae_core.files import read_json
 
     opened = Run.open(run)
     widths = {folder.name: read_json(folder.manifest)["widths"] for folder in opened.ensembles()}
     store = labels_of(opened, labels)
-    plan = plan_import(store, read_text(file), widths)
+    plan = plan_import(store, read_label_file(file), widths)
+    for remark in plan.remarks:
+        console.say(remark)
     if plan.differing and existing is None:
         _list_differing(plan)
         raise UserError(
@@ -79,7 +81,7 @@ def import_labels(
 
 def _list_differing(plan: ImportPlan) -> None:
     for one in plan.differing[:_LISTED]:
-        place = f"{one.there.ensemble}, member {one.there.member}, feature {one.there.latent}"
+        place = f"{one.there.ensemble}, feature {one.there.feature}"
         console.say(f"{place}: there {one.there.label!r} by {one.there.author!r}, in the file {one.wanted.label!r}")
     if len(plan.differing) > _LISTED:
         console.say(f"and {len(plan.differing) - _LISTED} more")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sae_core import numbering
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 from sae_core.run import Run
+from sae_core.spreadsheets import write_rows
 
 FORMAT = 1
 LONGEST = 80
 """Characters of a name."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,7 @@ def save_choice(run: Run, choice: Choice) -> Choice:
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         figures=dict(choice.figures),
     )
+    run.require_there()
     # One file a choice: two people who save at the same time do not overwrite each other.
     write_json(run.spurious_choice(choice.task, _identity(kept)), {"format": FORMAT, **asdict(kept)})
     return kept
@@ -104,25 +104,28 @@ def as_json(choice: Choice, rows: Sequence[Mapping[str, Any]] = ()) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def as_csv(choice: Choice, rows: Sequence[Mapping[str, Any]]) -> str:
+def as_csv(choice: Choice, rows: Sequence[Mapping[str, Any]], widths: Sequence[int]) -> str:
     """A choice as CSV, one row a feature: what it belongs to, then what is known of the feature.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    Args:
+        choice: What someone picked.
+        rows: What is known of its features, each with its number in the ensemble as ``feature``.
+        widths: Features of each member of the ensemble.
     """
-    keys = list(dict.fromkeys(key for row in rows for key in row if key != "feature"))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(["task", "ensemble", "name", "author", "feature", *keys])
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in numbering.COLUMNS]
     by_feature = {int(row["feature"]): row for row in rows}
-    for feature in choice.features:
-        row = by_feature.get(feature, {})
-        cells = [choice.task, choice.method, choice.name, choice.author, feature, *(row.get(key, "") for key in keys)]
-        writer.writerow([_harmless(cell) for cell in cells])
-    return out.getvalue()
-
-
-def _harmless(cell: Any) -> Any:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+    places = zip(*numbering.place_columns(choice.features, widths).values(), strict=True)
+    return write_rows(
+        ["task", "ensemble", "name", "author", *numbering.COLUMNS, *keys],
+        [
+            [
+                *(choice.task, choice.method, choice.name, choice.author, *place),
+                *(by_feature.get(feature, {}).get(key, "") for key in keys),
+            ]
+            for feature, place in zip(choice.features, places, strict=True)
+        ],
+        line_end="\r\n",
+    )
 
 
 def _identity(choice: Choice) -> str:

@@ -13,8 +13,9 @@ from dashboard.parts.numbers import whole
 from dashboard.sections.ablating.bench import Bench, labels_of
 from sae_core.errors import UserError
 from sae_core.evaluation.choices import Choice, as_csv, as_json, choices, delete_choice, save_choice
+from sae_core.numbering import place_of
 
-FORMATS = {"csv": ("text/csv", as_csv), "json": ("application/json", as_json)}
+FORMATS = {"csv": "text/csv", "json": "application/json"}
 
 
 def keeping(bench: Bench) -> None:
@@ -28,7 +29,7 @@ def keeping(bench: Bench) -> None:
         st.caption(plain(bench.ticked.said))
         bench.ticked.said = ""
     current = _choice(bench, name or "unnamed")
-    for ending, (mime, _) in FORMATS.items():
+    for ending, mime in FORMATS.items():
         st.download_button(
             f"Export as {ending.upper()}",
             data=_exported(bench, current, ending),
@@ -63,7 +64,14 @@ def _saved(bench: Bench) -> None:
 
 def _exported(bench: Bench, choice: Choice, ending: str) -> Callable[[], str]:
     """Makes the text when it is asked for, and not at every tick."""
-    return lambda: FORMATS[ending][1](choice, evidence_rows(bench, choice.features))
+
+    def made() -> str:
+        rows = evidence_rows(bench, choice.features)
+        if ending == "json":
+            return as_json(choice, rows)
+        return as_csv(choice, rows, bench.here.ensembles[bench.method].widths)
+
+    return made
 
 
 def _said(choice: Choice) -> str:
@@ -103,9 +111,10 @@ def evidence_rows(bench: Bench, features: Sequence[int]) -> list[dict[str, Any]]
     """What is known of features, for a file."""
     found = queries.evidence(bench.ready, bench.method, features)
     labels = labels_of(bench)
+    widths = bench.here.ensembles[bench.method].widths
     return [
         {
-            "feature": each.feature,
+            **place_of(each.feature, widths)._asdict(),
             "label": labels.get(each.feature, ""),
             "score": each.score,
             "difference": each.difference,

@@ -1,11 +1,12 @@
 """People's labels of features: in SQLite or on a server, safe with several people writing, with history and undo."""
 
-from sae_core.browse.labels.csv_file import parse_csv
+from sae_core.browse.labels.csv_file import LARGEST_MB, parse_csv, read_label_file
 from sae_core.browse.labels.database import shown_address
 from sae_core.browse.labels.importing import ImportPlan, plan_import
 from sae_core.browse.labels.opening import check_address, labels_of
 from sae_core.browse.labels.records import (
     COLUMNS,
+    LONGEST,
     Change,
     Conflict,
     Copy,
@@ -20,6 +21,8 @@ from sae_core.browse.labels.store import LabelStore
 
 __all__ = [
     "COLUMNS",
+    "LARGEST_MB",
+    "LONGEST",
     "Change",
     "Conflict",
     "Copy",
@@ -35,5 +38,6 @@ __all__ = [
     "labels_of",
     "parse_csv",
     "plan_import",
+    "read_label_file",
     "shown_address",
 ]

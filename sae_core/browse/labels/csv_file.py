@@ -1,4 +1,4 @@
-"""Labels as CSV and back, to the byte; what a spreadsheet would run as a formula is harmless on the way."""
+"""Labels as CSV and back, to the byte. Features are numbered in the ensemble, or within their member, or both."""
 
 from __future__ import annotations
 
@@ -6,48 +6,80 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
 
-from sae_core.browse.labels.records import COLUMNS, Label, Source, now
+from sae_core.browse.labels.records import COLUMNS, Label, Source, cells_of, now, over_limit
 from sae_core.errors import UserError
+from sae_core.files import read_text
+from sae_core.numbering import feature_at, place_of, whole_number
+from sae_core.spreadsheets import original, write_rows
 
-_REQUIRED = ("ensemble", "member", "feature", "label")
-_HARMFUL = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A cell that begins with one of these is a formula, or hides one, to a spreadsheet (OWASP, *CSV injection*)."""
+LARGEST_MB = 20
+"""Megabytes of the largest file of labels that is read: some 200,000 labels."""
+_REQUIRED = ("ensemble", "label")
+_WITHIN = ("latent", "number_in_member")
+"""Names of the column that numbers features within their member; the second is that of map lists of old."""
+_FIRST_YEAR = 1970
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFile:
+    """What a CSV file of labels holds.
+
+    Attributes:
+        labels: The labels, one a feature.
+        unlabelled: Rows with neither a label nor a note, which are passed over; lists of the map have them.
+        is_old: Whether ``feature`` is the number within the member, as in files of versions without column ``latent``.
+    """
+
+    labels: Sequence[Label]
+    unlabelled: int = 0
+    is_old: bool = False
 
 
 def write_csv(labels: Sequence[Label], run_name: str) -> str:
     """Labels as CSV with the columns `COLUMNS`."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for one in labels:
-        texts = (run_name, one.ensemble, one.member, one.latent, one.label, one.note, one.author, one.time)
-        source = one.source
-        origin = (source.member, source.latent, f"{source.score:.4f}") if source else ("", "", "")
-        writer.writerow([*(_harmless(cell) if isinstance(cell, str) else cell for cell in texts), *origin])
-    return file.getvalue()
+    return write_rows(COLUMNS, [_written(one, run_name) for one in labels])
 
 
-def _harmless(cell: str) -> str:
-    # A cell that already begins with an apostrophe gets one more, so that reading takes back exactly what was added.
-    return f"'{cell}" if cell.startswith((*_HARMFUL, "'")) else cell
+def _written(one: Label, run_name: str) -> list[object]:
+    *cells, score = cells_of(one, run_name)
+    # A decimal is written as it is; a text with a minus in front would be taken for a formula.
+    return [*("" if cell is None else cell for cell in cells), "" if score is None else Decimal(f"{score:.4f}")]
 
 
-def _original(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_HARMFUL, "'")) else cell
+def read_label_file(path: Path) -> str:
+    """The text of a CSV file of labels.
+
+    Raises:
+        UserError: If it is no ordinary file, larger than `LARGEST_MB`, or not UTF-8.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no ordinary file; give the CSV file that labels export wrote.")
+    if path.exists() and path.stat().st_size > LARGEST_MB * 1_000_000:
+        raise UserError(f"{path} is larger than {LARGEST_MB} MB; split it into several files.")
+    return read_text(path)
 
 
-def parse_csv(text: str, widths: Mapping[str, Sequence[int]], run_name: str) -> list[Label]:
+def parse_csv(text: str, widths: Mapping[str, Sequence[int]], run_name: str) -> LabelFile:
     """The labels in a CSV text; arguments and errors as in `LabelStore.from_csv`."""
     labels: dict[tuple[str, int], Label] = {}
+    unlabelled, is_old = 0, False
     for line, row in _rows(text):
         label = _parse_row(line, row, widths, run_name)
-        key = (label.ensemble, label.feature)
-        if key in labels:
+        is_old = _is_old(row)
+        if label.empty:
+            unlabelled += 1
+            continue
+        if label.key in labels:
             raise UserError(f"Line {line}, column feature: the feature was already labelled above; keep one line.")
-        labels[key] = label
-    return list(labels.values())
+        labels[label.key] = label
+    if unlabelled and not labels:
+        raise UserError("Column label is empty in every line; write labels into it.")
+    return LabelFile(list(labels.values()), unlabelled, is_old)
 
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -57,22 +89,42 @@ def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        missing = [name for name in _REQUIRED if name not in header]
-        if missing:
-            raise UserError(f"Line 1: column {missing[0]} is missing; the file has {', '.join(header) or 'none'}.")
+        header = _header([name.strip().lower() for name in next(reader, [])])
         line = reader.line_num + 1
         for cells in reader:
             if any(cell.strip() for cell in cells):
                 if len(cells) != len(header):
                     raise UserError(f"Line {line} has {len(cells)} cells but the header {len(header)}; correct it.")
-                yield line, {name: _original(cell) for name, cell in zip(header, cells, strict=True)}
+                yield line, {name: original(cell) for name, cell in zip(header, cells, strict=True)}
             line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"Line {reader.line_num} is not CSV ({error}); save the table as CSV again.") from None
 
 
+def _header(names: list[str]) -> list[str]:
+    """The names of the columns, the one within the member called ``latent``."""
+    there = ", ".join(names) or "none"
+    missing = [name for name in _REQUIRED if name not in names]
+    if missing:
+        raise UserError(f"Line 1: column {missing[0]} is missing; the file has {there}.")
+    if "feature" not in names and not ("member" in names and any(name in names for name in _WITHIN)):
+        raise UserError(f"Line 1: column feature is missing, or member and latent; the file has {there}.")
+    header = ["latent" if name in _WITHIN else name for name in names]
+    twice = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
+    if twice:
+        raise UserError(f"Line 1: column {twice[0]} is there twice; keep one.")
+    return header
+
+
+def _is_old(row: Mapping[str, str]) -> bool:
+    """Whether ``feature`` is the number within the member: versions without the column ``latent`` wrote it so."""
+    return "feature" in row and "member" in row and "latent" not in row
+
+
 def _parse_row(line: int, row: Mapping[str, str], widths: Mapping[str, Sequence[int]], run_name: str) -> Label:
+    for name, cell in row.items():
+        if "\0" in cell:
+            raise UserError(f"Line {line}, column {name}: there is a NUL character in it; take it out.")
     if row.get("run", "").strip() not in ("", run_name):
         raise UserError(
             f"Line {line}, column run: the label is of run {row['run']!r} and this is {run_name!r};"
@@ -80,53 +132,79 @@ def _parse_row(line: int, row: Mapping[str, str], widths: Mapping[str, Sequence[
         )
     ensemble = row["ensemble"].strip()
     if ensemble not in widths:
-        raise UserError(f"Line {line}, column ensemble: {ensemble!r} is none of {', '.join(widths)}.")
-    member = _number(line, "member", row["member"], len(widths[ensemble]))
-    latent = _number(line, "feature", row["feature"], widths[ensemble][member])
-    label, note = row["label"].strip(), row.get("note", "").strip()
-    if not (label or note):
-        raise UserError(f"Line {line}, column label: the label is empty; write one or remove the line.")
-    feature = sum(widths[ensemble][:member]) + latent
-    time = _time(line, row.get("time", ""))
-    source = _source(line, row, widths[ensemble])
-    return Label(ensemble, member, latent, feature, label, note, row.get("author", "").strip(), time, source).cleaned()
+        raise UserError(f"Line {line}, column ensemble: {ensemble[:80]!r} is none of {', '.join(widths)}.")
+    feature, member, latent = place_of(_feature(line, row, widths[ensemble]), widths[ensemble])
+    texts = [row.get(name, "").strip() for name in ("label", "note", "author")]
+    time, source = _time(line, row.get("time", "")), _source(line, row, widths[ensemble])
+    label = Label(ensemble, member, latent, feature, *texts, time, source).cleaned()
+    if fault := over_limit(label):
+        raise UserError(f"Line {line}, {fault}")
+    return label
+
+
+def _feature(line: int, row: Mapping[str, str], widths: Sequence[int], prefix: str = "") -> int:
+    """The feature of a row, its numbers being those of the columns of one form or of both."""
+    cells = {name: row.get(prefix + name, "").strip() for name in ("feature", "member", "latent")}
+    if _is_old(row):
+        cells["feature"], cells["latent"] = "", cells["feature"]
+    within_name = f"{prefix}{'feature' if _is_old(row) else 'latent'}"
+    numbers = []
+    if cells["member"] or cells["latent"]:
+        member = _number(line, f"{prefix}member", cells["member"], len(widths))
+        if cells["latent"]:
+            numbers.append(feature_at(member, _number(line, within_name, cells["latent"], widths[member]), widths))
+    if cells["feature"] or not numbers:
+        name = within_name if _is_old(row) else f"{prefix}feature"
+        numbers.append(_number(line, name, cells["feature"], sum(widths)))
+        if cells["member"]:
+            numbers += [] if place_of(numbers[-1], widths).member == member else [-1]
+    if len(set(numbers)) > 1:
+        is_at = place_of(_number(line, f"{prefix}feature", cells["feature"], sum(widths)), widths)
+        raise UserError(
+            f"Line {line}, column {prefix}feature: {is_at.feature} is number {is_at.latent} of member {is_at.member},"
+            f" and the columns {prefix}member and {prefix}latent say {cells['latent'] or 'any'} of {cells['member']};"
+            " correct one of them."
+        )
+    return numbers[0]
 
 
 def _source(line: int, row: Mapping[str, str], widths: Sequence[int]) -> Source | None:
     """Where a propagated label comes from; None if the cells are empty or not there."""
-    names = ("source_member", "source_feature", "score")
-    cells = [row.get(name, "").strip() for name in names]
-    if not any(cells):
+    names = ("source_feature", "source_member", "source_latent", "score")
+    if not any(row.get(name, "").strip() for name in names):
         return None
-    member = _number(line, names[0], cells[0], len(widths))
-    latent = _number(line, names[1], cells[1], widths[member])
+    feature, member, latent = place_of(_feature(line, row, widths, "source_"), widths)
+    cell = row.get("score", "").strip()
     try:
         # Spreadsheets in much of Europe write a comma in a number.
-        score = float(cells[2].replace(",", "."))
+        score = float(cell.replace(",", "."))
     except ValueError:
         score = math.nan
     if not -1.0 <= score <= 1.0:
-        raise UserError(f"Line {line}, column score: {cells[2]!r} is not a number from -1 to 1.")
-    return Source(sum(widths[:member]) + latent, member, latent, round(score, 4))
+        raise UserError(f"Line {line}, column score: {cell[:40]!r} is not a number from -1 to 1.")
+    return Source(feature, member, latent, round(score, 4))
 
 
 def _number(line: int, column: str, cell: str, end: int) -> int:
-    try:
-        number = int(cell)
-    except ValueError:
-        number = -1
-    if not 0 <= number < end:
-        raise UserError(f"Line {line}, column {column}: {cell!r} is not a number from 0 to {end - 1}.")
+    number = whole_number(cell, end)
+    if number is None:
+        raise UserError(f"Line {line}, column {column}: {cell[:40]!r} is not a number from 0 to {end - 1}.")
     return number
 
 
 def _time(line: int, cell: str) -> str:
-    """A time as it is stored; now if none is given."""
-    if not cell.strip():
+    """A time as it is stored; now if none is given. One without a time zone is in UTC."""
+    cell = cell.strip()
+    if not cell:
         return now()
     try:
-        moment = datetime.fromisoformat(cell.strip())
-    except ValueError:
-        raise UserError(f"Line {line}, column time: {cell!r} is not a time such as {now()}.") from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        moment = datetime.fromisoformat(cell)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UserError(f"Line {line}, column time: {cell[:40]!r} is not a time such as {now()}.") from None
+    if moment.year < _FIRST_YEAR or moment > datetime.now(UTC) + timedelta(days=1):
+        raise UserError(
+            f"Line {line}, column time: {cell[:40]!r} is before {_FIRST_YEAR} or in the future; give the time at which"
+            f" the label was written, such as {now()}, or empty the cell."
+        )
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

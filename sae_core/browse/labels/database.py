@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from sae_core.browse.labels.schema import FORMAT, format_of, make_current
+from sae_core.browse.labels.schema import FORMAT, READABLE, format_of, make_current
 from sae_core.errors import UserError
 
 _WAIT_SECONDS = 30.0
@@ -100,16 +100,25 @@ def _let_go() -> None:
 
 
 class SQLiteFile(_Database):
-    """A SQLite file. Every call opens its own connection, so threads and processes may share a file."""
+    """A SQLite file. Every call opens its own connection, so threads and processes may share a file.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.shown = path, str(path)
+    Args:
+        path: The file.
+        in_run: Whether it lies in a run folder, which is never made for it.
+    """
+
+    def __init__(self, path: Path, *, in_run: bool = False) -> None:
+        self.path, self.shown, self._in_run = path, str(path), in_run
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection within a transaction that is kept if all goes well."""
         _let_go()
         with self._sentences("saved"):
+            if self._in_run and not self.path.parent.is_dir():
+                raise UserError(
+                    f"Labels cannot be saved in {self.path}, as its folder is gone; restore the run or open another."
+                )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _engine_of_file(str(self.path), "write").begin() as connection:
                 _refuse_newer(format_of(connection), self.shown)
@@ -229,7 +238,7 @@ class Server(_Database):
             _refuse_newer(there, self.shown)
             if there == FORMAT:
                 _CURRENT.add(self._key())
-            yield connection if there == FORMAT else None
+            yield connection if there in READABLE else None
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -27,12 +27,30 @@ class ImportPlan:
         same: How many labels are there already, word for word.
         differing: Labels of features that have another one.
         removed: How many of ``new`` were once there and removed by somebody.
+        unlabelled: Rows of the file without label and note, which are passed over.
+        is_old: Whether the file numbers features within their member in column ``feature``, as older versions did.
     """
 
     new: tuple[Edit, ...]
     same: int
     differing: tuple[Difference, ...]
     removed: int
+    unlabelled: int = 0
+    is_old: bool = False
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be said of the file, in sentences."""
+        said = []
+        if self.is_old:
+            said.append(
+                "The file has no column latent, so its column feature was read as the number within the member, as"
+                " older versions wrote it."
+            )
+        if self.unlabelled:
+            rows = "1 row" if self.unlabelled == 1 else f"{self.unlabelled:,} rows"
+            said.append(f"{rows} without a label {'was' if self.unlabelled == 1 else 'were'} passed over.")
+        return said
 
     @property
     def total(self) -> int:
@@ -62,7 +80,8 @@ def plan_import(store: LabelStore, text: str, widths: Mapping[str, Sequence[int]
     Raises:
         UserError: One sentence naming the line and column at fault.
     """
-    wanted = parse_csv(text, widths, store.run_name)
+    file = parse_csv(text, widths, store.run_name)
+    wanted = file.labels
     there = {label.key: label for label in store.all()}
     fresh = [label for label in wanted if label.key not in there]
     versions = {
@@ -73,4 +92,4 @@ def plan_import(store: LabelStore, text: str, widths: Mapping[str, Sequence[int]
     pairs = [Difference(label, there[label.key]) for label in wanted if label.key in there]
     differing = tuple(one for one in pairs if (one.wanted.label, one.wanted.note) != (one.there.label, one.there.note))
     removed = sum(1 for edit in new if edit.seen)
-    return ImportPlan(new, len(pairs) - len(differing), differing, removed)
+    return ImportPlan(new, len(pairs) - len(differing), differing, removed, file.unlabelled, file.is_old)

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from sae_core.browse.labels.records import Conflict, Copy, Edit, Kind, Label, Saved, Source, now
+from sae_core.browse.labels.records import Conflict, Copy, Edit, Kind, Label, Saved, Source, now, require_fit
 from sae_core.browse.labels.schema import history, labels, steps
 from sae_core.errors import UserError
 
@@ -85,6 +85,7 @@ class Ledger:
                 clashing.append((edit.wanted, old, version))
                 continue
             new = None if edit.wanted.empty else edit.wanted
+            require_fit(edit.wanted)  # what stays as it is may be longer: older versions took it
             moves.append(_Move(old, new, version, edit.wanted.author or author, edit.wanted.time))
         if clashing:
             return Saved(None, conflicts=tuple(self._conflicts(clashing)))

@@ -1,4 +1,4 @@
-"""Which labels belong to a run: the file in its folder, or those under its name in the database of a team."""
+"""Which labels belong to a run: the file in its folder, or those of its identity in the database of a team."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def labels_of(run: Run, address: str | None = None) -> LabelStore:
 
     Args:
         run: The run.
-        address: A database that holds the labels of several runs, by their names. If not given, the one that the
-            environment variable `variables.LABELS` names, else the file in the run folder.
+        address: A database that holds the labels of several runs, told apart by their identity. If not given, the
+            one that the environment variable `variables.LABELS` names, else the file in the run folder.
 
     Raises:
         UserError: If the address is none, or its driver is not installed.
@@ -24,7 +24,8 @@ def labels_of(run: Run, address: str | None = None) -> LabelStore:
     address = address or os.environ.get(variables.LABELS)
     if not address:
         return LabelStore(run.labels, run.name)
-    return LabelStore.shared(database_at(address), run.name, created=str(run.manifest.get("created", "")))
+    created = str(run.manifest.get("created", ""))
+    return LabelStore.shared(database_at(address), run.name, identity=run.identity, created=created)
 
 
 def check_address(address: str) -> str:

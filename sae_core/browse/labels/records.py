@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
+
+from sae_core import numbering
+from sae_core.errors import UserError
 
 COLUMNS = (
-    *("run", "ensemble", "member", "feature", "label", "note", "author", "time"),
-    *("source_member", "source_feature", "score"),
+    *("run", "ensemble", *numbering.COLUMNS, "label", "note", "author", "time"),
+    *(*(f"source_{name}" for name in numbering.COLUMNS), "score"),
 )
-"""Columns of the table and of the CSV file; ``feature`` and ``source_feature`` are numbers within their member."""
+"""Columns of the table and of the CSV file, with both numbers of a feature and of the source of a propagated label."""
+
+LONGEST = {"label": 200, "note": 2000, "author": 80}
+"""Characters of each text, wherever it comes from: a form, a table, a file or a program."""
 
 Kind = Literal["edit", "bulk", "import", "family", "undo", "redo"]
 """What a step was: one label, several at once, a file, a family, taking back an earlier step, or that step again."""
@@ -210,6 +216,48 @@ class Change:
     kind: str = ""
     by: str = ""
     source: Source | None = None
+
+
+def cells_of(label: Label, run_name: str) -> tuple[Any, ...]:
+    """The cells of a label, one for each of `COLUMNS`; None where it comes from nowhere else."""
+    source = label.source
+    origin = (source.feature, source.member, source.latent, source.score) if source else (None,) * 4
+    place = (label.feature, label.member, label.latent)
+    return (run_name, label.ensemble, *place, label.label, label.note, label.author, label.time, *origin)
+
+
+def over_limit(label: Label) -> str:
+    """What is longer than `LONGEST`, as a sentence that goes on after a line or a feature; empty if nothing is."""
+    for name, most in LONGEST.items():
+        length = len(getattr(label, name))
+        if length > most:
+            return f"column {name}: it has {length:,} characters and {most:,} fit; shorten it."
+    return ""
+
+
+def require_fit(label: Label) -> None:
+    """Refuse what no form would take.
+
+    Raises:
+        UserError: If a text is longer than `LONGEST`, or a number is none of a feature.
+    """
+    if not all(0 <= number <= numbering.MOST for number in (label.feature, label.member, label.latent)):
+        raise UserError(f"{label.ensemble} has no feature {str(label.feature)[:40]}; nothing is saved.")
+    if fault := over_limit(label):
+        raise UserError(f"Feature {label.feature} of {label.ensemble}, {fault}")
+
+
+def require_distinct(labels: Iterable[Label]) -> None:
+    """Refuse two labels of one feature: the second would take the first's place.
+
+    Raises:
+        UserError: If there are.
+    """
+    seen: set[tuple[str, int]] = set()
+    for label in labels:
+        if label.key in seen:
+            raise UserError(f"Feature {label.feature} of {label.ensemble} is there twice; give one label for it.")
+        seen.add(label.key)
 
 
 def clean(text: str) -> str:

@@ -21,10 +21,13 @@ from sqlalchemy import (
     inspect,
     select,
     text,
+    update,
 )
 
-FORMAT = 2
-"""1 was a table of labels and one of their history, for one run."""
+FORMAT = 3
+"""1 was a table of labels and one of their history, for one run; 2 told runs apart by the names of their folders."""
+READABLE = (2, FORMAT)
+"""Formats whose tables can be read as they are."""
 _NAME = 200
 
 _metadata = MetaData()
@@ -36,8 +39,13 @@ runs = Table(
     _metadata,
     Column("run", String(_NAME), primary_key=True),
     Column("created", String(40), nullable=False),
+    Column("name", String(_NAME), nullable=False, server_default=""),
 )
-"""One row a run. Who writes locks it; ``created`` tells a run from another one of the same name."""
+"""One row a run. Who writes locks it. ``run`` is its identity, ``name`` that of its folder, for people.
+
+Under format 2 ``run`` was the folder's name, and ``created`` told a run from another one of the same name. Such a row
+gets the identity when its run writes for the first time.
+"""
 
 labels = Table(
     "labels",
@@ -112,6 +120,11 @@ def make_current(connection: Connection) -> None:
     """Make the tables, or those of this format out of older ones. The caller's transaction makes it all or nothing."""
     there = format_of(connection)
     if there == FORMAT:
+        return
+    if there == 2:
+        connection.execute(text(f"ALTER TABLE label_runs ADD COLUMN name VARCHAR({_NAME}) DEFAULT '' NOT NULL"))
+        connection.execute(update(runs).values(name=runs.c.run))
+        connection.execute(update(formats).values(format=FORMAT))
         return
     old_history = there == 1 and inspect(connection).has_table("history")
     if there == 1:

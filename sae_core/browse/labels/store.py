@@ -9,9 +9,10 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import pandas as pd
-from sqlalchemy import Connection, Row, desc, func, insert, or_, select
+from sqlalchemy import Connection, Row, desc, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from sae_core import numbering
 from sae_core.browse.labels import csv_file
 from sae_core.browse.labels.database import Server, SQLiteFile
 from sae_core.browse.labels.ledger import Ledger, label_from, source_from
@@ -25,8 +26,10 @@ from sae_core.browse.labels.records import (
     Saved,
     Step,
     Undone,
+    cells_of,
     clean,
     now,
+    require_distinct,
 )
 from sae_core.browse.labels.schema import history, labels, runs, steps
 from sae_core.errors import UserError
@@ -44,21 +47,23 @@ class LabelStore:
 
     def __init__(self, path: Path, run_name: str) -> None:
         self.path, self.run_name = path, run_name
-        self._database: SQLiteFile | Server = SQLiteFile(path)
+        self._database: SQLiteFile | Server = SQLiteFile(path, in_run=True)
         # A file in a run folder is copied and renamed with it, so it does not name its run.
-        self._run, self._created = "", ""
+        self._run, self._created, self._is_known = "", "", False
 
     @classmethod
-    def shared(cls, database: SQLiteFile | Server, run_name: str, *, created: str = "") -> Self:
+    def shared(cls, database: SQLiteFile | Server, run_name: str, *, identity: str = "", created: str = "") -> Self:
         """The labels of a run in a database that holds those of several.
 
         Args:
             database: As `database_at` gives it.
-            run_name: Tells the runs apart.
-            created: When the run was made; a run of the same name that was made at another time is refused.
+            run_name: What people call the run; it may change.
+            identity: Tells the runs apart, see `Run.identity`; the name does if it is not given.
+            created: When the run was made. Labels that older versions kept under its name are its own if they say the
+                same; if no identity is given, a run of the same name that was made at another time is refused.
         """
         store = cls(getattr(database, "path", Path()), run_name)
-        store._database, store._run, store._created = database, run_name, created
+        store._database, store._run, store._created = database, identity or run_name, created
         return store
 
     @property
@@ -77,19 +82,19 @@ class LabelStore:
 
     def get(self, ensemble: str, feature: int) -> Label | None:
         """The label of a feature, numbered as in the ensemble; None if it has none."""
-        with self._database.reading() as connection:
+        with self._reading() as (connection, key):
             query = select(labels).where(
-                labels.c.run == self._run, labels.c.ensemble == ensemble, labels.c.feature == feature
+                labels.c.run == key, labels.c.ensemble == ensemble, labels.c.feature == feature
             )
             row = connection.execute(query).one_or_none() if connection else None
         return label_from(row) if row else None
 
     def all(self, ensemble: str | None = None) -> list[Label]:
         """All labels, or those of one ensemble, in the order of features."""
-        query = select(labels).where(labels.c.run == self._run)
-        if ensemble is not None:
-            query = query.where(labels.c.ensemble == ensemble)
-        with self._database.reading() as connection:
+        with self._reading() as (connection, key):
+            query = select(labels).where(labels.c.run == key)
+            if ensemble is not None:
+                query = query.where(labels.c.ensemble == ensemble)
             found = [label_from(row) for row in connection.execute(query)] if connection else []
         return sorted(found, key=lambda label: label.key)  # databases differ in how they order text
 
@@ -99,36 +104,25 @@ class LabelStore:
 
     def table_of(self, found: Iterable[Label]) -> pd.DataFrame:
         """Labels with the columns `COLUMNS`."""
-        rows = [
-            (
-                *(self.run_name, one.ensemble, one.member, one.latent, one.label, one.note, one.author, one.time),
-                *((one.source.member, one.source.latent, one.source.score) if one.source else (None, None, None)),
-            )
-            for one in found
-        ]
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        return table.astype(
-            {
-                **{"member": "int64", "feature": "int64"},
-                **{"source_member": "Int64", "source_feature": "Int64", "score": "float64"},
-            }
-        )
+        table = pd.DataFrame([cells_of(one, self.run_name) for one in found], columns=list(COLUMNS))
+        sources = {f"source_{name}": "Int64" for name in numbering.COLUMNS}
+        return table.astype({**dict.fromkeys(numbering.COLUMNS, "int64"), **sources, "score": "float64"})
 
     def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
         """The version of each feature, with a label or without one; 0 where nothing was ever written."""
         wanted = sorted(set(features))
-        with self._database.reading() as connection:
+        with self._reading() as (connection, key):
             if connection is None:
                 return dict.fromkeys(wanted, 0)
-            found = Ledger(connection, self._run).versions(ensemble, wanted)
+            found = Ledger(connection, key).versions(ensemble, wanted)
         return {feature: found.get(feature, 0) for feature in wanted}
 
     def revision(self) -> int:
         """A number that grows with every change of any label of the run."""
-        with self._database.reading() as connection:
+        with self._reading() as (connection, key):
             if connection is None:
                 return 0
-            query = select(func.max(history.c.id)).where(history.c.run == self._run)
+            query = select(func.max(history.c.id)).where(history.c.run == key)
             return int(connection.execute(query).scalar() or 0)
 
     def set(
@@ -180,10 +174,12 @@ class LabelStore:
                 and match score. Features that have a label of their own, or one from another source, keep it.
 
         Raises:
-            UserError: If a feature has no label to propagate, or it cannot be written.
+            UserError: If a feature has no label to propagate, two edits are of one feature, a text is too long, or it
+                cannot be written.
         """
+        cleaned = [Edit(edit.wanted.cleaned(), edit.seen) for edit in edits]
+        require_distinct(edit.wanted for edit in cleaned)
         with self._writing() as ledger:
-            cleaned = [Edit(edit.wanted.cleaned(), edit.seen) for edit in edits]
             return ledger.save(cleaned, clean(author), kind, clean(text), copies)
 
     def propagate(self, ensemble: str, feature: int, copies: Sequence[Copy], *, author: str) -> Saved:
@@ -201,12 +197,12 @@ class LabelStore:
         return last if last and last.kind == "undo" else None
 
     def _last(self, author: str, among: Iterable[int] | None, *conditions: Any) -> Step | None:
-        query = select(steps).where(steps.c.run == self._run, steps.c.author == clean(author), *conditions)
-        if among is not None:
-            query = query.where(steps.c.id.in_(sorted(among)))
-        with self._database.reading() as connection:
+        with self._reading() as (connection, key):
             if connection is None:
                 return None
+            query = select(steps).where(steps.c.run == key, steps.c.author == clean(author), *conditions)
+            if among is not None:
+                query = query.where(steps.c.id.in_(sorted(among)))
             row = connection.execute(query.order_by(desc(steps.c.id)).limit(1)).one_or_none()
         return _step(row) if row else None
 
@@ -241,21 +237,21 @@ class LabelStore:
 
     def steps(self, limit: int = 50) -> list[Step]:
         """The last steps of everybody, the latest first."""
-        query = select(steps).where(steps.c.run == self._run).order_by(desc(steps.c.id)).limit(limit)
-        with self._database.reading() as connection:
+        with self._reading() as (connection, key):
+            query = select(steps).where(steps.c.run == key).order_by(desc(steps.c.id)).limit(limit)
             return [_step(row) for row in connection.execute(query)] if connection else []
 
     def history(self, ensemble: str, feature: int) -> list[Change]:
         """All changes of a feature's label, the first one first."""
         of_step = (steps.c.run == history.c.run) & (steps.c.id == history.c.step)
-        query = (
+        chosen = (
             select(history, steps.c.kind.label("kind"), steps.c.author.label("step_author"))
             .select_from(history.outerjoin(steps, of_step))
-            .where(history.c.run == self._run, history.c.ensemble == ensemble, history.c.feature == feature)
+            .where(history.c.ensemble == ensemble, history.c.feature == feature)
             .order_by(history.c.id)
         )
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all() if connection else []
+        with self._reading() as (connection, key):
+            rows = connection.execute(chosen.where(history.c.run == key)).all() if connection else []
         return [
             Change(
                 *(row.old_label, row.new_label, row.old_note, row.new_note, row.author, row.time),
@@ -272,7 +268,9 @@ class LabelStore:
         """Read labels from CSV, all or none; a label that is already there is replaced.
 
         Args:
-            text: A file with at least the columns ensemble, member, feature and label, in any order.
+            text: A file with at least the columns ensemble, label and feature (the number in the ensemble), or member
+                and latent (the number within the member) in place of it, or all three, in any order. One with feature
+                and member and without latent is of an older version, whose feature is the number within the member.
             widths: Features of each member, for every ensemble of the run.
             author: Who imports.
 
@@ -282,9 +280,36 @@ class LabelStore:
         Raises:
             UserError: One sentence naming the line and column at fault.
         """
-        found = csv_file.parse_csv(text, widths, self.run_name)
+        found = csv_file.parse_csv(text, widths, self.run_name).labels
         self.save([Edit(label) for label in found], author=author, kind="import")
         return len(found)
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Connection | None, str]]:
+        """A connection for reading, None while nobody has written a label, and what the run is called there."""
+        with self._database.reading() as connection:
+            yield connection, self._key(connection) if connection else self._run
+
+    def _key(self, connection: Connection) -> str:
+        """What the run is called in the database: its identity, or its name where an older version has written."""
+        if self._run in ("", self.run_name) or self._is_known:
+            return self._run
+        query = select(runs.c.run, runs.c.created).where(runs.c.run.in_([self._run, self.run_name]))
+        found = {row.run: row.created for row in connection.execute(query)}
+        self._is_known = self._run in found
+        is_ours = not self._is_known and bool(self._created) and found.get(self.run_name) == self._created
+        return self.run_name if is_ours else self._run
+
+    def _adopt(self, connection: Connection) -> None:
+        """Put the run's identity in the place of its name, under which an older version has written."""
+        if self._key(connection) == self._run:
+            return
+        ours = (runs.c.run == self.run_name) & (runs.c.created == self._created)
+        renamed = update(runs).where(ours).values(run=self._run, name=self.run_name)
+        if connection.execute(renamed).rowcount:  # else somebody else was faster
+            for table in (labels, history, steps):
+                mine = update(table).where(table.c.run == self.run_name)
+                connection.execute(mine.values(run=self._run))
 
     @contextmanager
     def _writing(self) -> Iterator[Ledger]:
@@ -294,12 +319,13 @@ class LabelStore:
             yield Ledger(connection, self._run)
 
     def _lock(self, connection: Connection) -> None:
+        self._adopt(connection)
         query = select(runs.c.created).where(runs.c.run == self._run).with_for_update()
         created = connection.execute(query).scalar_one_or_none()
         if created is None:
             try:
                 with connection.begin_nested():
-                    connection.execute(insert(runs).values(run=self._run, created=self._created))
+                    connection.execute(insert(runs).values(run=self._run, name=self.run_name, created=self._created))
             except IntegrityError:
                 pass  # somebody else was faster
             created = connection.execute(query).scalar_one()

@@ -1,0 +1,71 @@
+"""How features are numbered, declared once: within their ensemble, and within their member; the columns of both.
+
+Every table of features that leaves the program has the columns `COLUMNS`, so that any two of them can be joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+COLUMNS = ("feature", "member", "latent")
+"""A feature's number in the ensemble, its member's number, and its number within the member."""
+MOST = 2**31 - 1
+"""The largest number that every database of labels keeps."""
+
+
+class Place(NamedTuple):
+    """A feature's number in the ensemble, its member's number, and its number within the member."""
+
+    feature: int
+    member: int
+    latent: int
+
+    @property
+    def within(self) -> str:
+        """Member and number within it, as people read and type them: ``1:6``."""
+        return within(self.member, self.latent)
+
+
+def place_of(feature: int, widths: Sequence[int]) -> Place:
+    """The place of a feature.
+
+    Args:
+        feature: Its number in the ensemble.
+        widths: Features of each member.
+
+    Raises:
+        IndexError: If the ensemble has no such feature.
+    """
+    start = 0
+    for member, width in enumerate(widths):
+        if start <= feature < start + width:
+            return Place(feature, member, feature - start)
+        start += width
+    raise IndexError(f"feature {feature} of {start}")
+
+
+def feature_at(member: int, latent: int, widths: Sequence[int]) -> int:
+    """The number in the ensemble of a feature that is number ``latent`` of a member."""
+    return sum(widths[:member]) + latent
+
+
+def place_columns(features: Iterable[int], widths: Sequence[int]) -> dict[str, list[int]]:
+    """The columns `COLUMNS` of features, given by their numbers in the ensemble."""
+    starts = [0, *accumulate(widths)]
+    places = [place_of(int(feature), widths) for feature in features] if len(starts) > 1 else []
+    return {name: [getattr(place, name) for place in places] for name in COLUMNS}
+
+
+def within(member: int, latent: int) -> str:
+    """Member and number within it, as people read and type them: ``1:6``."""
+    return f"{member}:{latent}"
+
+
+def whole_number(text: str, end: int) -> int | None:
+    """The number from 0 to ``end - 1`` that plain digits name; None for anything else."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 12:
+        return None
+    number = int(text)
+    return number if number < end else None
