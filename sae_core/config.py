@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sae_core.errors import UserError
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
+Cut = Literal["passages", "first"]
 Site = Literal["residual", "mlp", "attention"]
 Kernels = Literal["auto", "plain", "fast"]
 Residuals = Literal["auto", "cached", "recomputed"]
@@ -55,6 +56,8 @@ class TextSettings(_Settings):
     """Configuration name of a hub data set."""
     max_documents: Positive | None = None
     """Read at most this many documents."""
+    cut: Cut = "passages"
+    """passages (a text longer than the context becomes several passages) or first (only its first tokens are read)."""
 
 
 class ModelSettings(_Settings):
@@ -69,9 +72,9 @@ class ModelSettings(_Settings):
     site: Site = "residual"
     """residual (the block's output), mlp or attention (what that part adds to the residual stream)."""
     context: Positive = 256
-    """Tokens a document is cut to."""
+    """Tokens of a passage of text, at most, with the special ones around it."""
     batch_size: Positive = 32
-    """Documents in one forward pass."""
+    """Passages in one forward pass."""
 
 
 class DataSettings(_Settings):
@@ -371,6 +374,12 @@ def parse_settings(values: Mapping[str, Any], *, origin: str) -> RunSettings:
         message = first["msg"].removeprefix("Value error, ")
         given = f" (given: {first['input']!r})" if name else ""
         raise UserError(f"Setting {name or 'combination'} in {origin} is not usable: {message}{given}.") from None
+
+
+def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as an older version has written them, with what it did although it had no setting for it."""
+    text = values.get("text", {})
+    return {**values, "text": {"cut": "first", **text}} if isinstance(text, Mapping) else dict(values)
 
 
 def _known_beside(name: str) -> str:

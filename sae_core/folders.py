@@ -18,17 +18,21 @@ class CorpusFolder:
 
     @property
     def tokens(self) -> Path:
-        """Safetensors: ``tokens`` int32 [T]; ``offsets`` int64 [documents + 1], where each document starts."""
+        """Safetensors: ``tokens`` int32 [T]; ``offsets`` int64 [passages + 1], where each passage starts."""
         return self.path / "tokens.safetensors"
 
     @property
     def documents(self) -> Path:
-        """Parquet: one row a document, its metadata (``source`` and whatever the text source gives)."""
+        """Parquet: one row a passage: its document's metadata (``source`` and whatever the text source gives), and its
+        ``document`` and ``passage``, int64 counted from 1. Older runs lack these two: each passage is a document.
+        """
         return self.path / "documents.parquet"
 
     @property
     def texts(self) -> Path:
-        """Parquet: every document for training and evaluation: text, number of tokens, held_out, metadata (JSON)."""
+        """Parquet: every passage for training and evaluation: text, number of tokens, held_out, metadata (JSON), and
+        document and passage as above.
+        """
         return self.path / "texts.parquet"
 
     @property

@@ -43,6 +43,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON 
 SETTINGS = {
     "text": "text.source",
     "text_column": "text.text_column",
+    "cut": "text.cut",
     "model": "model.name",
     "layer": "model.layer",
     "site": "model.site",

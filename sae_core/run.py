@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from sae_core.config import RunSettings, parse_settings
+from sae_core.config import RunSettings, parse_settings, stored_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 from sae_core.folders import CorpusFolder, EnsembleFolder, file_name
@@ -111,7 +111,7 @@ class Run:
             raise UserError(f"{path / 'run.json'} is damaged; restore it from a copy or train again in a new folder.")
         if manifest.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer version; upgrade sae-ensemble to open it.")
-        return cls(path, parse_settings(manifest["settings"], origin=str(path / "run.json")))
+        return cls(path, parse_settings(stored_settings(manifest["settings"]), origin=str(path / "run.json")))
 
     @cached_property
     def name(self) -> str:

@@ -118,12 +118,6 @@ def test_packages_take_turns() -> None:
     assert order.count("email") > order.count("json")
 
 
-def test_progress_is_told(package: str) -> None:
-    seen: list[tuple[int, int]] = []
-    passages = read_passages(packages=(package,), workers=1, progress=lambda done, wanted: seen.append((done, wanted)))
-    assert seen[-1] == (sum(len(passage.text) for passage in passages), 0)
-
-
 def test_packages_that_are_not_installed() -> None:
     assert docstrings.package_root("no_such_package") is None
     assert docstrings.source_files("no_such_package") == []

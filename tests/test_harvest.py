@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from models import build_model_folder, sample_texts
 from transformers import AutoTokenizer
 
-from sae_core.activations import docstrings, harvest, language_model
+from sae_core.activations import choosing, docstrings, harvest, language_model
+from sae_core.activations.asked import asked_and_got, what_is_short
 from sae_core.activations.language_model import LanguageModel
+from sae_core.browse.corpus import Corpus
 from sae_core.config import RunSettings
 from sae_core.errors import UserError
-from sae_core.files import read_table, read_tensors
+from sae_core.files import read_table, read_tensors, write_json, write_table
 from sae_core.progress import Tick
 from sae_core.run import Run
 
@@ -38,10 +41,10 @@ def corpus_path(tmp_path: Path) -> Path:
     return path
 
 
-def make_run(folder: Path, model: Path, corpus: Path, **changes: int) -> Run:
+def make_run(folder: Path, model: Path, corpus: Path, *, text: dict[str, Any] | None = None, **changes: int) -> Run:
     data = {"train_tokens": 2000, "index_tokens": 700, "evaluation_tokens": 200, "dtype": "float32"} | changes
     settings = {
-        "text": {"source": str(corpus)},
+        "text": {"source": str(corpus), **(text or {})},
         "model": {"name": str(model), "layer": 1, "context": 40, "batch_size": 8},
         "data": data,
         "training": {"device": "cpu"},
@@ -50,16 +53,16 @@ def make_run(folder: Path, model: Path, corpus: Path, **changes: int) -> Run:
 
 
 def test_a_run_holds_what_the_model_gives(tmp_path: Path, model_path: Path, corpus_path: Path) -> None:
-    run = make_run(tmp_path / "run", model_path, corpus_path)
+    run = make_run(tmp_path / "run", model_path, corpus_path, text={"cut": "first"})
     ticks: list[Tick] = []
     harvest.harvest(run, progress=ticks.append)
     train, held_out = harvest.documents(run, held_out=False), harvest.documents(run, held_out=True)
     cache = harvest.train_cache(run)
 
     # The documents are the first that fit, split by the hash of their text.
-    wanted = [text for text in TEXTS if not harvest.is_held_out(text)]
+    wanted = [text for text in TEXTS if not choosing.is_held_out(text)]
     assert [document.text for document in train] == wanted[: len(train)]
-    assert [document.text for document in held_out] == [text for text in TEXTS if harvest.is_held_out(text)][
+    assert [document.text for document in held_out] == [text for text in TEXTS if choosing.is_held_out(text)][
         : len(held_out)
     ]
     model = LanguageModel.load(run.settings.model)
@@ -185,10 +188,10 @@ def test_a_cut_off_shard_and_a_cache_of_another_dimension_are_refused(
 def test_text_is_read_again_until_there_is_enough(
     tmp_path: Path, model_path: Path, corpus_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harvest, "CHARS_PER_TOKEN", 0.5)
+    monkeypatch.setattr(choosing, "CHARS_PER_TOKEN", 0.5)
     run = make_run(tmp_path / "run", model_path, corpus_path)
     harvest.harvest(run)
-    assert harvest.train_cache(run).rows > 1900
+    assert harvest.train_cache(run).rows == 2000
 
 
 def test_a_small_corpus_is_used_whole(tmp_path: Path, model_path: Path) -> None:
@@ -199,19 +202,20 @@ def test_a_small_corpus_is_used_whole(tmp_path: Path, model_path: Path) -> None:
     harvest.harvest(run)
     assert len(harvest.documents(run, held_out=False)) == len(harvest.documents(run, held_out=True)) == 1
     assert run.facts("corpus")["index_tokens"] == harvest.train_cache(run).rows
-    corpus.write_text("One text alone.")
+    assert run.facts("corpus")["held_out_by"] in ("document", "last_document")
+    corpus.write_text("One text.")
     with pytest.raises(UserError, match="at least two are needed"):
         harvest.harvest(make_run(tmp_path / "one", model_path, corpus))
 
 
 def test_about_one_text_in_ten_is_held_out() -> None:
-    share = np.mean([harvest.is_held_out(f"text {number}") for number in range(5000)])
+    share = np.mean([choosing.is_held_out(f"text {number}") for number in range(5000)])
     assert abs(share - 0.1) < 4 * (0.1 * 0.9 / 5000) ** 0.5
 
 
 def test_the_embedded_corpus_is_harvested(tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = partial(docstrings.read_passages, packages=("json", "email"))
-    monkeypatch.setattr(docstrings, "read_passages", few)
+    few = partial(docstrings.iter_passages, packages=("json", "email"))
+    monkeypatch.setattr(docstrings, "iter_passages", few)
     settings = {
         "model": {"name": str(model_path), "layer": 0, "context": 64},
         "data": {"train_tokens": 1000, "index_tokens": 500, "evaluation_tokens": 60},
@@ -220,7 +224,7 @@ def test_the_embedded_corpus_is_harvested(tmp_path: Path, model_path: Path, monk
     run = Run.create(tmp_path / "run", RunSettings.model_validate(settings))
     harvest.harvest(run)
     table = read_table(run.corpus.documents)
-    assert set(table) == {"package", "module", "name", "kind"}
+    assert set(table) == {"package", "module", "name", "kind", "document", "passage"}
     assert set(table["package"]) <= {"json", "email"}
 
 
@@ -238,3 +242,126 @@ def test_a_model_too_large_for_the_memory_is_one_sentence(
             harvest.harvest(run)
     harvest.harvest(run)
     assert run.is_finished("activations")
+
+
+def write_books(path: Path, count: int = 12, sentences: int = 160) -> list[str]:
+    books = [" ".join(sample_texts(sentences, seed=100 + number, sentences=(1, 1))) for number in range(count)]
+    rows = [{"text": book, "title": f"book {number}", "document": "own"} for number, book in enumerate(books)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return books
+
+
+def test_long_documents_are_cut_into_passages_and_give_what_is_asked_for(tmp_path: Path, model_path: Path) -> None:
+    corpus = tmp_path / "books.jsonl"
+    books = write_books(corpus)
+    run = make_run(tmp_path / "run", model_path, corpus)
+    notes: list[str] = []
+    harvest.harvest(run, progress=lambda tick: notes.append(tick.note))
+    table, facts = read_table(run.corpus.texts), run.facts("corpus")
+    for part, asked in (("train", 2000), ("evaluation", 200), ("index", 700)):
+        assert facts[f"{part}_tokens"] == asked
+    assert harvest.train_cache(run).rows == 2000
+    assert harvest.evaluation_cache(run).rows == 200
+    assert not any(notes)
+
+    # A passage stands in its document, and no document is on both sides.
+    assert table["tokens"].max() == 39  # and BOS
+    for row in table.itertuples():
+        assert row.text in books[row.document - 1]
+        assert choosing.is_held_out(books[row.document - 1]) == row.held_out
+    train, held_out = table[~table["held_out"]], table[table["held_out"]]
+    assert not set(train["document"]) & set(held_out["document"])
+    assert train["document"].nunique() == sum(not choosing.is_held_out(book) for book in books)
+    for _, passages in table.groupby("document"):
+        assert passages["passage"].tolist() == list(range(1, len(passages) + 1))
+        text = books[passages["document"].iloc[0] - 1]
+        assert "".join(passages["text"]) == text[: sum(map(len, passages["text"]))]
+    # By turns: the documents' numbers of passages differ by one at most.
+    counts = train["document"].value_counts()
+    assert counts.max() - counts.min() <= 1
+
+    documents = read_table(run.corpus.documents)
+    assert documents["document"].tolist() == train["document"].tolist()[: len(documents)]
+    assert documents["title"].tolist() == [f"book {number - 1}" for number in documents["document"]]
+    assert set(documents["document (column)"]) == {"own"}
+    assert [document.text for document in harvest.documents(run, held_out=True)] == held_out["text"][
+        held_out["passage"] == 1
+    ].tolist()
+    corpus_opened = Corpus.open(run)
+    assert corpus_opened.metadata(1)["passage"] == 2
+    assert list(corpus_opened.labels) == ["source", "row", "title", "document (column)"]
+    assert corpus_opened.source_documents.tolist() == documents["document"].tolist()
+
+
+def test_one_document_is_divided_and_that_is_said(tmp_path: Path, model_path: Path) -> None:
+    corpus = tmp_path / "book.csv"
+    pd.DataFrame({"text": [" ".join(sample_texts(150, seed=5, sentences=(1, 1)))]}).to_csv(corpus, index=False)
+    run = make_run(tmp_path / "run", model_path, corpus)
+    notes: list[str] = []
+    harvest.harvest(run, progress=lambda tick: notes.append(tick.note))
+    table, facts = read_table(run.corpus.texts), run.facts("corpus")
+    train, held_out = table[~table["held_out"]], table[table["held_out"]]
+    assert train["passage"].max() < held_out["passage"].min()
+    assert 0.05 < held_out["tokens"].sum() / table["tokens"].sum() < 0.2
+    assert facts["held_out_by"] == "last_part"
+    assert "its last part is held out" in asked_and_got(run.settings, facts)
+    short = what_is_short(run.settings, facts)
+    assert short.startswith(f"The text gives {facts['train_tokens']:,} of the 2,000 training tokens asked for")
+    assert short.endswith("; give more text, or lower data.train_tokens and data.evaluation_tokens.")
+    assert [note for note in notes if note] == [short]
+
+
+def test_the_first_tokens_alone_are_read_where_that_is_asked_for(tmp_path: Path, model_path: Path) -> None:
+    corpus = tmp_path / "books.jsonl"
+    books = write_books(corpus)
+    run = make_run(tmp_path / "run", model_path, corpus, text={"cut": "first"})
+    harvest.harvest(run)
+    table, facts = read_table(run.corpus.texts), run.facts("corpus")
+    assert set(table["text"]) == set(books)
+    assert table["tokens"].tolist() == [39] * len(books)
+    model = LanguageModel.load(run.settings.model)
+    assert facts["cut_tokens"] == sum(model.count_tokens(books)) - 39 * len(books)
+    assert f"{facts['cut_tokens']:,} tokens behind the first 40 of a document were cut off" in asked_and_got(
+        run.settings, facts
+    )
+    assert "set text.cut to passages" in what_is_short(run.settings, facts)
+
+
+def test_a_passage_that_is_trained_on_is_not_held_out(tmp_path: Path, model_path: Path) -> None:
+    header = " ".join(sample_texts(8, seed=1, sentences=(1, 1))) + " "
+    corpus = tmp_path / "books.jsonl"
+    books = write_books(corpus)
+    corpus.write_text("\n".join(json.dumps({"text": header + book}) for book in books))
+    run = make_run(tmp_path / "run", model_path, corpus)
+    harvest.harvest(run)
+    table = read_table(run.corpus.texts)
+    train, held_out = (set(table["text"][table["held_out"] == side]) for side in (False, True))
+    assert not train & held_out
+    assert any(header.startswith(text) for text in train)
+
+
+def test_a_run_of_an_older_version_goes_on_as_it_was(tmp_path: Path, model_path: Path, corpus_path: Path) -> None:
+    run = make_run(tmp_path / "run", model_path, corpus_path, text={"cut": "first"})
+    harvest.harvest(run)
+    settings = run.settings
+    manifest = run.manifest
+    del manifest["settings"]["text"]["cut"]
+    for key in [key for key in manifest["finished"]["corpus"] if "passages" in key or key.startswith("held_out")]:
+        del manifest["finished"]["corpus"][key]
+    write_json(run.manifest_path, manifest)
+    for path in (run.corpus.texts, run.corpus.documents):
+        write_table(path, read_table(path).drop(columns=["document", "passage"]))
+    before = harvest.train_cache(run).fingerprint
+    shutil.rmtree(run.activations)
+
+    opened = Run.open(run.path)
+    assert opened.settings == settings
+    assert Run.create(run.path, settings).settings == settings
+    harvest.harvest(opened)
+    assert harvest.train_cache(opened).fingerprint == before
+    corpus = Corpus.open(opened)
+    assert corpus.source_documents.tolist() == list(range(len(corpus.documents)))
+    assert "passage" not in corpus.metadata(0)
+    assert asked_and_got(opened.settings, opened.facts("corpus")).startswith("Text, in passages of at most 40 tokens: ")
+    with pytest.raises(UserError, match=r"text\.cut is 'first' there, 'passages' here"):
+        make_run(run.path, model_path, corpus_path)

@@ -96,7 +96,8 @@ def test_odd_texts_are_read_or_refused(trained_run: Run, reader: TextReader, tex
         return
     found = live(trained_run, reader, "single", text)
     whole = "".join(found.texts).replace(PARTIAL, "")  # of a character that is split over tokens
-    assert whole == text.encode("utf-8", "replace").decode()
+    # Half of a pair and a NUL are read as the sign for what is no character, which is taken away here, too.
+    assert whole == text.replace("\ud800", "").replace("\x00", "")
 
 
 def test_several_people_read_different_texts_at_once(trained_run: Run, reader: TextReader) -> None:

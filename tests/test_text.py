@@ -149,7 +149,7 @@ def test_cutting_loses_nothing_and_prefers_good_places() -> None:
 
 
 def test_the_embedded_corpus_gives_its_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docstrings, "read_passages", partial(docstrings.read_passages, packages=("json",)))
+    monkeypatch.setattr(docstrings, "iter_passages", partial(docstrings.iter_passages, packages=("json",)))
     documents = load_documents(TextSettings(max_documents=3))
     assert len(documents) == 3
     assert list(documents[0].metadata) == ["package", "module", "name", "kind"]

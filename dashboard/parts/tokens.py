@@ -54,12 +54,14 @@ def show_in_context(text: str) -> str:
 
 
 def source_of(metadata: Mapping[str, object]) -> str:
-    """Where a document comes from, in a few words: ``scipy.optimize · minimize`` or ``notes.csv · row 12``."""
+    """Where a passage comes from, in a few words: ``scipy.optimize · minimize``, ``notes.csv · row 12 · passage 3``."""
     parts = [str(metadata[key]) for key in ("module", "name") if metadata.get(key)]
     if not parts and metadata.get("source"):
         parts = [str(metadata["source"])]
         if metadata.get("row") not in (None, ""):
             parts.append(f"row {metadata['row']}")
+    if metadata.get("passage") not in (None, "") and "document" in metadata:
+        parts.append(f"passage {metadata['passage']}")
     return " · ".join(parts)
 
 

@@ -16,6 +16,7 @@ from dashboard.parts.numbers import MISSING, compact, decimal, interval, percent
 from dashboard.parts.overview_charts import by_members, cost, training
 from dashboard.parts.report import found_by_members
 from dashboard.sections import reporting
+from sae_core.activations.asked import asked_and_got, what_is_short
 from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
 from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED
@@ -74,6 +75,7 @@ def show(here: Here) -> None:
     if not here.ensembles:
         missing(here, "train")
         return
+    _text(here)
     reporting.verdict(here)
     _comparison(here)
     reporting.what_it_comes_to(here)
@@ -100,6 +102,16 @@ def _story(here: Here) -> str:
     )
 
 
+def _text(here: Here) -> None:
+    """What text was asked for and what was got."""
+    facts = here.run.facts("corpus")
+    got, short = asked_and_got(here.run.settings, facts), what_is_short(here.run.settings, facts)
+    if short:
+        st.html(notice(short, got))
+    elif got:
+        st.caption(got)
+
+
 def _chips(here: Here) -> list[str]:
     sae, facts = here.run.settings.sae, here.run.facts("corpus")
     chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
@@ -110,7 +122,7 @@ def _chips(here: Here) -> list[str]:
     if "d_in" in facts:
         chips.append(chip(f"d = {facts['d_in']}"))
     if "documents" in facts:
-        chips.append(chip(f"{whole(facts['documents'])} documents"))
+        chips.append(chip(f"{whole(facts['documents'])} documents indexed"))
     chips.append(chip(f"seed {here.run.settings.training.seed}"))
     return chips
 

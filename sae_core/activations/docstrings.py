@@ -13,9 +13,9 @@ import sys
 import sysconfig
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -178,15 +178,17 @@ def _bounded(section: str) -> Iterator[str]:
     """Pieces of at most MAX_CHARS, cut at blank lines where there are any, else at line ends."""
     piece = ""
     for block in re.split(r"(\n\s*\n)", section):
-        while len(block) > MAX_CHARS:
-            cut = block.rfind("\n", 0, MAX_CHARS)
-            cut = cut if cut > 0 else MAX_CHARS
-            yield (piece + block[:cut]).strip("\n")[:MAX_CHARS]
-            piece, block = "", block[cut:]
-        if len(piece) + len(block) > MAX_CHARS:
+        start = 0
+        while len(block) - start > MAX_CHARS:
+            cut = block.rfind("\n", start, start + MAX_CHARS)
+            cut = cut if cut > start else start + MAX_CHARS
+            yield (piece + block[start:cut]).strip("\n")[:MAX_CHARS]
+            piece, start = "", cut
+        rest = block[start:]
+        if len(piece) + len(rest) > MAX_CHARS:
             yield piece.strip("\n")
             piece = ""
-        piece += block
+        piece += rest
     yield piece.strip("\n")
 
 
@@ -224,41 +226,41 @@ def _read_batch(batch: tuple[str, str, list[str]]) -> list[Passage]:
     return [passage for path in paths for passage in passages_of_file(package, Path(root), Path(path))]
 
 
-def read_passages(
-    *,
-    packages: Sequence[str] = PACKAGES,
-    max_chars: int | None = None,
-    workers: int = 2,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Passage]:
-    """Gather de-duplicated passages from installed packages.
+def iter_passages(*, packages: Sequence[str] | None = None, workers: int = 2) -> Generator[Passage, None, None]:
+    """De-duplicated passages from installed packages, one after another.
 
     The packages take turns, a few files each, so that a small corpus has the same mix as a large one. With the same
-    package versions the result is the same, whatever the number of workers.
+    package versions the result is the same, whatever the number of workers. Whoever stops early closes the iterator.
 
     Args:
-        packages: Names of packages; those not installed are passed over.
-        max_chars: Stop once the passages hold this many characters; None reads everything.
+        packages: Names of packages, `PACKAGES` if not given; those not installed are passed over.
         workers: Processes that parse.
-        progress: Called with (characters so far, characters wanted or 0).
 
     Raises:
         ValueError: If no package in the list is installed.
     """
-    batches = list(_interleaved(packages))
+    names = PACKAGES if packages is None else packages
+    batches = list(_interleaved(names))
     if not batches:
-        raise ValueError(f"None of the packages {', '.join(packages)} is installed; install one of them.")
+        raise ValueError(f"None of the packages {', '.join(names)} is installed; install one of them.")
+    seen = NearDuplicates()
+    with closing(_parallel_map(batches, workers)) as results:
+        for found in results:
+            yield from (passage for passage in found if seen.is_new(passage.text))
+
+
+def read_passages(
+    *, packages: Sequence[str] | None = None, max_chars: int | None = None, workers: int = 2
+) -> list[Passage]:
+    """The passages that `iter_passages` gives, until they hold ``max_chars`` characters; None reads everything."""
     passages: list[Passage] = []
-    seen, chars = NearDuplicates(), 0
-    for found in _parallel_map(batches, workers):
+    chars = 0
+    with closing(iter_passages(packages=packages, workers=workers)) as found:
         for passage in found:
-            if seen.is_new(passage.text):
-                passages.append(passage)
-                chars += len(passage.text)
-                if max_chars is not None and chars >= max_chars:
-                    return passages
-        if progress is not None:
-            progress(chars, max_chars or 0)
+            passages.append(passage)
+            chars += len(passage.text)
+            if max_chars is not None and chars >= max_chars:
+                break
     return passages
 
 
@@ -274,7 +276,7 @@ def _interleaved(packages: Sequence[str], files_per_batch: int = 8) -> Iterator[
         position += files_per_batch
 
 
-def _parallel_map(batches: Sequence[tuple[str, str, list[str]]], workers: int) -> Iterator[list[Passage]]:
+def _parallel_map(batches: Sequence[tuple[str, str, list[str]]], workers: int) -> Generator[list[Passage], None, None]:
     """Results in the order of the batches. A bounded look-ahead lets the caller stop early at little cost."""
     if workers <= 1:
         yield from map(_read_batch, batches)

@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.asked import what_is_short
 from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.activations.choosing import choose_passages
 from sae_core.activations.dealt import deal
 from sae_core.activations.stream import StreamedActivations
-from sae_core.activations.text import Document, load_documents
+from sae_core.activations.text import Document
 from sae_core.activations.truth_run import KnownStream, known_activations, write_known
-from sae_core.config import KNOWN, RunSettings
+from sae_core.config import KNOWN
 from sae_core.device import naming_full_memory, resolve_device
 from sae_core.errors import UserError
 from sae_core.files import read_table, replacing, write_table, write_tensors
@@ -31,11 +33,6 @@ from sae_core.run import Run
 if TYPE_CHECKING:
     from sae_core.activations.language_model import LanguageModel
 
-HELD_OUT_PERCENT = 10
-CHARS_PER_TOKEN = 4.5
-"""Characters to gather for a token: English has 3.5 to 4, the rest is margin and what the context cuts off."""
-TYPICAL_TOKENS = 160
-"""A shorter context than this cuts off so much that more characters are gathered at once."""
 _SHARDS = 8
 """A small cache is written in about this many shards, so that little is lost when it is interrupted."""
 
@@ -122,7 +119,7 @@ def train_source(
 
         return LanguageModel.load(run.settings.model, device=device)
 
-    table = _documents_table(run, held_out=False)
+    table = _passages_table(run, held_out=False)
     tokens = table["tokens"].to_numpy()
     return StreamedActivations(table["text"].tolist(), tokens, load, mean_D=cache.mean_D, scale=cache.scale)
 
@@ -148,35 +145,57 @@ def _open_cache(run: Run, name: str, progress: Progress) -> ActivationCache:
 
 
 def documents(run: Run, *, held_out: bool) -> list[Document]:
-    """The documents that were gathered for evaluation (``held_out``) or for training, in corpus order.
+    """The beginnings of the documents that were gathered for evaluation (``held_out``) or for training, in order.
+
+    The beginning of a document is its first passage, or all of it with ``text.cut`` first.
 
     Raises:
         UserError: If the corpus is missing or damaged.
     """
-    table = _documents_table(run, held_out)
+    return _as_documents(_table_of_documents(_passages_table(run, held_out)))
+
+
+def passages(run: Run, *, held_out: bool) -> list[Document]:
+    """The passages that were gathered for evaluation (``held_out``) or for training, in corpus order.
+
+    Raises:
+        UserError: If the corpus is missing or damaged.
+    """
+    return _as_documents(_passages_table(run, held_out))
+
+
+def _as_documents(table: pd.DataFrame) -> list[Document]:
     return [
         Document(text, json.loads(metadata)) for text, metadata in zip(table["text"], table["metadata"], strict=True)
     ]
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a text is kept for evaluation: one in ten by a hash, so that copies of a text are on the same side."""
-    return (
-        int.from_bytes(hashlib.sha1(text.encode("utf-8", "surrogatepass")).digest()[:4], "big") % 100 < HELD_OUT_PERCENT
-    )
+def _table_of_documents(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first passage of each document; older runs have no others."""
+    return table if "document" not in table else table[~table["document"].duplicated()]
 
 
 def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     started = time.perf_counter()
-    table, ids = _choose_documents(run.settings, model, progress)
-    train = table[~table["held_out"]]
-    indexed = _fitting(train["tokens"].to_numpy(), run.settings.data.index_tokens)
-    offsets = np.concatenate([[0], train["tokens"].to_numpy()[:indexed].cumsum()])
-    tokens = np.concatenate(ids[:indexed])
+    data = run.settings.data
+    chosen = choose_passages(run.settings, model, progress)
+    table = chosen.table
+    train, held_out = table[~table["held_out"]], table[table["held_out"]]
+    ends = train["tokens"].to_numpy().cumsum()
+    if run.settings.text.cut == "first":
+        indexed = max(1, int(np.searchsorted(ends, data.index_tokens, side="right")))
+    else:  # the last passage may be indexed in part
+        indexed = min(len(train), int(np.searchsorted(ends, data.index_tokens, side="left")) + 1)
+    offsets = np.concatenate([[0], ends[:indexed]])
+    if run.settings.text.cut != "first":
+        offsets = np.minimum(offsets, data.index_tokens)
+    tokens = np.concatenate(chosen.ids[:indexed])[: offsets[-1]]
     corpus = run.corpus
     write_tensors(corpus.tokens, {"tokens": torch.from_numpy(tokens), "offsets": torch.from_numpy(offsets)})
-    metadata = pd.DataFrame([json.loads(text) for text in train["metadata"][:indexed]])
-    write_table(corpus.documents, metadata.fillna(""))
+    metadata = pd.DataFrame([json.loads(text) for text in train["metadata"][:indexed]]).fillna("")
+    for name in ("document", "passage"):
+        metadata[name] = train[name].to_numpy()[:indexed]
+    write_table(corpus.documents, metadata)
     write_table(corpus.texts, table)
     model.save_tokenizer(corpus.tokenizer)
     lens = model.lens()
@@ -185,21 +204,27 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     settings = run.settings.model
     facts = {
         "seconds": time.perf_counter() - started,
-        "documents": indexed,
+        "documents": int(train["document"][:indexed].nunique()),
+        "passages": indexed,
         "tokens": len(tokens),
         "index_tokens": len(tokens),
-        "train_documents": len(train),
+        "train_documents": int(train["document"].nunique()),
+        "train_passages": len(train),
         "train_tokens": int(train["tokens"].sum()),
-        "evaluation_documents": int(table["held_out"].sum()),
-        "evaluation_tokens": int(table.loc[table["held_out"], "tokens"].sum()),
+        "evaluation_documents": int(held_out["document"].nunique()),
+        "evaluation_passages": len(held_out),
+        "evaluation_tokens": int(held_out["tokens"].sum()),
+        **chosen.facts,
         "model": model.name,
         "layer": settings.layer,
         "site": settings.site,
         "d_in": model.d_model,
         "n_layers": model.n_layers,
-        "fingerprint": _fingerprint(ids),
+        "fingerprint": _fingerprint(chosen.ids),
     }
     run.finish("corpus", facts, files=(file for file in corpus.path.rglob("*") if file.is_file()))
+    if short := what_is_short(run.settings, facts):
+        progress(Tick("gather text", len(table), len(table), "passages", note=short))
 
 
 def _copy_corpus(finished: Run, run: Run) -> None:
@@ -213,67 +238,10 @@ def _copy_corpus(finished: Run, run: Run) -> None:
     run.finish("corpus", finished.facts("corpus") | own, files=files)
 
 
-def _choose_documents(
-    settings: RunSettings, model: LanguageModel, progress: Progress
-) -> tuple[pd.DataFrame, list[NDArray[np.int32]]]:
-    """(texts, number of tokens, held_out and metadata of the training, then the held-out documents; their tokens)."""
-    data = settings.data
-    share = HELD_OUT_PERCENT / 100
-    wanted = max(data.train_tokens / (1 - share), data.evaluation_tokens / share)
-    max_chars = int(wanted * CHARS_PER_TOKEN * max(1.0, TYPICAL_TOKENS / settings.model.context))
-    while True:
-        found = load_documents(settings.text, max_chars=max_chars, progress=progress)
-        ids = model.token_ids([document.text for document in found])
-        train, held_out = _split(found, ids)
-        enough = _size(train, ids) >= data.train_tokens and _size(held_out, ids) >= data.evaluation_tokens
-        exhausted = sum(len(document.text) for document in found) < max_chars
-        if enough or exhausted or len(found) == settings.text.max_documents:
-            break
-        max_chars *= 2
-    chosen = []
-    for numbers, limit in ((train, data.train_tokens), (held_out, data.evaluation_tokens)):
-        chosen.append(numbers[: _fitting(np.array([len(ids[number]) for number in numbers]), limit)])
-    order = [*chosen[0], *chosen[1]]
-    table = pd.DataFrame(
-        {
-            "text": [found[number].text for number in order],
-            "tokens": [len(ids[number]) for number in order],
-            "held_out": np.arange(len(order)) >= len(chosen[0]),
-            "metadata": [json.dumps(found[number].metadata, ensure_ascii=False) for number in order],
-        }
-    )
-    return table, [ids[number] for number in order]
-
-
-def _split(found: Sequence[Document], ids: Sequence[NDArray[np.int32]]) -> tuple[list[int], list[int]]:
-    """Numbers of the documents for training and of those held out."""
-    usable = [number for number, tokens in enumerate(ids) if len(tokens)]
-    if len(usable) < 2:
-        raise UserError(
-            f"The text holds {len(usable)} usable documents; at least two are needed, one of them for evaluation."
-        )
-    train = [number for number in usable if not is_held_out(found[number].text)]
-    held_out = [number for number in usable if is_held_out(found[number].text)]
-    if not held_out:
-        return train[:-1], train[-1:]
-    return (train, held_out) if train else (held_out[1:], held_out[:1])
-
-
-def _size(numbers: Sequence[int], ids: Sequence[NDArray[np.int32]]) -> int:
-    return sum(len(ids[number]) for number in numbers)
-
-
-def _fitting(tokens: NDArray[np.int64], limit: int) -> int:
-    """How many of the first documents hold at most ``limit`` tokens together; at least one."""
-    return max(1, int(np.searchsorted(tokens.cumsum(), limit, side="right")))
-
-
 def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Progress) -> None:
     """Write the caches of runs of which each has its place in the model."""
     started = time.perf_counter()
-    facts = runs[0].facts("corpus")
-    kept = "train_tokens" if runs[0].settings.data.storage == "disk" else "index_tokens"
-    total = facts[kept] + facts["evaluation_tokens"]
+    total = sum(int(_cached_passages(runs[0], name)["tokens"].sum()) for name in ("train", "evaluation"))
     trains = _write_caches(runs, model, "train", lambda rows: progress(_tick(rows, total)))
     rows = trains[0].rows
     evaluations = _write_caches(runs, model, "evaluation", lambda more: progress(_tick(rows + more, total)))
@@ -312,9 +280,7 @@ def _write_caches(
     runs: Sequence[Run], model: LanguageModel, name: str, tell: Callable[[int], None]
 ) -> list[ActivationCache]:
     """The caches called ``name`` of all runs; those that others are behind of wait for them."""
-    table = _documents_table(runs[0], held_out=name == "evaluation")
-    if name == "train" and runs[0].settings.data.storage == "stream":
-        table = table[: runs[0].facts("corpus")["documents"]]
+    table = _cached_passages(runs[0], name)
     offsets = np.concatenate([[0], table["tokens"].to_numpy().cumsum()])
     texts = table["text"].tolist()
     writers = [_writer(run, model, name, rows=int(offsets[-1])) for run in runs]
@@ -323,7 +289,7 @@ def _write_caches(
             if not writer.refill(_read_rows(model, texts[np.searchsorted(offsets, start) :], stop - start)[place]):
                 break
     rows = min(writer.rows for writer in writers)
-    # A shard ends where a batch of texts ends, so the rows that are there already belong to whole documents.
+    # A shard ends where a batch of texts ends, so the rows that are there already belong to whole passages.
     first = int(np.searchsorted(offsets, rows))
     for batch in model.activations(texts[first:], progress=lambda tick: tell(int(offsets[first + int(tick.done)]))):
         for writer, acts_TD in zip(writers, batch.acts_PTD, strict=True):
@@ -357,7 +323,16 @@ def _read_rows(model: LanguageModel, texts: Sequence[str], rows: int) -> Tensor:
     return torch.cat(pieces, dim=1)
 
 
-def _documents_table(run: Run, held_out: bool) -> pd.DataFrame:
+def _cached_passages(run: Run, name: str) -> pd.DataFrame:
+    """The passages whose activations are kept in the cache called ``name``."""
+    table = _passages_table(run, held_out=name == "evaluation")
+    if name == "train" and run.settings.data.storage == "stream":
+        facts = run.facts("corpus")
+        table = table[: facts.get("passages", facts["documents"])]  # older runs have one passage a document
+    return table
+
+
+def _passages_table(run: Run, held_out: bool) -> pd.DataFrame:
     table = read_table(run.corpus.texts)
     return table[table["held_out"] == held_out]
 

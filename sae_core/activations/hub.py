@@ -75,7 +75,7 @@ def stream_rows(
     try:
         for row in load_dataset(*place, **chosen, split=split, streaming=True):
             tables.require_columns(row, columns, f"The hub data set {name!r}")
-            yield row
+            yield tables.cleaned(row)
     except UserError:
         raise
     except Exception as error:  # datasets raises its own, fsspec's, the HTTP library's and pyarrow's exceptions

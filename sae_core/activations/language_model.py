@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sae_core.activations import loading, sites
+from sae_core.activations.cutting import Passage, count_tokens, cut_texts
 from sae_core.activations.hooked import HookedModel
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings, Site
@@ -145,6 +146,14 @@ class LanguageModel:
     def token_ids(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int32]]:
         """Ids of the ordinary tokens of each text: those whose activations `activations` gives."""
         return [encoded.ids[encoded.ordinary] for encoded in self._tokens.encode(texts, context)]
+
+    def passages(self, texts: Sequence[str], *, room: int | None = None) -> list[list[Passage]]:
+        """Each text cut into passages of at most ``room`` ordinary tokens, by default as many as the context holds."""
+        return cut_texts(self._tokens, texts, room=room)
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Ordinary tokens of each text, however long it is."""
+        return count_tokens(self._tokens, texts)
 
     def char_spans(self, texts: Sequence[str], *, context: int | None = None) -> list[NDArray[np.int64]]:
         """Where the ordinary tokens of each text stand in it: first and last (exclusive) character of each [T, 2].

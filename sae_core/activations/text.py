@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from sae_core.activations import docstrings, hub, tables
+from sae_core.activations.clean import clean_text
 from sae_core.config import EMBEDDED, TextSettings
 from sae_core.errors import UserError
 from sae_core.progress import Progress, Tick, silent
@@ -19,6 +23,9 @@ MIN_PASSAGE_CHARS = 200
 MAX_PASSAGE_CHARS = 2000
 MAX_METADATA_CHARS = 80
 _WORKERS = 2
+_NO_SPACE = re.compile(r"\S")
+_OWN = ("source", "row", "document", "passage")
+"""Names under which a passage says where it comes from; a column of the file that has such a name gets another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,20 @@ class Document:
     metadata: dict[str, str]
 
 
+def iter_documents(settings: TextSettings) -> Generator[Document, None, None]:
+    """The documents of a source, one after another, as they are read.
+
+    Raises:
+        UserError: If the source is missing, unreadable, lacks the text column or cannot be reached.
+    """
+    if settings.source == EMBEDDED:
+        passages = docstrings.iter_passages(workers=_WORKERS)
+        with closing(passages):  # ends the processes that read ahead
+            yield from islice(map(_document_of_passage, passages), settings.max_documents)
+    else:
+        yield from islice(_documents(settings), settings.max_documents)
+
+
 def load_documents(
     settings: TextSettings, *, max_chars: int | None = None, progress: Progress = silent
 ) -> list[Document]:
@@ -46,23 +67,27 @@ def load_documents(
         progress: Told the number of characters.
 
     Raises:
-        UserError: If the source is missing, unreadable, empty, lacks the text column or cannot be reached.
+        UserError: As `iter_documents`, or if there is no text.
     """
+    gathered: list[Document] = []
+    chars = 0
+    with closing(iter_documents(settings)) as source:
+        for document in source:
+            gathered.append(document)
+            chars += len(document.text)
+            if max_chars is not None and chars >= max_chars:
+                break
+            if len(gathered) % 1000 == 0:
+                progress(Tick("gather text", chars, max_chars or 0, "characters"))
+    progress(Tick("gather text", chars, max_chars or chars, "characters"))
+    if not gathered:
+        raise no_text(settings)
+    return gathered
 
-    def tell(chars: int, wanted: int) -> None:
-        progress(Tick("gather text", chars, wanted, "characters"))
 
-    if settings.source == EMBEDDED:
-        # As a passage has a longest length, this many characters hold enough passages.
-        most = settings.max_documents and settings.max_documents * docstrings.MAX_CHARS
-        limit = min((chars for chars in (max_chars, most) if chars is not None), default=None)
-        passages = docstrings.read_passages(max_chars=limit, workers=_WORKERS, progress=tell)
-        documents = [_document_of_passage(passage) for passage in passages[: settings.max_documents]]
-    else:
-        documents = _gather(_documents(settings), settings.max_documents, max_chars, tell)
-    if not documents:
-        raise UserError(f"{settings.source} holds no text in column {settings.text_column!r}; give a source that does.")
-    return documents
+def no_text(settings: TextSettings) -> UserError:
+    """The error for a source without any text."""
+    return UserError(f"{settings.source} holds no text in column {settings.text_column!r}; give a source that does.")
 
 
 def load_labelled(path: Path, *, text_column: str, label_column: str) -> tuple[list[str], list[str]]:
@@ -74,7 +99,8 @@ def load_labelled(path: Path, *, text_column: str, label_column: str) -> tuple[l
     texts, labels = [], []
     for number, row in enumerate(tables.read_rows(path, (text_column, label_column)), start=1):
         text, label = _text(row[text_column], f"Column {text_column!r} of {path}, row {number},"), row[label_column]
-        if text and label not in (None, ""):
+        # A number that is none (NaN) is how a column of numbers says that it holds nothing.
+        if text and label not in (None, "") and label == label:
             texts.append(text)
             labels.append(str(label))
     if not texts:
@@ -101,31 +127,37 @@ def split_text(text: str) -> Iterator[str]:
 
 
 def _cut(passage: str) -> Iterator[str]:
-    while len(passage) > MAX_PASSAGE_CHARS:
-        head = passage[:MAX_PASSAGE_CHARS]
+    start = 0
+    while len(passage) - start > MAX_PASSAGE_CHARS:
+        head = passage[start : start + MAX_PASSAGE_CHARS]
         ends = (head.rfind("\n"), head.rfind(". ") + 1, head.rfind(" "))
         # The best kind of end that is not far from the front.
         at = next((end for end in ends if end > MAX_PASSAGE_CHARS // 2), MAX_PASSAGE_CHARS)
-        yield passage[:at]
-        passage = passage[at:].lstrip()
-    if passage.strip():
-        yield passage
+        yield head[:at]
+        # The rest is never copied, as that would take the square of a long line's length.
+        following = _NO_SPACE.search(passage, start + at)
+        start = following.start() if following else len(passage)
+    if start < len(passage) and not passage[start:].isspace():
+        yield passage[start:]
 
 
 def _document_of_passage(passage: docstrings.Passage) -> Document:
     metadata = {"package": passage.package, "module": passage.module, "name": passage.name, "kind": passage.kind}
-    return Document(passage.text, metadata)
+    return Document(clean_text(passage.text), metadata)  # source code can spell halves of surrogate pairs
 
 
 def _documents(settings: TextSettings) -> Iterator[Document]:
-    path = Path(settings.source).expanduser()
+    try:
+        path = Path(settings.source).expanduser()
+    except RuntimeError:
+        raise UserError(f"There is no home directory for {settings.source}; give the whole path.") from None
     suffix = path.suffix.lower()
     if suffix in TEXT_FORMATS:
         for number, passage in enumerate(split_text(tables.read_text_file(path)), start=1):
-            yield Document(passage, {"source": path.name, "row": str(number)})
-    elif path.exists() or suffix in tables.FORMATS or not hub.is_hub_id(settings.source):
+            yield Document(passage, {"source": clean_text(path.name), "row": str(number)})
+    elif os.path.lexists(path) or suffix in tables.FORMATS or not hub.is_hub_id(settings.source):
         rows = tables.read_rows(path, (settings.text_column,))
-        yield from _documents_of_rows(rows, settings, str(path), path.name)
+        yield from _documents_of_rows(rows, settings, str(path), clean_text(path.name))
     else:
         yield from _documents_of_rows(_hub_rows(settings), settings, settings.source, settings.source)
 
@@ -136,9 +168,17 @@ def _documents_of_rows(
     for number, row in enumerate(rows, start=1):
         text = _text(row[settings.text_column], f"Column {settings.text_column!r} of {where}, row {number},")
         if text:
-            metadata = {str(name): str(value) for name, value in row.items() if _is_short(value)}
-            metadata.pop(settings.text_column, None)
+            others = {_other_name(name, row): value for name, value in row.items() if name != settings.text_column}
+            metadata = {name: str(value) for name, value in others.items() if _is_short(value)}
             yield Document(text, {"source": source, "row": str(number)} | metadata)
+
+
+def _other_name(name: str, row: tables.Row) -> str:
+    """What a column of a file is called among a document's metadata; never what our own are called."""
+    given = name
+    while name in _OWN or (name != given and name in row):
+        name = f"{name} (column)"
+    return name
 
 
 def _hub_rows(settings: TextSettings) -> Iterator[tables.Row]:
@@ -151,22 +191,6 @@ def _hub_rows(settings: TextSettings) -> Iterator[tables.Row]:
         instead="give a local file, or set text.source to embedded",
         check="check text.source, text.subset and text.split",
     )
-
-
-def _gather(
-    documents: Iterable[Document], max_documents: int | None, max_chars: int | None, tell: Callable[[int, int], None]
-) -> list[Document]:
-    gathered: list[Document] = []
-    chars = 0
-    for document in documents:
-        gathered.append(document)
-        chars += len(document.text)
-        if len(gathered) % 1000 == 0:
-            tell(chars, max_chars or 0)
-        if len(gathered) == max_documents or (max_chars is not None and chars >= max_chars):
-            break
-    tell(chars, max_chars or chars)
-    return gathered
 
 
 def _text(value: Any, where: str) -> str:

@@ -37,8 +37,13 @@ class TextTokenizer:
         self._tokenizer, self.context = tokenizer, context
         self._front = _missing_front(tokenizer, causal)
 
+    @property
+    def says_places(self) -> bool:
+        """Whether the tokenizer says where its tokens stand in a text; those in Python do not."""
+        return bool(self._tokenizer.is_fast)
+
     def encode(
-        self, texts: Sequence[str], context: int | None = None, *, spans: bool = False
+        self, texts: Sequence[str], context: int | None = None, *, spans: bool = False, whole: bool = False
     ) -> Iterator[TokenizedText]:
         """Tokenize; many texts at once, as fast tokenizers use all cores.
 
@@ -46,13 +51,15 @@ class TextTokenizer:
             texts: The texts.
             context: Tokens a text is cut to, if fewer.
             spans: Whether to say where each token stands; only fast tokenizers can.
+            whole: Whether a text is read to its end, however long it is.
         """
         length = min(context or self.context, self.context)
         for first in range(0, len(texts), _TEXTS_PER_CALL):
             encoded = self._tokenizer(
                 list(texts[first : first + _TEXTS_PER_CALL]),
-                truncation=True,
-                max_length=length - len(self._front),
+                truncation=not whole,
+                max_length=None if whole else length - len(self._front),
+                verbose=False,
                 return_special_tokens_mask=True,
                 return_attention_mask=False,
                 return_token_type_ids=False,

@@ -16,8 +16,9 @@ _ENTRIES = 2**22
 def concept_columns(corpus: Corpus) -> dict[str, list[str]]:
     """What documents can be told apart by: columns of 2 to 40 different texts, each with its texts in order."""
     found = {}
-    for name in corpus.documents.columns:
-        values = corpus.documents[name].dropna()
+    known = corpus.labels
+    for name in known.columns:
+        values = known[name].dropna()
         if len(values) and values.map(lambda value: isinstance(value, str)).all():
             distinct = sorted(set(values))
             if 2 <= len(distinct) <= _MOST_VALUES:

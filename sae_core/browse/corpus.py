@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pandas.api.types import is_integer_dtype
 
 from sae_core.browse.shown import show_alone
 from sae_core.browse.token_texts import TokenTexts
@@ -19,15 +20,20 @@ from sae_core.run import Run
 
 _AT_ONCE = 2**22
 """Tokens looked at together."""
+_PLACES = ("document", "passage")
+"""Columns of the metadata that say which passage of which document of the source one is."""
 
 
 class Corpus:
-    """Tokens that were indexed, document after document; position p is row p of the activations.
+    """Tokens that were indexed, passage after passage; position p is row p of the activations.
+
+    What is called a document here is one passage: the text of one pass through the model. `source_documents` says which
+    of them are of one text.
 
     Attributes:
         tokens: int32 [T], a map of the file.
         offsets: int64 [documents + 1]; document i has the positions offsets[i] to offsets[i + 1].
-        documents: One row a document, its metadata.
+        documents: One row a passage, the metadata of its document.
         texts: What the tokens read like.
     """
 
@@ -35,6 +41,8 @@ class Corpus:
         self, tokens: NDArray[np.int32], offsets: NDArray[np.int64], documents: pd.DataFrame, texts: TokenTexts
     ) -> None:
         self.tokens, self.offsets, self.documents, self.texts = tokens, offsets, documents, texts
+        # Metadata of a source are texts; ours are numbers, so a column of a file that has this name is none of them.
+        self._places = [name for name in _PLACES if name in documents and is_integer_dtype(documents[name])]
 
     @classmethod
     def open(cls, run: Run) -> Corpus:
@@ -87,9 +95,21 @@ class Corpus:
         return self.texts.sequence(self.tokens[positions.start : positions.stop].tolist())
 
     def document_of(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """Number of the document of each position."""
+        """Number of the passage of each position, as `offsets` and `documents` count them."""
         # The right side, since an empty document begins where the next one does.
         return np.asarray(np.searchsorted(self.offsets, positions, side="right") - 1, dtype=np.int64)
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """What is known of each passage's document, without the numbers that say which passage it is."""
+        return self.documents.drop(columns=self._places)
+
+    @property
+    def source_documents(self) -> NDArray[np.int64]:
+        """The number of the source's document that each passage is of; in older runs each is one of its own."""
+        if "document" not in self._places:
+            return np.arange(len(self.documents))
+        return self.documents["document"].to_numpy(np.int64)
 
     def span(self, position: int, before: int, after: int) -> range:
         """The positions from ``before`` tokens before to ``after`` tokens after a position, within its document."""
@@ -99,7 +119,17 @@ class Corpus:
 
     def metadata(self, document: int) -> dict[str, Any]:
         """What is known of a document, column by column; unknown values are left out."""
-        return {name: values[document] for name, values in self._columns.items() if _is_known(values[document])}
+        known = {name: values[document] for name, values in self._columns.items() if _is_known(values[document])}
+        if self._alone[document]:
+            for name in self._places:
+                del known[name]  # a document of one passage needs no numbers
+        return known
+
+    @cached_property
+    def _alone(self) -> NDArray[np.bool_]:
+        """Whether each passage is the only one of its document."""
+        _, document_P, count_D = np.unique(self.source_documents, return_inverse=True, return_counts=True)
+        return np.asarray(count_D[document_P] == 1)
 
     @cached_property
     def _columns(self) -> dict[str, list[Any]]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.clean import clean_text
 from sae_core.browse.token_texts import TokenTexts
 from sae_core.config import KNOWN, ModelSettings
 from sae_core.device import naming_full_memory, resolve_device
@@ -128,7 +129,7 @@ class TextReader:
         Raises:
             UserError: If there is nothing to read in the text.
         """
-        start = text[:MAX_CHARS].encode("utf-8", "replace").decode()  # half of a surrogate pair is no text
+        start = clean_text(text[:MAX_CHARS])
         with self._lock:
             batch = next(iter(self._model.activations([start], context=MAX_TOKENS)), None)
             all_tokens = self._count(start)

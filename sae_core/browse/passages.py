@@ -41,8 +41,9 @@ class PassageLabels:
     def __init__(self, corpus: Corpus) -> None:
         self._offsets = corpus.offsets.astype(np.int32)
         self._columns: list[_Column] = []
-        for name in corpus.documents.columns:
-            values = corpus.documents[name]
+        known = corpus.labels
+        for name in known.columns:
+            values = known[name]
             texts = values.astype(str).where(values.notna() & (values.astype(str) != ""))
             codes, labels = pd.factorize(texts, sort=True)
             if 1 < len(labels) <= MOST_LABELS:

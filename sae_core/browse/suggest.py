@@ -103,8 +103,10 @@ def _table(kinds_F: NDArray[np.int64], texts: list[str], counts_F3: NDArray[np.i
 def _half(corpus: Corpus, tokens: int, seed: int) -> NDArray[np.uint8]:
     """Which positions are learned from: those of a random half of the documents, or of stretches of a few long ones."""
     positions = np.arange(tokens)
-    documents = len(corpus.offsets) - 1
-    part_T = corpus.document_of(positions) if documents >= _FEW_DOCUMENTS else positions // _STRETCH
+    numbers_P = corpus.source_documents
+    documents, number_P = np.unique(numbers_P, return_inverse=True)
+    is_few = len(documents) < _FEW_DOCUMENTS
+    part_T = positions // _STRETCH if is_few else number_P[corpus.document_of(positions)]
     parts = int(part_T.max(initial=0)) + 1
     order = np.random.default_rng(seed).permutation(parts)
     return (order < parts // 2).astype(np.uint8)[part_T]

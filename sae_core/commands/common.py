@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sae_core import console, launch, variables
+from sae_core.activations.asked import asked_and_got, what_is_short
 from sae_core.commands.faults import disk_sentence
 from sae_core.config import RunSettings
 from sae_core.errors import ElsewhereError, UserError
@@ -112,6 +113,12 @@ def stoppable(command: str) -> Iterator[None]:
     except KeyboardInterrupt:
         console.say(f"Stopped; what is finished is kept. To go on: {command}")
         raise typer.Exit(STOPPED) from None
+
+
+def about_text(run: Run) -> list[str]:
+    """What text a run asked for and got, and what to do where that is too little."""
+    facts = run.facts("corpus")
+    return [text for text in (asked_and_got(run.settings, facts), what_is_short(run.settings, facts)) if text]
 
 
 def facts_by_run(runs: list[Run], stage: str) -> dict[str, dict[str, dict[str, Any]]]:

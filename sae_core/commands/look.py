@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from sae_core import console, pipeline
-from sae_core.commands.common import AllowHost, Host, Labels, Port, RunPath, command_line, print_summary, summary
+from sae_core.commands.common import (
+    AllowHost,
+    Host,
+    Labels,
+    Port,
+    RunPath,
+    about_text,
+    command_line,
+    print_summary,
+    summary,
+)
 from sae_core.options import AsJson
 from sae_core.run import Run, find_runs
 from sae_core.serve import serve_dashboard
@@ -39,6 +49,8 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
     settings = opened.settings
     console.say(f"Run {opened.name}: {settings.model.name}, {settings.model.site} after block {settings.model.layer}")
     console.say(f"Text: {settings.text.source}; SAE: {settings.sae.architecture}, width {settings.sae.width}")
+    for sentence in about_text(opened):
+        console.say(sentence)
     console.say(f"Finished: {', '.join(opened.manifest['finished']) or 'nothing yet'}")
     for done, command in (
         (pipeline.is_trained(opened), "train"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sae_core import console, launch, pipeline
 from sae_core.commands.common import (
     RunPath,
+    about_text,
     command_line,
     facts_by_run,
     open_or_create,
@@ -47,6 +48,8 @@ def train(run: RunPath, chosen: Chosen, layers: Layers = None, sites: Sites = No
         seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts[each.name].items())
         peak = max((fact.get("peak_memory_bytes", 0) for fact in facts[each.name].values()), default=0)
         memory = f"; peak memory {peak / 1e9:.1f} GB" if peak else ""
+        for sentence in about_text(each):
+            console.say(sentence)
         console.say(f"Trained in {each.path}: {seconds}{memory}.")
     console.say(f"Next: {command_line('index', run)}")
 

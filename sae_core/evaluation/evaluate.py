@@ -12,7 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.activations.harvest import documents, evaluation_cache, train_cache
+from sae_core.activations.harvest import (
+    documents,
+    evaluation_cache,
+    passages,
+    train_cache,
+)
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.loading import is_causal, load_config
 from sae_core.activations.substitution import SubstitutedModel
@@ -268,7 +273,7 @@ def _recovered(run: Run, ensembles: Ensembles, device: str, progress: Progress) 
     return measure_loss(
         ensembles,
         SubstitutedModel.load(settings.model, device=device),
-        [document.text for document in documents(run, held_out=True)],
+        [passage.text for passage in passages(run, held_out=True)],
         evaluation_cache(run).mean_D,
         tokens=settings.evaluation.loss_tokens,
         documents=_held_out_passages(run)[0].tolist(),
@@ -339,7 +344,7 @@ def sample_activations(run: Run, read: ActivationsOf) -> Tensor:
     if run.activations.exists():
         cache = evaluation_cache(run)
         return cache.read(0, min(SAMPLE_TOKENS, cache.rows))
-    texts = [document.text for document in documents(run, held_out=True)[:SAMPLE_TEXTS]]
+    texts = [passage.text for passage in passages(run, held_out=True)[:SAMPLE_TEXTS]]
     return torch.cat([batch.acts_TD for batch in read(texts)])[:SAMPLE_TOKENS]
 
 

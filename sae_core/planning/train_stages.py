@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_core.activations.cache import SHARD_BYTES
+from sae_core.activations.choosing import characters
 from sae_core.activations.dealt import DEALT_AT_ONCE, MAX_PILES, PILE_BYTES
-from sae_core.activations.harvest import CHARS_PER_TOKEN, HELD_OUT_PERCENT, TYPICAL_TOKENS
 from sae_core.activations.shuffle import PILES_AT_ONCE
 from sae_core.activations.stream import SHUFFLE_BYTES
-from sae_core.config import EXPANDED, Method, RunSettings
+from sae_core.config import EXPANDED, Method
 from sae_core.planning.stages import ITEM, Stage, Work, cache_bytes
 from sae_core.training.boosting import BLOCK_ROWS, PASS_SHARDS
 from sae_core.training.members import starts_as_single
@@ -41,13 +41,6 @@ def stages_of_training(work: Work) -> list[Stage]:
     stages = [_shuffle(work)] if work.shuffled_on_disk else []
     stages += [_train(work, method) for method in TRAINING_ORDER if method in wanted]
     return [_gather(work), _read(work), *map(work.for_all_places, stages)]
-
-
-def characters(settings: RunSettings) -> int:
-    """Characters of text that are gathered, as `harvest` asks for them."""
-    data, share = settings.data, HELD_OUT_PERCENT / 100
-    wanted = max(data.train_tokens / (1 - share), data.evaluation_tokens / share)
-    return int(wanted * CHARS_PER_TOKEN * max(1.0, TYPICAL_TOKENS / settings.model.context))
 
 
 def _gather(work: Work) -> Stage:

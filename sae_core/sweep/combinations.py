@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sae_core.config import RunSettings, load_settings
+from sae_core.config import RunSettings, load_settings, stored_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json, write_json
 from sae_core.run import EVALUATION_STAGES, first_difference, is_run, sweep_manifest
@@ -86,7 +86,7 @@ def open_sweep(path: Path) -> Sweep:
     content = read_json(sweep_manifest(path))
     try:
         names, stages = tuple(content["varied"]), tuple(content["stages"])
-        base = RunSettings.model_validate(content["settings"])
+        base = RunSettings.model_validate(stored_settings(content["settings"]))
         found = [_combination(base, dict(values)) for values in content["combinations"]]
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{sweep_manifest(path)} is damaged; delete it and give the sweep's options again.") from None
