@@ -199,7 +199,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _values(column: pa.Array, name: str, path: Path, done: int, *, plain: bool) -> list[Any]:
-    """A column of some rows as Python's values; ``done`` rows came before. If ``plain``, dates and decimals are text."""
+    """A column of some rows, of which ``done`` came before. With ``plain``, dates and decimals are text."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

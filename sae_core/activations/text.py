@@ -100,6 +100,11 @@ def load_labelled(path: Path, *, text_column: str, label_column: str) -> tuple[l
     for number, row in enumerate(tables.read_rows(path, (text_column, label_column)), start=1):
         text, label = _text(row[text_column], f"Column {text_column!r} of {path}, row {number},"), row[label_column]
         # A number that is none (NaN) is how a column of numbers says that it holds nothing.
+        if isinstance(label, (list, dict, bytes)):
+            raise UserError(
+                f"Column {label_column!r} of {path}, row {number}, holds {type(label).__name__}, not a label; choose a "
+                "column of words or numbers."
+            )
         if text and label not in (None, "") and label == label:
             texts.append(text)
             labels.append(str(label))
