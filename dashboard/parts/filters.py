@@ -234,7 +234,8 @@ def _at(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
     if not (colon and all(part.isascii() and part.isdigit() and len(part) <= 12 for part in (member, latent))):
         return np.zeros(len(features), bool)
     here = features["member"].to_numpy() == int(member)
-    return here & (features["latent"].to_numpy() == int(latent))
+    there: NDArray[np.bool_] = here & (features["latent"].to_numpy() == int(latent))
+    return there
 
 
 def _contains(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:

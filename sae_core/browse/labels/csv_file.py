@@ -134,9 +134,9 @@ def _parse_row(line: int, row: Mapping[str, str], widths: Mapping[str, Sequence[
     if ensemble not in widths:
         raise UserError(f"Line {line}, column ensemble: {ensemble[:80]!r} is none of {', '.join(widths)}.")
     feature, member, latent = place_of(_feature(line, row, widths[ensemble]), widths[ensemble])
-    texts = [row.get(name, "").strip() for name in ("label", "note", "author")]
+    text, note, author = (row.get(name, "").strip() for name in ("label", "note", "author"))
     time, source = _time(line, row.get("time", "")), _source(line, row, widths[ensemble])
-    label = Label(ensemble, member, latent, feature, *texts, time, source).cleaned()
+    label = Label(ensemble, member, latent, feature, text, note, author, time, source).cleaned()
     if fault := over_limit(label):
         raise UserError(f"Line {line}, {fault}")
     return label

@@ -239,22 +239,22 @@ def require_fit(label: Label) -> None:
     """Refuse what no form would take.
 
     Raises:
-        UserError: If a text is longer than `LONGEST`, or a number is none of a feature.
+        UserError: If a text is longer than `LONGEST`.
     """
-    if not all(0 <= number <= numbering.MOST for number in (label.feature, label.member, label.latent)):
-        raise UserError(f"{label.ensemble} has no feature {str(label.feature)[:40]}; nothing is saved.")
     if fault := over_limit(label):
         raise UserError(f"Feature {label.feature} of {label.ensemble}, {fault}")
 
 
 def require_distinct(labels: Iterable[Label]) -> None:
-    """Refuse two labels of one feature: the second would take the first's place.
+    """Refuse two labels of one feature, as the second would take the first's place, and numbers of none.
 
     Raises:
-        UserError: If there are.
+        UserError: If there are such.
     """
     seen: set[tuple[str, int]] = set()
     for label in labels:
+        if not all(0 <= number <= numbering.MOST for number in (label.feature, label.member, label.latent)):
+            raise UserError(f"{label.ensemble} has no feature {str(label.feature)[:40]}; nothing is saved.")
         if label.key in seen:
             raise UserError(f"Feature {label.feature} of {label.ensemble} is there twice; give one label for it.")
         seen.add(label.key)
