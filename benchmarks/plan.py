@@ -86,7 +86,7 @@ def wide_model(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from sae_core.activations.embedded import model_folder
+    from sae_core.activations.models.embedded import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     torch.manual_seed(0)

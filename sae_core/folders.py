@@ -42,7 +42,7 @@ class CorpusFolder:
 
     @property
     def lens(self) -> Path:
-        """Safetensors: the model's final norm and unembedding, for the logit lens without the model."""
+        """Safetensors: the model's path to its logits as a norm and a matrix, for the logit lens without the model."""
         return self.path / "lens.safetensors"
 
 

@@ -91,7 +91,7 @@ def test_a_run_holds_what_the_model_gives(tmp_path: Path, model_path: Path, corp
 
     tokenizer = AutoTokenizer.from_pretrained(run.corpus.tokenizer)
     assert tokenizer.decode(tokens[: offsets[1]]) == train[0].text[: len(tokenizer.decode(tokens[: offsets[1]]))]
-    assert set(read_tensors(run.corpus.lens)) == {"unembed_VD", "norm_weight_D"}
+    assert set(read_tensors(run.corpus.lens)) == {"unembed_VD", "norm_weight_D", "centred"}
     facts = run.facts("corpus")
     assert (facts["documents"], facts["index_tokens"]) == (len(table), len(tokens))
     assert (facts["model"], facts["d_in"]) == (str(model_path), 32)

@@ -11,10 +11,10 @@ import torch
 from models import BOS, VOCABULARY, build_tokenizer, sample_texts
 from transformers import AutoTokenizer
 
-from sae_core.activations.hooked import HookedModel
 from sae_core.activations.language_model import LanguageModel, Place
-from sae_core.activations.loading import load_config
-from sae_core.activations.shapes import find_shape
+from sae_core.activations.models.finding_shape import find_shape
+from sae_core.activations.models.hooked import HookedModel
+from sae_core.activations.models.loading import load_config
 from sae_core.activations.substitution import SubstitutedModel
 from sae_core.config import ModelSettings
 from sae_core.errors import UserError

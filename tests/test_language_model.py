@@ -12,8 +12,9 @@ from models import FAMILIES, MAX_TOKENS, build_model, build_model_folder, build_
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, T5Config
 
-from sae_core.activations import embedded, hub, language_model, loading, tokenized
+from sae_core.activations import hub, language_model, tokenized
 from sae_core.activations.language_model import LanguageModel
+from sae_core.activations.models import embedded, loading
 from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
 
@@ -178,7 +179,7 @@ def test_a_model_in_bfloat16_gives_nearly_the_same(folders: dict[str, Path], sit
     """As on a GPU: rounding must not be mistaken for parts that do not add up."""
     for family in FAMILIES:
         settings = ModelSettings(name=str(folders[family]), layer=1, site=site)
-        model, tokenizer = loading.load_model(settings, device="cpu")
+        model, tokenizer, _ = loading.load_model(settings, device="cpu")
         (rounded,) = LanguageModel(model.bfloat16(), tokenizer, settings).activations(TEXTS)
         (exact,) = load(folders[family], site=site).activations(TEXTS)
         assert rounded.acts_TD.dtype == torch.float32
@@ -328,7 +329,7 @@ def test_folders_that_hold_no_usable_model_are_refused(tmp_path: Path) -> None:
 def test_the_embedded_model_is_found_in_a_wheel_before_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "__file__", str(tmp_path / "sae_core" / "activations" / "embedded.py"))
+    monkeypatch.setattr(embedded, "__file__", str(tmp_path / "sae_core" / "activations" / "models" / "embedded.py"))
     with pytest.raises(UserError, match="The embedded language model is missing"):
         LanguageModel.load(ModelSettings())
     checkout = build_model_folder(tmp_path / "data" / "docstring-lm", layers=4)

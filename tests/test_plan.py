@@ -15,7 +15,8 @@ from small_runs import BATCH, MEMBERS, STEPS, D, K, new_run, trained
 from torch.utils.flop_counter import FlopCounterMode
 
 from sae_core.activations.cache import ActivationCache, CacheWriter
-from sae_core.activations.shapes import KNOWN, ModelShape, find_shape, shape_of
+from sae_core.activations.models.finding_shape import find_shape, shape_of
+from sae_core.activations.models.shapes import KNOWN, ModelShape
 from sae_core.config import METHODS, ModelSettings, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from test_plan import payload, planned_stages, rates_of_one
 
-from sae_core.activations.shapes import ModelShape, find_shape
+from sae_core.activations.models.finding_shape import find_shape
+from sae_core.activations.models.shapes import ModelShape
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.prepare import STAGES
 from sae_core.config import METHODS, ModelSettings, load_settings

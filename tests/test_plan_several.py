@@ -12,7 +12,7 @@ from command_line import call, refused
 from test_plan import PYTHIA, planned, planned_stages, rates_of_one
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sae_core.activations.shapes import find_shape
+from sae_core.activations.models.finding_shape import find_shape
 from sae_core.config import ModelSettings, SAESettings, load_settings
 from sae_core.planning import calibration
 from sae_core.planning.calibration import calibrate

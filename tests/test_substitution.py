@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sae_core.activations import substitution
-from sae_core.activations.sites import find_blocks, first_output, site_module
+from sae_core.activations.models.running import first_output
+from sae_core.activations.models.sites import site_module
 from sae_core.activations.substitution import SubstitutedModel
 from sae_core.config import ModelSettings, Site
 from sae_core.ensemble import Ensemble
@@ -67,7 +68,9 @@ class Plain:
 
     def __init__(self, family: str, layer: int, site: Site) -> None:
         self.family, self.model = family, fitted_model(family).double()
-        self.module = site_module(find_blocks(self.model.base_model, 3)[layer], site)
+        self.module = site_module(
+            next(m for m in self.model.base_model.modules() if isinstance(m, torch.nn.ModuleList))[layer], site
+        )
 
     @torch.no_grad()
     def run(self, text: str, change: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:

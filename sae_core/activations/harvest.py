@@ -77,7 +77,7 @@ def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> Non
                 if finished is None:
                     _write_corpus(run, model, progress)
                 else:
-                    _copy_corpus(finished, run)
+                    _copy_corpus(finished, run, model)
         _write_activations(pending, model, progress)
 
 
@@ -220,6 +220,10 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
         "site": settings.site,
         "d_in": model.d_model,
         "n_layers": model.n_layers,
+        "context": model.context,
+        "causal": model.causal,
+        "remarks": model.remarks,
+        "reads": model.describe(settings.layer, settings.site),
         "fingerprint": _fingerprint(chosen.ids),
     }
     run.finish("corpus", facts, files=(file for file in corpus.path.rglob("*") if file.is_file()))
@@ -227,14 +231,20 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
         progress(Tick("gather text", len(table), len(table), "passages", note=short))
 
 
-def _copy_corpus(finished: Run, run: Run) -> None:
+def _copy_corpus(finished: Run, run: Run, model: LanguageModel) -> None:
     """Give a run the corpus of another one, in which everything but layer and site is the same."""
     files = []
     for file in sorted(path for path in finished.corpus.path.rglob("*") if path.is_file()):
         files.append(run.corpus.path / file.relative_to(finished.corpus.path))
         with replacing(files[-1]) as partial:
             shutil.copyfile(file, partial)
-    own = {"seconds": 0.0, "layer": run.settings.model.layer, "site": run.settings.model.site}
+    settings = run.settings.model
+    own = {
+        "seconds": 0.0,
+        "layer": settings.layer,
+        "site": settings.site,
+        "reads": model.describe(settings.layer, settings.site),
+    }
     run.finish("corpus", finished.facts("corpus") | own, files=files)
 
 

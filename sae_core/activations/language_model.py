@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,22 +13,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from sae_core.activations import loading, sites
 from sae_core.activations.cutting import Passage, count_tokens, cut_texts
-from sae_core.activations.hooked import HookedModel
+from sae_core.activations.models import loading, sites
+from sae_core.activations.models.hooked import HookedModel
+from sae_core.activations.models.lens import NoLens, measure_lens
+from sae_core.activations.models.nature import Reached, examine, refuse_layer
+from sae_core.activations.models.running import first_output, run_model
+from sae_core.activations.models.weights import Weights, part_missing
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings, Site
 from sae_core.errors import UserError
 from sae_core.files import naming_faults_of
 from sae_core.progress import Progress, Tick, silent
 
+WHOLE = Weights()
+"""Nothing is missing: a model that was made here."""
 WINDOW_BYTES = 64 * 2**20
 """Activations gathered, sorted by length and returned together take about this much memory (in float32)."""
 CPU_TOKENS = 2048
 """Tokens in one forward pass on the CPU at most; more leave its cache and are slower."""
-_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm")
 
 
 class Place(NamedTuple):
@@ -63,10 +69,6 @@ class ActivationBatch:
         return self.acts_PTD[0]
 
 
-class _Reached(Exception):
-    """Ends the forward pass, so that nothing behind the last place is computed."""
-
-
 class LanguageModel:
     """A language model that is run up to the last layer that is read.
 
@@ -78,7 +80,9 @@ class LanguageModel:
         d_model: Dimension of the activations, D.
         n_layers: Blocks of the whole model.
         context: Tokens a text is cut to, special ones included; never more than the model takes.
-        causal: Whether the model predicts the next token; else it is an encoder.
+        causal: Whether no token of the model changes what comes before it; else it is an encoder.
+        no_lens: Why there is no logit lens, where there is none.
+        remarks: Sentences about what is not as one might expect: weights left over, a shorter context.
     """
 
     def __init__(
@@ -89,17 +93,24 @@ class LanguageModel:
         *,
         device: str = "cpu",
         places: Sequence[Place] = (),
+        weights: Weights = WHOLE,
     ) -> None:
-        config = model.config.get_text_config()
         self.name, self.tokenizer, self.device = settings.name, tokenizer, device
-        self.d_model, self.n_layers = int(config.hidden_size), loading.block_count(model.config)
-        self.causal = loading.is_causal(model.config)
-        self.context = loading.context_length(model.config, settings)
+        self.places = tuple(places) or (Place(settings.layer, settings.site),)
+        self._nature = examine(model, tokenizer, name=settings.name, context=settings.context)
+        self._blocks = self._nature.blocks
+        self.d_model, self.n_layers = self._blocks.d_model, len(self._blocks)
+        self.causal, self.context = self._nature.causal, self._nature.context
         self._batch_size = settings.batch_size
         self._model, self._base = model, model.base_model
+        self._last = max(place.layer for place in self.places)
+        if self._last >= self.n_layers:
+            raise refuse_layer(self.name, self.n_layers, self._last)
+        self.remarks: list[str] = [*self._nature.remarks(settings.context)]
+        self.no_lens = self._check_weights(weights)
         self._tokens = TextTokenizer(tokenizer, causal=self.causal, context=self.context)
-        self.places = tuple(places) or (Place(settings.layer, settings.site),)
         self._seen: dict[int, Tensor] = {}
+        self._hooked = True
         self._read_at_places()
 
     @classmethod
@@ -112,34 +123,96 @@ class LanguageModel:
             places: Where it is read, all in one forward pass.
 
         Raises:
-            UserError: If the model or its tokenizer is missing or unusable, or it has no such layer or site.
+            UserError: If the model or its tokenizer is missing or unusable, lacks weights that are read or that the
+                logits depend on, or has no such layer or site.
         """
         last = max((place.layer for place in places), default=settings.layer)
-        model, tokenizer = loading.load_model(settings.model_copy(update={"layer": last}), device=device)
-        return cls(model, tokenizer, settings, device=device, places=places)
+        loaded = loading.load_model(settings.model_copy(update={"layer": last}), device=device)
+        return cls(loaded.model, loaded.tokenizer, settings, device=device, places=places, weights=loaded.weights)
+
+    def _check_weights(self, weights: Weights) -> str | None:
+        """Refuse a model whose files lack weights that are read. Why there is no logit lens, if they give none."""
+        remark = weights.remark()
+        if remark:
+            self.remarks.append(remark)
+        if not self.causal:
+            reason = "An encoder predicts no next token."
+        elif not self._nature.predicts:
+            reason = f"The files of model {self.name!r} hold no head that predicts the next token."
+        else:
+            reason = None
+        if not weights.missing:
+            return reason
+        parts = part_missing(
+            weights, self._model, self._base, self._blocks, last=self._last, ids_BL=self._nature.ids_BL
+        )
+        if parts["read"]:
+            raise weights.refuse(parts["read"], use="is read")
+        if parts["above"]:
+            self.remarks.append(weights.said(parts["above"], use="of blocks above the layer: no loss can be measured"))
+        if parts["head"] and not reason:
+            if weights.headed:
+                raise weights.refuse(parts["head"], use="its predictions depend on")
+            reason = weights.said(parts["head"], use="so that it predicts nothing")
+            self.remarks.append(reason)
+        return reason
+
+    def describe(self, layer: int, site: Site) -> str:
+        """The tensor that is read at a place, in words."""
+        block = self._blocks[layer]
+        if site != "residual":
+            return f"output of the {site} in {block.name}"
+        call = f", call {block.call + 1}" if self._blocks.shared else ""
+        if block.state is None:
+            return f"output of {block.name}{call}, in front of the final norm"
+        times = "" if block.scale == 1 else f" times {block.scale:g}"
+        return f"output of {block.name}{call} (hidden_states[{block.state}]{times})"
 
     def _read_at_places(self) -> None:
         """Let the forward pass leave its activations in `_seen` and end; move what is still needed to the device."""
-        blocks = sites.find_blocks(self._base, self.n_layers)
-        last = max(place.layer for place in self.places)
-        del blocks[last + 1 :]  # never run; this frees their memory
+        blocks, last = self._blocks, self._last
+        blocks.cut(last + 1)  # those above are never run; this frees their memory
         self._model.to(self.device)  # type: ignore[arg-type]
-        stop = blocks[last].register_forward_hook(_stop)
-        example = TokenizedText(np.arange(8, dtype=np.int32), np.ones(8, np.bool_))
-        for layer in sorted({place.layer for place in self.places if place.site != "residual"}):
-            sites.check_parts_add_up(blocks[layer], lambda: self._forward(*self._tokens.pad([example])))
-        stop.remove()
-        modules = [sites.site_module(blocks[place.layer], place.site) for place in self.places]
-        for number, module in enumerate(modules):
-            module.register_forward_hook(self._keep(number))
+        example = self._nature.ids_BL.cpu().numpy()
+        with self._stopped(blocks.on_output(last, self._stop)):
+            for layer in sorted({place.layer for place in self.places if place.site != "residual"}):
+                if blocks.shared or blocks[layer].transposed:
+                    raise sites.unsupported(blocks[layer].module)
+                sites.check_parts_add_up(
+                    blocks[layer].module, lambda: self._forward(example, np.ones(example.shape, np.bool_))
+                )
+        modules = [sites.site_module(blocks[place.layer].module, place.site) for place in self.places]
+        for number, (module, place) in enumerate(zip(modules, self.places, strict=True)):
+            if place.site == "residual":
+                blocks.on_output(place.layer, self._keep(number, transposed=blocks[place.layer].transposed))
+            else:
+                module.register_forward_hook(self._keep(number))
         # Of several places in the last block, any may be the last to run.
         at_end = [module for module, place in zip(modules, self.places, strict=True) if place.layer == last]
-        (at_end[0] if len(at_end) == 1 else blocks[last]).register_forward_hook(_stop)
+        if len(at_end) == 1 and at_end[0] is not blocks[last].module:
+            at_end[0].register_forward_hook(self._stop)
+        else:
+            blocks.on_output(last, self._stop)
 
-    def _keep(self, number: int) -> Callable[[nn.Module, Any, Any], None]:
+    @staticmethod
+    @contextmanager
+    def _stopped(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _stop(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        if self._hooked:
+            raise Reached
+
+    def _keep(self, number: int, *, transposed: bool = False) -> Callable[[nn.Module, Any, Any], Any]:
         def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-            # A copy, as some models add to the output of a part in its place.
-            self._seen[number] = sites.first_output(output).clone()
+            if self._hooked:
+                # A copy, as some models add to the output of a part in its place.
+                hidden = first_output(output).clone()
+                self._seen[number] = hidden.transpose(0, 1) if transposed else hidden
 
         return keep
 
@@ -240,9 +313,13 @@ class LanguageModel:
         """The numbers of the texts that are run together, of those that have ordinary tokens, the shortest first."""
         order = np.argsort([len(text.ids) for text in window], kind="stable")
         order = order[[bool(window[number].ordinary.any()) for number in order]]
+        lengths = np.array([len(window[number].ids) for number in order])
         done = 0
         while done < len(order):
-            numbers = order[done : done + self._batch_rows(len(window[order[done]].ids))]
+            most = done + self._batch_rows(int(lengths[done]))
+            if not self._nature.pads:  # texts of one length alone need no padding
+                most = min(most, int(np.searchsorted(lengths, lengths[done], side="right")))
+            numbers = order[done:most]
             done += len(numbers)
             yield numbers
 
@@ -258,28 +335,22 @@ class LanguageModel:
 
     @torch.inference_mode()
     def _forward(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> None:
-        ids = torch.from_numpy(ids_BL).to(self.device)
-        mask = None if present_BL.all() else torch.from_numpy(present_BL).long().to(self.device)
-        with suppress(_Reached):
-            self._base(input_ids=ids, attention_mask=mask, **({"use_cache": False} if self.causal else {}))
+        with suppress(Reached):
+            run_model(self._base, ids_BL, present_BL, device=self.device)
 
     def lens(self) -> dict[str, Tensor] | None:
-        """What the logit lens needs, float32 on the CPU; None for an encoder.
-
-        Returns:
-            ``unembed_VD``; ``norm_weight_D``, the final norm's scale (1 + w where the model adds the 1); and
-            ``norm_bias_D`` where the norm has a bias.
-        """
-        unembedding = self._model.get_output_embeddings()
-        if not self.causal or unembedding is None:
+        """What the logit lens needs, as `measure_lens` gives it; None where `no_lens` says why there is none."""
+        if self.no_lens:
             return None
-        lens = {"unembed_VD": unembedding.weight.detach().float().cpu()}
-        norm = next((getattr(self._base, name) for name in _FINAL_NORMS if hasattr(self._base, name)), None)
-        weight_D, bias_D = _scale_and_bias(norm, self.d_model, self.device)
-        lens["norm_weight_D"] = weight_D
-        if bias_D.any():
-            lens["norm_bias_D"] = bias_D
-        return lens
+        self._hooked = False
+        try:
+            return measure_lens(self._model, self._blocks, self._nature.ids_BL.to(self.device))
+        except NoLens as error:
+            self.no_lens = f"Model {self.name!r} has no logit lens: {error}."
+            self.remarks.append(self.no_lens)
+            return None
+        finally:
+            self._hooked = True
 
     def save_tokenizer(self, folder: Path) -> None:
         """Save the tokenizer in transformers format; the folder appears whole or not at all."""
@@ -292,28 +363,3 @@ class LanguageModel:
                 partial.replace(folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-
-
-def _stop(_module: nn.Module, _args: Any, _output: Any) -> None:
-    raise _Reached
-
-
-@torch.no_grad()
-def _scale_and_bias(norm: nn.Module | None, d_model: int, device: str) -> tuple[Tensor, Tensor]:
-    """Effective scale [D] and bias [D] of a LayerNorm or RMSNorm.
-
-    Found by running it, since only a model's code says whether its scale is ``weight`` or ``1 + weight``.
-    """
-    if norm is None:
-        return torch.ones(d_model), torch.zeros(d_model)
-    # Mean 0, no entry near 0, and so large that the norm's epsilon does not count.
-    probe_D = torch.ones(d_model)
-    probe_D[1::2] = -1
-    probe_D -= probe_D.mean()
-    unit_D = probe_D / probe_D.square().mean().sqrt()
-    dtype = next(norm.parameters(), torch.empty(0)).dtype  # one may have no scale of its own
-    norm.float()
-    bias_D = norm(torch.zeros(d_model, device=device)).cpu()
-    weight_D = (norm((1000 * probe_D).to(device)).cpu() - bias_D) / unit_D
-    norm.to(dtype)
-    return weight_D, bias_D

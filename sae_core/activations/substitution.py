@@ -6,18 +6,22 @@ Loss recovered: Bricken et al. 2023, *Towards Monosemanticity*; with KL divergen
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from sae_core.activations import loading, sites
-from sae_core.activations.hooked import HookedModel
+from sae_core.activations.models import loading, sites
+from sae_core.activations.models.blocks import Blocks
+from sae_core.activations.models.hooked import HookedModel
+from sae_core.activations.models.nature import examine, refuse_layer
+from sae_core.activations.models.running import copied, first_output, returning, run_model, with_hidden
+from sae_core.activations.models.weights import Weights, part_missing
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings
 from sae_core.errors import UserError
@@ -80,7 +84,7 @@ class Passages:
             for part in (place_T, place_P, self._ids_BL[self._text_P, column_P + 1])
         )
         self._reading = model.read(self._ids_BL, self._present_BL)
-        self.acts_TD = sites.first_output(self._reading.output).flatten(0, 1)[self._place_T].float()
+        self.acts_TD = first_output(self._reading.output).flatten(0, 1)[self._place_T].float()
         logits_BLV = self._reading.logits_BLV
         self._reading = replace(self._reading, logits_BLV=logits_BLV[:0])
         self._own_PV = logits_BLV.flatten(0, 1)[self._place_P].float().softmax(dim=1)
@@ -89,9 +93,9 @@ class Passages:
 
     def substitute(self, acts_TD: Tensor) -> Effect:
         """The predictions with other activations [T, D] in the place of `acts_TD`."""
-        hidden_BLD = sites.first_output(self._reading.output).clone()
+        hidden_BLD = first_output(self._reading.output).clone()
         hidden_BLD.flatten(0, 1)[self._place_T] = acts_TD.to(hidden_BLD.device, hidden_BLD.dtype)
-        output = _with_hidden(self._reading.output, hidden_BLD)
+        output = with_hidden(self._reading.output, hidden_BLD)
         return self._effect(self._model.reread(self._ids_BL, self._present_BL, output, self._reading.before))
 
     def _effect(self, logits_BLV: Tensor) -> Effect:
@@ -114,6 +118,10 @@ class Passages:
         return np.bincount(self._text_P, weights=weights, minlength=len(self.predicted_B)).astype(np.float64)
 
 
+class UnpredictingError(UserError):
+    """A model of which there is no loss to measure."""
+
+
 class SubstitutedModel:
     """A whole causal language model, of which the activations at one place can be replaced.
 
@@ -123,15 +131,30 @@ class SubstitutedModel:
     """
 
     def __init__(
-        self, model: PreTrainedModel | HookedModel, tokenizer: Any, settings: ModelSettings, *, device: str = "cpu"
+        self,
+        model: PreTrainedModel | HookedModel,
+        tokenizer: Any,
+        settings: ModelSettings,
+        *,
+        device: str = "cpu",
+        weights: Weights | None = None,
     ) -> None:
         self._model, self._name, self.device = model, settings.name, device
-        self._model.to(device)  # type: ignore[arg-type]
-        context = loading.context_length(model.config, settings)
-        self.tokens = TextTokenizer(tokenizer, causal=True, context=context)
-        self._blocks = sites.find_blocks(model.base_model, loading.block_count(model.config))
-        self._layer = settings.layer
-        self._site = sites.site_module(self._blocks[self._layer], settings.site)
+        nature = examine(model, tokenizer, name=settings.name, context=settings.context)
+        self._blocks, self._layer, self._pads = nature.blocks, settings.layer, nature.pads
+        if self._layer >= len(self._blocks):
+            raise refuse_layer(settings.name, len(self._blocks), self._layer)
+        if not nature.causal:
+            raise UnpredictingError(f"{settings.name} is an encoder, which predicts no next token.")
+        if not nature.predicts:
+            raise UnpredictingError(f"The files of {settings.name} hold no head that predicts the next token.")
+        if weights is not None and weights.missing:
+            _check_whole(weights, model, nature.blocks, self._layer, nature.ids_BL)
+        if self._blocks.shared or self._blocks[self._layer].transposed:
+            raise UnpredictingError(f"One block of {settings.name} cannot be replaced alone.")
+        self._model.to(self.device)  # type: ignore[arg-type]
+        self.tokens = TextTokenizer(tokenizer, causal=True, context=nature.context)
+        self._site = sites.site_module(self._blocks[self._layer].module, settings.site)
         self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._skips: bool | None = None
 
@@ -140,11 +163,11 @@ class SubstitutedModel:
         """Load by hub id or folder, or the embedded model; bfloat16 on a GPU, float32 on the CPU.
 
         Raises:
-            UserError: If the model is missing or unusable, has no such layer or site, or predicts no next token.
+            UnpredictingError: If the model predicts no next token, or its files lack weights that this depends on.
+            UserError: If the model is missing or unusable, or has no such layer or site.
         """
-        if not loading.is_causal(loading.load_config(settings)):
-            raise UserError(f"Model {settings.name!r} is an encoder and predicts no next token; give a causal one.")
-        return cls(*loading.load_model(settings, device=device), settings, device=device)
+        loaded = loading.load_model(settings, device=device)
+        return cls(loaded.model, loaded.tokenizer, settings, device=device, weights=loaded.weights)
 
     def passages(self, texts: Sequence[str], *, tokens: int) -> Iterator[Passages]:
         """Read the first texts that together have at most ``tokens`` ordinary tokens (at least one text).
@@ -168,6 +191,8 @@ class SubstitutedModel:
         while chosen:
             count = 1
             while count < len(chosen) and (count + 1) * len(chosen[count][1].ids) <= limit:
+                if not self._pads and len(chosen[count][1].ids) > len(chosen[0][1].ids):
+                    break
                 count += 1
             group, chosen = chosen[:count], chosen[count:]
             numbers, own = zip(*group, strict=True)
@@ -197,13 +222,11 @@ class SubstitutedModel:
 
         def keep(name: str) -> Any:
             # A copy, as some models add to the output of a part in its place.
-            return lambda _module, _args, output: seen.update(
-                {name: _with_hidden(output, sites.first_output(output).clone())}
-            )
+            return lambda _module, _args, output: seen.update({name: copied(output)})
 
         handles = [self._site.register_forward_hook(keep("output"))]
         if self._layer:
-            handles.append(self._blocks[self._layer - 1].register_forward_hook(keep("before")))
+            handles += self._blocks.on_output(self._layer - 1, keep("before"))
         try:
             logits_BLV = self._logits(ids_BL, present_BL)
         finally:
@@ -215,31 +238,19 @@ class SubstitutedModel:
     def reread(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_], output: Any, before: Any) -> Tensor:
         """Logits [B, L, V] with another output at the site; blocks before it, whose output is known, are not run."""
         with ExitStack() as stack:
-            stack.enter_context(_returning(self._site, output))
-            for block in self._blocks[: self._layer] if self._skips else ():
-                stack.enter_context(_returning(block, _with_hidden(before, sites.first_output(before).clone())))
+            stack.enter_context(returning(self._site, output))
+            for number in range(self._layer) if self._skips else ():
+                stack.enter_context(returning(self._blocks[number].module, copied(before)))
             return self._logits(ids_BL, present_BL)
 
     def _logits(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> Tensor:
-        ids = torch.from_numpy(ids_BL).to(self.device)
-        mask = None if present_BL.all() else torch.from_numpy(present_BL).long().to(self.device)
-        logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits: Tensor = run_model(self._model, ids_BL, present_BL, device=self.device).logits
         return logits
 
 
-def _with_hidden(output: Any, hidden_BLD: Tensor) -> Any:
-    """What a module returned, with other hidden states."""
-    return type(output)((hidden_BLD, *output[1:])) if isinstance(output, (tuple, list)) else hidden_BLD
-
-
-@contextmanager
-def _returning(module: nn.Module, output: Any) -> Iterator[None]:
-    """Let a module return something, without running it."""
-    own = vars(module).get("forward")
-    module.forward = lambda *args, **kwargs: output  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del module.forward
-        if own is not None:
-            module.forward = own  # type: ignore[method-assign]
+def _check_whole(weights: Weights, model: Any, blocks: Blocks, layer: int, ids_BL: Tensor) -> None:
+    """Refuse a model whose files lack weights that its predictions depend on."""
+    parts = part_missing(weights, model, model.base_model, blocks, last=layer, ids_BL=ids_BL)
+    for names in (parts["read"], parts["above"], parts["head"]):
+        if names:
+            raise UnpredictingError(str(weights.refuse(names, use="its predictions depend on")))

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_core.activations.models.lens import lens_logits
 from sae_core.browse.shown import show_alone
 from sae_core.browse.token_texts import TokenTexts
 from sae_core.ensemble import Ensemble
@@ -19,24 +20,6 @@ from sae_core.progress import Progress, Tick, silent
 _ALIKE = 8
 """Tokens looked at beyond those that are asked for, as some may read the same."""
 _CELLS = 16_000_000
-
-
-@torch.no_grad()
-def lens_logits(atoms_ND: Tensor, lens: Mapping[str, Tensor]) -> Tensor:
-    """Logits [N, V] of atoms through the model's final norm and unembedding, less their mean over the vocabulary.
-
-    The norm divides by the length of the whole residual stream, which an atom alone does not have, so only its scale
-    is applied: scores are comparable within a feature. Taking off the mean changes no probability.
-
-    Args:
-        atoms_ND: Atoms.
-        lens: ``unembed_VD``, ``norm_weight_D`` and for a LayerNorm ``norm_bias_D``.
-    """
-    if "norm_bias_D" in lens:
-        # A LayerNorm, unlike an RMSNorm, also takes off the mean over dimensions.
-        atoms_ND = atoms_ND - atoms_ND.mean(dim=1, keepdim=True)
-    logits_NV = (atoms_ND * lens["norm_weight_D"]) @ lens["unembed_VD"].T
-    return logits_NV - logits_NV.mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()

@@ -177,7 +177,7 @@ def _energy(job: _Job, progress: Progress) -> dict[str, Any]:
 
 def _lens(job: _Job, progress: Progress) -> dict[str, Any]:
     if not job.run.corpus.lens.exists():
-        return {"skipped": "the model has no unembedding"}
+        return {"skipped": "the model's path to its logits is not known; the facts of the corpus say why"}
     lens = read_tensors(job.run.corpus.lens)
     write_table(job.folder.promoted, promoted_tokens(job.ensemble, lens, job.corpus.texts, progress=progress))
     return {}

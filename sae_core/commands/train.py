@@ -72,7 +72,7 @@ def _open_places(places: dict[Path, Chosen]) -> list[Run]:
     wanted = {folder: settings_for(folder, own) for folder, own in places.items()}
     new = [settings.model for folder, settings in wanted.items() if not Run.begun(folder, settings)]
     if new:
-        from sae_core.activations.shapes import find_shape
+        from sae_core.activations.models.finding_shape import find_shape
 
         find_shape(max(new, key=lambda model: model.layer))  # refuses a layer that the model does not have
     return [Run.create(folder, settings) for folder, settings in wanted.items()]

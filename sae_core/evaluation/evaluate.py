@@ -19,8 +19,7 @@ from sae_core.activations.harvest import (
     train_cache,
 )
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
-from sae_core.activations.loading import is_causal, load_config
-from sae_core.activations.substitution import SubstitutedModel
+from sae_core.activations.substitution import SubstitutedModel, UnpredictingError
 from sae_core.activations.text import load_labelled
 from sae_core.activations.truth_run import known_activations
 from sae_core.config import EMBEDDED, KNOWN, PUBLIC_TEXTS, EvaluationSettings
@@ -270,9 +269,13 @@ def _loss(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> No
 
 def _recovered(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> dict:
     settings = run.settings
+    try:
+        model = SubstitutedModel.load(settings.model, device=device)
+    except UnpredictingError as error:
+        return undefined(str(error))
     return measure_loss(
         ensembles,
-        SubstitutedModel.load(settings.model, device=device),
+        model,
         [passage.text for passage in passages(run, held_out=True)],
         evaluation_cache(run).mean_D,
         tokens=settings.evaluation.loss_tokens,
@@ -320,8 +323,6 @@ def _no_loss(run: Run) -> str | None:
         return "The activations come from no language model."
     if run.settings.evaluation.loss_tokens == 0:
         return "It was left out (evaluation.loss_tokens is 0)."
-    if not is_causal(load_config(run.settings.model)):
-        return f"{run.settings.model.name} is an encoder, which predicts no next token."
     return None
 
 

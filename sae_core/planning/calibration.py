@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_core.activations.cache import ActivationCache, CacheWriter
-from sae_core.activations.shapes import ModelShape
+from sae_core.activations.models.shapes import ModelShape
 from sae_core.browse.indexing import build_index
 from sae_core.config import RunSettings
 from sae_core.ensemble import Ensemble

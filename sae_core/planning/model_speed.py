@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae_core.activations import tables
 from sae_core.activations.language_model import CPU_TOKENS, LanguageModel
-from sae_core.activations.shapes import ModelShape
+from sae_core.activations.models.shapes import ModelShape
 from sae_core.activations.text import TEXT_FORMATS, load_documents
 from sae_core.config import EMBEDDED, RunSettings
 from sae_core.host_memory import free_host_memory

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_core.activations.shapes import find_shape
+from sae_core.activations.models.finding_shape import find_shape
 from sae_core.config import EXPANDED, RunSettings
 from sae_core.device import resolve_device
 from sae_core.planning.evaluation_stages import stages_of_evaluating

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sae_core.activations.shapes import ModelShape
+from sae_core.activations.models.shapes import ModelShape
 from sae_core.config import Method, RunSettings
 from sae_core.planning.machines import Machine
 from sae_core.planning.pace import AS_MEASURED, COMPILED, Pace

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sae_core.activations.shapes import HOOKED, ModelShape
+from sae_core.activations.models.shapes import HOOKED, ModelShape
 from sae_core.errors import UserError
 
 
@@ -57,19 +57,19 @@ class HookedModel(nn.Module):
         """The model itself: its blocks are found inside."""
         return self
 
-    @property
-    def final_norm(self) -> nn.Module | None:
-        """What is applied to the residual stream before the unembedding."""
-        norm: nn.Module | None = getattr(self.hooked, "ln_final", None)
-        return norm
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, use_cache: bool = False) -> Any:
         """Run it, for ``logits`` [B, L, V]. It needs no mask: padding stands behind every token, where none looks."""
         return SimpleNamespace(logits=self.hooked(input_ids, return_type="logits"))
 
-    def get_output_embeddings(self) -> Any:
-        """The unembedding, with ``weight`` [V, D]."""
-        return SimpleNamespace(weight=self.hooked.W_U.T)
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding, with ``W_E`` [V, D]."""
+        embedding: nn.Module = self.hooked.embed
+        return embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The unembedding, with ``W_U`` [D, V]."""
+        unembedding: nn.Module = self.hooked.unembed
+        return unembedding
 
 
 def is_hooked(name: str) -> bool:

@@ -15,7 +15,7 @@ def model_folder() -> Path:
     Raises:
         UserError: If neither the installed package nor the checkout holds it.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     places = (package / "embedded_data" / MODEL, package.parent / "data" / MODEL)
     for folder in places:
         if (folder / "config.json").exists():

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from sae_core.activations import embedded, hub
-from sae_core.activations.hooked import (
+from sae_core.activations import hub
+from sae_core.activations.models import embedded
+from sae_core.activations.models.hooked import (
     HookedModel,
     hooked_config,
     hooked_shape,
@@ -20,16 +23,29 @@ from sae_core.activations.hooked import (
     load_hooked,
     require_transformer_lens,
 )
-from sae_core.activations.shapes import ModelShape
+from sae_core.activations.models.nature import refuse_layer
+from sae_core.activations.models.running import reason_of
+from sae_core.activations.models.shapes import ModelShape
+from sae_core.activations.models.weights import Weights
 from sae_core.config import EMBEDDED, ModelSettings
 from sae_core.errors import UserError
 
 Result = TypeVar("Result")
-_CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
-def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel | HookedModel, Any]:
+class Loaded(NamedTuple):
+    """A model, its tokenizer, and how the files fit it."""
+
+    model: PreTrainedModel | HookedModel
+    tokenizer: Any
+    weights: Weights
+
+
+def load_model(settings: ModelSettings, *, device: str) -> Loaded:
     """The model (bfloat16 on a GPU, float32 on the CPU) and its tokenizer. Weights are read from safetensors only.
+
+    With its head if the files are those of a model that predicts the next token, else without one. What the files
+    lack is filled at random by transformers: whoever uses the model must look at ``weights``.
 
     Raises:
         UserError: If the model or its tokenizer is missing or unusable, or has no block ``settings.layer``.
@@ -43,17 +59,42 @@ def load_model(settings: ModelSettings, *, device: str) -> tuple[PreTrainedModel
         tokenizer = _attempt(
             settings, lambda: AutoTokenizer.from_pretrained(source, **options), what="its tokenizer cannot be loaded"
         )
-        kind = AutoModelForCausalLM if is_causal(config) else AutoModel
-        model = _attempt(settings, lambda: kind.from_pretrained(source, dtype=dtype, use_safetensors=True, **options))
-    return model.eval(), tokenizer
+        saved_as = _saved_class(config)
+        kind: Any = AutoModelForCausalLM if _predicts(config.model_type, saved_as) else AutoModel
+        model, info = _attempt(
+            settings,
+            lambda: kind.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are looked at like missing ones
+                **options,
+            ),
+        )
+    where = f"The folder {source}" if options["local_files_only"] and Path(source).is_dir() else f"Model {source!r}"
+    return Loaded(model.eval(), tokenizer, Weights.of(where, model, info, headed=saved_as is not None))
 
 
-def _load_hooked(settings: ModelSettings, *, device: str, dtype: torch.dtype) -> tuple[HookedModel, Any]:
+def _saved_class(config: Any) -> str | None:
+    """The class that the files say they are of; None if they do not say, or it is none of transformers."""
+    saved = (config.architectures or [None])[0]
+    return saved if isinstance(saved, str) and hasattr(transformers, saved) else None
+
+
+def _predicts(model_type: str, saved: str | None) -> bool:
+    """Whether that class predicts the next token; of a model that does not say, its kind decides."""
+    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type, ())
+    names = {classes} if isinstance(classes, str) else {*classes}
+    return bool(names) if saved is None else saved in names
+
+
+def _load_hooked(settings: ModelSettings, *, device: str, dtype: torch.dtype) -> Loaded:
     require_transformer_lens(settings.name)
     with _quiet():
         model, tokenizer = _attempt(settings, lambda: load_hooked(settings.name, device=device, dtype=dtype))
     _check(model.config, settings)
-    return model.eval(), tokenizer
+    return Loaded(model.eval(), tokenizer, Weights(f"Model {settings.name!r}"))
 
 
 def load_config(settings: ModelSettings) -> Any:
@@ -74,11 +115,6 @@ def load_config(settings: ModelSettings) -> Any:
     return config
 
 
-def is_causal(config: Any) -> bool:
-    """Whether the saved model predicts the next token; else it is an encoder."""
-    return any(name.endswith(_CAUSAL) for name in config.architectures or ())
-
-
 def load_hooked_shape(settings: ModelSettings) -> ModelShape:
     """The shape of a model of TransformerLens, from its configuration.
 
@@ -87,17 +123,6 @@ def load_hooked_shape(settings: ModelSettings) -> ModelShape:
     """
     require_transformer_lens(settings.name)
     return _attempt(settings, lambda: hooked_shape(settings.name))
-
-
-def block_count(config: Any) -> int:
-    """Blocks of the (text part of the) model."""
-    return int(config.get_text_config().num_hidden_layers)
-
-
-def context_length(config: Any, settings: ModelSettings) -> int:
-    """Tokens a text is cut to, special ones included: as many as the settings say, but never more than it takes."""
-    most = getattr(config.get_text_config(), "max_position_embeddings", None) or settings.context
-    return int(min(settings.context, most))
 
 
 def _locate(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
@@ -124,21 +149,23 @@ def _attempt(settings: ModelSettings, load: Callable[[], Result], *, what: str =
                 f"Model {settings.name!r} is neither a folder nor in the local cache, and the hub ({hub.endpoint()}) "
                 "cannot be reached; give the path of a model folder, or set model.name to embedded."
             ) from None
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(f"Model {settings.name!r}: {what} ({reason}); check model.name and model.revision.") from None
+        raise UserError(
+            f"Model {settings.name!r}: {what} ({reason_of(error)}); check model.name and model.revision."
+        ) from None
 
 
 def _check(config: Any, settings: ModelSettings) -> None:
     if config.is_encoder_decoder:
         raise UserError(f"Model {settings.name!r} is an encoder-decoder; give a causal language model or an encoder.")
-    blocks = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if blocks is None:
+    try:
+        text = config.get_text_config()
+    except ValueError:  # it has several
+        text = None
+    blocks, vocabulary = getattr(text, "num_hidden_layers", None), getattr(text, "vocab_size", None)
+    if not isinstance(blocks, int) or not isinstance(vocabulary, int):
         raise UserError(f"Model {settings.name!r} ({config.model_type}) is no transformer over text; give another one.")
     if settings.layer >= blocks:
-        raise UserError(
-            f"Model {settings.name!r} has {blocks} layers, so model.layer must be 0 to {blocks - 1}, "
-            f"not {settings.layer}."
-        )
+        raise refuse_layer(settings.name, blocks, settings.layer)
 
 
 @contextmanager

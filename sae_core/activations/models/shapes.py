@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-from sae_core.config import ModelSettings
-from sae_core.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,62 +77,5 @@ KNOWN = {
     ),  # https://huggingface.co/NeelNanda/GELU_1L512W_C4_Code, config.json
 }
 """Shapes of models that SAEs are often trained on, so that planning needs no hub; ids in lower case."""
-_SAME_SHAPE = {"gpt2": "openai-community/gpt2", "google/gemma-2-2b-it": "google/gemma-2-2b"}
-
-
-def find_shape(settings: ModelSettings) -> ModelShape:
-    """The shape of the model that is named: known here, or from its configuration in a folder or on the hub.
-
-    Raises:
-        UserError: If there is no such model, or it has no block ``settings.layer``.
-    """
-    name = settings.name.lower().removesuffix("-deduped")
-    shape = KNOWN.get(_SAME_SHAPE.get(name, name))
-    if shape is None and name.startswith(HOOKED):
-        from sae_core.activations.loading import load_hooked_shape
-
-        shape = load_hooked_shape(settings)
-    if shape is None:
-        from sae_core.activations.loading import load_config  # imports transformers, which takes seconds
-
-        shape = shape_of(load_config(settings))
-    if settings.layer >= shape.layers:
-        raise UserError(
-            f"Model {settings.name!r} has {shape.layers} layers, so model.layer must be 0 to {shape.layers - 1}, "
-            f"not {settings.layer}."
-        )
-    return shape
-
-
-def shape_of(config: Any) -> ModelShape:
-    """The shape that a configuration of transformers describes."""
-    text = config.get_text_config()
-    d_model, heads, kind = int(text.hidden_size), int(text.num_attention_heads), str(text.model_type)
-    mlp = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * d_model
-    bare = ModelShape(
-        kind=kind,
-        layers=int(text.num_hidden_layers),
-        d_model=d_model,
-        heads=heads,
-        kv_heads=int(getattr(text, "num_key_value_heads", None) or heads),
-        head_dim=int(getattr(text, "head_dim", None) or d_model // heads),
-        mlp=int(mlp),
-        mlp_matrices=0,
-        vocabulary=int(text.vocab_size),
-        context=int(getattr(text, "max_position_embeddings", None) or 0),
-        tied=bool(getattr(config, "tie_word_embeddings", True)),
-    )
-    return replace(bare, mlp_matrices=round((_block_entries(text) - bare.block_weights) / (d_model * int(mlp))))
-
-
-def _block_entries(config: Any) -> int:
-    """Entries of the matrices of one block, as its code makes them; a configuration does not say if MLPs are gated."""
-    import torch
-    from transformers import AutoModel
-
-    from sae_core.activations.sites import find_blocks
-
-    with torch.device("meta"):  # shapes without memory
-        model = AutoModel.from_config(config)
-    block = find_blocks(model, int(config.num_hidden_layers))[0]
-    return sum(parameter.numel() for parameter in block.parameters() if parameter.ndim == 2)
+SAME_SHAPE = {"gpt2": "openai-community/gpt2", "google/gemma-2-2b-it": "google/gemma-2-2b"}
+"""Other ids of the same shapes."""

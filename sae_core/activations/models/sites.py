@@ -1,4 +1,4 @@
-"""Where in a transformer activations are read: its blocks, and what attention and MLP add to the residual stream."""
+"""Where in a block activations are read: its output, and what attention and MLP add to the residual stream."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sae_core.activations.models.running import first_output
 from sae_core.config import Site
 from sae_core.errors import UserError
 
@@ -45,18 +46,6 @@ _KNOWN_PARTS = (
 )
 
 
-def find_blocks(base: nn.Module, count: int) -> nn.ModuleList:
-    """The list of a model's blocks: the outermost module list with ``count`` entries.
-
-    Raises:
-        UserError: If there is none.
-    """
-    for module in base.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise UserError(f"The blocks of a {type(base).__name__} cannot be found; choose another model.")
-
-
 def find_parts(block: nn.Module) -> Parts:
     """Names of the parts of a block.
 
@@ -67,7 +56,7 @@ def find_parts(block: nn.Module) -> Parts:
     for parts in _KNOWN_PARTS:
         if {parts.attention, parts.mlp, *(parts.norms or ())} <= names:
             return parts
-    raise _unsupported(block)
+    raise unsupported(block)
 
 
 def site_module(block: nn.Module, site: Site) -> nn.Module:
@@ -80,14 +69,6 @@ def site_module(block: nn.Module, site: Site) -> nn.Module:
         return block
     parts = find_parts(block)
     return block.get_submodule(parts.mlp if site == "mlp" else parts.attention)
-
-
-def first_output(output: Any) -> Tensor:
-    """The hidden states among what a module returns."""
-    hidden = output[0] if isinstance(output, (tuple, list)) else output
-    if not isinstance(hidden, Tensor):
-        raise UserError(f"A model whose blocks return {type(hidden).__name__} is not supported; choose another model.")
-    return hidden
 
 
 @torch.no_grad()
@@ -108,10 +89,11 @@ def check_parts_add_up(block: nn.Module, forward: Callable[[], object]) -> None:
     seen: dict[str, Tensor] = {}
 
     def keep_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["input"] = args[0] if args else kwargs["hidden_states"]
+        seen["input"] = (args[0] if args else kwargs["hidden_states"]).clone()
 
     def keep_output(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _module, _args, output: seen.update({name: first_output(output)})
+        # A copy, as some models add to the output of a part in its place.
+        return lambda _module, _args, output: seen.update({name: first_output(output).clone()})
 
     handles = [
         block.register_forward_pre_hook(keep_input, with_kwargs=True),
@@ -132,10 +114,11 @@ def check_parts_add_up(block: nn.Module, forward: Callable[[], object]) -> None:
         expected = after_mlp(after_attention(seen["input"] + seen["attention"]) + seen["mlp"])
     difference = (seen["output"] - expected).float().norm() / seen["output"].float().norm()
     if not difference <= TOLERANCE:
-        raise _unsupported(block)
+        raise unsupported(block)
 
 
-def _unsupported(block: nn.Module) -> UserError:
+def unsupported(block: nn.Module) -> UserError:
+    """That the parts of a block cannot be read."""
     return UserError(
         f"What attention and MLP add to the residual stream cannot be read from a {type(block).__name__}; "
         "set model.site to residual."
