@@ -10,18 +10,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sae_core.errors import UserError
+from sae_core.methods import BASELINES as BASELINES
+from sae_core.methods import EXPANDED as EXPANDED
+from sae_core.methods import LONG as LONG
+from sae_core.methods import METHODS as METHODS
+from sae_core.methods import TRAINING_ORDER as TRAINING_ORDER
+from sae_core.methods import Method as Method
+from sae_core.methods import times_the_steps as times_the_steps
+from sae_core.methods import title_of as title_of
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Cut = Literal["passages", "first"]
 Site = Literal["residual", "mlp", "attention"]
 Kernels = Literal["auto", "plain", "fast"]
 Residuals = Literal["auto", "cached", "recomputed"]
-Method = Literal["single", "bagged", "boosted", "expanded", "expanded_l0"]
-METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
-"""What is trained unless the settings say otherwise."""
-EXPANDED: tuple[Method, ...] = ("expanded", "expanded_l0")
-"""One SAE as wide as all members together: with the k of one of them, and with that of all."""
-_TITLES = {"expanded_l0": "expanded (same L0)"}
+SELECTING: tuple[Architecture, ...] = ("topk", "batchtopk")
+"""Architectures whose L0 is set."""
 PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "europarl")
 """Labelled data sets that can be named; `evaluation.public_tasks` describes them."""
 PUBLIC_TEXTS = 4000
@@ -121,7 +125,8 @@ class TrainingSettings(_Settings):
 
     methods: tuple[Method, ...] = METHODS
     """Ensembles to train: single, bagged, boosted, expanded (one SAE of the members' total width), expanded_l0 (one of
-    their total width and total k, for topk and batchtopk)."""
+    their total width and total k, for topk and batchtopk); and single_long, expanded_long, expanded_l0_long: the same
+    SAE for as many times the steps as there are members, as many as boosted stages take together."""
     members: Positive = 4
     """Members of the bagged and of the boosted ensemble, J; the expanded SAEs are J times as wide."""
     tokens: Positive = 1_200_000
@@ -284,9 +289,10 @@ class RunSettings(_Settings):
 
     @model_validator(mode="after")
     def _l0_can_be_set(self) -> Self:
-        if "expanded_l0" in self.training.methods and self.sae.architecture not in ("topk", "batchtopk"):
+        named = [method for method in self.training.methods if LONG.get(method, method) == "expanded_l0"]
+        if named and self.sae.architecture not in SELECTING:
             raise ValueError(
-                f"training.methods names expanded_l0, but the L0 of {self.sae.architecture} follows from a penalty and "
+                f"training.methods names {named[0]}, but the L0 of {self.sae.architecture} follows from a penalty and "
                 "cannot be set; leave it out, or set sae.architecture to topk or batchtopk"
             )
         return self
@@ -315,16 +321,12 @@ class RunSettings(_Settings):
         """The SAE of a method: an expanded one is as wide as all members together, expanded_l0 has their k, too."""
         if method not in EXPANDED:
             return self.sae
+        method = LONG.get(method, method)
         members, changed = self.training.members, {}
         changed["width"] = members * self.sae.width
         if method == "expanded_l0":
             changed["k"] = sum(self.training.member_k or [self.sae.k] * members)
         return self.sae.model_copy(update=changed)
-
-
-def title_of(ensemble: str) -> str:
-    """What people read for the name of an ensemble."""
-    return _TITLES.get(ensemble, ensemble)
 
 
 def load_settings(

@@ -160,12 +160,13 @@ def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent)
     return score_together(path, runs)
 
 
-def evaluate_retrains(run: Run, paths: Sequence[Path], *, progress: Progress = silent) -> None:
+def evaluate_retrains(run: Run, paths: Sequence[Path], *, noise: bool = True, progress: Progress = silent) -> None:
     """Measure how stable a run's ensembles are over independent trainings.
 
     Args:
         run: The run.
         paths: Runs with other seeds, or folders of such runs, in which ``run`` itself is passed over.
+        noise: Whether SAEs are trained on noise, which boosted stages are compared with.
         progress: Told how far it is.
     """
     from sae_core.evaluation.retrains import evaluate_retrains as evaluate_runs
@@ -174,7 +175,7 @@ def evaluate_retrains(run: Run, paths: Sequence[Path], *, progress: Progress = s
     found.pop(run.path.resolve(), None)
     if not found:
         raise UserError(f"{paths[0]} holds no run but {run.path} itself; give runs that were trained with other seeds.")
-    evaluate_runs(run, [Run.open(each) for each in found.values()], progress=progress)
+    evaluate_runs(run, [Run.open(each) for each in found.values()], noise=noise, progress=progress)
 
 
 def evaluate_public(

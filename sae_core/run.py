@@ -52,12 +52,14 @@ class Run:
     def create(cls, path: Path, settings: RunSettings) -> Run:
         """Make a run folder, or open the one that is there if it has the same settings.
 
-        A run in which nothing is finished takes the new settings: whoever mistyped a model's name may correct it.
+        A run in which nothing is finished takes the new settings: whoever mistyped a model's name may correct it. One
+        that is asked for further methods takes them, and is then to be evaluated again, with all its ensembles.
 
         Raises:
             UserError: As `begun`.
         """
         if run := cls.begun(path, settings):
+            run._take_methods()
             return run
         run = cls(path, settings)
         manifest = {
@@ -83,6 +85,8 @@ class Run:
             difference = first_difference(run.settings.model_dump(), settings.model_dump())
             if not difference:
                 return run
+            if run.manifest["finished"] and _adds_methods(run.settings, settings):
+                return cls(path, settings)
             if run.manifest["finished"]:
                 raise UserError(
                     f"{path} holds a run with other settings ({difference}); choose another folder, or leave the "
@@ -91,6 +95,16 @@ class Run:
         elif path.is_dir() and any(path.iterdir()):
             raise UserError(f"{path} is not empty and holds no run.json; choose a new or an empty folder.")
         return None
+
+    def _take_methods(self) -> None:
+        """Write down methods that were added since, and that evaluations lack them; their files stay until then."""
+        manifest = self.manifest
+        if manifest["settings"] == self.settings.model_dump(mode="json"):
+            return
+        manifest["settings"]["training"]["methods"] = list(self.settings.training.methods)
+        for stage in (*EVALUATION_STAGES, "truth"):
+            manifest["finished"].pop(f"evaluate/{stage}", None)
+        write_json(self.manifest_path, manifest)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -291,6 +305,13 @@ def find_runs(path: Path) -> list[Path]:
     if not runs:
         raise UserError(f"{path} holds no run, nor does a folder in it; give the folder that train or demo wrote.")
     return runs
+
+
+def _adds_methods(there: RunSettings, here: RunSettings) -> bool:
+    """Whether settings differ from those of a run in further methods alone."""
+    more = here.training.methods
+    alike = here.model_copy(update={"training": here.training.model_copy(update={"methods": there.training.methods})})
+    return alike == there and set(there.training.methods) < set(more)
 
 
 def _versions() -> dict[str, str]:

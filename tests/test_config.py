@@ -58,7 +58,8 @@ def test_expanded_saes_are_as_wide_as_all_members_and_one_has_their_k():
     }
     own = load_settings(base=settings, overrides={"training.member_k": [2, 4, 8]})
     assert (own.sae_of("expanded").k, own.sae_of("expanded_l0").k) == (4, 14)
-    assert [title_of(method) for method in EXPANDED] == ["expanded", "expanded (same L0)"]
+    titles = ["expanded", "expanded (same L0)", "expanded, long", "exp. (same L0), long"]
+    assert [title_of(method) for method in EXPANDED] == titles
 
 
 def test_what_is_not_given_is_as_in_the_base(tmp_path):

@@ -12,6 +12,9 @@ METHODS: dict[str, str] = {
     "boosted": "#d9622b",
     "expanded": "#1f9e7a",
     "expanded_l0": "#b0539f",
+    "single_long": "#46525f",
+    "expanded_long": "#12674f",
+    "expanded_l0_long": "#6f3a94",
     "raw activation": "#a68a3c",
     "random": "#a9b1bb",
 }

@@ -13,7 +13,7 @@ from dashboard.parts.charts import figure
 from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, signed, size
 from sae_core.config import title_of
-from sae_core.report.columns import TRUTH, Columns, Style, micro
+from sae_core.report.columns import STAGES, TRUTH, Columns, Style, micro
 from sae_core.report.controls import rows_of
 from sae_core.report.known import COMPARED
 from sae_core.report.texts import ANSWERS
@@ -77,6 +77,24 @@ def cell(found: Mapping[str, Any] | None, style: Style, *, spread: bool = True) 
     if not spread or found.get("low") is None:
         return Cell(style(found["mean"]))
     return Cell(style(found["mean"]), f"{style(found['low'])} – {style(found['high'])}")
+
+
+def stages_table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Boosted stages over independent trainings, beside noise and random atoms; empty where it is not known.
+
+    Args:
+        found: By ensemble, as the report has it.
+    """
+    rows = [
+        [
+            Cell(f"{title_of(name)}, stage {stage['stage']}", color=method_color(name)),
+            *(Cell(MISSING if stage.get(key) is None else shown.style(stage[key])) for key, shown in STAGES.items()),
+        ]
+        for name, own in found.items()
+        for stage in own["by_stage"]
+    ]
+    heads = [Column(shown.title, shown.definition) for shown in STAGES.values()]
+    return table([Column("Stage"), *heads], rows) if rows else ""
 
 
 def marginal_chart(ensembles: Mapping[str, Mapping[str, Any]], worth: float) -> go.Figure | None:

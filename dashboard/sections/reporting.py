@@ -21,11 +21,13 @@ from dashboard.parts.report import (
     members_table,
     recall_chart,
     sentences,
+    stages_table,
     stops,
     truth_differences,
 )
 from sae_core.evaluation.terms import COVERED
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, TRUTH
+from sae_core.report.parts import noise_notes
 from sae_core.report.texts import DEFINITIONS, LIMITS
 from sae_core.run import Run, report_page
 
@@ -138,6 +140,10 @@ def _retrained(here: Here, content: Mapping[str, Any]) -> None:
         st.html(made)
         if often:
             st.caption(often)
+        if content["stages_over_trainings"]:
+            st.html(stages_table(content["stages_over_trainings"]))
+        for text in noise_notes(content):
+            st.caption(text)
     else:
         st.html(
             notice(

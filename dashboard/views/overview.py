@@ -47,7 +47,11 @@ COLUMNS = (
         f"Mean accuracy of detecting a concept with the best 5 standardised features, its 95 % interval, and with 1 "
         f"feature; confounded task left out. {SCALED}",
     ),
-    Column("Training", "Wall-clock time of training, and the parameters trained"),
+    Column(
+        "Training",
+        "Wall-clock time of training; below it the activations that each SAE is trained on, the steps of the optimiser "
+        "one after another, counted operations and the parameters trained",
+    ),
 )
 MAX_BUTTONS = 4
 """Measures that fit side by side; more are a menu."""
@@ -157,10 +161,14 @@ def _row(row: dict[str, Any]) -> list[Cell]:
         Cell(percent(row["diversity_fraction"])),
         Cell(decimal(row["member_stability"]), _stability_notes(row)),
         Cell(percent(row[five]), _detection_notes(row, five)),
-        Cell(
-            seconds(row["train_seconds"]), "" if row["parameters"] is None else f"{compact(row['parameters'])} param."
-        ),
+        Cell(seconds(row["train_seconds"]), _training_notes(row)),
     ]
+
+
+def _training_notes(row: dict[str, Any]) -> str:
+    """At how many tokens, steps and operations, and of how many parameters."""
+    words = {"train_tokens": "tokens an SAE", "train_steps": "steps", "train_flops": "FLOP", "parameters": "param."}
+    return " · ".join(f"{compact(row[key])} {word}" for key, word in words.items() if row[key] is not None)
 
 
 def _loss_notes(row: dict[str, Any]) -> str:

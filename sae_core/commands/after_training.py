@@ -75,6 +75,13 @@ def evaluate(
             "folder of such runs); repeatable."
         ),
     ] = None,
+    noise_null: Annotated[
+        bool,
+        typer.Option(
+            help="With --retrain and a boosted ensemble: also train two SAEs a later stage on Gaussian noise of its "
+            "residual's mean and covariance, as the null of its stability. Takes up to twice as long as training did."
+        ),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Measure reconstruction, dictionaries, concept detection and cost."""
@@ -95,7 +102,7 @@ def evaluate(
                         each, Path(name), text_column=text_column, label_column=label_column, progress=progress
                     )
             if retrain:
-                pipeline.evaluate_retrains(each, retrain, progress=progress)
+                pipeline.evaluate_retrains(each, retrain, noise=noise_null, progress=progress)
     if as_json:
         print_by_run({each.name: summary(each) for each in opened})
         return

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import member_code
+from sae_core.evaluation.effort import steps_taken
 from sae_core.evaluation.terms import RULE, WORTH, where_to_stop
 from sae_core.files import read_json, read_table
 from sae_core.run import Run
@@ -37,10 +38,10 @@ def measure_cost(run: Run, ensembles: Mapping[str, Ensemble], acts_BD: Tensor, *
     """The content of evaluation/cost.json; what training did not record (an ensemble from elsewhere) is None.
 
     Of each of the ``ensembles``: ``train_seconds`` (what it would cost by itself, also where members were shared with
-    another ensemble), ``tokens`` each member was trained on, ``tokens_per_second`` (of all members together),
-    ``train_flops``, ``peak_memory_bytes``, ``parameters``, ``bytes`` of the weight files, arithmetic and measured
-    seconds to encode and reconstruct a token, the same ``by_members`` (see `marginal`) and ``stop``, the number of
-    members at which `RULE` says to stop.
+    another ensemble), ``tokens`` each member was trained on, ``steps`` of the optimiser one after another,
+    ``tokens_per_second`` (of all members together), ``train_flops``, ``peak_memory_bytes``, ``parameters``, ``bytes``
+    of the weight files, arithmetic and measured seconds to encode and reconstruct a token, the same ``by_members``
+    (see `marginal`) and ``stop``, the number of members at which `RULE` says to stop.
 
     Args:
         run: The run; its reconstruction must have been measured, which gives L0 and what members explain.
@@ -84,6 +85,7 @@ def _ensemble_cost(
         "members": members,
         "train_seconds": seconds,
         "tokens": tokens,
+        "steps": steps_taken(run, name),
         "tokens_per_second": tokens * members / seconds if seconds and tokens else None,
         "train_flops": facts.get("flops"),
         "peak_memory_bytes": facts.get("peak_memory_bytes"),

@@ -16,13 +16,11 @@ from sae_core.activations.harvest import (
     documents,
     evaluation_cache,
     passages,
-    train_cache,
 )
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.substitution import SubstitutedModel, UnpredictingError
 from sae_core.activations.text import load_labelled
-from sae_core.activations.truth_run import known_activations
-from sae_core.config import EMBEDDED, KNOWN, PUBLIC_TEXTS, EvaluationSettings
+from sae_core.config import EMBEDDED, PUBLIC_TEXTS, EvaluationSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.errors import UserError
@@ -37,6 +35,7 @@ from sae_core.evaluation.public_tasks import TEST_SHARE, public_tasks
 from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
+from sae_core.evaluation.sample import training_sample
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
@@ -46,8 +45,7 @@ SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
 
 CONTROL_GONE = "What random stages would explain in the place of trained ones cannot be measured:"
-SPREAD = 16
-"""Places in the training activations from which those that random stages are set up on are taken."""
+
 TABLES = {"reconstruction": ("reconstruction",), "concepts": ("concepts", DETECTORS, DETECTION)}
 """Tables that an evaluation writes beside its JSON file."""
 
@@ -248,7 +246,18 @@ def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -
         device=device,
         progress=progress,
     )
+    _tasks_lost(run, facts, progress)
     _write_concepts(run, facts, table)
+
+
+def _tasks_lost(run: Run, facts: dict, progress: Progress) -> None:
+    """Say which tasks that were added earlier are dropped, as further ensembles have not been measured on them."""
+    before = read_json(run.evaluation("concepts"))["tasks"] if run.evaluation("concepts").exists() else []
+    kept = {task["task"] for task in facts["tasks"]}
+    lost = [str(task["task"]) for task in before if task["task"] not in kept]
+    if lost:
+        said = f"The tasks {', '.join(lost)} were measured without ensembles that were added since: give --task again."
+        progress(Tick("concepts", 0, 0, note=said))
 
 
 def _cost(run: Run, ensembles: Ensembles, device: str, progress: Progress) -> None:
@@ -292,7 +301,7 @@ def _control(run: Run, ensembles: Ensembles, device: str, progress: Progress) ->
         ensembles,
         cache.read,
         cache.rows,
-        lambda: training_sample(run),
+        lambda: training_sample(run, SAMPLE_ROWS),
         document_T=held_out_documents(run, cache.rows),
         stretch=run.settings.model.context,
         bootstrap=run.settings.evaluation.bootstrap,
@@ -305,16 +314,6 @@ def _control(run: Run, ensembles: Ensembles, device: str, progress: Progress) ->
             kept = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
             facts["ensembles"][name] |= {key: found[key] for key in kept}
     write_json(run.evaluation(CONTROL_STAGE), facts)
-
-
-def training_sample(run: Run, rows: int = SAMPLE_ROWS) -> Tensor:
-    """Activations [B, D] from places spread over the training text, the same ones whenever they are asked for."""
-    if run.settings.model.name == KNOWN and run.settings.data.storage == "stream":
-        return known_activations(run, "train").read(0, min(rows, run.settings.data.train_tokens))
-    cache = train_cache(run)
-    size = -(-min(rows, cache.rows) // SPREAD)
-    starts = [round(place * max(0, cache.rows - size) / max(1, SPREAD - 1)) for place in range(SPREAD)]
-    return torch.cat([cache.read(start, min(start + size, cache.rows)) for start in starts])
 
 
 def _no_loss(run: Run) -> str | None:

@@ -13,6 +13,7 @@ from sae_core.config import KNOWN, RunSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import load_dictionaries
 from sae_core.errors import UserError
+from sae_core.evaluation.noise_null import stages_over_trainings
 from sae_core.evaluation.similarity import Atoms, random_best
 from sae_core.evaluation.stability import Features, measure_stability, pooled_among
 from sae_core.evaluation.terms import THRESHOLD
@@ -29,16 +30,23 @@ _FREE = {"methods", "seed", "member_seeds", "group", "device", "precision", "ker
 
 
 def evaluate_retrains(
-    run: Run, retrains: Sequence[Run], *, progress: Progress = silent, device: str | None = None
+    run: Run,
+    retrains: Sequence[Run],
+    *,
+    noise: bool = True,
+    progress: Progress = silent,
+    device: str | None = None,
 ) -> None:
     """Measure how stable a run's ensembles are over independent trainings, and write evaluation/stability.
 
     Every ensemble that all runs have is compared as a whole. The table has a row for each feature of ``run``: ensemble,
-    feature, member, stability (share of the other runs that have it), best_cosine and matched_cosine.
+    feature, member, stability (share of the other runs that have it), best_cosine and matched_cosine. Of boosted
+    ensembles each stage is compared by itself, too, beside SAEs trained on noise (see `stages_over_trainings`).
 
     Args:
         run: The run.
         retrains: Runs with the same settings and text, but each with a seed of its own.
+        noise: Whether to train these, which takes longer than all the rest.
         progress: Told the pairs of runs compared.
         device: Where to compare; the one in the settings if not given.
 
@@ -58,7 +66,8 @@ def evaluate_retrains(
         figures, features = measure_stability(
             dictionaries, seed=run.settings.training.seed, stage=f"compare {name} over runs", progress=progress
         )
-        ensembles[name] = figures
+        stages = stages_over_trainings(runs, name, noise=noise, device=device, progress=progress)
+        ensembles[name] = figures | (stages or {})
         tables.append(_table(run.ensemble(name), features[0]))
     facts = {
         "threshold": THRESHOLD,

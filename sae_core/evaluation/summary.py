@@ -11,8 +11,10 @@ from typing import Any
 
 from sae_core.config import title_of
 from sae_core.evaluation.detected import Mean, means_of, read_means
+from sae_core.evaluation.effort import effort_of
 from sae_core.evaluation.terms import PLAIN, RANDOM_STAGES, STANDARDISED
 from sae_core.files import read_json
+from sae_core.numbers import compact
 from sae_core.run import Run
 
 CONCEPT_FEATURES = (1, 5)
@@ -37,9 +39,11 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     all ensembles), mse, l0,
     dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
     member_stability_null (the same for random dictionaries), retrains (runs compared, the same for all ensembles),
-    retrain_stability and retrain_stability_null (as of members, between independent trainings), concept_accuracy_1 and
-    _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features, plain coefficients), the
-    same with _standardised behind it, which methods are compared by, and of that also _low and _high, train_seconds,
+    retrain_stability and retrain_stability_null (as of members, between independent trainings), stage_2_stability and
+    stage_2_stability_noise (of the second boosted stage, and of SAEs on Gaussian noise like its residual),
+    concept_accuracy_1 and _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features,
+    plain coefficients), the same with _standardised behind it, which methods are compared by, and of that also _low
+    and _high, train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds,
     train_flops, parameters.
     """
     sources = ("reconstruction", "dictionary", "cost", "loss", "stability", "control")
@@ -56,7 +60,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         stability = atoms.get("member_stability") or {}
         control = measured["control"].get("ensembles", {}).get(folder.name, {})
         control_low, control_high = control.get("explained_variance_interval", (None, None))
-        manifest = read_json(folder.manifest)
+        manifest, effort = read_json(folder.manifest), effort_of(run, folder.name)
         retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
         rows.append(
             {
@@ -95,7 +99,10 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "retrains": len(measured["stability"].get("runs", ())) or None,
                 "retrain_stability": retrained.get("pw_mcc"),
                 "retrain_stability_null": retrained.get("null_matched"),
+                **_second_stage(retrained),
                 **_detection(concepts, folder.name),
+                "train_tokens": effort.tokens,
+                "train_steps": effort.steps,
                 "train_seconds": cost.get("train_seconds"),
                 "train_flops": cost.get("train_flops"),
                 "parameters": cost.get("parameters"),
@@ -147,6 +154,9 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
         "  random dictionaries": _number(row["member_stability_null"], ".2f"),
         **_retrained(row),
         **{key: value for m in CONCEPT_FEATURES for key, value in _detected(row, m).items()},
+        "tokens an SAE": compact(row["train_tokens"]),
+        "steps": compact(row["train_steps"]),
+        "training FLOPs": compact(row["train_flops"]),
         "training": "–" if row["train_seconds"] is None else f"{row['train_seconds']:.0f} s",
     }
 
@@ -175,6 +185,13 @@ def _control(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _second_stage(retrained: Mapping[str, Any]) -> dict[str, float | None]:
+    """How stable the first stage that learns a residual is over trainings, and SAEs trained on noise like it."""
+    stages = retrained.get("by_stage") or []
+    second = stages[1] if len(stages) > 1 else {}
+    return {"stage_2_stability": second.get("pw_mcc"), "stage_2_stability_noise": second.get("noise_matched")}
+
+
 def _retrained(row: dict[str, Any]) -> dict[str, str]:
     """Nothing, as long as there are no retrains."""
     if row["retrains"] is None:
@@ -182,6 +199,8 @@ def _retrained(row: dict[str, Any]) -> dict[str, str]:
     return {
         f"stability over {row['retrains']} runs": _number(row["retrain_stability"], ".2f"),
         "  random, of those sizes": _number(row["retrain_stability_null"], ".2f"),
+        "  stage 2 by itself": _number(row["stage_2_stability"], ".3f"),
+        "  trained on such noise": _number(row["stage_2_stability_noise"], ".3f"),
     }
 
 

@@ -77,6 +77,12 @@ def untrained_share(first: float | None, control: float | None, trained: float |
     return (control - first) / (trained - first)
 
 
+NOISE_NULL = (
+    "Noise: two SAEs trained as that stage, with two seeds, on Gaussian noise of the mean and covariance of what it "
+    "reads, and matched one to one. They share nothing but that covariance, so only what a stage has above them is "
+    "structure that two trainings agree on. Random: unit atoms of uniformly random directions."
+)
+"""The definition of the null of boosted stages over trainings."""
 WORTH = 0.01
 """Explained variance that a member has to add for as much training arithmetic as the first one took."""
 RULE = (

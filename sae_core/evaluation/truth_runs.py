@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.activations.truth_run import known_activations
+from sae_core.config import BASELINES
 from sae_core.device import resolve_device
 from sae_core.ensemble import load_ensemble
 from sae_core.errors import UserError
@@ -29,8 +30,6 @@ FIGURES = (
     *("control.explained_variance", "control.untrained_share"),
 )
 """What is averaged over seeds."""
-BASELINES = ("single", "expanded", "expanded_l0")
-"""Ensembles to which the others are compared, seed by seed."""
 COMPARED = ("recall", "mcc", "precision", "f1", "explained_variance")
 
 
@@ -79,7 +78,7 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
     Returns:
         ``seeds``, ``truth`` (the settings), ``threshold`` and for each of the ``ensembles`` mean, 95 % interval and
         values of every figure, of recall and F1 by frequency (``by_frequency``), and ``against_single``,
-        ``against_expanded``, ``against_expanded_l0`` and ``against_random``: of the difference to that SAE, or to its
+        so for the others of `BASELINES`, and ``against_random``: of the difference to that SAE, or to its
         own random twin, of the same seed. ``interval`` says whose they are: of the mean over ``seeds``, or of one
         training by ``bootstrap`` (see `truth_intervals`), for those figures that have one.
     """

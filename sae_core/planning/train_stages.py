@@ -9,7 +9,7 @@ from sae_core.activations.choosing import characters
 from sae_core.activations.dealt import DEALT_AT_ONCE, MAX_PILES, PILE_BYTES
 from sae_core.activations.shuffle import PILES_AT_ONCE
 from sae_core.activations.stream import SHUFFLE_BYTES
-from sae_core.config import EXPANDED, Method
+from sae_core.config import TRAINING_ORDER, Method, times_the_steps
 from sae_core.planning.stages import ITEM, Stage, Work, cache_bytes
 from sae_core.training.boosting import BLOCK_ROWS, PASS_SHARDS
 from sae_core.training.members import starts_as_single
@@ -31,8 +31,6 @@ CACHE_SHARDS = 8
 """A small cache has about as many shards."""
 ORDER = 16
 """Bytes a row of the cache takes while a pass is shuffled."""
-TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", *EXPANDED)
-"""As `methods._ORDER`: the bag's first member is the single SAE and the first boosted stage."""
 
 
 def stages_of_training(work: Work) -> list[Stage]:
@@ -97,14 +95,16 @@ def _train(work: Work, method: Method) -> Stage:
     boosting = _boosting(work) if method == "boosted" else None
     shared = is_shared(work, method)
     groups = work.groups(method)[shared:]
+    times = times_the_steps(method, work.settings.training.members)
+    tokens = times * work.trained_tokens
     passes, split = len(groups), work.groups(method)[0].split
-    seconds = work.steps * sum(work.rates.step[group] for group in groups)
+    seconds = times * work.steps * sum(work.rates.step[group] for group in groups)
     together = work.groups(method)[0].members
     if method == "bagged":
         passes = -(-len(members) // work.side_by_side)
         together = work.side_by_side if split else -(-work.side_by_side // work.processes)
-    seconds += _checkpoints(work, together, sae, seconds, passes)
-    flops = ensemble_flops(members, tokens=work.trained_tokens, boosting=boosting, rows=work.rows)
+    seconds += _checkpoints(work, together, sae, seconds, times * passes)
+    flops = ensemble_flops(members, tokens=tokens, boosting=boosting, rows=work.rows)
     stage = Stage(
         f"train {method}",
         "train",
@@ -121,7 +121,7 @@ def _train(work: Work, method: Method) -> Stage:
         before = sum(range(len(members))) * work.trained_tokens / work.processes
         stage = replace(stage, seconds=stage.seconds + before * work.rates.run[sae.width])
     if work.streamed:
-        again = passes * work.trained_tokens
+        again = passes * tokens
         again_flops = again * work.token_flops
         stage = replace(stage, seconds=stage.seconds + again * work.rates.forward, flops=stage.flops + again_flops)
     return stage
@@ -132,8 +132,9 @@ def help_flops(work: Work, *, share: float) -> int:
     settings, flops = work.settings, 0
     if not settings.sae.aux_coefficient:
         return 0
-    tokens = max(0, work.trained_tokens - settings.sae.dead_after_tokens)
     for method in settings.training.methods:
+        trained = work.trained_tokens * times_the_steps(method, settings.training.members)
+        tokens = max(0, trained - settings.sae.dead_after_tokens)
         members = work.members(method)[is_shared(work, method) :]
         flops += sum(tokens * member.help_flops(round(share * member.width)) for member in members)
     return work.places * flops

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sae_core.evaluation.effort import MEANINGS
 from sae_core.evaluation.terms import THRESHOLD
 from sae_core.numbers import compact, decimal, percent, seconds, size, whole
 
@@ -121,8 +122,10 @@ COST: Columns = {
     "cost.train_flops": Shown(
         "Training FLOPs",
         compact,
-        "Counted operations of training: products of activations and weights, without AuxK and the optimiser",
+        MEANINGS["FLOPs"],
     ),
+    "cost.tokens": Shown("Tokens", compact, MEANINGS["tokens"]),
+    "cost.steps": Shown("Steps", compact, MEANINGS["steps"]),
     "cost.tokens_per_second": Shown(
         "Tokens per second", compact, "Training tokens of all members together over the time of training"
     ),
@@ -166,3 +169,13 @@ TRUTH: Columns = {
     "truth.random.f1": _random("F1", _TWIN),
     "reconstruction.explained_variance": EXPLAINED_VARIANCE,
 }
+_NOISE = "two SAEs trained as the stage on Gaussian noise of the mean and covariance of what it reads"
+STAGES: Columns = {
+    "pw_mcc": Shown("One-to-one", plain(3), f"{_ONE}; the stage over pairs of trainings"),
+    "noise_matched": Shown("noise", plain(3), f"One-to-one stability of {_NOISE}"),
+    "null_matched": _random("One-to-one stability", _ATOMS),
+    "mmcs": Shown("MMCS", plain(3), f"{_MMCS} training; the stage over ordered pairs of trainings"),
+    "noise_best": Shown("noise", plain(3), f"MMCS of {_NOISE}"),
+    "null_best": _random("MMCS", _ATOMS),
+}
+"""Of one boosted stage over trainings."""

@@ -33,7 +33,16 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
         *("member_stability.null_best", "member_stability.pw_mcc", "member_stability.null_matched"),
     ),
     "cost": (
-        *("train_seconds", "train_flops", "tokens", "tokens_per_second", "peak_memory_bytes", "parameters", "bytes"),
+        *(
+            "train_seconds",
+            "train_flops",
+            "tokens",
+            "steps",
+            "tokens_per_second",
+            "peak_memory_bytes",
+            "parameters",
+            "bytes",
+        ),
         *("inference_flops_per_token", "inference_seconds_per_token"),
     ),
     "loss": ("loss_recovered", "kl_recovered", "loss_recovered_mean", "kl_recovered_mean", "cross_entropy", "kl"),

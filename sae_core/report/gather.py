@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from sae_core.evaluation.effort import effort_of
 from sae_core.evaluation.seeds import mean_interval
 from sae_core.evaluation.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
 from sae_core.files import read_json, read_table
@@ -53,6 +55,7 @@ def gather(subject: Subject) -> dict[str, Any]:
                 "stop": where_to_stop([_means(step) for step in steps[name]]),
                 "against_single": against[name],
                 "stages": _stages(runs[0], name),
+                "effort": asdict(effort_of(runs[0], name)),
                 "control": control_of(runs, name),
             }
             for name, own in figures.items()
@@ -62,6 +65,7 @@ def gather(subject: Subject) -> dict[str, Any]:
         "cross_entropies": _cross_entropies(runs),
         "floors": {name: {key: each for (method, key), each in concepts.items() if method == name} for name in FLOORS},
         "single_as_often": _single_as_often(runs[0]),
+        "stages_over_trainings": _stages_over_trainings(runs[0]),
         "truth": found_of_truth(runs, figures),
         "spurious": _spurious(runs),
         "sweep": subject.sweep,
@@ -131,6 +135,16 @@ def _single_as_often(run: Run) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] | None = read_json(run.evaluation("stability")).get("single_as_often")
     return found
+
+
+def _stages_over_trainings(run: Run) -> dict[str, Any]:
+    """Of each boosted ensemble how stable its stages are over independent trainings, and their nulls."""
+    if not run.evaluation("stability").exists():
+        return {}
+    own = read_json(run.evaluation("stability")).get("ensembles", {})
+    return {
+        name: {key: each.get(key) for key in ("by_stage", "noise")} for name, each in own.items() if "by_stage" in each
+    }
 
 
 def _spurious(runs: Sequence[Run]) -> list[dict[str, Any]] | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae_core.config import BASELINES
 from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.evaluation.terms import PRECISION, RANDOM
 from sae_core.evaluation.truth_files import read_truth
-from sae_core.report.figures import SINGLE, Figure, apart
+from sae_core.report.figures import Figure, apart
 from sae_core.run import Run
 
-OTHERS = (RANDOM, SINGLE, "expanded", "expanded_l0")
+OTHERS = (RANDOM, *BASELINES)
 """What ensembles are compared with: random dictionaries of their sizes, and one SAE of either size."""
 COMPARED = {"recall": "Recall", "mcc": "MCC", PRECISION: "Precision", "f1": "F1"}
 """Figures that are compared, and their headings."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.config import title_of
-from sae_core.evaluation.terms import CONTROL, CONTROL_MISSING, RANDOM_STAGES
+from sae_core.evaluation.terms import CONTROL, CONTROL_MISSING, NOISE_NULL, RANDOM_STAGES
 from sae_core.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines
-from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, Columns, micro, percents
+from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, STAGES, Columns, micro, percents
 from sae_core.report.controls import rows_of
 from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
 from sae_core.report.style import color_of
@@ -186,6 +186,32 @@ def cost(content: Content) -> str:
     )
 
 
+def _stages_table(content: Content) -> str:
+    """Boosted stages over independent trainings, beside noise and random atoms; empty where it is not known."""
+    rows = [
+        [
+            Cell(f"{title_of(name)}, stage {stage['stage']}", method=name),
+            *(
+                Cell(shown.style(stage.get(key)) if stage.get(key) is not None else "–")
+                for key, shown in STAGES.items()
+            ),
+        ]
+        for name, own in (content.get("stages_over_trainings") or {}).items()
+        for stage in own["by_stage"]
+    ]
+    if not rows:
+        return ""
+    heads = [Head(shown.title, shown.definition) for shown in STAGES.values()]
+    return table(["", *heads], rows) + "".join(element("p", text, "note") for text in noise_notes(content))
+
+
+def noise_notes(content: Content) -> list[str]:
+    """What the null by noise is, and why an ensemble has none."""
+    found = (content.get("stages_over_trainings") or {}).items()
+    why = [f"{title_of(name)}: no noise, as {own['noise']['reason']}." for name, own in found if own["noise"]["reason"]]
+    return [NOISE_NULL, *why] if found else []
+
+
 def _as_often(content: Content) -> str:
     """Pooled stability of one SAE with as many retrains as an ensemble has members, which is what raises it."""
     found = content["single_as_often"]
@@ -226,4 +252,5 @@ def dictionary(content: Content) -> str:
         ),
         own,
         element("h3", "Over independent trainings") + retrained + _as_often(content) if retrained else "",
+        _stages_table(content),
     )

@@ -8,6 +8,9 @@ COLORS = {
     "boosted": "#d9622b",
     "expanded": "#1f9e7a",
     "expanded_l0": "#9a63c4",
+    "single_long": "#46525f",
+    "expanded_long": "#12674f",
+    "expanded_l0_long": "#6f3a94",
     "raw activation": "#a68a3c",
     "random": "#a9b1bb",
 }

@@ -5,13 +5,14 @@ Every sentence is made from figures of the report, and appears only where these 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sae_core.config import title_of
 from sae_core.evaluation.terms import CONTROL_MISSING, RANDOM_STAGES
 from sae_core.numbers import compact, percent, seconds, size
-from sae_core.report.figures import SINGLE, compared, verdict_on
+from sae_core.report.baselines import at_equal_cost, change, compared_at
+from sae_core.report.figures import SINGLE, verdict_on
 
 DEAD = 0.1
 """Share of dead features from which an SAE is said to be trained badly."""
@@ -19,8 +20,6 @@ MOSTLY = 0.5
 """Share of a gain that needs no training, from which that is said as a warning."""
 SEEDS = 5
 """Seeds that are advised."""
-BASELINE = "expanded_l0"
-"""One SAE with the width and the active features of the whole ensemble."""
 EXPLAINED, RECALL, FIRING = "reconstruction.explained_variance", "truth.recall", "truth.f1"
 GAINS: Mapping[str, str] = {
     "loss.loss_recovered": "loss recovered",
@@ -175,19 +174,17 @@ def _bought(content: Content) -> Iterator[str]:
         parts = []
         explained = _against(content, name, EXPLAINED)
         if explained:
-            parts.append(f"explained variance {_change(explained)}")
+            parts.append(f"explained variance {change(explained)}")
         if control := content["ensembles"][name].get("control"):
             above = control["trained_above"]
-            parts.append(f"of these {_change({**above, 'verdict': verdict_on(above)})} above {RANDOM_STAGES}")
-        parts += [
-            f"{words} {_change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))
-        ]
+            parts.append(f"of these {change({**above, 'verdict': verdict_on(above)})} above {RANDOM_STAGES}")
+        parts += [f"{words} {change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))]
         detection = [
             (key, figure) for key, figure in content["ensembles"][name]["against_single"].items() if key in _MAIN
         ]
-        parts += [f"detection with {_MAIN[key]} {_change(figure)}" for key, figure in detection]
+        parts += [f"detection with {_MAIN[key]} {change(figure)}" for key, figure in detection]
         if parts:
-            yield f"{title_of(name).capitalize()} against one SAE: {'; '.join(parts)}."
+            yield f"{title_of(name).capitalize()} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
 
 
 _MAIN = {
@@ -197,20 +194,10 @@ _MAIN = {
 """Those of the figures of detection that the first page names; standardised, as bagging and boosting scale features."""
 
 
-def _change(figure: Mapping[str, Any]) -> str:
-    """+13.7 points (13.3 to 14.1); where that could be chance it is said."""
-    text = f"{_points(figure['mean'])} points"
-    if figure["low"] is None:
-        return f"{text} (no interval)"
-    if figure["low"] == figure["high"] == 0:
-        return f"{text} (exactly the same)"
-    may = ", could be chance" if figure["verdict"] == "open" else ""
-    return f"{text} ({_points(figure['low'])} to {_points(figure['high'])}{may})"
-
-
-def _points(share: float) -> str:
-    """0.0459 as ``+4.6``, with a true minus sign."""
-    return f"{100 * share + 0.0:+.1f}".replace("-", "−")
+def _trained_as(content: Content, name: str) -> str:
+    """At equal what an ensemble is compared with the single SAE."""
+    said = compared_at(content, name, SINGLE)
+    return f", {said}" if said else ""
 
 
 def _sure(content: Content) -> Iterator[str]:
@@ -243,7 +230,7 @@ def _sure(content: Content) -> Iterator[str]:
 def _next(content: Content) -> Iterator[str]:
     yield from _which(content)
     yield from _how_many(content)
-    yield from _fair(content)
+    yield from at_equal_cost(content)
     for name in content["ensembles"]:
         dead = mean(content, name, "reconstruction.dead_fraction")
         if dead is not None and dead > DEAD:
@@ -328,32 +315,6 @@ def _how_many(content: Content) -> Iterator[str]:
                 f"{title_of(name).capitalize()}: all {len(steps)} members were worth it, and a further one may be; the "
                 f"last one added {figures}."
             )
-
-
-def _fair(content: Content) -> Iterator[str]:
-    """Whether one SAE of the same size and L0 does as well."""
-    several = [name for name in _others(content) if (mean(content, name, "reconstruction.members") or 1) > 1]
-    if not several:
-        return
-    if BASELINE not in content["ensembles"]:
-        yield (
-            "An ensemble has as many times the active features of one SAE as it has members: train expanded_l0, one "
-            "SAE of the same width and L0, before you say that ensembling and not size is what helps."
-        )
-        return
-    figures = {name: own["figures"] for name, own in content["ensembles"].items()}
-    words: Mapping[str | None, Callable[[str], str]] = {
-        "higher": lambda gain: f"explains more than one SAE of the same width and L0 ({gain})",
-        "lower": lambda gain: (
-            f"explains less than one SAE of the same width and L0 ({gain}): that one is the better buy"
-        ),
-        "open": lambda gain: f"and one SAE of the same width and L0 cannot be told apart ({gain})",
-    }
-    for name in several:
-        found = compared(figures, name, EXPLAINED, BASELINE)
-        verdict = verdict_on(found)
-        if found and verdict:
-            yield f"{title_of(name).capitalize()} {words[verdict](_change({**found, 'verdict': None}))}."
 
 
 def _listed(names: Any) -> str:

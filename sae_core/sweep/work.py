@@ -11,7 +11,7 @@ import torch
 from sae_core import pipeline
 from sae_core.activations.harvest import harvest_together
 from sae_core.activations.shared import activations_key, has_activations, share_activations
-from sae_core.config import KNOWN, RunSettings
+from sae_core.config import KNOWN, LONG, RunSettings, times_the_steps
 from sae_core.device import resolve_device
 from sae_core.errors import UserError
 from sae_core.evaluation.truth_files import STAGE as TRUTH
@@ -205,7 +205,10 @@ class _Whole:
 def _weight(settings: RunSettings) -> float:
     """How much there is to train, in features times tokens."""
     training = settings.training
-    saes = sum(1 if method == "single" else training.members for method in training.methods)
+    saes = sum(
+        (1 if LONG.get(method, method) == "single" else training.members) * times_the_steps(method, training.members)
+        for method in training.methods
+    )
     return float(saes * settings.sae.width * training.tokens)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sae_core.config import EXPANDED, Method
+from sae_core.config import TRAINING_ORDER, Method, times_the_steps
 from sae_core.device import naming_full_memory
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.files import read_json, read_table, write_json, write_table
@@ -41,9 +41,6 @@ from sae_core.training.work import Boosting
 FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
 """What to do when the memory of a device is full."""
 
-_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", *EXPANDED)
-"""Bagged first: its members are trained in one pass over the stream, and the first is the single SAE."""
-
 
 def train_run(
     run: Run,
@@ -67,7 +64,7 @@ def train_run(
     Raises:
         UserError: If the device does not exist, a file is damaged or the loss is no longer finite.
     """
-    missing = [method for method in _ORDER if not _is_there(run, method, processes)]
+    missing = [method for method in TRAINING_ORDER if not _is_there(run, method, processes)]
     if missing:
         _train_missing(run, missing, source, progress, device, checkpoint_seconds, processes)
     # Several processes may still have it open; network storage then keeps what they have of it until they end.
@@ -95,6 +92,7 @@ def _train_missing(
         sequential = method == "boosted" and settings.training.boosting == "sequential"
         stages = settings.training.members if sequential else 1
         plan = Plan.of(method, source, settings.training, torch_device, stages, checkpoint_seconds, processes)
+        plan = replace(plan, steps=plan.steps * times_the_steps(method, settings.training.members))
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
         with naming_full_memory(torch_device, FULL):
