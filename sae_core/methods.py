@@ -38,3 +38,9 @@ def times_the_steps(method: str, members: int) -> int:
 def title_of(ensemble: str) -> str:
     """What people read for the name of an ensemble."""
     return _TITLES.get(ensemble, ensemble)
+
+
+def headed(ensemble: str) -> str:
+    """`title_of` at the beginning of a sentence; ``L0`` stays as it is."""
+    title = title_of(ensemble)
+    return title[:1].upper() + title[1:]

@@ -12,6 +12,7 @@ from sources import TensorSource
 from sae_core.config import LONG, METHODS
 from sae_core.errors import UserError
 from sae_core.evaluation.effort import Effort, at_equal, effort_of, steps_taken
+from sae_core.methods import headed
 from sae_core.report.baselines import at_equal_cost
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.training import train_run
@@ -102,6 +103,7 @@ def test_the_verdict_compares_at_equal_tokens_steps_and_flops_and_names_what_is_
     assert "train expanded_l0_long" in missing
     assert "--methods single,boosted,expanded_l0,expanded_l0_long" in missing
     assert list(at_equal_cost(content("single"))) == []
+    assert headed("expanded_l0") == "Expanded (same L0)"
     penalised = {**content("single", "boosted"), "settings": {"sae": {"architecture": "relu"}}}
     (advice,) = at_equal_cost(penalised)
     assert "train expanded and expanded_long, one SAE of the same width (whose L0" in advice

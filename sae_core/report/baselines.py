@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sae_core.config import LONG, SELECTING, title_of
+from sae_core.config import LONG, SELECTING
 from sae_core.evaluation.effort import Effort, at_equal
+from sae_core.methods import headed
 from sae_core.report.figures import compared, verdict_on
 
 Content = Mapping[str, Any]
@@ -33,7 +34,7 @@ def at_equal_cost(content: Content) -> Iterator[str]:
             if found and verdict:
                 said = compared_at(content, name, other)
                 equal = f", {said}" if said else ""
-                yield f"{title_of(name).capitalize()} {words[verdict](change({**found, 'verdict': None}))}{equal}."
+                yield f"{headed(name)} {words[verdict](change({**found, 'verdict': None}))}{equal}."
     missing = [each for each in wanted if each not in figures]
     if missing:
         yield _to_train(content, missing, size)

@@ -10,6 +10,7 @@ from typing import Any
 
 from sae_core.config import title_of
 from sae_core.evaluation.terms import CONTROL_MISSING, RANDOM_STAGES
+from sae_core.methods import headed
 from sae_core.numbers import compact, percent, seconds, size
 from sae_core.report.baselines import at_equal_cost, change, compared_at
 from sae_core.report.figures import SINGLE, verdict_on
@@ -97,7 +98,7 @@ def _headline(content: Content) -> str:
     if found is not None and at_first is not None:
         detection = f"; of the true features it finds {percent(found)} (one SAE {percent(at_first)})."
     return (
-        f"{title_of(best).capitalize()} raises explained variance from {percent(single)} (one SAE) to "
+        f"{headed(best)} raises explained variance from {percent(single)} (one SAE) to "
         f"{percent(mean(content, best, EXPLAINED))}{price}{detection}"
     )
 
@@ -163,7 +164,7 @@ def _cost(content: Content) -> Iterator[str]:
                 factor = f" ({times:.1f}×)" if times and name != SINGLE else ""
                 parts.append(f"{style(value)} {what}{factor}")
         if len(parts) > 1:
-            yield f"{title_of(name).capitalize()}: {', '.join(parts)}."
+            yield f"{headed(name)}: {', '.join(parts)}."
 
 
 def _bought(content: Content) -> Iterator[str]:
@@ -184,7 +185,7 @@ def _bought(content: Content) -> Iterator[str]:
         ]
         parts += [f"detection with {_MAIN[key]} {change(figure)}" for key, figure in detection]
         if parts:
-            yield f"{title_of(name).capitalize()} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
+            yield f"{headed(name)} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
 
 
 _MAIN = {
@@ -307,12 +308,12 @@ def _how_many(content: Content) -> Iterator[str]:
         figures = f"{100 * added:.2g} points of explained variance, {100 * per_cost:.2g} for the cost of the first"
         if stop:
             yield (
-                f"{title_of(name).capitalize()}: stop at {stop} of {len(steps)} members; the next one adds {figures}, "
+                f"{headed(name)}: stop at {stop} of {len(steps)} members; the next one adds {figures}, "
                 f"less than the {100 * worth:g} that the rule asks for."
             )
         else:
             yield (
-                f"{title_of(name).capitalize()}: all {len(steps)} members were worth it, and a further one may be; the "
+                f"{headed(name)}: all {len(steps)} members were worth it, and a further one may be; the "
                 f"last one added {figures}."
             )
 
