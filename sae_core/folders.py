@@ -41,6 +41,11 @@ class CorpusFolder:
         return self.path / "tokenizer"
 
     @property
+    def vocabulary(self) -> Path:
+        """Parquet: what each token reads like, where the tokenizer has no tokenizer.json; absent in older runs."""
+        return self.path / "vocabulary.parquet"
+
+    @property
     def lens(self) -> Path:
         """Safetensors: the model's path to its logits as a norm and a matrix, for the logit lens without the model."""
         return self.path / "lens.safetensors"

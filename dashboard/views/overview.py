@@ -114,6 +114,8 @@ def _text(here: Here) -> None:
         st.html(notice(short, got))
     elif got:
         st.caption(got)
+    for remark in facts.get("remarks", ()):
+        st.html(notice(remark))
 
 
 def _chips(here: Here) -> list[str]:

@@ -24,11 +24,11 @@ def asked_and_got(settings: RunSettings, facts: Mapping[str, Any]) -> str:
         got = facts.get(f"{key}_tokens")
         if got is not None:
             parts.append(f"{got:,} of {getattr(asked, f'{key}_tokens'):,} {name} tokens{_made_of(key, facts)}")
-    text = f"Text, in passages of at most {settings.model.context} tokens: {', '.join(parts)}."
+    most = facts.get("context", settings.model.context)  # a model may take less than was asked for
+    text = f"Text, in passages of at most {most} tokens: {', '.join(parts)}."
     if facts.get("cut_tokens"):
         text += (
-            f" {facts['cut_tokens']:,} tokens behind the first {settings.model.context} of a document were cut off "
-            "(text.cut is first)."
+            f" {facts['cut_tokens']:,} tokens behind the first {most} of a document were cut off (text.cut is first)."
         )
     return text + _held_out(facts)
 

@@ -33,6 +33,8 @@ from sae_core.run import Run
 if TYPE_CHECKING:
     from sae_core.activations.language_model import LanguageModel
 
+_SAMPLE = 8
+"""Texts from which it is seen how the tokens of a tokenizer read."""
 _SHARDS = 8
 """A small cache is written in about this many shards, so that little is lost when it is interrupted."""
 
@@ -179,7 +181,7 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     started = time.perf_counter()
     data = run.settings.data
     chosen = choose_passages(run.settings, model, progress)
-    table = chosen.table
+    table, unknown = chosen.table, model.check_known(chosen.ids)
     train, held_out = table[~table["held_out"]], table[table["held_out"]]
     ends = train["tokens"].to_numpy().cumsum()
     if run.settings.text.cut == "first":
@@ -198,6 +200,9 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     write_table(corpus.documents, metadata)
     write_table(corpus.texts, table)
     model.save_tokenizer(corpus.tokenizer)
+    vocabulary = model.vocabulary(train["text"][:_SAMPLE].tolist())
+    if vocabulary is not None:
+        write_table(corpus.vocabulary, vocabulary)
     lens = model.lens()
     if lens is not None:
         write_tensors(corpus.lens, lens)
@@ -222,6 +227,7 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
         "n_layers": model.n_layers,
         "context": model.context,
         "causal": model.causal,
+        "unknown_share": unknown,
         "remarks": model.remarks,
         "reads": model.describe(settings.layer, settings.site),
         "fingerprint": _fingerprint(chosen.ids),

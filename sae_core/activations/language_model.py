@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from sae_core.activations.models.hooked import HookedModel
 from sae_core.activations.models.lens import NoLens, measure_lens
 from sae_core.activations.models.nature import Reached, examine, refuse_layer
 from sae_core.activations.models.running import first_output, run_model
+from sae_core.activations.models.vocabulary import refuse_unknown, unknown_share, vocabulary_table
 from sae_core.activations.models.weights import Weights, part_missing
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings, Site
@@ -108,7 +110,11 @@ class LanguageModel:
             raise refuse_layer(self.name, self.n_layers, self._last)
         self.remarks: list[str] = [*self._nature.remarks(settings.context)]
         self.no_lens = self._check_weights(weights)
-        self._tokens = TextTokenizer(tokenizer, causal=self.causal, context=self.context)
+        self._tokens = TextTokenizer(
+            tokenizer, causal=self.causal, context=self.context, rows=self._nature.rows, name=self.name
+        )
+        if self._tokens.lacks_front:
+            self.remarks.append("No BOS is put in front of texts: the model's embedding has no row for it.")
         self._seen: dict[int, Tensor] = {}
         self._hooked = True
         self._read_at_places()
@@ -253,6 +259,8 @@ class LanguageModel:
         """
         done = 0
         for window in self._windows(self._tokens.encode(texts, context)):
+            if context is not None:  # texts of the corpus were looked at together, when they were chosen
+                refuse_unknown(self.unknown_share([text.ids[text.ordinary] for text in window]), name=self.name)
             batch = self._read(
                 window, done, lambda count: progress(Tick("read activations", count, len(texts), "texts"))
             )
@@ -351,6 +359,26 @@ class LanguageModel:
             return None
         finally:
             self._hooked = True
+
+    def unknown_share(self, ids: Sequence[NDArray[np.int32]]) -> float:
+        """Share of tokens that stand for what the tokenizer does not know."""
+        return unknown_share(self.tokenizer, ids)
+
+    def check_known(self, ids: Sequence[NDArray[np.int32]]) -> float:
+        """The share of unknown tokens in a corpus, which becomes a remark.
+
+        Raises:
+            UserError: If it is more than half.
+        """
+        share = self.unknown_share(ids)
+        refuse_unknown(share, name=self.name)
+        if share > 0:
+            self.remarks.append(f"The tokenizer does not know {share:.2%} of the tokens.")
+        return share
+
+    def vocabulary(self, texts: Sequence[str]) -> pd.DataFrame | None:
+        """What every token reads like, as `vocabulary_table` says it; None where the tokenizer's file says it."""
+        return None if self.tokenizer.is_fast else vocabulary_table(self.tokenizer, texts, rows=self._nature.rows)
 
     def save_tokenizer(self, folder: Path) -> None:
         """Save the tokenizer in transformers format; the folder appears whole or not at all."""

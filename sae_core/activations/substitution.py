@@ -153,7 +153,9 @@ class SubstitutedModel:
         if self._blocks.shared or self._blocks[self._layer].transposed:
             raise UnpredictingError(f"One block of {settings.name} cannot be replaced alone.")
         self._model.to(self.device)  # type: ignore[arg-type]
-        self.tokens = TextTokenizer(tokenizer, causal=True, context=nature.context)
+        self.tokens = TextTokenizer(
+            tokenizer, causal=True, context=nature.context, rows=nature.rows, name=settings.name
+        )
         self._site = sites.site_module(self._blocks[self._layer].module, settings.site)
         self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._skips: bool | None = None

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_core.activations.models.vocabulary import disarmed, splits_special
+from sae_core.errors import UserError
+
 _TEXTS_PER_CALL = 1024
 
 
@@ -26,16 +29,24 @@ class TextTokenizer:
 
     Attributes:
         context: Tokens a text is cut to, special ones included.
+        lacks_front: Whether BOS belongs in front of a text, but the model has no row for it in its embedding.
 
     Args:
         tokenizer: As transformers made it.
         causal: Whether the model predicts the next token; else it is an encoder.
         context: Tokens a text is cut to, special ones included.
+        rows: Rows of the model's embedding, if it is a table.
+        name: What the model is called in messages.
     """
 
-    def __init__(self, tokenizer: Any, *, causal: bool, context: int) -> None:
-        self._tokenizer, self.context = tokenizer, context
+    def __init__(self, tokenizer: Any, *, causal: bool, context: int, rows: int | None = None, name: str = "") -> None:
+        self._tokenizer, self.context, self._rows, self._name = tokenizer, context, rows, name
+        self._splits = splits_special(tokenizer, name=name)
+        self._special = () if self._splits else tuple(tokenizer.all_special_tokens)
         self._front = _missing_front(tokenizer, causal)
+        self.lacks_front = bool(self._front and rows is not None and self._front[0] >= rows)
+        if self.lacks_front:
+            self._front = []
 
     @property
     def says_places(self) -> bool:
@@ -52,11 +63,14 @@ class TextTokenizer:
             context: Tokens a text is cut to, if fewer.
             spans: Whether to say where each token stands; only fast tokenizers can.
             whole: Whether a text is read to its end, however long it is.
+
+        Raises:
+            UserError: If the tokenizer makes a token that the model has no row for in its embedding.
         """
         length = min(context or self.context, self.context)
         for first in range(0, len(texts), _TEXTS_PER_CALL):
             encoded = self._tokenizer(
-                list(texts[first : first + _TEXTS_PER_CALL]),
+                [disarmed(text, self._special) for text in texts[first : first + _TEXTS_PER_CALL]],
                 truncation=not whole,
                 max_length=None if whole else length - len(self._front),
                 verbose=False,
@@ -65,11 +79,12 @@ class TextTokenizer:
                 return_token_type_ids=False,
                 return_offsets_mapping=spans,
                 # Otherwise a text that speaks of "<bos>" would contain the special token itself.
-                split_special_tokens=True,
+                **({"split_special_tokens": True} if self._splits else {}),
             )
             for row, (ids, special) in enumerate(
                 zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
             ):
+                self._check(ids)
                 ordinary = 1 - np.array([1] * len(self._front) + special, np.int8)
                 places = [(0, 0)] * len(self._front) + encoded["offset_mapping"][row] if spans else []
                 yield TokenizedText(
@@ -78,11 +93,22 @@ class TextTokenizer:
                     np.array(places, np.int64).reshape(-1, 2),
                 )
 
+    def _check(self, ids: Sequence[int]) -> None:
+        highest = max(ids, default=0)
+        if self._rows is not None and highest >= self._rows:
+            word = self._tokenizer.convert_ids_to_tokens(int(highest))
+            raise UserError(
+                f"The tokenizer of model {self._name!r} makes token {highest} ({word!r}), and the model's embedding "
+                f"has {self._rows} rows; give the tokenizer that belongs to the model."
+            )
+
     def pad(self, texts: Sequence[TokenizedText]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """(ids [B, L] padded on the right, which of them are not padding)."""
         lengths = np.array([len(text.ids) for text in texts])
         present_BL = np.arange(lengths.max()) < lengths[:, None]
-        ids_BL = np.full(present_BL.shape, self._tokenizer.pad_token_id or 0, np.int64)
+        padding = self._tokenizer.pad_token_id or 0
+        # It is masked: where the model has no row for it, any other token does as well.
+        ids_BL = np.full(present_BL.shape, 0 if self._rows is not None and padding >= self._rows else padding, np.int64)
         ids_BL[present_BL] = np.concatenate([text.ids for text in texts])
         return ids_BL, present_BL
 

@@ -64,7 +64,11 @@ class Corpus:
         if not ascending or len(documents) != len(offsets) - 1:
             raise UserError(f"{folder.tokens} does not fit {folder.documents}; delete the run and train again.")
         file = folder.tokenizer / "tokenizer.json"
-        return cls(tokens, offsets, documents, TokenTexts(file if file.exists() else None))
+        if not file.exists() and folder.vocabulary.exists():
+            texts = TokenTexts.of_table(folder.vocabulary)
+        else:
+            texts = TokenTexts(file if file.exists() else None)
+        return cls(tokens, offsets, documents, texts)
 
     def __len__(self) -> int:
         """Tokens, T."""

@@ -132,18 +132,12 @@ class TextReader:
         start = clean_text(text[:MAX_CHARS])
         with self._lock:
             batch = next(iter(self._model.activations([start], context=MAX_TOKENS)), None)
-            all_tokens = self._count(start)
+            (all_tokens,) = self._model.count_tokens([start])
         if batch is None:
             raise UserError("There is no token in this text; type a word or a sentence.")
         tokens = batch.tokens_T.numpy()
         acts_TD = batch.acts_TD.to(getattr(torch, dtype)).float()
         return ReadText(start, tokens, acts_TD, cut=len(text) > MAX_CHARS or all_tokens > len(tokens))
-
-    def _count(self, text: str) -> int:
-        """Ordinary tokens of a text, however long it is."""
-        tokenize = self._model.tokenizer
-        options = {"add_special_tokens": False, "truncation": False, "split_special_tokens": True, "verbose": False}
-        return len(tokenize(text, **options)["input_ids"])
 
 
 def encode_text(ensemble: Ensemble, read: ReadText, texts: TokenTexts) -> LiveText:

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from sae_core.errors import UserError
-from sae_core.files import read_json
+from sae_core.files import read_json, read_table
 
 PARTIAL = "\N{REPLACEMENT CHARACTER}"
 """Stands for a token that holds only some of a character's bytes."""
@@ -38,6 +38,7 @@ class TokenTexts:
 
     def __init__(self, file: Path | None = None) -> None:
         self._pieces: dict[int, bytes] = {}
+        self._size = 0
         self._texts: dict[int, str] = {}
         self._tokenizer: Tokenizer | None = None
         self.special: frozenset[int] = frozenset()
@@ -54,10 +55,25 @@ class TokenTexts:
         self.special = frozenset(token["id"] for token in added if token.get("special"))
         self._to_bytes = _reader(settings)
 
+    @classmethod
+    def of_table(cls, file: Path) -> TokenTexts:
+        """From the table that a run has where its tokenizer has no file of this kind.
+
+        Raises:
+            UserError: If it is damaged.
+        """
+        table, texts = read_table(file), cls()
+        if not {"token", "bytes", "special"} <= {*table.columns}:
+            raise UserError(f"{file} holds no vocabulary; delete the run and train again.")
+        texts._pieces = dict(zip(table["token"].tolist(), table["bytes"].tolist(), strict=True))
+        texts._size = len(texts._pieces)
+        texts.special = frozenset(table["token"][table["special"]].tolist())
+        return texts
+
     @property
     def vocabulary_size(self) -> int:
         """Tokens that have a text; 0 without a tokenizer."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True) if self._tokenizer else 0
+        return self._tokenizer.get_vocab_size(with_added_tokens=True) if self._tokenizer else self._size
 
     def text(self, token: int) -> str:
         """One token on its own; bytes that are no whole character read ``\\xe2\\x80``."""

@@ -118,7 +118,8 @@ def stoppable(command: str) -> Iterator[None]:
 def about_text(run: Run) -> list[str]:
     """What text a run asked for and got, and what to do where that is too little."""
     facts = run.facts("corpus")
-    return [text for text in (asked_and_got(run.settings, facts), what_is_short(run.settings, facts)) if text]
+    said = (asked_and_got(run.settings, facts), what_is_short(run.settings, facts), *facts.get("remarks", ()))
+    return [text for text in said if text]
 
 
 def facts_by_run(runs: list[Run], stage: str) -> dict[str, dict[str, dict[str, Any]]]:
