@@ -65,7 +65,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell: a figure, small print below it, and a coloured dot before it."""
+    """A cell: a figure, small print below it in one line or several, and a coloured dot before it."""
 
     text: str
     small: str = ""
@@ -86,7 +86,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
 
 def _cell(cell: Cell) -> str:
     dot = f'<span class="dot" style="background:{escape(cell.color)};margin-right:.5rem"></span>' if cell.color else ""
-    small = f"<small>{escape(cell.small)}</small>" if cell.small else ""
+    small = "".join(f"<small>{escape(line)}</small>" for line in cell.small.splitlines())
     return f"<td>{dot}{escape(cell.text)}{small}</td>"
 
 

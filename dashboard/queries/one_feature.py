@@ -124,7 +124,7 @@ def peak_tokens(run: Run, ensemble: str, features: Iterable[int], *, count: int 
     found = {}
     for feature in features:
         positions, values = entries.feature(feature)
-        tokens = dict.fromkeys(text.tokens[positions[strongest(values, 12 * count)]].tolist())
+        tokens = dict.fromkeys(text.alike_V[text.tokens[positions[strongest(values, 12 * count)]]].tolist())
         found[feature] = [text.token_text(token) for token in list(tokens)[:count]]
     return found
 

@@ -177,19 +177,19 @@ def _loss_notes(row: dict[str, Any]) -> str:
     """The interval, and the same with mean ablation."""
     mean = row["loss_recovered_mean"]
     notes = [interval(row["loss_recovered_low"], row["loss_recovered_high"])]
-    return " · ".join(note for note in [*notes, "" if mean is None else f"over mean {percent(mean, 1)}"] if note)
+    return "\n".join(note for note in [*notes, "" if mean is None else f"over mean {percent(mean)}"] if note)
 
 
 def _nats_notes(references: dict[str, float | None] | None) -> str:
     """What the cross-entropy lies between."""
-    return " · ".join(f"{name} {decimal(value)}" for name, value in (references or {}).items() if value is not None)
+    return "\n".join(f"{name} {decimal(value)}" for name, value in (references or {}).items() if value is not None)
 
 
 def _detection_notes(row: dict[str, Any], five: str) -> str:
     """The interval, and what one feature detects."""
     one = row["concept_accuracy_1_standardised"]
     notes = [interval(row[f"{five}_low"], row[f"{five}_high"]), "" if one is None else f"{percent(one)} with 1"]
-    return " · ".join(note for note in notes if note)
+    return "\n".join(note for note in notes if note)
 
 
 def _control(row: dict[str, Any]) -> list[Cell]:

@@ -16,6 +16,7 @@ from dashboard.parts.colors import NEUTRAL, member_color
 from dashboard.parts.concepts import suggestion_text
 from dashboard.parts.numbers import decimal, percent
 from dashboard.parts.spurious import Names
+from dashboard.parts.tokens import show_alone
 from sae_core.evaluation.terms import MAINLY
 
 
@@ -104,7 +105,9 @@ def _row(bench: Bench, found: queries.Evidence, share: float, labels: Mapping[in
         label=labels.get(feature, ""),
         suggestion=_suggestion(bench, feature),
         words=[each.word for each in found.words],
-        tokens=[] if info is None else queries.peak_tokens(run, method, [feature], count=3)[feature],
+        tokens=[]
+        if info is None
+        else [*map(show_alone, queries.peak_tokens(run, method, [feature], count=3)[feature])],
         share=share,
         feeds=found.score > 0,
         notes=notes,
