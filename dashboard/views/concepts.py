@@ -146,17 +146,11 @@ def _about(about: dict[str, Any]) -> None:
         for key, word in (("train_texts", "training"), ("test_texts", "test"))
         if key in about
     ]
-    if about.get("used"):
-        chips.append(
-            chip(
-                f"a concept: {texts_used(about)}",
-                title="balanced, half of them positive; fewer than asked "
-                "for where there are no more; test texts of one module or document are drawn together",
-            )
-        )
     if about.get("chance") is not None:
         chips.append(chip(f"guessing: {percent(about['chance'], 0)}"))
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
+    if about.get("used"):
+        st.caption(f"Each concept is measured on {texts_used(about)}, half of them positive.")
 
 
 def _concept(here: Here, chosen: pd.DataFrame, every: pd.DataFrame, chance: float | None, used: str) -> None:

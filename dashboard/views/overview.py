@@ -20,6 +20,7 @@ from sae_core.activations.asked import asked_and_got, what_is_short
 from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
 from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED
+from sae_core.report.parts import nats
 from sae_core.run import EVALUATION_STAGES
 
 COLUMNS = (
@@ -34,8 +35,7 @@ COLUMNS = (
     ),
     Column(
         "Nats",
-        "Cross-entropy of the next token with reconstructions, a prediction; below it without them, and with zero and "
-        "with mean ablation",
+        "Cross-entropy of the next token with reconstructions, in nats a prediction; below it that of the model itself",
     ),
     Column("MSE", "Mean over held-out tokens of the squared error summed over dimensions"),
     Column("L0", "Features active on a token, summed over the members"),
@@ -140,6 +140,9 @@ def _comparison(here: Here) -> None:
     rows = queries.summary(here.run)
     cells = [(_row(row), _control(row)) for row in rows]
     st.html(table(COLUMNS, [each for own in cells for each in own if each]))
+    references = next((row["cross_entropies"] for row in rows if row["cross_entropies"]), None)
+    if references and None not in references.values():
+        st.caption(nats(references))
     if any(control for _, control in cells):
         st.caption(f"{RANDOM_STAGES.capitalize()}: {CONTROL}")
     if all(row["explained_variance"] is None for row in rows):
@@ -181,8 +184,9 @@ def _loss_notes(row: dict[str, Any]) -> str:
 
 
 def _nats_notes(references: dict[str, float | None] | None) -> str:
-    """What the cross-entropy lies between."""
-    return "\n".join(f"{name} {decimal(value)}" for name, value in (references or {}).items() if value is not None)
+    """What the model itself reaches."""
+    own = (references or {}).get("model")
+    return "" if own is None else f"model {decimal(own, 3)}"
 
 
 def _detection_notes(row: dict[str, Any], five: str) -> str:
