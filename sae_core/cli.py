@@ -16,7 +16,7 @@ from sae_core import console, launch
 from sae_core.commands import labels
 from sae_core.commands.after_training import evaluate, index
 from sae_core.commands.demo import demo
-from sae_core.commands.faults import UsageError, disk_sentence, usage_sentence
+from sae_core.commands.faults import OnceCommand, UsageError, disk_sentence, usage_sentence
 from sae_core.commands.joint_map import joint_map
 from sae_core.commands.look import dashboard, info
 from sae_core.commands.plan import plan
@@ -46,8 +46,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in COMMANDS:
-    app.command()(_command)
-app.command("map")(joint_map)
+    app.command(cls=OnceCommand)(_command)
+app.command("map", cls=OnceCommand)(joint_map)
 app.add_typer(labels.app, name="labels")
 
 

@@ -97,7 +97,11 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         overrides = {dotted: value for name, dotted in SETTINGS.items() if (value := given.pop(name)) is not None}
         if isinstance(methods := overrides.get("training.methods"), str):
             overrides["training.methods"] = methods.split(",")
-        command(chosen=Chosen(config, {**overrides, **parse_assignments(assignments)}, preset), **given)
+        assigned = parse_assignments(assignments)
+        if both := [name for name in SETTINGS if SETTINGS[name] in overrides and SETTINGS[name] in assigned]:
+            option = both[0].replace("_", "-")
+            raise UserError(f"Both --{option} and --set {SETTINGS[both[0]]} are given; leave one of them out.")
+        command(chosen=Chosen(config, {**overrides, **assigned}, preset), **given)
 
     own = inspect.signature(command, eval_str=True).parameters
     options = [
@@ -137,6 +141,8 @@ def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | No
     except ValueError:
         raise UserError(f"--layers {layers} is not of the form N,N,…, e.g. --layers 2,4,6.") from None
     places = [(layer, site.strip()) for layer in numbers for site in (sites.split(",") if sites else [shared.site])]
+    if twice := [place for number, place in enumerate(places) if place in places[:number]]:
+        raise UserError(f"Layer {twice[0][0]}, site {twice[0][1]}, is given twice; leave one of them out.")
     return {
         layer_folder(run, layer, site): replace(
             chosen, overrides={**chosen.overrides, "model.layer": layer, "model.site": site}
@@ -156,6 +162,8 @@ def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
         name, equals, text = assignment.partition("=")
         if not equals or "." not in name:
             raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
+        if name in values:
+            raise UserError(f"--set {name} is given twice; leave one of them out.")
         try:
             values[name] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -171,6 +171,12 @@ def evaluate_retrains(run: Run, paths: Sequence[Path], *, noise: bool = True, pr
     """
     from sae_core.evaluation.retrains import evaluate_retrains as evaluate_runs
 
+    given = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if given[number] in given[:number]:
+            raise UserError(f"{path} is given twice; leave one of them out.")
+        if given[number] == run.path.resolve():
+            raise UserError(f"{path} is the run itself, which is no retrain of it; give runs with other seeds.")
     found = {each.resolve(): each for path in paths for each in find_runs(path)}
     found.pop(run.path.resolve(), None)
     if not found:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 import types
 from collections.abc import Iterator
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sae_core.activations import docstrings, hub
@@ -200,3 +204,60 @@ def test_without_the_hub_the_error_comes_at_once(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match=r"'ag_news' is no file, and the hub .* cannot be asked"):
         load("ag_news")
     assert calls == []
+
+
+def test_halves_of_surrogate_pairs_and_nuls_become_the_sign_for_what_is_no_character(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a\\ud800b \\ud83d\\ude00", "topic": "x\\udc00\\u0000"}\n')
+    (document,) = load(path)
+    assert document.text == "a\ufffdb \U0001f600"
+    assert document.metadata["topic"] == "x\ufffd\ufffd"
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"text " * 100 + b"\x00")
+    assert load(path)[0].text.endswith("\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"[" * 100_000, "Line 1 of .* is nested too deeply"),
+        ("a.jsonl", b'{"text": "x", "n": ' + b"9" * 5000 + b"}", "Line 1 of .* has a number that is too long"),
+        ("a.csv", b"text,n\nx\n", "Line 2 of .* has 1 of the header's 2 fields"),
+        ("a.txt", "plain words".encode("utf-16-le"), "is full of NUL characters"),
+        ("a.csv", b"", "holds no text"),
+        ("a.csv", b"text,n\n", "holds no text"),
+        ("a.parquet", b"", "cannot be read"),
+    ],
+)
+def test_what_no_reader_can_make_text_of_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / name)
+
+
+def test_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        load(tmp_path / "a.jsonl")
+
+
+def test_parquet_columns_of_every_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    days = pa.array([-719_162, 2_932_896], pa.int32()).cast(pa.date32())  # years 1 and 9999
+    columns = {
+        "text": pa.array(["one", "two"]).dictionary_encode(),
+        "day": days,
+        "price": pa.array([Decimal("1.50"), None]),
+        "far": pa.array([10**9, 0], pa.date32()),
+        "raw": pa.array([b"\xff", b"x"]),
+        "many": pa.array([[1], [2]]),
+    }
+    pq.write_table(pa.table(columns), path)
+    first, second = load(path)
+    assert (first.metadata["day"], first.metadata["price"]) == ("0001-01-01", "1.50")
+    assert second.metadata["day"] == "9999-12-31"
+    assert not {"raw", "many"} & set(first.metadata)
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"ok", b"\xff\xfe"]).buffers())
+    pq.write_table(pa.table({"text": bad}), path)
+    with pytest.raises(UserError, match=r"Column 'text' of .*a\.parquet, row 2, is not UTF-8 text \(byte 0xff\)"):
+        load(path)

@@ -47,6 +47,11 @@ def index(run: RunPath, as_json: AsJson = False) -> None:
     console.say(f"Next: {command_line('evaluate', run)}, {command_line('dashboard', run)}")
 
 
+def _identity(task: str) -> str:
+    """What tells a task from others: the name of a public data set, or the whole path of a file."""
+    return task if task in PUBLIC_SETS else str(Path(task).resolve())
+
+
 def evaluate(
     run: RunPath,
     task: Annotated[
@@ -88,6 +93,8 @@ def evaluate(
     for name in task or []:
         if name not in PUBLIC_SETS and not Path(name).suffix and not Path(name).exists():
             raise UserError(f"--task {name} is neither a file nor one of {', '.join(PUBLIC_SETS)}.")
+        if [_identity(other) for other in task or []].count(_identity(name)) > 1:
+            raise UserError(f"--task {name} is given twice; leave one of them out.")
     opened = trained_runs(run)
     if retrain and len(opened) > 1:
         raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")

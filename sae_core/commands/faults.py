@@ -6,9 +6,23 @@ import errno
 from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 UsageError: Any = typer.BadParameter.__base__
 """What a wrong option or argument raises; Typer exports only this subclass of it."""
+
+
+class OnceCommand(TyperCommand):
+    """A command that refuses an option that is given twice, of which the second would take the first's place."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what is given to the command."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        options = [each for each in given if each.param_type_name == "option" and not each.multiple]
+        for number, option in enumerate(options):
+            if option in options[:number]:
+                ctx.fail(f"{option.opts[0]} is given twice; leave one of them out")
+        return super().parse_args(ctx, args)
 
 
 def usage_sentence(error: Any) -> str:

@@ -29,6 +29,8 @@ def joint_map(
     from sae_core.evaluation.terms import THRESHOLD
 
     sides = Side(left, ensemble), Side(right, other)
+    if ensemble == other and left.path.resolve() == right.path.resolve():
+        raise UserError(f"Both sides are the ensemble {ensemble} of {run}; give another --other or --other-run.")
     words = ["map", run, "--ensemble", ensemble, "--other", other]
     words += ["--other-run", other_run] if other_run else []
     with stoppable(command_line(*words)), console.drawn_progress() as progress:

@@ -36,6 +36,7 @@ from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.sample import training_sample
+from sae_core.evaluation.task_names import identity_of, task_name
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
@@ -103,11 +104,11 @@ def evaluate_task(
     progress: Progress = silent,
     device: str | None = None,
 ) -> None:
-    """Detect the labels in a file and add them to the run's concepts, in place of an earlier task of that name.
+    """Detect the labels in a file and add them to the run's concepts, in place of an earlier task of that file.
 
     Args:
         run: A run with trained ensembles.
-        path: CSV, JSONL or Parquet; the task is called after it.
+        path: CSV, JSONL or Parquet; the task is called after it, and after its folder where another one is called so.
         text_column: Column that holds the text.
         label_column: Column that holds the label.
         progress: Told about texts and methods.
@@ -118,8 +119,9 @@ def evaluate_task(
     """
     device = resolve_device(device or run.settings.training.device)
     texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
-    task = labelled_task(path.name, texts, labels, seed=run.settings.training.seed)
-    _add_tasks(run, [task], run.settings.evaluation, device, progress)
+    there = read_json(run.evaluation("concepts"))["tasks"] if run.evaluation("concepts").exists() else []
+    task = labelled_task(task_name(path, there), texts, labels, seed=run.settings.training.seed)
+    _add_tasks(run, [task], run.settings.evaluation, device, progress, file=identity_of(path))
 
 
 def evaluate_public(
@@ -150,7 +152,15 @@ def evaluate_public(
     _add_tasks(run, tasks, run.settings.evaluation.model_copy(update=sizes), device, progress)
 
 
-def _add_tasks(run: Run, tasks: Sequence[Task], settings: EvaluationSettings, device: str, progress: Progress) -> None:
+def _add_tasks(
+    run: Run,
+    tasks: Sequence[Task],
+    settings: EvaluationSettings,
+    device: str,
+    progress: Progress,
+    *,
+    file: str | None = None,
+) -> None:
     """Measure tasks one after another, as the codes of many texts fill the memory, and keep each when it is done."""
     ensembles, read = _load(run, device), activations_of(run, device, progress)
     sample_BD = sample_activations(run, read)
@@ -165,6 +175,8 @@ def _add_tasks(run: Run, tasks: Sequence[Task], settings: EvaluationSettings, de
             device=device,
             progress=progress,
         )
+        if file is not None:
+            facts["tasks"] = [{**each, "file": file} for each in facts["tasks"]]
         _add_concepts(run, task.name, facts, table)
 
 

@@ -34,6 +34,7 @@ from sae_core.evaluation.spurious_tasks import (
     file_task,
     shared_texts,
 )
+from sae_core.evaluation.task_names import task_name
 from sae_core.evaluation.terms import SPURIOUS
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
@@ -55,6 +56,8 @@ def make_tasks(
     """
     texts, embedded = run.settings.evaluation.spurious_texts, run.settings.text.source == EMBEDDED
     wanted = list(names)
+    if twice := [name for number, name in enumerate(wanted) if name in wanted[:number]]:
+        raise UserError(f"Task {twice[0]} is given twice; leave one of them out.")
     if not wanted and file is None:
         wanted = [BIOGRAPHIES, DOCSTRINGS] if embedded else [BIOGRAPHIES]
     tasks = []
@@ -73,7 +76,10 @@ def make_tasks(
             raise UserError(f"Task {DOCSTRINGS} needs the embedded text; this run reads {run.settings.text.source}.")
         else:
             raise UserError(f"There is no task {name!r}; use {BIOGRAPHIES}, {DOCSTRINGS} or {BIAS_IN_BIOS}, or --file.")
-    return [*tasks, file_task(file, columns or Columns(), texts)] if file else tasks
+    if file is None:
+        return tasks
+    name = task_name(file, measured_tasks(run))
+    return [*tasks, file_task(file, columns or Columns(), texts, name=name)]
 
 
 def evaluate_spurious(
@@ -141,6 +147,7 @@ def _evaluate_task(
     splits = [draw_split(task, texts, seed=seed) for seed in seeds]
     facts = {
         "task": task.name,
+        **({} if task.file is None else {"file": task.file}),
         "description": task.description,
         "target": task.target,
         "spurious": task.spurious,

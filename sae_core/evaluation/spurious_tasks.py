@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from sae_core.activations import hub, tables
 from sae_core.activations.text import Document
 from sae_core.errors import UserError
 from sae_core.evaluation.biographies import make_biographies
+from sae_core.evaluation.task_names import identity_of
 from sae_core.evaluation.tasks import KINDS, passages_by_cell
 
 Bools = NDArray[np.bool_]
@@ -52,6 +53,7 @@ class SpuriousTask:
         spurious_X: S of each text.
         test_X: Whether a text is for testing.
         marked: Where in each text S stands, as first and last (exclusive) characters, where that is known.
+        file: What the file is known by that it comes from, if from one.
         dealt: Whether seeds get texts dealt out, as `draw_split` says; earlier runs drew them with each seed anew.
     """
 
@@ -64,6 +66,7 @@ class SpuriousTask:
     spurious_X: Bools
     test_X: Bools
     marked: list[Spans] | None = field(default=None)
+    file: str | None = None
     dealt: bool = True
 
     def group(self, target: bool, spurious: bool, *, test: bool) -> Integers:
@@ -245,8 +248,10 @@ class Columns:
     spurious_values: tuple[str, str] = (FEMALE, MALE)
 
 
-def file_task(path: Path, columns: Columns, texts: int) -> SpuriousTask:
+def file_task(path: Path, columns: Columns, texts: int, *, name: str | None = None) -> SpuriousTask:
     """A task from a CSV, JSONL or Parquet file; some texts are for testing, by a hash of the text.
+
+    It has the file's name if no other is given.
 
     Raises:
         UserError: If the file or a column is missing, or a label never occurs.
@@ -268,13 +273,14 @@ def file_task(path: Path, columns: Columns, texts: int) -> SpuriousTask:
         _require(columns.target, columns.target_values, seen_target, path)
         _require(columns.spurious, columns.spurious_values, seen_spurious, path)
 
-    return _task(
-        path.name,
+    task = _task(
+        name or path.name,
         f"{columns.target} of {path.name}, where in training it goes together with {columns.spurious}.",
         columns.target_values,
         columns.spurious_values,
         _limited(rows(), texts),
     )
+    return replace(task, file=identity_of(path))
 
 
 class _Row(NamedTuple):
