@@ -184,3 +184,17 @@ def test_ids_beyond_the_embedding(tmp_path: Path) -> None:
     torch.testing.assert_close(together.acts_TD, alone, atol=1e-5, rtol=1e-4)
     with pytest.raises(UserError, match=r"makes token 401 \('column'\), and the model's embedding has 400 rows"):
         list(reader.activations(["every column"]))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"max_position_embeddings": 0}, "takes texts of 0 tokens"),
+        ({"quantization_config": {"quant_method": "nonsense"}}, "is quantized by 'nonsense'"),
+    ],
+)
+def test_configurations_that_cannot_be_right_are_refused(
+    whole: Path, tmp_path: Path, config: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        LanguageModel.load(settings(changed(whole, tmp_path / "model", without(), **config)))

@@ -65,8 +65,11 @@ def _block_entries(config: Any) -> int | None:
     import torch
     from transformers import AutoModel
 
-    with torch.device("meta"):  # shapes without memory
-        model = AutoModel.from_config(config)
+    try:
+        with torch.device("meta"):  # shapes without memory
+            model = AutoModel.from_config(config)
+    except Exception:  # a model's code makes no model of a part of its configuration
+        return None
     lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
     blocks = next((module for module in lists if len(module) == config.num_hidden_layers), None)
     if blocks is None:

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import logging as transformers_logging
 
 from sae_core.activations import hub
@@ -78,7 +79,8 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
 
 def _saved_class(config: Any) -> str | None:
     """The class that the files say they are of; None if they do not say, or it is none of transformers."""
-    saved = (config.architectures or [None])[0]
+    named = config.architectures
+    saved = named[0] if isinstance(named, (list, tuple)) and named else None
     return saved if isinstance(saved, str) and hasattr(transformers, saved) else None
 
 
@@ -164,6 +166,17 @@ def _check(config: Any, settings: ModelSettings) -> None:
     blocks, vocabulary = getattr(text, "num_hidden_layers", None), getattr(text, "vocab_size", None)
     if not isinstance(blocks, int) or not isinstance(vocabulary, int):
         raise UserError(f"Model {settings.name!r} ({config.model_type}) is no transformer over text; give another one.")
+    most = getattr(text, "max_position_embeddings", None)
+    if isinstance(most, int) and most < 1 and most != -1:  # by which XLNet says that it has no limit
+        raise UserError(
+            f"Model {settings.name!r} takes texts of {most} tokens (max_position_embeddings); mend its config."
+        )
+    quantized = getattr(config, "quantization_config", None)
+    if isinstance(quantized, dict) and not AutoHfQuantizer.supports_quant_method(quantized):
+        raise UserError(
+            f"Model {settings.name!r} is quantized by {quantized.get('quant_method')!r}, which transformers does not "
+            "know and would pass over; give the model in another form."
+        )
     if settings.layer >= blocks:
         raise refuse_layer(settings.name, blocks, settings.layer)
 
