@@ -95,10 +95,18 @@ def content(*names: str) -> dict:
 def test_the_verdict_compares_at_equal_tokens_steps_and_flops_and_names_what_is_missing() -> None:
     both = list(at_equal_cost(content("single", "boosted", "expanded_l0", "expanded_l0_long")))
     assert len(both) == 2
-    assert both[0].startswith("Boosted explains more than one SAE of the same width and L0 (+5.0 points")
-    assert both[0].endswith("at equal tokens, with 4 times the steps and about equal FLOPs (1.05 times).")
-    assert both[1].startswith("Boosted explains less than one SAE of the same width and L0")
-    assert both[1].endswith("at equal steps, with 0.25 times the tokens and 0.26 times the FLOPs.")
+    assert both[0] == (
+        "Boosted, at equal tokens, with 4 times the steps and about equal FLOPs (1.05 times), explains more than one "
+        "SAE of the same width and L0 (+5.0 points (+5.0 to +5.0))."
+    )
+    # Four times the arithmetic buys more, so nothing is said of a better buy.
+    assert both[1] == (
+        "Boosted, at equal steps, with 0.25 times the tokens and 0.26 times the FLOPs, explains less than one SAE of "
+        "the same width and L0, trained for as many steps as all stages, (−5.0 points (−5.0 to −5.0))."
+    )
+    cheap = content("single", "boosted", "expanded_l0")
+    cheap["ensembles"]["expanded_l0"]["figures"]["reconstruction.explained_variance"]["values"] = [0.93] * 3
+    assert any(said.endswith("that one is the better buy.") for said in at_equal_cost(cheap))
     *_, missing = at_equal_cost(content("single", "boosted", "expanded_l0"))
     assert "train expanded_l0_long" in missing
     assert "--methods single,boosted,expanded_l0,expanded_l0_long" in missing

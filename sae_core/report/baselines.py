@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sae_core.config import LONG, SELECTING
-from sae_core.evaluation.effort import Effort, at_equal
+from sae_core.evaluation.effort import ABOUT, Effort, at_equal
 from sae_core.methods import headed
 from sae_core.report.figures import compared, verdict_on
 
@@ -23,9 +23,9 @@ def at_equal_cost(content: Content) -> Iterator[str]:
     baseline, size = _baseline(content)
     wanted = [baseline, *(long for long, plain in LONG.items() if plain == baseline and _in_turn(content, several))]
     words: Mapping[str, Callable[[str], str]] = {
-        "higher": lambda gain: f"explains more than {size} ({gain})",
-        "lower": lambda gain: f"explains less than {size} ({gain}): that one is the better buy",
-        "open": lambda gain: f"and {size} cannot be told apart ({gain})",
+        "higher": lambda what: f"explains more than {what}",
+        "lower": lambda what: f"explains less than {what}",
+        "open": lambda what: f"cannot be told apart from {what}",
     }
     for other in (each for each in wanted if each in figures):
         for name in several:
@@ -33,11 +33,21 @@ def at_equal_cost(content: Content) -> Iterator[str]:
             verdict = verdict_on(found)
             if found and verdict:
                 said = compared_at(content, name, other)
-                equal = f", {said}" if said else ""
-                yield f"{headed(name)} {words[verdict](change({**found, 'verdict': None}))}{equal}."
+                equal = f", {said}," if said else ""
+                what = f"{size}, trained for as many steps as all stages," if other in LONG else size
+                cheaper = verdict == "lower" and _costs_no_less(content, name, other)
+                buy = ": that one is the better buy" if cheaper else ""
+                gain = change({**found, "verdict": None})
+                yield f"{headed(name)}{equal} {words[verdict](what)} ({gain}){buy}."
     missing = [each for each in wanted if each not in figures]
     if missing:
         yield _to_train(content, missing, size)
+
+
+def _costs_no_less(content: Content, name: str, other: str) -> bool:
+    """Whether training an ensemble took at least about the arithmetic of another one, as far as it was recorded."""
+    one, two = ((content["ensembles"][each].get("effort") or {}).get("flops") for each in (name, other))
+    return not one or not two or one >= (1 - ABOUT) * two
 
 
 def _baseline(content: Content) -> tuple[str, str]:
