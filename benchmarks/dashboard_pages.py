@@ -181,10 +181,10 @@ def opened_pages(look: Look, rounds: int) -> Times:
     """Every page by its link in the sidebar."""
     times: Times = {}
     look.open("")
-    names = [name.strip() for name in look.page.get_by_test_id("stSidebarNavLink").all_inner_texts()]
+    names = [name.strip() for name in look.page.locator(".st-key-pages a").all_inner_texts()]
     for _ in range(rounds):
         for name in names[1:] + names[:1]:
-            link = look.page.get_by_test_id("stSidebarNavLink").get_by_text(name.split("\n")[-1], exact=True)
+            link = look.page.locator(".st-key-pages a").get_by_text(name.split("\n")[-1], exact=True)
             _note(times, f"page {name.split(chr(10))[-1]}", look.after(link.click))
     return times
 

@@ -84,19 +84,31 @@ def requested_feature(text: str | None, features: int) -> int | None:
     return int(text)
 
 
-def write(query: Mapping[str, str | None]) -> None:
-    """Put values into the address bar, and take those out that are None; unchanged ones cause no message."""
-    for key, value in query.items():
-        if value is None:
-            if key in st.query_params:
-                del st.query_params[key]
-        elif st.query_params.get(key) != value:
-            st.query_params[key] = value
+def write(query: Mapping[str, str | None], *, always: bool = False) -> None:
+    """Put values into the address bar, and take those out that are None: all at once.
+
+    Every message to the browser is a step of its history, which Back would stop at.
+
+    Args:
+        query: The values.
+        always: Whether the browser is told even if nothing changes: a link from a page to itself changes what the
+            server knows of the address, and not the address bar.
+    """
+    before = st.query_params.to_dict()
+    after = {key: value for key, value in {**before, **query}.items() if value is not None}
+    if always or after != before:
+        st.query_params.from_dict(after)
 
 
 def remember(here: Here) -> None:
     """Keep what the pages look at, for this session."""
     st.session_state[_HERE] = here
+
+
+def last() -> Here | None:
+    """What the pages looked at last; None before they have looked at anything."""
+    kept: Here | None = st.session_state.get(_HERE)
+    return kept
 
 
 def here() -> Here:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import streamlit as st
 
 from dashboard import address, pins, queries
-from dashboard.parts.cards import notice
+from dashboard.faults import in_a_sentence
 from dashboard.parts.style import stylesheet
 from sae_core import variables
 from sae_core.browse.labels import LONGEST
@@ -20,6 +21,8 @@ from sae_core.errors import UserError
 from sae_core.run import Run
 
 # Drawn here, since Streamlit's own icons for the browser tab would be fetched from a server.
+_PICKED = "address-picked"
+"""What was picked in the sidebar, until the page has put it into the address with all that follows from it."""
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#1f6fb5"/>'
     '<g fill="#fff"><circle cx="10" cy="11" r="3.2"/><circle cx="22" cy="9" r="2.2" opacity=".7"/>'
@@ -51,17 +54,17 @@ def _root() -> Path:
 
 def _picked_run(key: str) -> None:
     others = {address.ENSEMBLE: None, address.FEATURE: None, address.PINS: None}
-    address.write({address.RUN: st.session_state[key], **others})
+    st.session_state[_PICKED] = {address.RUN: st.session_state[key], **others}
 
 
 def _picked_ensemble(key: str) -> None:
-    address.write({address.ENSEMBLE: st.session_state[key], address.FEATURE: None})
+    st.session_state[_PICKED] = {address.ENSEMBLE: st.session_state[key], address.FEATURE: None}
 
 
-def _pick_run(root: Path) -> tuple[dict[str, Path], Run]:
+def _pick_run(root: Path, asked: Mapping[str, str | None]) -> tuple[dict[str, Path], Run]:
     runs = queries.runs(root)
     names = list(runs)
-    requested, remembered = st.query_params.get(address.RUN), st.session_state.get("run")
+    requested, remembered = asked.get(address.RUN), st.session_state.get("run")
     shown = address.shown(requested, remembered, names)
     if len(names) > 1 or shown is None:
         # The key holds the choice, so that the address bar alone decides and a picker never overrules a link.
@@ -75,12 +78,14 @@ def _pick_run(root: Path) -> tuple[dict[str, Path], Run]:
     return runs, queries.open_run(runs[name])
 
 
-def _pick_ensemble(infos: dict[str, queries.EnsembleInfo]) -> queries.EnsembleInfo | None:
+def _pick_ensemble(
+    infos: dict[str, queries.EnsembleInfo], asked: Mapping[str, str | None]
+) -> queries.EnsembleInfo | None:
     if not infos:
         return None
     # Several members are what this is about, so the first such ensemble is shown first.
     names = sorted(infos, key=lambda name: infos[name].members == 1)
-    requested, remembered = st.query_params.get(address.ENSEMBLE), st.session_state.get("ensemble")
+    requested, remembered = asked.get(address.ENSEMBLE), st.session_state.get("ensemble")
     shown = address.shown(requested, remembered, names)
     key = f"pick-ensemble-{shown}"
     st.sidebar.selectbox(
@@ -116,29 +121,52 @@ def _author() -> str:
 
 def _look() -> address.Here:
     root = _root()
-    runs, run = _pick_run(root)
+    picked: dict[str, str | None] = st.session_state.pop(_PICKED, {})
+    asked = {**st.query_params.to_dict(), **picked}
+    runs, run = _pick_run(root, asked)
     infos = queries.ensembles(run)
-    ensemble = _pick_ensemble(infos)
+    ensemble = _pick_ensemble(infos, asked)
     here = address.Here(root, runs, run, infos, ensemble, _author())
-    address.write(here.link())
-    pins.remember(here)
+    address.write({**picked, **here.link(), **pins.remember(here, asked.get(address.PINS))})
     return here
+
+
+def _links(pages: list[st.Page], here: address.Here | None) -> None:
+    """The way to every page.
+
+    Streamlit's own links would drop the address, which the page would then write again: two steps of the browser's
+    history, of which Back would reach one.
+    """
+    query = here.link() if here else {}
+    if here and (text := pins.to_text(pins.pinned(here))):
+        query[address.PINS] = text
+    for page in pages:
+        if page.visibility != "hidden":
+            st.page_link(page, query_params=query)
+
+
+def _way_back() -> None:
+    st.page_link("views/overview.py", label="Back to the overview", icon=":material/arrow_back:")
 
 
 def main() -> None:
     """Draw the sidebar and run the page that is asked for; bad input becomes one sentence."""
     st.set_page_config(page_title="SAE ensembles", page_icon=ICON, layout="wide")
     # Before anything that may fail: without it Streamlit would run a page's file on its own.
-    page = st.navigation(_pages())
-    st.html(stylesheet())
-    try:
-        address.remember(_look())
-        page.run()
-    except UserError as error:
-        st.html(notice("This cannot be shown", str(error)))
-        if st.button("Back to the overview", icon=":material/arrow_back:"):
-            st.query_params.clear()
-            st.switch_page("views/overview.py")
+    pages = _pages()
+    page = st.navigation(pages, position="hidden")
+    with st.container(key="stylesheet"):
+        # HTML of nothing but style goes to a place of Streamlit's that a toast in a callback writes over.
+        st.html(f"<i></i>{stylesheet()}")
+    links, here = st.sidebar.container(gap=None, key="pages"), None
+    with in_a_sentence(_way_back):
+        here = _look()
+    with links:
+        _links(pages, here)
+    if here is not None:
+        address.remember(here)
+        with in_a_sentence(_way_back):
+            page.run()
 
 
 main()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
 
 import plotly.graph_objects as go
 import streamlit as st
@@ -47,7 +50,23 @@ def feature_link(here: Here, feature: int, text: str, *, ensemble: str | None = 
 
 def open_feature(here: Here, feature: int, *, ensemble: str | None = None, **more: str) -> None:
     """Go to a feature's page."""
-    st.switch_page(FEATURE_PAGE, query_params={**here.link(feature, ensemble=ensemble), **more})
+    go_to("feature", {**here.link(feature, ensemble=ensemble), **more})
+
+
+def go_to(page: str, query: Mapping[str, str]) -> None:
+    """Go to a page, as one step of the browser's history.
+
+    `st.switch_page` makes two of it: it writes the new query behind the old page's path first, and Back would lead to
+    that page with the filters of another. So the browser makes the step itself, as if people had gone back and forth.
+
+    Args:
+        page: The page's path.
+        query: All of its address.
+    """
+    # Quoted, so that nothing in it ends the script; the last part makes the browser run the script each time.
+    target = json.dumps(f"{page}?{urlencode(query)}")
+    script = f"history.pushState({{}}, '', {target}); dispatchEvent(new PopStateEvent('popstate'))"
+    st.html(f"<script>{script} // {uuid4().hex}</script>", unsafe_allow_javascript=True)
 
 
 def chart(figure: go.Figure, title: str, how_to_read: str, *, key: str, **options: Any) -> Any:

@@ -48,15 +48,21 @@ def from_text(text: str, ensembles: Mapping[str, EnsembleInfo]) -> tuple[list[Pi
     return list(pins)[:MOST], unknown
 
 
-def remember(here: Here) -> None:
-    """Take pins over from the address bar, or put those of this session into it; once a run of the script."""
-    text = st.query_params.get(address.PINS)
-    if text is None:
-        address.write({address.PINS: to_text(pinned(here)) or None})
-        return
-    pins, unknown = from_text(text, here.ensembles)
-    st.session_state[_UNKNOWN] = unknown
-    replace(here, pins)
+def remember(here: Here, text: str | None) -> dict[str, str | None]:
+    """Take pins over from the address bar, once a run of the script.
+
+    Args:
+        here: What the page looks at.
+        text: What the address bar holds; None if nothing, and the pins of this session are to be put into it.
+
+    Returns:
+        What the address bar is to hold.
+    """
+    if text is not None:
+        pins, unknown = from_text(text, here.ensembles)
+        st.session_state[_UNKNOWN] = unknown
+        st.session_state[_key(here)] = tuple(pins)
+    return {address.PINS: to_text(pinned(here)) or None}
 
 
 def unknown() -> list[str]:

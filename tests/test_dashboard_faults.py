@@ -119,3 +119,26 @@ def test_every_page_of_a_run_that_lacks_something_opens(
         app.switch_page(f"views/{page}.py").run()
         assert not app.exception, page
         assert "cannot be shown" not in html(app), page
+
+
+def test_every_fragment_ends_in_a_sentence() -> None:
+    files = [path for path in APP.parent.rglob("*.py") if "st.fragment" in path.read_text("utf-8")]
+    assert [path.name for path in files] == ["faults.py"]
+
+
+@pytest.mark.parametrize("page", ["overview", "features", "feature", "labels", "atom_map", "pinned"])
+def test_a_run_that_is_deleted_under_an_open_page_ends_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Run, page: str
+) -> None:
+    path = Path(shutil.copytree(run.path, tmp_path / "runs" / "run"))
+    app = open_page(monkeypatch, path.parent, page, run="run", ensemble="bagged")
+    assert not app.exception
+    shutil.rmtree(path)
+    if page == "feature":
+        next(field for field in app.text_input if field.label == "Label").set_value("too late")
+        save = next(button for button in app.button if button.label == "Save")
+        save.click()
+    app.run()
+    assert not app.exception
+    assert "This cannot be shown" in html(app)
+    assert not path.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,15 @@ def test_the_way_back_leads_to_the_feature_that_was_shown_last(monkeypatch: pyte
     app.button(key="next").click().run()
     app.button(key="all").click().run()
     assert not app.exception
+    # The browser goes there itself.
+    assert re.search(
+        r"pushState\(\{\}, '', \"features\?run=complete&ensemble=bagged&sort=feature&dead=1\"\)", html(app)
+    )
+    app.switch_page("views/features.py")
+    app.query_params.clear()
+    for key, value in query.items():
+        app.query_params[key] = value
+    app.run()
     assert listed(app)["chosen"] == 10
     assert listed(app)["features"] == list(range(10, 20))
     assert {key: app.query_params[key] for key in query} == query

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dashboard.parts.colors import HIGHLIGHT, activation_css
 
 _RULES = """
+.st-key-stylesheet,.st-key-map-points{display:none}
 .stMainBlockContainer{padding:3.2rem 3rem 4rem;max-width:1320px}
 .sae{--line:color-mix(in srgb,currentColor 14%,transparent);--soft:color-mix(in srgb,currentColor 5%,transparent);
   --muted:color-mix(in srgb,currentColor 68%,transparent);font-size:.92rem;line-height:1.5}

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here
 from dashboard.common import feature_link
+from dashboard.faults import fragment
 from dashboard.parts import aligned
 from dashboard.parts.aligned import Mark
 from dashboard.parts.cards import notice, plain, section
@@ -30,7 +31,7 @@ _TOP = 4
 STRONGEST, ONE = "strongest", "family"
 
 
-@st.fragment
+@fragment
 def browse(here: Here, info: queries.EnsembleInfo) -> None:
     """The section on a text of one's own; it is read by the run's language model."""
     text = f"Type a text: the run's language model reads it, and each {info.member_word} shows its features on it."

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import address, queries
 from dashboard.address import Here
 from dashboard.common import feature_link, missing, picked_row
+from dashboard.faults import fragment
 from dashboard.parts import families as parts
 from dashboard.parts.cards import chip, member_chip, notice, plain, section
 from dashboard.parts.charts import CONFIG
@@ -25,7 +26,7 @@ FAMILY = "family"
 _MORE = 12
 
 
-@st.fragment
+@fragment
 def browse(here: Here, info: queries.EnsembleInfo) -> None:
     """The section on families; what is clicked in it is shown without drawing the rest of the page anew."""
     st.html(

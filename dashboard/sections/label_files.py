@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.address import Here
+from dashboard.faults import callback
 from dashboard.parts.cards import plain, section, tile, tiles
 from dashboard.parts.numbers import whole
 from dashboard.sections import labelling
@@ -100,6 +101,7 @@ def _plan(here: Here, plan: ImportPlan, name: str) -> None:
     )
 
 
+@callback
 def _take(here: Here, plan: ImportPlan, taken: Sequence[tuple[str, int]], name: str) -> None:
     saved = labelling.save(here, plan.edits(replace=taken), kind="import", text=name)
     if saved is not None and not saved.conflicts:

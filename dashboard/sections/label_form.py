@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.address import Here
+from dashboard.faults import callback
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain
 from dashboard.parts.feature_side import suggestion_html
@@ -108,6 +109,7 @@ def _suggestion(here: Here, info: queries.EnsembleInfo, feature: int, key: str, 
             )
 
 
+@callback
 def _take(
     here: Here, info: queries.EnsembleInfo, feature: int, key: str, family: Sequence[Copy], suggestion: str
 ) -> None:
@@ -146,6 +148,7 @@ def _load(key: str, label: Label | None, version: int) -> None:
     st.session_state[_SHOWN] = (key, version, st.session_state.get(labelling.RELOAD, 0))
 
 
+@callback
 def _save(here: Here, info: queries.EnsembleInfo, feature: int, key: str, family: Sequence[Copy]) -> None:
     member, latent = info.place(feature)
     label, note = (str(st.session_state[f"{part}-{key}"] or "").strip() for part in ("label", "note"))

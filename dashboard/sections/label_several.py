@@ -10,6 +10,7 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here
 from dashboard.common import missing
+from dashboard.faults import callback
 from dashboard.parts import filters as chosen
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import notice, section
@@ -147,6 +148,7 @@ def _bulk(here: Here, info: queries.EnsembleInfo, edits: Sequence[Edit], there: 
     )
 
 
+@callback
 def _do(here: Here, edits: Sequence[Edit]) -> None:
     saved = labelling.save(here, edits, kind="bulk")
     if saved is not None and not saved.conflicts:
@@ -193,6 +195,7 @@ def _families(
     )
 
 
+@callback
 def _give(here: Here, ensemble: str, given: Mapping[int, Sequence[Copy]]) -> None:
     copies = {(ensemble, feature): family for feature, family in given.items()}
     saved = labelling.save(here, [], kind="family", copies=copies)

@@ -11,6 +11,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.address import Here
+from dashboard.faults import callback
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain, section
 from dashboard.parts.numbers import whole
@@ -124,6 +125,7 @@ def undo_and_redo(here: Here, *, key: str) -> None:
     )
 
 
+@callback
 def _undo(here: Here, number: int, *, again: bool = False) -> None:
     store = queries.labels(here.run)
     try:
@@ -195,6 +197,7 @@ def choose(pairs: Sequence[tuple[Any, Any, str]], *, key: str) -> list[bool]:
     return [bool(value) for value in edited["replace"]]
 
 
+@callback
 def _decide(here: Here, waiting: _Pending, chosen: Sequence[Conflict]) -> None:
     st.session_state.pop(_PENDING, None)
     clashing = {one.wanted.key for one in waiting.conflicts}

@@ -10,6 +10,7 @@ from dashboard import address, queries
 from dashboard.address import FEATURE, Here, here
 from dashboard.common import choice, feature_link, missing, trained_ensemble
 from dashboard.components import map_canvas
+from dashboard.faults import fragment
 from dashboard.parts import atom_map as parts
 from dashboard.parts.cards import chip, heading, member_chip, notice, section
 from dashboard.parts.colors import HIGHLIGHT
@@ -18,13 +19,11 @@ from dashboard.parts.tokens import show_alone, strips
 from dashboard.sections.map_list import listing
 from dashboard.sections.map_look import Look, joint_look, member_look, whole_look
 from dashboard.sections.map_side import joint_sides, other_side
-from sae_core.errors import UserError
 from sae_core.run import Run
 
 SHOWN = {"all": "All together", "members": "Two {word}s", "joint": "Two ensembles"}
 POINT = "point"
 """In the address bar of a joint map, since two ensembles share its numbers."""
-_HIDDEN = "<style>.st-key-map-points{display:none}</style>"
 
 
 def show(here: Here) -> None:
@@ -45,7 +44,6 @@ def show(here: Here) -> None:
     if look is None:
         return
     with st.container(key="map-points"):
-        st.html(_HIDDEN)
         map_canvas.send_points(look.points.data)
     _explore(here, look)
 
@@ -71,16 +69,9 @@ def _look(here: Here, info: queries.EnsembleInfo, points: queries.MapPoints) -> 
     return None if joint is None else joint_look(joint, [(here.run, info), others[name]], ["this", name])
 
 
-@st.fragment
+@fragment
 def _explore(here: Here, look: Look) -> None:
-    """What is drawn anew at a click; errors within it do not reach the page around it."""
-    try:
-        _draw(here, look)
-    except UserError as error:
-        st.html(notice("This cannot be shown", str(error)))
-
-
-def _draw(here: Here, look: Look) -> None:
+    """What is drawn anew at a click."""
     color, concept, dead = _controls(look)
     point = _point(look)
     left, right = st.columns([2.1, 1], gap="large") if len(look.panels) == 1 else (st.container(), st.container())

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from dashboard import address, queries
 from dashboard.address import Here, here
-from dashboard.common import FEATURES_PAGE, missing, opened_key, trained_ensemble
+from dashboard.common import go_to, missing, opened_key, trained_ensemble
 from dashboard.components import feature_keys
+from dashboard.faults import fragment
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import chip, heading, member_chip, notice, section, tile, tiles, what_to_run
 from dashboard.parts.colors import HIGHLIGHT, METHODS
@@ -27,7 +28,6 @@ from dashboard.pins import pin_button
 from dashboard.sections.label_form import label_form
 from dashboard.sections.near_features import near_features
 from sae_core.browse.labels import Label
-from sae_core.errors import UserError
 from sae_core.numbering import within
 
 SHOWN = (12, 24, 48)
@@ -47,20 +47,16 @@ def show(here: Here) -> None:
     order = queries.order(here.run, info, filters)
     asked = address.requested_feature(st.query_params.get(address.FEATURE), info.features)
     feature = asked if asked is not None else int(order[0]) if len(order) else 0
-    # Written even if it is the same: a link from this page to itself changes the query but not the address bar.
-    st.query_params[address.FEATURE] = str(feature)
+    address.write({address.FEATURE: str(feature)}, always=True)
     _feature(here, info, order, filters)
 
 
-@st.fragment
+@fragment
 def _feature(here: Here, info: queries.EnsembleInfo, order: NDArray[np.int64], filters: Filters) -> None:
     """What a step changes; the order of the table is as it was when the page was opened."""
-    try:
-        feature = address.requested_feature(st.query_params.get(address.FEATURE), info.features) or 0
-        with queries.labels(here.run).at_once():
-            _draw(here, info, feature, order, filters)
-    except UserError as error:  # a step runs the fragment alone, where nobody else would catch it
-        st.html(notice("This cannot be shown", str(error)))
+    feature = address.requested_feature(st.query_params.get(address.FEATURE), info.features) or 0
+    with queries.labels(here.run).at_once():
+        _draw(here, info, feature, order, filters)
 
 
 def _draw(here: Here, info: queries.EnsembleInfo, feature: int, order: NDArray[np.int64], filters: Filters) -> None:
@@ -134,7 +130,7 @@ def _head(
     with buttons, st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if st.button("All", icon=":material/format_list_bulleted:", help="Back to its row in the table", key="all"):
             st.session_state[opened_key(here, info)] = feature
-            st.switch_page(FEATURES_PAGE, query_params={**here.link(), **filters.to_query()})
+            go_to("features", {**here.link(), **filters.to_query()})
         pin_button(here, feature, shortcut="p", text=False)
         _step("Previous", stepped(order, feature, -1), feature, "←", ":material/chevron_left:")
         _step("Next", stepped(order, feature, 1), feature, "→", ":material/chevron_right:")

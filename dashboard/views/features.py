@@ -11,6 +11,7 @@ from dashboard import address, pins, queries
 from dashboard.address import Here, here
 from dashboard.common import missing, open_feature, opened_key, trained_ensemble
 from dashboard.components.feature_list import feature_list
+from dashboard.faults import fragment
 from dashboard.parts import feature_rows
 from dashboard.parts import filters as chosen
 from dashboard.parts.cards import heading, plain
@@ -43,13 +44,11 @@ def show(here: Here) -> None:
     _find(here, info)
 
 
-@st.fragment
+@fragment
 def _find(here: Here, info: queries.EnsembleInfo) -> None:
     """What changes at every filter: the widgets and the table."""
     to_open = st.session_state.pop(_TO_OPEN, None)
     filters = _filters(here, info)
-    if to_open is not None:
-        open_feature(here, to_open, **filters.to_query())
     table = queries.features(here.run, info)
     if table is None:
         return
@@ -75,6 +74,8 @@ def _find(here: Here, info: queries.EnsembleInfo) -> None:
     # The key changes with the choice, or a remembered click would mean another feature.
     key = f"features-{info.name}-{here.run.path.name}"
     feature_list(page, key=key, on_act=lambda: _act(here, info, filters, key))
+    if to_open is not None:
+        open_feature(here, to_open, **filters.to_query())
 
 
 def _act(here: Here, info: queries.EnsembleInfo, filters: Filters, key: str) -> None:
@@ -174,9 +175,8 @@ def _remember(filters: Filters, first: Filters, version: int) -> bool:
     query = filters.to_query()
     mine = {key: query[key] for key in _WIDGETS if key in query}
     is_other = mine != {key: st.query_params[key] for key in _WIDGETS if key in st.query_params}
-    if is_other:
-        address.write({PAGE: None})
-    address.write({key: query.get(key) for key in chosen.KEYS})
+    start = {PAGE: None} if is_other else {}
+    address.write({**{key: query.get(key) for key in chosen.KEYS}, **start})
     st.session_state[_SEEN] = (mine, first, version)
     return is_other
 

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here, here
 from dashboard.common import choice, open_feature
+from dashboard.faults import callback
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import heading, notice, section
 from dashboard.parts.numbers import whole
@@ -127,6 +128,7 @@ def _editor_key(here: Here, shown: Sequence[Label]) -> str:
     return str(kept["key"])
 
 
+@callback
 def _edited(here: Here, shown: Sequence[Label], key: str) -> None:
     kept: dict[str, Any] = st.session_state[_TABLE]
     edited = {row: dict(cells) for row, cells in st.session_state[key]["edited_rows"].items()}

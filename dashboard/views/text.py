@@ -11,6 +11,7 @@ from dashboard import address, pins, queries
 from dashboard.address import Here, here
 from dashboard.common import open_feature, trained_ensemble
 from dashboard.components.live_strip import live_strip
+from dashboard.faults import fragment
 from dashboard.parts.cards import heading, notice
 from dashboard.parts.live import firing
 from dashboard.parts.numbers import percent, whole
@@ -39,7 +40,7 @@ def show(here: Here) -> None:
     _read(here, info)
 
 
-@st.fragment
+@fragment
 def _read(here: Here, info: queries.EnsembleInfo) -> None:
     to_open = st.session_state.pop(_TO_OPEN, None)
     if to_open is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import queries
+from dashboard.faults import callback
 from dashboard.parts.cards import plain
 from dashboard.parts.numbers import whole
 from dashboard.sections.ablating.bench import Bench, labels_of
@@ -59,7 +60,7 @@ def _saved(bench: Bench) -> None:
     if one.fingerprint and one.fingerprint != bench.facts["fingerprint"]:
         st.caption("It was made with other texts or ensembles; its features may mean something else now.")
     st.button("Load", key=f"{bench.key}|load", on_click=_load, args=(bench, one))
-    st.button("Delete", key=f"{bench.key}|delete", on_click=delete_choice, args=(run, one))
+    st.button("Delete", key=f"{bench.key}|delete", on_click=callback(delete_choice), args=(run, one))
 
 
 def _exported(bench: Bench, choice: Choice, ending: str) -> Callable[[], str]:
@@ -94,6 +95,7 @@ def _choice(bench: Bench, name: str) -> Choice:
     return Choice(task, bench.method, name, bench.here.author, tuple(picked), fingerprint, "", figures)
 
 
+@callback
 def _save(bench: Bench) -> None:
     try:
         save_choice(bench.here.run, _choice(bench, st.session_state[f"{bench.key}|name"]))
@@ -103,6 +105,7 @@ def _save(bench: Bench) -> None:
         bench.ticked.said = "Saved in the run folder."
 
 
+@callback
 def _load(bench: Bench, choice: Choice) -> None:
     bench.ticked.put([feature for feature in choice.features if feature < bench.ready.work.features])
 

@@ -13,6 +13,7 @@ import streamlit as st
 from dashboard import queries
 from dashboard.address import Here
 from dashboard.components.tick_list import Row, tick_list
+from dashboard.faults import callback, fragment
 from dashboard.parts.cards import section
 from dashboard.parts.colors import HIGHLIGHT, NEUTRAL, method_color
 from dashboard.parts.spurious import Line, outcome_table, seeds_table, text_cards
@@ -55,7 +56,7 @@ def workbench(here: Here, facts: Mapping[str, Any], method: str, seed: int) -> N
     _fragment(bench, rows(bench, shown))
 
 
-@st.fragment
+@fragment
 def _fragment(bench: Bench, listed: list[Row]) -> None:
     if not bench.ticked.features <= {row.feature for row in listed}:
         st.rerun()  # something that is not listed was ticked: it has to be
@@ -153,6 +154,7 @@ def _how_many_listed() -> None:
         st.rerun()  # the rows are made outside the fragment
 
 
+@callback
 def _check(bench: Bench) -> None:
     """The choice on the texts of every seed."""
     picked = sorted(bench.ticked.features)
