@@ -56,6 +56,7 @@ def main() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported, which only the stages do
     try:
+        _refuse_unreadable(sys.argv[1:])
         sys.exit(app(standalone_mode=False, prog_name="sae-ensemble"))
     except UserError as error:
         message = str(error)
@@ -65,9 +66,22 @@ def main() -> None:
         message = disk_sentence(error)
     if message:
         console.say(f"Error: {message}")
-    if launch.rank():
+    if launch.is_another():
         time.sleep(HEARD_SECONDS)
     sys.exit(USER_ERROR)
+
+
+def _refuse_unreadable(arguments: list[str]) -> None:
+    """Refuse arguments that cannot be written into a run, and empty ones, which would name the folder one is in."""
+    launch.rank()  # refuses an environment that no torchrun has made
+    for number, argument in enumerate(arguments, start=1):
+        if not argument:
+            raise UserError(f"Argument {number} is empty; give a name or a value, or leave it out.")
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = argument.encode("utf-8", "surrogateescape")
+            raise UserError(f"Argument {number} is not UTF-8: {shown!r}; rename the file, or write it so.") from None
 
 
 @app.callback()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
 
-from sae_core.errors import UserError
+from sae_core import bounds
+from sae_core.errors import UserError, short
 from sae_core.methods import BASELINES as BASELINES
 from sae_core.methods import EXPANDED as EXPANDED
 from sae_core.methods import LONG as LONG
@@ -18,6 +18,7 @@ from sae_core.methods import TRAINING_ORDER as TRAINING_ORDER
 from sae_core.methods import Method as Method
 from sae_core.methods import times_the_steps as times_the_steps
 from sae_core.methods import title_of as title_of
+from sae_core.toml import read_toml
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Cut = Literal["passages", "first"]
@@ -28,19 +29,11 @@ SELECTING: tuple[Architecture, ...] = ("topk", "batchtopk")
 """Architectures whose L0 is set."""
 PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "europarl")
 """Labelled data sets that can be named; `evaluation.public_tasks` describes them."""
-PUBLIC_TEXTS = 4000
-"""Training texts of a concept of such a data set, as in SAEBench (Karvonen et al. 2025)."""
+PUBLIC_TEXTS = 4000  # training texts of a concept of such a data set, as in SAEBench (Karvonen et al. 2025)
 EMBEDDED = "embedded"
 """Source and model name that mean the ones that come with the package."""
 KNOWN = "known"
 """Source and model name that mean activations drawn from a known dictionary."""
-
-LARGEST_SEED = 2**32 - 1
-"""torch's generator on a CPU keeps the low 32 bits of a seed, so that larger ones would name others' weights."""
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0)]
 
 
 class _Settings(BaseModel):
@@ -50,15 +43,15 @@ class _Settings(BaseModel):
 class TextSettings(_Settings):
     """Where the text comes from."""
 
-    source: str = EMBEDDED
+    source: bounds.Name = EMBEDDED
     """embedded, a local file (.txt, .jsonl, .csv, .parquet) or the id of a hub data set."""
-    text_column: str = "text"
+    text_column: bounds.Name = "text"
     """Column or field that holds the text."""
-    split: str = "train"
+    split: bounds.Name = "train"
     """Split of a hub data set."""
-    subset: str | None = None
+    subset: bounds.Name | None = None
     """Configuration name of a hub data set."""
-    max_documents: Positive | None = None
+    max_documents: bounds.Positive | None = None
     """Read at most this many documents."""
     cut: Cut = "passages"
     """passages (a text longer than the context becomes several passages) or first (only its first tokens are read)."""
@@ -67,28 +60,28 @@ class TextSettings(_Settings):
 class ModelSettings(_Settings):
     """Which activations are read."""
 
-    name: str = EMBEDDED
+    name: bounds.Name = EMBEDDED
     """embedded, a local folder in transformers format, a hub id, or transformer-lens: and a name of TransformerLens."""
-    revision: str | None = None
+    revision: bounds.Name | None = None
     """Revision of a hub model."""
-    layer: Annotated[int, Field(ge=0)] = 4
+    layer: bounds.Natural = 4
     """Index of the block whose output is read; 0 is the first block."""
     site: Site = "residual"
     """residual (the block's output), mlp or attention (what that part adds to the residual stream)."""
-    context: Positive = 256
+    context: bounds.Positive = 256
     """Tokens of a passage of text, at most, with the special ones around it."""
-    batch_size: Positive = 32
+    batch_size: bounds.Positive = 32
     """Passages in one forward pass."""
 
 
 class DataSettings(_Settings):
     """How many activations are used for what."""
 
-    train_tokens: Positive = 400_000
+    train_tokens: bounds.Tokens = 400_000
     """Different token activations gathered for training."""
-    index_tokens: Positive = 150_000
+    index_tokens: bounds.Tokens = 150_000
     """Token activations that are indexed, and so browsable; they are the first of the corpus."""
-    evaluation_tokens: Positive = 50_000
+    evaluation_tokens: bounds.Tokens = 50_000
     """Held-out token activations on which reconstruction is measured."""
     storage: Literal["disk", "stream"] = "disk"
     """disk (training activations are gathered once) or stream (every pass runs the model again and fills no disk)."""
@@ -104,19 +97,19 @@ class SAESettings(_Settings):
 
     architecture: Architecture = "topk"
     """relu (with an L1 penalty), topk, batchtopk or jumprelu (with an L0 penalty)."""
-    width: Positive = 2048
+    width: bounds.Positive = 2048
     """Features of one member, n."""
-    k: Positive = 16
+    k: bounds.Positive = 16
     """Active features per token, for topk and (on average) batchtopk."""
-    sparsity: Annotated[float, Field(ge=0)] = 1.0
+    sparsity: bounds.Weight = 1.0
     """Weight of the sparsity penalty, for relu and jumprelu, on activations scaled to E‖a‖² = d."""
-    aux_coefficient: Annotated[float, Field(ge=0)] = 1 / 32
+    aux_coefficient: bounds.Weight = 1 / 32
     """Weight of AuxK, which lets dead features explain what is left (Gao et al. 2024, appendix A.2)."""
-    dead_after_tokens: Positive = 100_000
+    dead_after_tokens: bounds.Tokens = 100_000
     """A feature that fired on none of this many tokens counts as dead in training."""
-    bandwidth: Annotated[float, Field(gt=0)] = 0.03
+    bandwidth: bounds.Size = 0.03
     """Width of JumpReLU's straight-through kernel, on scaled activations (Rajamanoharan et al. 2024)."""
-    initial_threshold: Annotated[float, Field(gt=0)] = 0.05
+    initial_threshold: bounds.Size = 0.05
     """JumpReLU's threshold before training, on scaled activations."""
 
 
@@ -127,41 +120,41 @@ class TrainingSettings(_Settings):
     """Ensembles to train: single, bagged, boosted, expanded (one SAE of the members' total width), expanded_l0 (one of
     their total width and total k, for topk and batchtopk); and single_long, expanded_long, expanded_l0_long: the same
     SAE for as many times the steps as there are members, as many as boosted stages take together."""
-    members: Positive = 4
+    members: bounds.Positive = 4
     """Members of the bagged and of the boosted ensemble, J; the expanded SAEs are J times as wide."""
-    tokens: Positive = 1_200_000
+    tokens: bounds.Tokens = 1_200_000
     """Token activations each member sees; more than there are means several passes."""
-    batch_size: Positive = 1024
+    batch_size: bounds.Positive = 1024
     """Activations in one step."""
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    learning_rate: bounds.Rate = 1e-3
     """Peak learning rate of Adam. The paper uses 3e-4 for 80,000 steps of 10k; short runs need more."""
-    beta1: Fraction = 0.9
+    beta1: bounds.Decay = 0.9
     """Adam's first decay rate; the paper uses 0."""
-    beta2: Fraction = 0.999
+    beta2: bounds.Decay = 0.999
     """Adam's second decay rate."""
-    warmup: Fraction = 0.05
+    warmup: bounds.Fraction = 0.05
     """Share of the steps in which the learning rate rises from 0."""
-    decay: Fraction = 0.2
+    decay: bounds.Fraction = 0.2
     """Share of the steps, the last ones, in which the learning rate falls to 0."""
-    sparsity_warmup: Fraction = 0.2
+    sparsity_warmup: bounds.Fraction = 0.2
     """Share of the steps in which the sparsity penalty rises to its full weight (relu and jumprelu)."""
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: bounds.Size = 1.0
     """Largest norm of the gradient of the loss per dimension."""
-    seed: Seed = 0
+    seed: bounds.Seed = 0
     """Member j is initialised from this seed and j; the order of activations comes from it too."""
-    member_seeds: tuple[Seed, ...] | None = None
+    member_seeds: tuple[bounds.Seed, ...] | None = None
     """Seed of each member of the bagged ensemble, and of each stage of the boosted one: such a member starts as the
     single SAE of a run with that seed. The order of activations stays that of training.seed."""
-    member_k: tuple[Positive, ...] | None = None
+    member_k: tuple[bounds.Positive, ...] | None = None
     """sae.k of each member of the bagged ensemble, and of each stage of the boosted one."""
-    member_sparsity: tuple[Annotated[float, Field(ge=0)], ...] | None = None
+    member_sparsity: tuple[bounds.Weight, ...] | None = None
     """sae.sparsity of each member of the bagged ensemble, and of each stage of the boosted one."""
-    member_learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    member_learning_rates: tuple[bounds.Rate, ...] | None = None
     """training.learning_rate of each member of the bagged ensemble, and of each stage of the boosted one."""
-    group: Annotated[int, Field(ge=0)] = 0
+    group: bounds.Natural = 0
     """Members of the bagged ensemble that are trained in one pass over the activations; 0 means as many as fit into the
     free memory. Their weights do not depend on it, but what the whole ensemble explains is not followed in groups."""
-    device: str = "auto"
+    device: bounds.Name = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere.
@@ -190,52 +183,52 @@ MEMBER_SETTINGS = {
 class EvaluationSettings(_Settings):
     """What is measured after training."""
 
-    concept_features: tuple[Positive, ...] = (1, 2, 5, 10, 20)
+    concept_features: tuple[bounds.Positive, ...] = (1, 2, 5, 10, 20)
     """Numbers of features m that a concept detector may use."""
-    train_texts: Positive = 1000
+    train_texts: bounds.Positive = 1000
     """Training texts per concept, half of them positive."""
-    test_texts: Positive = 400
+    test_texts: bounds.Positive = 400
     """Test texts per concept, half of them positive."""
-    tokens_per_text: Positive = 128
+    tokens_per_text: bounds.Positive = 128
     """First tokens of each text that are pooled."""
-    pool_texts: Positive = 1200
+    pool_texts: bounds.Positive = 1200
     """Different texts that the embedded tasks draw on; each passes once through the model and every ensemble."""
-    loss_tokens: Annotated[int, Field(ge=0)] = 2048
+    loss_tokens: bounds.Natural = 2048
     """Held-out tokens on which reconstructions are put back into the language model, whole texts; 0 leaves that out."""
-    bootstrap: Positive = 200
+    bootstrap: bounds.Positive = 200
     """Bootstrap samples behind an interval."""
-    spurious_texts: Positive = 400
+    spurious_texts: bounds.Positive = 400
     """Confounded, balanced and test texts of a spurious correlation, so many of each."""
 
 
 class TruthSettings(_Settings):
     """The known dictionary from which activations are drawn, where model.name and text.source are known."""
 
-    features: Positive = 512
+    features: bounds.Positive = 512
     """True features, F."""
-    dimension: Positive = 64
+    dimension: bounds.Positive = 64
     """Dimension of the activations, D."""
-    active: Annotated[float, Field(gt=0)] = 8.0
+    active: bounds.Size = 8.0
     """True features that are active at a time, on average."""
-    zipf: Annotated[float, Field(ge=0)] = 1.0
+    zipf: bounds.Spread = 1.0
     """The firing probability of the feature of rank r is proportional to 1/r to this power."""
-    most: Annotated[float, Field(gt=0, le=0.9)] = 0.3
+    most: bounds.Share = 0.3
     """No feature fires on more than this share of the activations."""
-    topics: Positive = 8
+    topics: bounds.Positive = 8
     """Topics, of which an activation has one and a feature belongs to one."""
-    correlation: Fraction = 0.3
+    correlation: bounds.Fraction = 0.3
     """How much the features of a topic keep to it: 0 not at all, 1 entirely."""
-    children: Fraction = 0.3
+    children: bounds.Fraction = 0.3
     """Share of the features that fire only where another one does, their parent."""
-    magnitudes: Annotated[float, Field(ge=0)] = 0.3
+    magnitudes: bounds.Spread = 0.3
     """Spread of the features' mean coefficients: the standard deviation of their logarithm."""
-    spread: Annotated[float, Field(ge=0)] = 0.25
+    spread: bounds.Spread = 0.25
     """Standard deviation of one feature's coefficients where it fires, over their mean."""
-    noise: Annotated[float, Field(ge=0)] = 0.02
+    noise: bounds.Weight = 0.02
     """Energy of the noise, over that of the features."""
-    offset: Annotated[float, Field(ge=0)] = 0.5
+    offset: bounds.Weight = 0.5
     """Length of the bias that all activations share, over the root of the features' energy."""
-    seed: Seed | None = None
+    seed: bounds.Seed | None = None
     """Seed of the dictionary and of the activations; training.seed if not given."""
 
 
@@ -261,6 +254,22 @@ class RunSettings(_Settings):
             raise ValueError(
                 f"text.source is {self.text.source} and model.name {self.model.name}; set both to {KNOWN}, or neither"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _methods_are_some(self, given: ValidationInfo) -> Self:
+        methods = self.training.methods
+        if not methods:
+            raise ValueError("training.methods is empty")
+        for number, method in enumerate(methods):
+            if method in methods[:number] and not (given.context or {}).get("stored"):
+                raise ValueError(f"training.methods names {method} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _features_can_be_counted(self) -> Self:
+        if (features := self.sae.width * self.training.members) > bounds.LARGEST_INDEX:
+            raise ValueError(f"sae.width times training.members is {features}, of at most {bounds.LARGEST_INDEX}")
         return self
 
     @model_validator(mode="after")
@@ -344,13 +353,8 @@ def load_settings(
     """
     values: dict[str, Any] = base.model_dump() if base else {}
     if path is not None:
-        try:
-            for section, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
-                values[section] = {**values.get(section, {}), **table} if isinstance(table, dict) else table
-        except FileNotFoundError:
-            raise UserError(f"The settings file {path} does not exist; give the path of a TOML file.") from None
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UserError(f"The settings file {path} cannot be read as TOML: {error}.") from None
+        for section, table in read_toml(path).items():
+            values[section] = {**values.get(section, {}), **table} if isinstance(table, dict) else table
     for dotted, value in (overrides or {}).items():
         section, _, name = dotted.partition(".")
         table = values.setdefault(section, {})
@@ -360,21 +364,27 @@ def load_settings(
     return parse_settings(values, origin=str(path) if path else "the command line")
 
 
-def parse_settings(values: Mapping[str, Any], *, origin: str) -> RunSettings:
+def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = False) -> RunSettings:
     """Validate a nested mapping of settings.
+
+    Args:
+        values: The settings.
+        origin: Where they are from, for messages.
+        stored: Whether a run was made with them; what was allowed then is allowed to open.
 
     Raises:
         UserError: One sentence that names the first offending setting and its origin.
     """
     try:
-        return RunSettings.model_validate(values)
+        return RunSettings.model_validate(values, context=bounds.STORED if stored else None)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise UserError(f"Unknown setting {name} in {origin}; known there: {_known_beside(name)}.") from None
+            known = _known_beside(name)
+            raise UserError(f"Unknown setting {short(name)} in {origin}; known there: {known}.") from None
         message = first["msg"].removeprefix("Value error, ")
-        given = f" (given: {first['input']!r})" if name else ""
+        given = f" (given: {short(repr(first['input']))})" if name else ""
         raise UserError(f"Setting {name or 'combination'} in {origin} is not usable: {message}{given}.") from None
 
 

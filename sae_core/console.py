@@ -20,8 +20,8 @@ from sae_core.progress import Progress as ProgressCallback
 from sae_core.progress import Tick, silent
 
 # Of several processes that do the same only the first one speaks.
-errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.rank() > 0)
-output = Console(highlight=False, quiet=launch.rank() > 0)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.is_another())
+output = Console(highlight=False, quiet=launch.is_another())
 WIDEST = 1000
 """Characters of the widest table."""
 LINE_EVERY_SECONDS = 5.0

@@ -6,6 +6,8 @@ residual: member j encodes what the members before it left (boosting).
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_core.errors import UserError
-from sae_core.files import read_json, write_json
+from sae_core.files import read_object, write_json
 from sae_core.folders import EnsembleFolder
 from sae_core.sae import SAE
 from sae_core.sae.saelens_format import load_atoms, load_sae, save_sae
@@ -165,9 +167,12 @@ def load_ensemble(folder: EnsembleFolder, device: str = "cpu", *, d_in: int | No
     Raises:
         UserError: If a file is missing, damaged or does not fit the manifest, or the dimension is another one.
     """
-    names, wiring, weights, method = _manifest(folder, "members", "wiring", "weights", "method")
-    members = [load_sae(folder.path / name, device=device) for name in names]
-    ensemble = Ensemble(members, wiring=wiring, weights=weights, method=method).eval()
+    there = _manifest(folder)
+    members = [load_sae(folder.path / name, device=device) for name in there["members"]]
+    widths = there.get("widths")
+    if widths is not None and widths != [member.width for member in members]:
+        raise UserError(f"{folder.manifest} gives the widths {widths}, not those of its members; train it again.")
+    ensemble = Ensemble(members, wiring=there["wiring"], weights=there["weights"], method=there["method"]).eval()
     if d_in is not None and ensemble.d_in != d_in:
         raise UserError(
             f"{folder.path} holds an ensemble for activations of dimension {ensemble.d_in}, those of this run have "
@@ -182,13 +187,17 @@ def load_dictionaries(folder: EnsembleFolder, device: str = "cpu") -> list[Tenso
     Raises:
         UserError: If a file is missing or damaged.
     """
-    (names,) = _manifest(folder, "members")
-    return [load_atoms(folder.path / name, device=device) for name in names]
+    return [load_atoms(folder.path / name, device=device) for name in _manifest(folder)["members"]]
 
 
-def _manifest(folder: EnsembleFolder, *keys: str) -> list[Any]:
-    manifest = read_json(folder.manifest)
-    try:
-        return [manifest[key] for key in keys]
-    except (KeyError, TypeError):
-        raise UserError(f"{folder.manifest} is not an ensemble's manifest; train the ensemble again.") from None
+def _manifest(folder: EnsembleFolder) -> dict[str, Any]:
+    """The manifest, checked: what it names lies in the folder, and every member has a finite weight."""
+    manifest = read_object(folder.manifest, members=list, wiring=str, weights=list, method=str)
+    names, weights = manifest["members"], manifest["weights"]
+    inside = all(isinstance(name, str) and re.fullmatch(r"[\w-]+", name) for name in names)
+    finite = all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights)
+    if not names or not inside or not finite or len(weights) != len(names):
+        raise UserError(f"{folder.manifest} does not name members and a weight for each; train the ensemble again.")
+    if manifest["wiring"] not in ("parallel", "residual"):
+        raise UserError(f"{folder.manifest} has the wiring {manifest['wiring'][:40]!r}; train the ensemble again.")
+    return manifest

@@ -11,3 +11,9 @@ class UserError(Exception):
 
 class ElsewhereError(UserError):
     """Another process that works on the same task has failed; that one says why, and this one says nothing."""
+
+
+def short(text: str) -> str:
+    """A name or a value as far as a sentence can hold it, on one line whatever is in it."""
+    shown = text if text.isprintable() and text.isascii() else text.encode("unicode_escape").decode("ascii")
+    return shown if len(shown) <= 80 else f"{shown[:79]}…"

@@ -84,6 +84,25 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
 
 
+def read_object(path: Path, **needs: type) -> dict[str, Any]:
+    """Read JSON that has to be an object with certain values.
+
+    Args:
+        path: The file.
+        needs: The type of each value without which the file is of no use.
+
+    Raises:
+        UserError: As `read_json`, or if it is something else.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(damaged(path, f"it holds a {type(content).__name__} and not an object"))
+    for name, kind in needs.items():
+        if not isinstance(content.get(name), kind):
+            raise UserError(damaged(path, f"it lacks {name}"))
+    return content
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON, as strictly as it is written here.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_core.errors import UserError
-from sae_core.files import replacing
+from sae_core.files import damaged, parse_json, reading, replacing
 
 Array = NDArray[Any]
 _DTYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "U32": "<u4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
@@ -75,18 +75,17 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     Raises:
         UserError: If the file is missing, cut off or no safetensors file.
     """
-    try:
+    with reading(path):
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    try:
         body = 8 + int.from_bytes(data[:8].tobytes(), "little")
-        header = json.loads(data[8:body].tobytes())
+        header = parse_json(data[8:body].tobytes().decode("utf-8"))
         metadata = header.pop("__metadata__", {})
         arrays = {name: _view(data, body, entry) for name, entry in header.items()}
         if max((entry["data_offsets"][1] for entry in header.values()), default=0) != len(data) - body:
             raise ValueError("its length is not the one that its header gives")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; train, index and evaluate write again what a run lacks.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run the command again.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(damaged(path, error)) from None
     return arrays, metadata
 
 

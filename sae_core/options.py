@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import update_wrapper
@@ -16,6 +15,7 @@ from sae_core.config import RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.presets import PRESETS, preset_settings
 from sae_core.run import is_run, layer_folder
+from sae_core.toml import parse_value
 
 Preset = Annotated[
     str | None,
@@ -155,7 +155,7 @@ def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
     """``["sae.k=32"]`` as ``{"sae.k": 32}``: values are TOML, and plain text where they are not.
 
     Raises:
-        UserError: If one is not of the form section.name=value.
+        UserError: If one is not of the form section.name=value, or a name comes twice.
     """
     values: dict[str, Any] = {}
     for assignment in assignments or []:
@@ -164,10 +164,7 @@ def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
             raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
         if name in values:
             raise UserError(f"--set {name} is given twice; leave one of them out.")
-        try:
-            values[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name] = text
+        values[name] = parse_value(text)
     return values
 
 

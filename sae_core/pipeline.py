@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sae_core.errors import UserError
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
 
@@ -88,7 +88,7 @@ def _activations_wanted(run: Run) -> bool:
     if not run.is_finished("corpus"):
         return True
     for folder in run.ensembles():
-        boosted = read_json(folder.manifest)["wiring"] == "residual"
+        boosted = read_object(folder.manifest, wiring=str)["wiring"] == "residual"
         stages = ("index", "energy") if boosted else ("index",)
         if not all(run.is_finished(f"{stage}/{folder.name}") for stage in stages):
             return True

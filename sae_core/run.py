@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from sae_core.config import RunSettings, parse_settings, stored_settings
 from sae_core.errors import UserError
-from sae_core.files import read_json, write_json
+from sae_core.files import read_json, read_object, write_json
 from sae_core.folders import CorpusFolder, EnsembleFolder, file_name
 
 FORMAT = 1
@@ -118,14 +118,16 @@ class Run:
                 f"{path} holds no run (there is no run.json in it); give the folder that train or demo wrote."
             )
         try:
-            manifest = read_json(path / "run.json")
+            manifest: Any = read_json(path / "run.json")
         except UserError:
             manifest = None
-        if not isinstance(manifest, dict) or "settings" not in manifest or "finished" not in manifest:
+        needed = [manifest.get(name) for name in ("settings", "finished")] if isinstance(manifest, dict) else []
+        if not needed or not all(isinstance(part, dict) for part in needed):
             raise UserError(f"{path / 'run.json'} is damaged; restore it from a copy or train again in a new folder.")
-        if manifest.get("format", 0) > FORMAT:
+        if not isinstance(manifest.get("format", 0), int) or manifest.get("format", 0) > FORMAT:
             raise UserError(f"{path} was written by a newer version; upgrade sae-ensemble to open it.")
-        return cls(path, parse_settings(stored_settings(manifest["settings"]), origin=str(path / "run.json")))
+        stored = stored_settings(manifest["settings"])
+        return cls(path, parse_settings(stored, origin=str(path / "run.json"), stored=True))
 
     @cached_property
     def name(self) -> str:
@@ -162,8 +164,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest as it is on disk now."""
-        manifest: dict[str, Any] = read_json(self.manifest_path)
-        return manifest
+        return read_object(self.manifest_path, settings=dict, finished=dict)
 
     @property
     def corpus(self) -> CorpusFolder:

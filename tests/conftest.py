@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # share the cores; and one thread adds up in one order, so that a seed gives the same bits on every machine. numba,
 # which the atom map uses, would otherwise set the number of threads that torch uses, too.
 os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
+
+# Started in the background by a shell that is no terminal's (nohup … &), this process ignores Ctrl-C, and so would all
+# that it starts; the tests of Ctrl-C are about programs that do not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import torch
 

@@ -57,6 +57,11 @@ def leftovers(folder: Path) -> list[Path]:
         ("train RUN --config MISSING", r"The settings file MISSING does not exist"),
         ("demo --run RUN --port 0", r"Invalid value for '--port'.*"),
         ("demo --run RUN --port 65536 --set sae.k=3", r"Invalid value for '--port'.*65535.*"),
+        ("train RUN --set sae.k=3 --set sae.k=4", r"--set sae\.k is given twice"),
+        ("train ''", r"Argument 2 is empty"),
+        ("train RUN --methods single,single", r"training\.methods names single twice"),
+        ("truth RUN --seeds 3 --set training.seed=4294967294", r"--seeds 3 from seed 4294967294 on goes beyond"),
+        ("sweep RUN --vary sae.k=1,2 --target nan", r"Invalid value for '--target'"),
         ("info RUN", r"RUN holds no run .*"),
         ("index RUN", r"RUN holds no run .*"),
         ("evaluate RUN", r"RUN holds no run .*"),
@@ -72,6 +77,20 @@ def test_wrong_words_make_no_folder(tmp_path: Path, words: str, sentence: str) -
     said = refused(call(*shlex.split(words)))
     assert re.search(sentence, said), said
     assert not paths["RUN"].exists()
+
+
+def test_arguments_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    said = refused(run_program("train", os.fsdecode(os.fsencode(tmp_path) + b"/r\xff")), "Argument 2 is not UTF-8")
+    assert "\\xff" in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["two", "-1", "9" * 5000, ""])
+def test_a_malformed_environment_is_named(value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("WORLD_SIZE", "RANK"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            refused(run_program("info", tmp_path), variable)
 
 
 def test_the_program_itself_ends_with_the_sentence_and_code_two(tmp_path: Path) -> None:
@@ -181,7 +200,7 @@ CUT_OFF = [
     ("activations/train/shard_00000.safetensors", "ensembles/single/index/activations.safetensors", "index index"),
     ("activations/evaluation/meta.json", "evaluation/reconstruction.json", "evaluate evaluate"),
     ("evaluation/reconstruction.json", None, "info evaluate"),
-    ("evaluation/concepts.parquet", None, "info evaluate"),
+    ("evaluation/detection.parquet", None, "info evaluate"),
 ]
 
 

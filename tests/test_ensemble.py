@@ -146,7 +146,7 @@ def test_a_damaged_folder_is_named_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"member_01.*damaged"):
         load_ensemble(folder)
     folder.manifest.write_text("[]")
-    with pytest.raises(UserError, match="not an ensemble's manifest"):
+    with pytest.raises(UserError, match=r"ensemble\.json is damaged"):
         load_ensemble(folder)
 
 
@@ -165,5 +165,5 @@ def test_dictionaries_are_read_without_the_rest_and_faults_are_named(tmp_path: P
     with pytest.raises(UserError, match=r"sae_weights\.safetensors does not exist"):
         load_dictionaries(folder)
     folder.manifest.write_text("[]")
-    with pytest.raises(UserError, match="is not an ensemble's manifest"):
+    with pytest.raises(UserError, match=r"ensemble\.json is damaged"):
         load_dictionaries(folder)

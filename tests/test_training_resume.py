@@ -395,3 +395,16 @@ def test_an_unknown_device_is_refused_before_anything_is_read(tmp_path: Path) ->
     with pytest.raises(UserError, match="cuda:99"):
         train_run(new_run(tmp_path / "run"), source=source, device="cuda:99")
     assert source.handed_out == 0
+
+
+def test_a_program_started_without_ctrl_c_keeps_to_that_and_the_tests_do_not() -> None:
+    """`nohup … &` leaves SIGINT ignored: a run then goes on under it, as other programs do; the tests restore it."""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # in this process, see conftest.py
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noting_interrupts() as asked:
+            signal.raise_signal(signal.SIGINT)
+        assert not asked.is_set()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -18,7 +18,7 @@ from dashboard.queries.tables import atoms, corpus, index, matches
 from sae_core.browse.examples import Example, top_examples
 from sae_core.browse.pair_scores import atom_cosines, correlations, overlaps
 from sae_core.evaluation.terms import FAMILY_THRESHOLDS
-from sae_core.files import read_json, read_table
+from sae_core.files import read_object, read_table
 from sae_core.run import Run
 
 if TYPE_CHECKING:  # What computes needs torch and compiled code, which pages of other things are not to wait for.
@@ -36,14 +36,14 @@ def firing_matches(run: Run, ensemble: str) -> pd.DataFrame | None:
 def family_summary(run: Run, ensemble: str) -> dict[str, Any] | None:
     """Figures of pairs of members by what features do, families of each size, and what chance gives."""
     path = run.ensemble(ensemble).family_summary
-    return read_json(path) if path.exists() else None
+    return read_object(path) if path.exists() else None
 
 
 def stage_energy(run: Run, ensemble: str) -> tuple[pd.DataFrame, dict[str, Any]] | None:
     """(energy that each feature removes, figures of each stage) of a boosted ensemble."""
     folder = run.ensemble(ensemble)
     table = optional_table(folder.stage_energy)
-    return None if table is None else (table, read_json(folder.stage_energy_summary))
+    return None if table is None else (table, read_object(folder.stage_energy_summary))
 
 
 def families(run: Run, ensemble: str) -> pd.DataFrame | None:

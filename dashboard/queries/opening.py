@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
 from sae_core.config import title_of
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.numbering import feature_at, place_of
 from sae_core.run import Run, find_runs
 
@@ -82,7 +82,7 @@ def ensembles(run: Run) -> dict[str, EnsembleInfo]:
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
 def _info(path: str, modified: int, name: str) -> EnsembleInfo:
-    manifest = read_json(Path(path))
+    manifest = read_object(Path(path), method=str, wiring=str, widths=list, weights=list)
     return EnsembleInfo(
         name, manifest["method"], manifest["wiring"], tuple(manifest["widths"]), tuple(manifest["weights"])
     )

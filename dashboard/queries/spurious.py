@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from dashboard.queries.cached import modified
 from sae_core.evaluation.terms import SPURIOUS
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.run import Run
 
 if TYPE_CHECKING:  # What computes needs scikit-learn and torch, which pages of other things are not to wait for.
@@ -79,7 +79,7 @@ def spurious(run: Run) -> list[dict[str, Any]]:
 
 @st.cache_resource(max_entries=BENCHES, show_spinner=False)
 def _tasks(path: str, modified: int) -> list[dict[str, Any]]:
-    tasks: list[dict[str, Any]] = read_json(Path(path))["tasks"]
+    tasks: list[dict[str, Any]] = read_object(Path(path), tasks=list)["tasks"]
     return tasks
 
 

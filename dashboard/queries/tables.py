@@ -12,7 +12,7 @@ from dashboard.queries.cached import ENTRIES, modified, optional, optional_table
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 from sae_core.evaluation.summary import summarize
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.run import Run
 
 
@@ -34,8 +34,7 @@ def evaluation(run: Run, name: str) -> dict[str, Any] | None:
 
 @st.cache_resource(max_entries=2 * ENTRIES, show_spinner=False)
 def _figures(path: str, modified: int) -> dict[str, Any]:
-    figures: dict[str, Any] = read_json(Path(path))
-    return figures
+    return read_object(Path(path))
 
 
 def concepts(run: Run) -> pd.DataFrame | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_core.activations.checksums import Verified, verify
 from sae_core.activations.shuffle import draw_piles
 from sae_core.errors import UserError
-from sae_core.files import read_json, write_json, write_tensors
+from sae_core.files import read_object, write_json, write_tensors
 from sae_core.mapped import map_tensors
 from sae_core.progress import Progress, silent
 
@@ -144,7 +144,7 @@ class CacheWriter:
         """Take over the shards of a cache with the same contents."""
         if not (self.folder / META).exists():
             return
-        meta = read_json(self.folder / META)
+        meta = read_object(self.folder / META)
         if any(meta.get(key) != self._meta[key] for key in ("format", "contents", "d_in", "dtype")):
             return
         starts = np.cumsum([0, *(shard["rows"] for shard in meta["shards"])]).tolist()
@@ -218,7 +218,7 @@ class ActivationCache:
         """
         if not (folder / META).exists():
             raise UserError(f"There are no activations in {folder}; gather them again with sae-ensemble train.")
-        meta = read_json(folder / META)
+        meta = read_object(folder / META)
         try:
             if meta["format"] != FORMAT:
                 raise UserError(f"The activation cache {folder} is of another version; delete it and gather it again.")

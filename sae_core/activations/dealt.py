@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sae_core.activations.cache import META, TENSOR, ActivationCache
 from sae_core.activations.checksums import Verified
-from sae_core.files import read_json, write_json
+from sae_core.files import read_json, read_object, write_json
 from sae_core.mapped import writing_tensors
 from sae_core.progress import Progress, Tick, silent
 
@@ -50,7 +50,7 @@ def deal(
     pile_bytes = pile_bytes or PILE_BYTES
     contents = f"dealt {cache.fingerprint} {seed} {pile_bytes}"
     if (folder / META).exists():
-        there = read_json(folder / META)
+        there = read_object(folder / META)
         if there.get("contents") == contents and all((folder / shard["file"]).exists() for shard in there["shards"]):
             return ActivationCache.open(folder, progress=progress)
     (folder / META).unlink(missing_ok=True)  # its shards are about to be replaced

@@ -16,7 +16,7 @@ from sae_core.activations.cache import META, ActivationCache
 from sae_core.activations.checksums import Verified
 from sae_core.activations.harvest import choose_shuffle, train_cache
 from sae_core.config import KNOWN, RunSettings
-from sae_core.files import read_json, replacing
+from sae_core.files import read_object, replacing
 from sae_core.run import Run
 
 _STAGES = ("corpus", "activations")
@@ -91,6 +91,6 @@ def _link(file: Path, target: Path) -> bool:
 def _trust(folder: Path) -> None:
     """Note that the shards of a cache are those that were just checked under another name."""
     verified = Verified(folder)
-    for shard in read_json(folder / META)["shards"]:
+    for shard in read_object(folder / META, shards=list)["shards"]:
         verified.trust(shard["file"], shard["checksum"])
     verified.save()

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sae_core.errors import UserError
-from sae_core.files import read_json, read_table, write_table
+from sae_core.files import read_object, read_table, write_table
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import Run
 
@@ -38,7 +38,7 @@ class Side:
     @property
     def features(self) -> int:
         """Number of its atoms, from its manifest."""
-        return int(sum(read_json(self.run.ensemble(self.ensemble).manifest)["widths"]))
+        return int(sum(read_object(self.run.ensemble(self.ensemble).manifest, widths=list)["widths"]))
 
 
 def joint_map_path(left: Side, right: Side) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from sae_core.errors import UserError
-from sae_core.files import read_json, read_table
+from sae_core.files import read_object, read_table
 
 PARTIAL = "\N{REPLACEMENT CHARACTER}"
 """Stands for a token that holds only some of a character's bytes."""
@@ -45,7 +45,7 @@ class TokenTexts:
         """Numbers of the special tokens, such as BOS and padding."""
         if file is None:
             return
-        settings = read_json(file)
+        settings = read_object(file)
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exceptions

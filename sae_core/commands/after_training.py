@@ -65,7 +65,7 @@ def evaluate(
     label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
     task_texts: Annotated[
         int,
-        typer.Option(min=40, help="Training texts per concept of a public data set; for testing a quarter."),
+        typer.Option(min=40, max=10**8, help="Training texts per concept of a public data set; for testing a quarter."),
     ] = PUBLIC_TEXTS,
     task_folder: Annotated[
         Path | None,

@@ -22,6 +22,8 @@ from sae_core.serve import LAST_PORT
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes
 
+MOST_SEEDS = 10_000
+"""More than an interval can need."""
 STOPPED = 130
 """Exit code after Ctrl-C."""
 

@@ -56,10 +56,10 @@ def import_labels(
 ) -> None:
     """Read labels from CSV, all or none; a label that is already there is replaced only if you say so."""
     from sae_core.browse.labels import labels_of, plan_import, read_label_file
-    from sae_core.files import read_json
+    from sae_core.files import read_object
 
     opened = Run.open(run)
-    widths = {folder.name: read_json(folder.manifest)["widths"] for folder in opened.ensembles()}
+    widths = {folder.name: read_object(folder.manifest, widths=list)["widths"] for folder in opened.ensembles()}
     store = labels_of(opened, labels)
     plan = plan_import(store, read_label_file(file), widths)
     for remark in plan.remarks:

@@ -24,7 +24,10 @@ def plan(
     layers: Layers = None,
     sites: Sites = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that torchrun will start, each with such a machine or GPU for itself.")
+        int,
+        typer.Option(
+            min=1, max=100_000, help="Processes that torchrun will start, each with such a machine or GPU for itself."
+        ),
     ] = 1,
     as_json: AsJson = False,
 ) -> None:

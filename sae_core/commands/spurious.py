@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sae_core import console, pipeline
-from sae_core.commands.common import RunPath, command_line, print_by_run, stoppable, trained_runs
+from sae_core.commands.common import MOST_SEEDS, RunPath, command_line, print_by_run, stoppable, trained_runs
 from sae_core.errors import UserError
 from sae_core.options import AsJson
 
@@ -38,7 +38,9 @@ def spurious(
     seeds: Annotated[
         int,
         typer.Option(
-            min=1, help="Seeds; up to five have texts of their own where there are enough, and what they share is said."
+            min=1,
+            max=MOST_SEEDS,
+            help="Seeds; up to five have texts of their own where there are enough, and what they share is said.",
         ),
     ] = 5,
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train the probe again after each ablation.")] = False,

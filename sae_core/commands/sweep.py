@@ -28,7 +28,7 @@ def sweep(
         typer.Option(metavar="NAME=V,V,…", help="Values of a setting, e.g. sae.k=16,32,64; repeatable."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Runs at once; 0 means one, or on a GPU as many as its memory holds.")
+        int, typer.Option(min=0, max=1000, help="Runs at once; 0 means one, or on a GPU as many as its memory holds.")
     ] = 0,
     measure: Annotated[
         str | None,

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from sae_core import console, pipeline
-from sae_core.commands.common import command_line, stoppable
+from sae_core.bounds import LARGEST_SEED
+from sae_core.commands.common import MOST_SEEDS, command_line, stoppable
 from sae_core.config import KNOWN, load_settings
 from sae_core.errors import UserError
 from sae_core.options import AsJson, Assignments, ConfigPath, parse_assignments
@@ -58,7 +59,9 @@ many features as there are true ones, as on real models, where nobody knows how 
 def truth(
     path: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs, one a seed.", show_default=False)],
     size: Annotated[str, typer.Option(help=f"Where settings start from: {', '.join(SIZES)}.")] = "small",
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds, each with its own dictionary and activations.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MOST_SEEDS, help="Seeds, each with its own dictionary and activations.")
+    ] = 5,
     config: ConfigPath = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
@@ -106,6 +109,8 @@ def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: l
         chosen = {**SIZES[size], "text.source": KNOWN, "model.name": KNOWN}
         settings = load_settings(config, given, base=load_settings(overrides=chosen))
         start = settings.training.seed
+    if start + seeds - 1 > LARGEST_SEED:
+        raise UserError(f"--seeds {seeds} from seed {start} on goes beyond {LARGEST_SEED}; begin with a smaller seed.")
     runs = []
     for seed in range(start, start + seeds):
         training = settings.training.model_copy(update={"seed": seed})

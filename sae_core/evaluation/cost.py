@@ -16,7 +16,7 @@ from sae_core.ensemble import Ensemble
 from sae_core.evaluation.codes import member_code
 from sae_core.evaluation.effort import steps_taken
 from sae_core.evaluation.terms import RULE, WORTH, where_to_stop
-from sae_core.files import read_json, read_table
+from sae_core.files import read_object, read_table
 from sae_core.run import Run
 from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.work import Boosting, SAEShape, ensemble_flops
@@ -49,7 +49,7 @@ def measure_cost(run: Run, ensembles: Mapping[str, Ensemble], acts_BD: Tensor, *
         acts_BD: Activations [B, D] on that device, on which the time is taken.
         repeats: How often it is taken.
     """
-    measured = read_json(run.evaluation("reconstruction"))["ensembles"]
+    measured = read_object(run.evaluation("reconstruction"), ensembles=dict)["ensembles"]
     device = acts_BD.device
     figures = {name: _ensemble_cost(run, name, ensembles[name], measured[name], acts_BD, repeats) for name in ensembles}
     return {

@@ -38,7 +38,7 @@ from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.sample import training_sample
 from sae_core.evaluation.task_names import identity_of, task_name
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
-from sae_core.files import read_json, read_table, write_json, write_table
+from sae_core.files import read_object, read_table, write_json, write_table
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import CONTROL_STAGE, DETECTION, DETECTORS, EVALUATION_STAGES, Run
 
@@ -183,7 +183,7 @@ def _add_tasks(
 def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None:
     """Put the figures of one task beside those that are there."""
     if run.evaluation("concepts").exists():
-        before = read_json(run.evaluation("concepts"))
+        before = read_object(run.evaluation("concepts"), tasks=list)
         kept = [other for other in before["tasks"] if other["task"] != name]
         facts = {**before, "tasks": [*kept, *facts["tasks"]]}
         rows = _read_concepts(run)

@@ -19,7 +19,7 @@ from sae_core.evaluation.ablation import Workbench
 from sae_core.evaluation.spurious import PooledTask
 from sae_core.evaluation.spurious_tasks import SpuriousTask
 from sae_core.evaluation.terms import RANDOM, SPURIOUS
-from sae_core.files import read_json, read_table, write_json, write_table, write_tensors
+from sae_core.files import parse_json, read_object, read_table, write_json, write_table, write_tensors
 from sae_core.mapped import map_tensors
 from sae_core.run import Run
 
@@ -58,7 +58,7 @@ def read_pooled(run: Run, task: str) -> PooledTask:
     arrays, metadata = map_tensors(path)
     table = read_table(run.spurious_texts(task))
     try:
-        facts = json.loads(metadata["task"])
+        facts = parse_json(metadata["task"])
         codes = {
             name: sparse.csr_array(
                 tuple(arrays[f"{name}.{part}"] for part in _PARTS), shape=(len(arrays["acts"]), features)
@@ -73,7 +73,7 @@ def read_pooled(run: Run, task: str) -> PooledTask:
         )
         marked = {name: arrays[f"{name}.marked"] for name in codes if f"{name}.marked" in arrays}
         return PooledTask(known, arrays["acts"], codes, marked, arrays["random"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete it and run sae-ensemble spurious again.") from None
 
 
@@ -112,7 +112,9 @@ def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tupl
 def measured_tasks(run: Run) -> list[dict[str, Any]]:
     """The ``tasks`` of evaluation/spurious.json; none where nothing was measured."""
     path = run.evaluation(SPURIOUS)
-    return list(read_json(path)["tasks"]) if path.exists() and run.evaluation_table(SPURIOUS).exists() else []
+    if not path.exists() or not run.evaluation_table(SPURIOUS).exists():
+        return []
+    return list(read_object(path, tasks=list)["tasks"])
 
 
 def write_measured(run: Run, tasks: list[dict[str, Any]], table: pd.DataFrame) -> None:

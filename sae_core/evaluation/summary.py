@@ -13,7 +13,7 @@ from sae_core.config import title_of
 from sae_core.evaluation.detected import Mean, means_of, read_means
 from sae_core.evaluation.effort import effort_of
 from sae_core.evaluation.terms import PLAIN, RANDOM_STAGES, STANDARDISED
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.numbers import compact
 from sae_core.run import Run
 
@@ -60,7 +60,8 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         stability = atoms.get("member_stability") or {}
         control = measured["control"].get("ensembles", {}).get(folder.name, {})
         control_low, control_high = control.get("explained_variance_interval", (None, None))
-        manifest, effort = read_json(folder.manifest), effort_of(run, folder.name)
+        manifest = read_object(folder.manifest, members=list, widths=list, wiring=str)
+        effort = effort_of(run, folder.name)
         retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
         rows.append(
             {
@@ -115,8 +116,7 @@ def _read(run: Run, name: str) -> dict[str, Any]:
     path = run.evaluation(name)
     if not path.exists():
         return {}
-    value: dict[str, Any] = read_json(path)
-    return value
+    return read_object(path)
 
 
 def _detection(means: Mapping[tuple[str, str], Mean], name: str) -> dict[str, float | None]:

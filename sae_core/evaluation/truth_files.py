@@ -14,7 +14,7 @@ import pandas as pd
 
 from sae_core.evaluation.bootstrap import ABOVE, Floats, differences, interval, mean_draws
 from sae_core.evaluation.terms import RANDOM
-from sae_core.files import read_json, read_table
+from sae_core.files import read_object, read_table
 from sae_core.run import Run
 
 STAGE = "truth"
@@ -51,7 +51,7 @@ def read_truth(run: Run) -> dict[str, Any]:
     Args:
         run: A run that was scored.
     """
-    content: dict[str, Any] = read_json(run.evaluation(STAGE))
+    content = read_object(run.evaluation(STAGE))
     ensembles = content.get("ensembles", {})
     if all(CAP in own for own in ensembles.values()):
         return content

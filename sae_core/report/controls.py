@@ -9,7 +9,7 @@ from sae_core.config import title_of
 from sae_core.evaluation.seeds import difference, mean_interval
 from sae_core.evaluation.terms import RANDOM_STAGES
 from sae_core.evaluation.truth_files import read_truth
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.report.columns import Columns
 from sae_core.report.figures import Figure, figure_of
 from sae_core.run import CONTROL_STAGE, Run
@@ -54,7 +54,7 @@ def control_of(runs: Sequence[Run], name: str) -> dict[str, Any] | None:
 
 def _measured(run: Run) -> dict[str, Any]:
     if run.evaluation(CONTROL_STAGE).exists():
-        return dict(read_json(run.evaluation(CONTROL_STAGE)).get("ensembles", {}))
+        return dict(read_object(run.evaluation(CONTROL_STAGE)).get("ensembles", {}))
     if not run.evaluation("truth").exists():
         return {}
     return {name: own["control"] for name, own in read_truth(run).get("ensembles", {}).items() if "control" in own}

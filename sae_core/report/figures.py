@@ -16,7 +16,7 @@ from sae_core.evaluation.seeds import difference, mean_interval, within
 from sae_core.evaluation.summary import by_ensemble
 from sae_core.evaluation.terms import CONFOUNDED
 from sae_core.evaluation.truth_files import read_truth
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.run import Run
 
 SINGLE = "single"
@@ -117,7 +117,7 @@ def _ensembles(run: Run, source: str) -> dict[str, Any]:
         source, path = "truth", run.evaluation("truth")  # which measures it, too
     if not path.exists():
         return {}
-    content = read_truth(run) if source == "truth" else read_json(path)
+    content = read_truth(run) if source == "truth" else read_object(path)
     found = by_ensemble(content) if source == "cost" else content.get("ensembles", {})
     return dict(found)
 
@@ -188,7 +188,7 @@ def _with_findings(runs: Sequence[Run], name: str, steps: list[dict[str, Any]]) 
 
 def _detected(run: Run, name: str) -> list[dict[str, Any]]:
     """The steps of detection of an ensemble, meant over tasks; none where they were not measured."""
-    tasks = read_json(run.evaluation("concepts"))["tasks"] if run.evaluation("concepts").exists() else []
+    tasks = read_object(run.evaluation("concepts"), tasks=list)["tasks"] if run.evaluation("concepts").exists() else []
     by_task = [task.get("by_members", {}).get(name) for task in tasks if task["task"] != CONFOUNDED]
     if not by_task or not all(by_task):
         return []

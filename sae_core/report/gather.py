@@ -10,7 +10,7 @@ from typing import Any
 from sae_core.evaluation.effort import effort_of
 from sae_core.evaluation.seeds import mean_interval
 from sae_core.evaluation.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
-from sae_core.files import read_json, read_table
+from sae_core.files import read_object, read_table
 from sae_core.report.controls import control_of
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.known import found_of_truth
@@ -75,7 +75,7 @@ def gather(subject: Subject) -> dict[str, Any]:
 
 def _stages(run: Run, name: str) -> int:
     """Members that learn one after another; 1 where they do so side by side."""
-    manifest = read_json(run.ensemble(name).manifest)
+    manifest = read_object(run.ensemble(name).manifest, members=list, wiring=str)
     return len(manifest["members"]) if manifest["wiring"] == "residual" else 1
 
 
@@ -99,7 +99,7 @@ def _corpus(runs: Sequence[Run]) -> dict[str, Any]:
     facts = {**runs[0].facts("corpus")}
     for name, key in (("reconstruction", "tokens"), ("truth", "rows")):
         if runs[0].evaluation(name).exists():
-            return {**facts, "measured_tokens": read_json(runs[0].evaluation(name)).get(key)}
+            return {**facts, "measured_tokens": read_object(runs[0].evaluation(name)).get(key)}
     return facts
 
 
@@ -111,7 +111,7 @@ def _concepts(run: Run) -> dict[str, Any] | None:
     """What was detected, and every concept's best figures by method."""
     if not run.evaluation("concepts").exists() or not run.evaluation_table("concepts").exists():
         return None
-    facts = read_json(run.evaluation("concepts"))
+    facts = read_object(run.evaluation("concepts"), tasks=list)
     table = read_table(run.evaluation_table("concepts"))
     if not len(table):
         return None
@@ -124,7 +124,7 @@ def _concepts(run: Run) -> dict[str, Any] | None:
 def _cross_entropies(runs: Sequence[Run]) -> dict[str, float]:
     """Between what the loss is recovered: of the model, with zero and with mean ablation; means over runs."""
     files = [run.evaluation("loss") for run in runs]
-    found = [read_json(file).get("cross_entropy") or {} for file in files if file.exists()]
+    found = [read_object(file).get("cross_entropy") or {} for file in files if file.exists()]
     means = {name: mean_interval([own.get(name) for own in found])["mean"] for name in (found[0] if found else ())}
     return {name: value for name, value in means.items() if value is not None}
 
@@ -133,7 +133,7 @@ def _single_as_often(run: Run) -> dict[str, Any] | None:
     """How stable one SAE is that is trained as often as an ensemble has members, over independent trainings."""
     if not run.evaluation("stability").exists():
         return None
-    found: dict[str, Any] | None = read_json(run.evaluation("stability")).get("single_as_often")
+    found: dict[str, Any] | None = read_object(run.evaluation("stability")).get("single_as_often")
     return found
 
 
@@ -156,7 +156,7 @@ def _spurious(runs: Sequence[Run]) -> list[dict[str, Any]] | None:
     by_task: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run in runs:
         if run.evaluation("spurious").exists():
-            for task in read_json(run.evaluation("spurious"))["tasks"]:
+            for task in read_object(run.evaluation("spurious"), tasks=list)["tasks"]:
                 by_task.setdefault(str(task["task"]), []).append((run.name, task))
     found = []
     for own in by_task.values():

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sae_core.config import LARGEST_SEED, Architecture, SAESettings
+from sae_core.bounds import LARGEST_SEED
+from sae_core.config import Architecture, SAESettings
 from sae_core.errors import UserError
 from sae_core.sae.sparse import SparseCode
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from sae_core.bounds import STORED
 from sae_core.config import RunSettings, load_settings, stored_settings
 from sae_core.errors import UserError
-from sae_core.files import read_json, write_json
+from sae_core.files import read_object, write_json
 from sae_core.run import EVALUATION_STAGES, first_difference, is_run, sweep_manifest
+from sae_core.toml import parse_value
 
 FORMAT = 1
 LONGEST_NAME = 80
@@ -83,10 +84,10 @@ def open_sweep(path: Path) -> Sweep:
     """
     if not is_sweep(path):
         raise UserError(f"{path} holds no sweep; begin one with --vary, e.g. --vary sae.k=16,32,64.")
-    content = read_json(sweep_manifest(path))
+    content = read_object(sweep_manifest(path))
     try:
         names, stages = tuple(content["varied"]), tuple(content["stages"])
-        base = RunSettings.model_validate(stored_settings(content["settings"]))
+        base = RunSettings.model_validate(stored_settings(content["settings"]), context=STORED)
         found = [_combination(base, dict(values)) for values in content["combinations"]]
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{sweep_manifest(path)} is damaged; delete it and give the sweep's options again.") from None
@@ -135,10 +136,8 @@ def parse_varied(given: Sequence[str]) -> dict[str, list[Any]]:
             raise UserError(f"--vary {text} is not of the form section.name=value,value,…, e.g. --vary sae.k=16,32,64.")
         if name in varied:
             raise UserError(f"--vary {name} is given twice; give all its values at once.")
-        try:
-            varied[name] = tomllib.loads(f"values = [{values}]")["values"]
-        except tomllib.TOMLDecodeError:
-            varied[name] = [value.strip() for value in values.split(",")]
+        listed = parse_value(f"[{values}]")
+        varied[name] = listed if isinstance(listed, list) else [value.strip() for value in values.split(",")]
         twice = [value for number, value in enumerate(varied[name]) if value in varied[name][:number]]
         if twice:
             raise UserError(f"--vary {name} has the value {twice[0]} twice; leave one of them out.")

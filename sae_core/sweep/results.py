@@ -13,7 +13,7 @@ from typing import Any
 from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.evaluation.summary import by_ensemble, summarize
 from sae_core.evaluation.terms import RANDOM_STAGES
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.run import Run
 from sae_core.sweep.combinations import Sweep, Values
 
@@ -64,8 +64,8 @@ def collect(sweep: Sweep, runs: Sequence[Run], *, target: float = TARGET) -> dic
 
 def _one_sae(run: Run) -> dict[str, float | None] | None:
     """What one SAE of a run explains, and costs: the single one, or else the first member of an ensemble."""
-    figures = read_json(run.evaluation("reconstruction"))["ensembles"]
-    costs = by_ensemble(read_json(run.evaluation("cost"))) if run.evaluation("cost").exists() else {}
+    figures = read_object(run.evaluation("reconstruction"), ensembles=dict)["ensembles"]
+    costs = by_ensemble(read_object(run.evaluation("cost"))) if run.evaluation("cost").exists() else {}
     for name in ("single", "bagged", "boosted"):
         if name in figures:
             first = figures[name]["by_members"][0]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sae_core.errors import UserError
-from sae_core.files import read_json, read_tensors, write_json, write_tensors
+from sae_core.files import read_object, read_tensors, write_json, write_tensors
 from sae_core.training.curves import COLUMNS
 from sae_core.training.distribution import Part
 from sae_core.training.processes import share
@@ -111,7 +111,7 @@ def _replace_older(path: Path, files: dict[Path, range]) -> None:
 def _load(path: Path, trainers: Sequence[Trainer], part: Part) -> Progressed:
     files = [path] if path.exists() else []
     if _list(path).exists():
-        listed = {path.with_name(name): range(*members) for name, members in read_json(_list(path)).items()}
+        listed = {path.with_name(name): range(*members) for name, members in read_object(_list(path)).items()}
         # Someone who deletes a damaged file wants to start anew.
         files = list(listed) if all(file.exists() for file in listed) else []
         wanted = {number for number, _ in _numbered(trainers, part)}

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.config import LARGEST_SEED, MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
+from sae_core.bounds import LARGEST_SEED
+from sae_core.config import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
 from sae_core.errors import UserError
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
 from sae_core.training.distribution import Part, Split
