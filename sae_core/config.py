@@ -268,8 +268,8 @@ class RunSettings(_Settings):
 
     @model_validator(mode="after")
     def _features_can_be_counted(self) -> Self:
-        if (features := self.sae.width * self.training.members) > bounds.LARGEST_INDEX:
-            raise ValueError(f"sae.width times training.members is {features}, of at most {bounds.LARGEST_INDEX}")
+        if self.sae.width * self.training.members > (most := bounds.LARGEST_INDEX):
+            raise ValueError(f"sae.width times training.members is more than {most}")
         return self
 
     @model_validator(mode="after")

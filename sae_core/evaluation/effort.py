@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.files import read_json
+from sae_core.files import read_object
 from sae_core.numbers import decimal
 from sae_core.run import Run
 
@@ -40,7 +40,7 @@ def steps_taken(run: Run, name: str) -> int | None:
     steps = run.facts(f"train/{name}").get("steps")
     if steps is None:
         return None
-    manifest = read_json(run.ensemble(name).manifest)
+    manifest = read_object(run.ensemble(name).manifest)
     in_turn = manifest["wiring"] == "residual" and run.settings.training.boosting == "sequential"
     return int(steps) * (len(manifest["members"]) if in_turn else 1)
 

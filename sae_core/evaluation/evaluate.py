@@ -262,9 +262,14 @@ def _concepts(run: Run, ensembles: Ensembles, device: str, progress: Progress) -
     _write_concepts(run, facts, table)
 
 
+def _tasks_there(run: Run) -> list[dict]:
+    path = run.evaluation("concepts")
+    return list(read_object(path, tasks=list)["tasks"]) if path.exists() else []
+
+
 def _tasks_lost(run: Run, facts: dict, progress: Progress) -> None:
     """Say which tasks that were added earlier are dropped, as further ensembles have not been measured on them."""
-    before = read_json(run.evaluation("concepts"))["tasks"] if run.evaluation("concepts").exists() else []
+    before = _tasks_there(run)
     kept = {task["task"] for task in facts["tasks"]}
     lost = [str(task["task"]) for task in before if task["task"] not in kept]
     if lost:

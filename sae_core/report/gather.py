@@ -141,7 +141,7 @@ def _stages_over_trainings(run: Run) -> dict[str, Any]:
     """Of each boosted ensemble how stable its stages are over independent trainings, and their nulls."""
     if not run.evaluation("stability").exists():
         return {}
-    own = read_json(run.evaluation("stability")).get("ensembles", {})
+    own = read_object(run.evaluation("stability")).get("ensembles", {})
     return {
         name: {key: each.get(key) for key in ("by_stage", "noise")} for name, each in own.items() if "by_stage" in each
     }
