@@ -119,7 +119,7 @@ def evaluate_task(
     """
     device = resolve_device(device or run.settings.training.device)
     texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
-    there = read_json(run.evaluation("concepts"))["tasks"] if run.evaluation("concepts").exists() else []
+    there = _tasks_there(run)
     task = labelled_task(task_name(path, there), texts, labels, seed=run.settings.training.seed)
     _add_tasks(run, [task], run.settings.evaluation, device, progress, file=identity_of(path))
 
