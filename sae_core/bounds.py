@@ -39,6 +39,7 @@ def _name(value: str) -> str:
 
 Seed = Annotated[int, Field(ge=0), AfterValidator(_seed), BeforeValidator(_no_truth)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST_INDEX), BeforeValidator(_no_truth)]
+Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Natural = Annotated[int, Field(ge=0, le=LARGEST_INDEX), BeforeValidator(_no_truth)]
 Tokens = Annotated[int, Field(gt=0, le=MOST_TOKENS), BeforeValidator(_no_truth)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_no_truth)]

@@ -65,10 +65,15 @@ def main() -> None:
     except OSError as error:
         message = disk_sentence(error)
     if message:
-        console.say(f"Error: {message}")
+        console.say(f"Error: {_one_line(message)}")
     if launch.is_another():
         time.sleep(HEARD_SECONDS)
     sys.exit(USER_ERROR)
+
+
+def _one_line(message: str) -> str:
+    """A sentence as one line: a line break in a name is shown as ``\\n``, and other control characters likewise."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
 
 
 def _refuse_unreadable(arguments: list[str]) -> None:

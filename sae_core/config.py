@@ -183,7 +183,7 @@ MEMBER_SETTINGS = {
 class EvaluationSettings(_Settings):
     """What is measured after training."""
 
-    concept_features: tuple[bounds.Positive, ...] = (1, 2, 5, 10, 20)
+    concept_features: bounds.Counts = (1, 2, 5, 10, 20)
     """Numbers of features m that a concept detector may use."""
     train_texts: bounds.Positive = 1000
     """Training texts per concept, half of them positive."""

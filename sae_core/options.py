@@ -160,7 +160,7 @@ def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for assignment in assignments or []:
         name, equals, text = assignment.partition("=")
-        if not equals or "." not in name:
+        if not equals or not all(name.split(".")) or "." not in name:
             raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
         if name in values:
             raise UserError(f"--set {name} is given twice; leave one of them out.")
