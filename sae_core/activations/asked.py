@@ -25,7 +25,10 @@ def asked_and_got(settings: RunSettings, facts: Mapping[str, Any]) -> str:
         if got is not None:
             parts.append(f"{got:,} of {getattr(asked, f'{key}_tokens'):,} {name} tokens{_made_of(key, facts)}")
     most = facts.get("context", settings.model.context)  # a model may take less than was asked for
-    text = f"Text, in passages of at most {most} tokens: {', '.join(parts)}."
+    how = f"in passages of at most {most} tokens"
+    if settings.text.cut == "first":
+        how = f"at most the first {most} tokens of each document"
+    text = f"Text, {how}: {', '.join(parts)}."
     if facts.get("cut_tokens"):
         text += (
             f" {facts['cut_tokens']:,} tokens behind the first {most} of a document were cut off (text.cut is first)."
