@@ -173,7 +173,7 @@ def _row(row: dict[str, Any]) -> list[Cell]:
 def _training_notes(row: dict[str, Any]) -> str:
     """At how many tokens, steps and operations, and of how many parameters."""
     words = {"train_tokens": "tokens an SAE", "train_steps": "steps", "train_flops": "FLOP", "parameters": "param."}
-    return " · ".join(f"{compact(row[key])} {word}" for key, word in words.items() if row[key] is not None)
+    return "\n".join(f"{compact(row[key])} {word}" for key, word in words.items() if row[key] is not None)
 
 
 def _loss_notes(row: dict[str, Any]) -> str:
