@@ -5,18 +5,15 @@ PATH is a run folder or a folder of runs.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import streamlit as st
 
-from dashboard import address, pins, queries
+from dashboard import address, pins, queries, visitor
 from dashboard.faults import in_a_sentence
 from dashboard.parts.style import stylesheet
-from sae_core import variables
-from sae_core.browse.labels import LONGEST
 from sae_core.errors import UserError
 from sae_core.run import Run
 
@@ -107,18 +104,6 @@ def _shape(info: queries.EnsembleInfo) -> str:
     return f"{info.members} × {info.widths[0]:,}"
 
 
-def _author() -> str:
-    author = st.sidebar.text_input(
-        "Your name",
-        value=os.environ.get(variables.AUTHOR) or "anonymous",
-        key="author",
-        max_chars=LONGEST["author"],
-        help="Written beside every label that you save; kept for this session.",
-        persist_state="session",
-    )
-    return (author or "").strip() or "anonymous"
-
-
 def _look() -> address.Here:
     root = _root()
     picked: dict[str, str | None] = st.session_state.pop(_PICKED, {})
@@ -126,7 +111,7 @@ def _look() -> address.Here:
     runs, run = _pick_run(root, asked)
     infos = queries.ensembles(run)
     ensemble = _pick_ensemble(infos, asked)
-    here = address.Here(root, runs, run, infos, ensemble, _author())
+    here = address.Here(root, runs, run, infos, ensemble, visitor.name_field())
     address.write({**picked, **here.link(), **pins.remember(here, asked.get(address.PINS))})
     return here
 
@@ -158,9 +143,12 @@ def main() -> None:
     with st.container(key="stylesheet"):
         # HTML of nothing but style goes to a place of Streamlit's that a toast in a callback writes over.
         st.html(f"<i></i>{stylesheet()}")
+        keeping = st.empty()
     links, here = st.sidebar.container(gap=None, key="pages"), None
     with in_a_sentence(_way_back):
         here = _look()
+    if kept := visitor.script():
+        keeping.html(kept, unsafe_allow_javascript=True)
     with links:
         _links(pages, here)
     if here is not None:

@@ -8,6 +8,7 @@ import streamlit as st
 
 from dashboard import queries
 from dashboard.address import Here
+from dashboard.components import label_drafts
 from dashboard.faults import callback
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain
@@ -17,7 +18,7 @@ from dashboard.sections import labelling
 from sae_core.browse.labels import LONGEST, Copy, Edit, Label
 from sae_core.browse.labels.records import now
 
-_SHOWN = "label-form-shown"
+_SHOWN, _DRAFT = "label-form-shown", "label-form-draft"
 
 
 def label_form(here: Here, info: queries.EnsembleInfo, feature: int, label: Label | None) -> None:
@@ -36,10 +37,12 @@ def label_form(here: Here, info: queries.EnsembleInfo, feature: int, label: Labe
     seen = _seen(key, label, version)
     labelling.said()
     if not labelling.pending(here) and version != seen:
-        _changed_meanwhile(key, label, version)
+        _changed_meanwhile(here, info, feature, key, label, version)
     family = queries.copies_in_family(here.run, info, feature)
     with st.form(f"label-form-{key}", border=True):
         _fields(here, info, feature, key, label, family)
+        if _shows_draft(key):
+            _draft(here, info, feature, key, label)
         if label:
             source = f" It is {parts.source_text(label.source)}." if label.source else ""
             st.caption(
@@ -51,6 +54,16 @@ def label_form(here: Here, info: queries.EnsembleInfo, feature: int, label: Labe
         with st.popover("History", icon=":material/history:", disabled=version == 0):
             changes = queries.labels(here.run).history(info.name, feature) if version else []
             st.html(parts.history_table(changes))
+    place = label_drafts.place_of(here.run, info.name, feature)
+    label_drafts.label_drafts(
+        place,
+        key,
+        label,
+        seen=seen,
+        reload=_reloaded(),
+        shown=_shows_draft(key),
+        on_found=lambda: _restore(key, place),
+    )
 
 
 def _fields(
@@ -62,7 +75,7 @@ def _fields(
             "Label",
             value=label.label if label else "",
             key=f"label-{key}",
-            max_chars=labelling.room_for("label", label.label if label else ""),
+            max_chars=labelling.room_for("label", label.label if label else "", _typed("label", key)),
             placeholder="What does it respond to?",
         )
     with note:
@@ -70,7 +83,7 @@ def _fields(
             "Note",
             value=label.note if label else "",
             key=f"note-{key}",
-            max_chars=labelling.room_for("note", label.note if label else ""),
+            max_chars=labelling.room_for("note", label.note if label else "", _typed("note", key)),
             placeholder="Doubts, exceptions, ideas",
         )
     with save:
@@ -117,13 +130,58 @@ def _take(
     _save(here, info, feature, key, family)
 
 
+def _typed(part: str, key: str) -> str:
+    """What the server knows of a field's text, as that of a draft."""
+    return str(st.session_state.get(f"{part}-{key}") or "")
+
+
+def _shows_draft(key: str) -> bool:
+    return bool(st.session_state.get(_DRAFT) == key)
+
+
+def _draft(here: Here, info: queries.EnsembleInfo, feature: int, key: str, label: Label | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="label-draft"):
+        st.markdown(
+            ":material/edit_note: **Unsaved draft**, kept by your browser. Save it or discard it.", width="content"
+        )
+        # Of the form, so that it ends what has been typed since, too.
+        st.form_submit_button(
+            "Discard",
+            icon=":material/delete:",
+            help="Forget what you have typed, and show what is saved",
+            on_click=_discard,
+            args=(here, info, feature, key, label),
+        )
+
+
+@callback
+def _restore(key: str, place: str) -> None:
+    draft = label_drafts.found(place)
+    if draft is not None:
+        st.session_state[f"label-{key}"], st.session_state[f"note-{key}"] = draft.label, draft.note
+        st.session_state[_SHOWN] = (key, draft.seen, _reloaded())
+        st.session_state[_DRAFT] = key
+
+
+@callback
+def _discard(here: Here, info: queries.EnsembleInfo, feature: int, key: str, label: Label | None) -> None:
+    version = queries.labels(here.run).versions(info.name, [feature])[feature]
+    _load(here, info, feature, key, label, version)
+
+
+def _reloaded() -> int:
+    """How often forms have been filled with what is saved."""
+    return int(st.session_state.get(labelling.RELOAD, 0))
+
+
 def _seen(key: str, label: Label | None, version: int) -> int:
     """The version that the form shows: what was saved when the form was opened, or loaded again since."""
-    reload = st.session_state.get(labelling.RELOAD, 0)
+    reload = _reloaded()
     shown = st.session_state.get(_SHOWN)
     if shown is None or shown[0] != key or shown[2] != reload:
         if shown is not None and shown[0] == key:
             _fill(key, label)
+        st.session_state.pop(_DRAFT, None)
         st.session_state[_SHOWN] = shown = (key, version, reload)
     return int(shown[1])
 
@@ -133,19 +191,29 @@ def _fill(key: str, label: Label | None) -> None:
     st.session_state[f"note-{key}"] = label.note if label else ""
 
 
-def _changed_meanwhile(key: str, label: Label | None, version: int) -> None:
+def _changed_meanwhile(
+    here: Here, info: queries.EnsembleInfo, feature: int, key: str, label: Label | None, version: int
+) -> None:
+    since, just = (" since you wrote your draft", "") if _shows_draft(key) else ("", " just")
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="label-meanwhile"):
         if label:
-            text = f"{plain(label.author or 'Somebody')} has just saved “{plain(label.label)}” here."
+            text = f"{plain(label.author or 'Somebody')} has{just} saved “{plain(label.label)}” here{since}."
         else:
-            text = "Somebody has just removed this label."
+            text = f"Somebody has{just} removed this label{since}."
         st.markdown(f":material/group: {text}")
-        st.button("Load it", key="label-load", on_click=_load, args=(key, label, version))
+        st.button("Load it", key="label-load", on_click=_load, args=(here, info, feature, key, label, version))
 
 
-def _load(key: str, label: Label | None, version: int) -> None:
+def _load(here: Here, info: queries.EnsembleInfo, feature: int, key: str, label: Label | None, version: int) -> None:
     _fill(key, label)
-    st.session_state[_SHOWN] = (key, version, st.session_state.get(labelling.RELOAD, 0))
+    _settled(here, info, feature, key, version)
+
+
+def _settled(here: Here, info: queries.EnsembleInfo, feature: int, key: str, version: int) -> None:
+    """The form shows what is saved, as this version; no draft is left."""
+    st.session_state[_SHOWN] = (key, version, _reloaded())
+    st.session_state.pop(_DRAFT, None)
+    label_drafts.forget(label_drafts.place_of(here.run, info.name, feature))
 
 
 @callback
@@ -160,7 +228,7 @@ def _save(here: Here, info: queries.EnsembleInfo, feature: int, key: str, family
     if saved is None or saved.conflicts:
         return
     version = queries.labels(here.run).versions(info.name, [feature])[feature]
-    st.session_state[_SHOWN] = (key, version, st.session_state.get(labelling.RELOAD, 0))
+    _settled(here, info, feature, key, version)
     followed = saved.followed + saved.given
     more = f", and {whole(followed)} of its family" if followed else ""
     if label or note:

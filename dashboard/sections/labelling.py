@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import queries
+from dashboard import queries, visitor
 from dashboard.address import Here
+from dashboard.components import label_drafts
 from dashboard.faults import callback
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain, section
@@ -19,8 +20,7 @@ from sae_core.browse.labels import LONGEST, Conflict, Copy, Edit, Saved
 from sae_core.browse.labels.records import Kind
 from sae_core.errors import UserError
 
-_SAID, _PENDING, _STEPS, RELOAD = "labels-said", "labels-pending", "labels-steps", "labels-reload"
-NOBODY = "anonymous"
+_SAID, _PENDING, RELOAD = "labels-said", "labels-pending", "labels-reload"
 _ONE_BY_ONE = 1
 """As many conflicts are shown as cards; more as a table."""
 
@@ -34,7 +34,7 @@ _NO_FAMILIES: Families = {}
 class _Pending:
     """Edits that wait for a choice."""
 
-    run: str
+    run: str  # its identity
     edits: Sequence[Edit]
     conflicts: Sequence[Conflict]
     kind: Kind
@@ -57,16 +57,14 @@ def save(
         say(str(error), good=False)
         return None
     if saved.conflicts:
-        st.session_state[_PENDING] = _Pending(here.run.name, list(edits), saved.conflicts, kind, text, copies)
+        st.session_state[_PENDING] = _Pending(here.run.identity, list(edits), saved.conflicts, kind, text, copies)
     else:
-        remember(saved.step)
+        visitor.remember(_where(here), saved.step)
     return saved
 
 
-def remember(step: int | None) -> None:
-    """Keep a step's number, so that people without a name take back only what they did in this session."""
-    if step is not None:
-        st.session_state.setdefault(_STEPS, []).append(step)
+def _where(here: Here) -> visitor.Place:
+    return queries.labels(here.run).place, here.run.identity
 
 
 def say(text: str, *, good: bool = True) -> None:
@@ -99,7 +97,7 @@ def reload_forms() -> None:
 
 def undo_and_redo(here: Here, *, key: str) -> None:
     """A button that takes back one's own last step, whatever it was, and one that makes it again."""
-    mine = st.session_state.get(_STEPS, []) if here.author == NOBODY else None
+    mine = visitor.steps(_where(here)) if here.author == visitor.NOBODY else None
     store = queries.labels(here.run)
     step, undo = store.last_step(here.author, mine), store.last_undo(here.author, mine)
     st.button(
@@ -133,7 +131,7 @@ def _undo(here: Here, number: int, *, again: bool = False) -> None:
     except UserError as error:
         say(str(error), good=False)
         return
-    remember(undone.number)
+    visitor.remember(_where(here), undone.number)
     reload_forms()
     left = f"; {whole(undone.left)} changed by others since then stay" if undone.left else ""
     say(f"{'Made again' if again else 'Taken back'}: {parts.step_text(undone.step)}{left}.")
@@ -142,7 +140,7 @@ def _undo(here: Here, number: int, *, again: bool = False) -> None:
 def pending(here: Here) -> bool:
     """Show what somebody else has changed meanwhile, both texts, and let people choose; False if there is nothing."""
     waiting: _Pending | None = st.session_state.get(_PENDING)
-    if waiting is None or waiting.run != here.run.name:
+    if waiting is None or waiting.run != here.run.identity:
         return False
     count = len(waiting.conflicts)
     text = "Nothing of yours is saved yet. Look at both texts and choose."
@@ -207,6 +205,8 @@ def _decide(here: Here, waiting: _Pending, chosen: Sequence[Conflict]) -> None:
     edits = [*rest, *(one.replacing() for one in chosen)]
     saved = save(here, edits, kind=waiting.kind, text=waiting.text, copies=copies)
     if saved is not None and not saved.conflicts:
+        for one in waiting.conflicts:  # whichever text was chosen, the other one is given up
+            label_drafts.forget(label_drafts.place_of(here.run, *one.wanted.key))
         stays = f"{labels_text(len(refused))} left as {'it was' if len(refused) == 1 else 'they were'}"
         written = f"{labels_text(saved.changed)} saved" if saved.changed or not refused else ""
         say("; ".join(filter(None, (written, stays if refused else ""))) + ".")
