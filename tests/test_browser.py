@@ -82,7 +82,7 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     page.get_by_text(f"Last saved by {AUTHOR}").wait_for()
     watched.settled()
 
-    page.get_by_test_id("stSidebarNav").get_by_text("Labels").click()
+    page.locator(".st-key-pages a").get_by_text("Labels", exact=True).click()
     page.get_by_text("Import and export").click()
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
@@ -90,7 +90,7 @@ def test_label_travels_from_a_match_to_the_csv_file(watched: Watched, address: s
     assert len(rows) == 1
     row = rows[0]
     assert (row["run"], row["ensemble"]) == ("run", "bagged")
-    assert run.settings.sae.width * int(row["member"]) + int(row["feature"]) == matched
+    assert run.settings.sae.width * int(row["member"]) + int(row["latent"]) == int(row["feature"]) == matched
     assert (row["label"], row["note"], row["author"]) == (f"'{LABEL}", NOTE, AUTHOR)
     assert row["time"]
     watched.fine()
@@ -148,6 +148,6 @@ def test_an_unknown_run_gets_a_message_and_a_way_out(watched: Watched, address: 
     page = watched.page
     page.goto(f"{address}/feature?run=..%2F..%2Fetc&feature=1")
     page.get_by_text("There is no run called").wait_for()
-    page.get_by_role("button", name="Back to the overview").click()
+    page.get_by_role("link", name="Back to the overview").click()
     page.get_by_text("How the ensembles compare").wait_for()
     watched.fine()

@@ -63,7 +63,7 @@ def test_from_a_token_by_keys_to_a_feature_and_to_pins(watched: Watched, address
     assert query(page.url)["token"] == "the"
     assert query(page.url)["pins"] == f"bagged.{first}"
 
-    page.get_by_test_id("stSidebarNav").get_by_text("Pinned features").click()
+    page.locator(".st-key-pages a").get_by_text("Pinned features", exact=True).click()
     page.get_by_role("heading", name=f"Feature {first}", exact=True).wait_for()
     watched.fine()
 
