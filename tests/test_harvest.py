@@ -340,6 +340,30 @@ def test_a_passage_that_is_trained_on_is_not_held_out(tmp_path: Path, model_path
     assert any(header.startswith(text) for text in train)
 
 
+def test_texts_that_begin_alike_are_not_on_both_sides_where_the_first_tokens_are_read(
+    tmp_path: Path, model_path: Path
+) -> None:
+    long, corpus = " ".join(sample_texts(30, seed=1, sentences=(1, 1))), tmp_path / "heads.jsonl"
+    alike = [f"{long} {text}" for text in sample_texts(60, seed=2)]
+    mixed = [text for pair in zip(alike, sample_texts(60, seed=3), strict=True) for text in pair]
+    corpus.write_text("\n".join(json.dumps({"text": text}) for text in mixed))
+    run = make_run(tmp_path / "run", model_path, corpus, text={"cut": "first"})
+    harvest.harvest(run)
+    model = LanguageModel.load(run.settings.model)
+    table = read_table(run.corpus.texts)
+    tokens = [ids.tobytes() for ids in model.token_ids(table["text"].tolist())]
+    train, held_out = ({tokens[row] for row in np.flatnonzero(table["held_out"] == side)} for side in (False, True))
+    assert not train & held_out
+    assert run.facts("corpus")["repeated_passages"] == 0
+
+    corpus.write_text("\n".join(json.dumps({"text": text}) for text in alike))
+    same = make_run(tmp_path / "same", model_path, corpus, text={"cut": "first"})
+    harvest.harvest(same)
+    facts = same.facts("corpus")
+    assert facts["repeated_passages"] == facts["evaluation_documents"] > 0
+    assert "also stand" in asked_and_got(same.settings, facts)
+
+
 def test_a_run_of_an_older_version_goes_on_as_it_was(tmp_path: Path, model_path: Path, corpus_path: Path) -> None:
     run = make_run(tmp_path / "run", model_path, corpus_path, text={"cut": "first"})
     harvest.harvest(run)
@@ -362,6 +386,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_was(tmp_path: Path, model_path:
     corpus = Corpus.open(opened)
     assert corpus.source_documents.tolist() == list(range(len(corpus.documents)))
     assert "passage" not in corpus.metadata(0)
-    assert asked_and_got(opened.settings, opened.facts("corpus")).startswith("Text, in passages of at most 40 tokens: ")
+    said = asked_and_got(opened.settings, opened.facts("corpus"))
+    assert said.startswith("Text, at most the first 40 tokens of each document: ")
     with pytest.raises(UserError, match=r"text\.cut is 'first' there, 'passages' here"):
         make_run(run.path, model_path, corpus_path)

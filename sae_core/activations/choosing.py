@@ -210,11 +210,10 @@ def _choose(settings: RunSettings, model: LanguageModel, sides: list[list[_Place
     data = settings.data
     take = _whole_ones if settings.text.cut == "first" else _exactly
     train = take(sides[0], data.train_tokens, model)
-    others, repeated = sides[1], 0
-    if settings.text.cut == "passages":
-        known = {place.content.text for place in train}
-        others = [place for place in sides[1] if place.content.text not in known] or sides[1]
-        repeated = len(others) * (others[0].content.text in known)
+    # By tokens, as that is what the model reads: texts may differ behind the context, or in case alone.
+    known = {place.content.ids.tobytes() for place in train}
+    others = [place for place in sides[1] if place.content.ids.tobytes() not in known] or sides[1]
+    repeated = len(others) * (others[0].content.ids.tobytes() in known)
     held_out = take(others, data.evaluation_tokens, model)
     order = [*train, *held_out]
     table = pd.DataFrame(

@@ -73,6 +73,8 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
                 **options,
             ),
         )
+    for own in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
+        own.use_cache = False  # texts are read once, and some models cannot make a cache
     where = f"The folder {source}" if options["local_files_only"] and Path(source).is_dir() else f"Model {source!r}"
     return Loaded(model.eval(), tokenizer, Weights.of(where, model, info, headed=saved_as is not None))
 

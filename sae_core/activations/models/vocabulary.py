@@ -34,6 +34,9 @@ def splits_special(tokenizer: Any, *, name: str) -> bool:
     transformers' ``split_special_tokens`` does so in most. In some, such as a protein model's, every letter is an added
     token, and the option makes one unknown token of a whole text: then plain text gives other ids with it.
 
+    In others, such as those whose vocabulary holds the special tokens as pieces, the option changes nothing, and a text
+    that names one still becomes it.
+
     Raises:
         UserError: If the tokenizer makes no token of plain text, as one does whose vocabulary is missing.
     """
@@ -51,7 +54,22 @@ def splits_special(tokenizer: Any, *, name: str) -> bool:
             f"The tokenizer of model {name!r} ({type(tokenizer).__name__}) makes no token of plain text: its "
             "vocabulary is missing; give a whole model folder."
         )
-    return plain == split
+    return plain == split and not _becomes_special(tokenizer, sorted(special))
+
+
+def _becomes_special(tokenizer: Any, names: Sequence[str]) -> bool:
+    """Whether a text that names a special token still becomes it when the tokenizer is told to split it."""
+    numbers = {*tokenizer.all_special_ids} - {*unknown_ids(tokenizer)}
+    options = {"add_special_tokens": False, "verbose": False, "split_special_tokens": True}
+    return any(not numbers.isdisjoint(tokenizer(f"a {name} a{name}", **options)["input_ids"]) for name in names)
+
+
+def unknown_ids(tokenizer: Any) -> list[int]:
+    """What a tokenizer makes of text that it does not know; its compiled part may name a token that it does not."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    name = getattr(model, "unk_token", None)
+    inner = getattr(model, "unk_id", None) if name is None else model.token_to_id(name)  # type: ignore[union-attr]
+    return sorted({int(number) for number in (tokenizer.unk_token_id, inner) if number is not None})
 
 
 def disarmed(text: str, special: Sequence[str]) -> str:
@@ -64,10 +82,10 @@ def disarmed(text: str, special: Sequence[str]) -> str:
 
 def unknown_share(tokenizer: Any, ids: Sequence[NDArray[np.int32]]) -> float:
     """Share of the tokens that stand for what the tokenizer does not know."""
-    unknown, total = tokenizer.unk_token_id, sum(map(len, ids))
-    if unknown is None or not total:
+    unknown, total = unknown_ids(tokenizer), sum(map(len, ids))
+    if not unknown or not total:
         return 0.0
-    return sum(int((tokens == unknown).sum()) for tokens in ids) / total
+    return sum(int(np.isin(tokens, unknown).sum()) for tokens in ids) / total
 
 
 def refuse_unknown(share: float, *, name: str) -> None:
