@@ -82,7 +82,7 @@ class Worked:
         self.path = path
         settings = path.with_name("settings.toml")
         settings.write_text(FILE)
-        given = ["--text", texts, "--text-column", "passage", "--model", model, "--k", 4, "--device", "cpu"]
+        given = ["--text", texts, "--text-column", "passage", "--model", model, "--device", "cpu"]
         task = ["--task", texts, "--text-column", "passage"]
         self.again: dict[str, Callable[[], Outcome]] = {
             "train": lambda: call("train", path, "--json", "--config", settings, *given, *assignments()),
@@ -161,7 +161,7 @@ def test_a_second_time_nothing_is_done(worked: Worked) -> None:
 def test_labels_go_out_and_come_back(worked: Worked, tmp_path: Path) -> None:
     file, back = tmp_path / "in.csv", tmp_path / "out.csv"
     # The empty label says that a label may be taken back; a name that is no formula comes back as it is.
-    file.write_text("ensemble,member,feature,label,note\nbagged,1,3,the article,sure\nsingle,0,31,=SUM(1),\n")
+    file.write_text("ensemble,member,latent,label,note\nbagged,1,3,the article,sure\nsingle,0,31,=SUM(1),\n")
     assert call("labels", "import", worked.path, file) == Outcome(0, "", "Imported 2 labels.\n")
     assert call("labels", "export", worked.path, "--out", back) == Outcome(0, "", f"Wrote {back}.\n")
     printed = call("labels", "export", worked.path)
@@ -180,9 +180,9 @@ def test_labels_go_out_and_come_back(worked: Worked, tmp_path: Path) -> None:
 def test_labels_that_differ_are_kept_or_replaced_as_asked(worked: Worked, tmp_path: Path) -> None:
     team = f"sqlite:///{tmp_path}/team.sqlite"
     file, crlf = tmp_path / "in.csv", tmp_path / "crlf.csv"
-    file.write_text("ensemble,member,feature,label,note\nbagged,1,3,first,\nbagged,1,4,same,\n")
+    file.write_text("ensemble,member,latent,label,note\nbagged,1,3,first,\nbagged,1,4,same,\n")
     assert call("labels", "import", worked.path, file, "--labels", team).err == "Imported 2 labels.\n"
-    crlf.write_bytes(b'ensemble,member,feature,label,note\r\nbagged,1,3,second,"a\r\nb"\r\nbagged,1,4,same,\r\n')
+    crlf.write_bytes(b'ensemble,member,latent,label,note\r\nbagged,1,3,second,"a\r\nb"\r\nbagged,1,4,same,\r\n')
     refused = call("labels", "import", worked.path, crlf, "--labels", team)
     assert refused.code == 2
     assert "there 'first'" in refused.err

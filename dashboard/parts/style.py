@@ -98,6 +98,7 @@ _RULES = """
 .sae.answers h3{font-size:.98rem;font-weight:620;margin:.5rem 0 .1rem;padding:0}
 .sae.answers ul{margin:.1rem 0;padding-left:1.1rem}
 .sae.answers li{margin:.25rem 0;font-size:.88rem;overflow-wrap:anywhere}
+.sae .note{white-space:normal;overflow-wrap:anywhere;min-width:0}
 .st-key-pages{row-gap:.4rem}
 .sae.more summary{cursor:pointer;font-size:.82rem;color:var(--muted)}
 .sae.card .row{display:flex;align-items:center;gap:.45rem;margin-bottom:.3rem}

@@ -143,6 +143,11 @@ def find_blocks(base: nn.Module, ids_BL: Tensor, *, name: str) -> Blocks:
         if found:
             alone = modules if len(modules) == len(found) else None
             return Blocks(base, found, alone, int(records[place][0].after.shape[-1]))
+    if not all(bool(state.isfinite().all()) for state in states or ()):
+        raise UserError(
+            f"Model {name!r} gave an activation that is not a number; choose another layer or model, or look for "
+            "weights that are not finite."
+        )
     raise UserError(
         f"The blocks of model {name!r} ({type(base).__name__}) cannot be found: no list of modules gives the hidden "
         "states that it reports, token by token; give another model."
