@@ -167,7 +167,7 @@ def test_labels_go_out_and_come_back(worked: Worked, tmp_path: Path) -> None:
     printed = call("labels", "export", worked.path)
     assert printed.out == back.read_text(encoding="utf-8")
     rows = list(csv.DictReader(printed.out.splitlines()))
-    assert [(row["ensemble"], row["member"], row["feature"], row["label"]) for row in rows] == [
+    assert [(row["ensemble"], row["member"], row["latent"], row["label"]) for row in rows] == [
         ("bagged", "1", "3", "the article"),
         ("single", "0", "31", "'=SUM(1)"),
     ]
