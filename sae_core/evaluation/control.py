@@ -15,9 +15,8 @@ from torch import Tensor
 
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.bootstrap import ABOVE
-from sae_core.evaluation.codes import BLOCK, Encoders
 from sae_core.evaluation.random_twin import has_control, random_stages
-from sae_core.evaluation.reconstruction import CHUNK, Moments, Read, Totals, explained_above
+from sae_core.evaluation.reconstruction import CHUNK, Moments, Read, Totals, explained_above, run_over
 from sae_core.evaluation.terms import untrained_share
 from sae_core.progress import Progress, Tick, silent
 
@@ -77,16 +76,12 @@ def measure_controls(
     sample_BD = sample().to(device)
     controls = controls_of(boosted, sample_BD, seed=seed)
     everything = {**boosted, **{_control(name): control for name, control in controls.items()}}
-    encoders = Encoders(everything)
     moments = Moments(tokens, sample_BD.shape[1], document_T=document_T, stretch=stretch)
-    totals = {name: Totals(ensemble, moments) for name, ensemble in everything.items()}
-    for start in range(0, tokens, BLOCK):
-        stop = min(start + BLOCK, tokens)
-        acts_BD = read(start, stop).to(device)
-        moments.add(start, acts_BD)
-        for name, codes in encoders.codes(acts_BD, decode=True):
-            totals[name].add(start, acts_BD, list(codes))
-        progress(Tick("measure random stages", stop, tokens))
+
+    def tell(done: int) -> None:
+        progress(Tick("measure random stages", done, tokens))
+
+    totals = run_over(everything, moments, read, tokens, device=device, tell=tell)
     found = {
         name: control_figures(totals[name], totals[_control(name)], controls[name], bootstrap=bootstrap, seed=seed)
         for name in boosted

@@ -267,6 +267,37 @@ def defined(value: float) -> float | None:
 
 
 @torch.no_grad()
+def run_over(
+    ensembles: Mapping[str, Ensemble],
+    moments: Moments,
+    read: Callable[[int, int], Tensor],
+    tokens: int,
+    *,
+    device: str,
+    tell: Callable[[int], None],
+) -> dict[str, Totals]:
+    """Encode and decode activations by all ensembles in one pass, and add up what each of them leaves.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``.
+        moments: Of the activations; filled here.
+        read: Gives activations [B, D] from one row to another.
+        tokens: Rows that are read.
+        device: Where to encode.
+        tell: Told the rows done, after every block.
+    """
+    encoders = Encoders(ensembles)
+    totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
+    for start in range(0, tokens, BLOCK):
+        stop = min(start + BLOCK, tokens)
+        acts_BD = read(start, stop).to(device)
+        moments.add(start, acts_BD)
+        for name, codes in encoders.codes(acts_BD, decode=True):
+            totals[name].add(start, acts_BD, list(codes))
+        tell(stop)
+    return totals
+
+
 def measure_reconstruction(
     ensembles: Mapping[str, Ensemble],
     read: Read,
@@ -295,17 +326,13 @@ def measure_reconstruction(
     Returns:
         (content of evaluation/reconstruction.json; the table beside it with every feature's density).
     """
-    encoders = Encoders(ensembles)
     moments = Moments(tokens, next(iter(ensembles.values())).d_in, document_T=document_T, stretch=stretch)
-    totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
+
+    def tell(done: int) -> None:
+        progress(Tick("measure reconstruction", done, tokens))
+
+    totals = run_over(ensembles, moments, read, tokens, device=device, tell=tell)
     identities: dict[str, float] = {}
-    for start in range(0, tokens, BLOCK):
-        stop = min(start + BLOCK, tokens)
-        acts_BD = read(start, stop).to(device)
-        moments.add(start, acts_BD)
-        for name, codes in encoders.codes(acts_BD, decode=True):
-            totals[name].add(start, acts_BD, list(codes))
-        progress(Tick("measure reconstruction", stop, tokens))
     checked = read(0, min(IDENTITY_TOKENS, tokens)).to(device)
     for name, ensemble in ensembles.items():
         # Every block obeys the identity by itself; the worst one is reported.
