@@ -58,8 +58,6 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         loss = measured["loss"].get("ensembles", {}).get(folder.name, {})
         loss_low, loss_high = loss.get("loss_recovered_interval", (None, None))
         stability = atoms.get("member_stability") or {}
-        control = measured["control"].get("ensembles", {}).get(folder.name, {})
-        control_low, control_high = control.get("explained_variance_interval", (None, None))
         manifest = read_object(folder.manifest, members=list, widths=list, wiring=str)
         effort = effort_of(run, folder.name)
         retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
@@ -73,16 +71,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "explained_variance_high": high,
                 "explained_variance_per_dimension": figures.get("explained_variance_per_dimension"),
                 "stages": len(manifest["members"]) if manifest["wiring"] == "residual" else 1,
-                "control_explained_variance": control.get("explained_variance"),
-                "control_explained_variance_low": control_low,
-                "control_explained_variance_high": control_high,
-                "control_untrained_share": control.get("untrained_share"),
-                "control_loss_recovered": control.get("loss_recovered"),
-                "control_loss_recovered_mean": control.get("loss_recovered_mean"),
-                "control_cross_entropy": control.get("cross_entropy"),
-                "control_mse": control.get("mse"),
-                "control_l0": control.get("l0"),
-                "control_dead_fraction": control.get("dead_fraction"),
+                **_control_figures(measured["control"].get("ensembles", {}).get(folder.name, {})),
                 "evaluation_tokens": measured["reconstruction"].get("tokens"),
                 "loss_recovered": loss.get("loss_recovered"),
                 "loss_recovered_low": loss_low,
@@ -182,6 +171,18 @@ def _control(row: dict[str, Any]) -> dict[str, str]:
     return {
         f"  {RANDOM_STAGES}": _number(row["control_explained_variance"], ".4f"),
         "  untrained share of gain": _number(row["control_untrained_share"], ".0%"),
+    }
+
+
+def _control_figures(control: Mapping[str, Any]) -> dict[str, Any]:
+    """What stage 1 and random stages come to; all None where that is not measured."""
+    low, high = control.get("explained_variance_interval", (None, None))
+    plain = ("untrained_share", "loss_recovered", "loss_recovered_mean", "cross_entropy", "mse", "l0", "dead_fraction")
+    return {
+        "control_explained_variance": control.get("explained_variance"),
+        "control_explained_variance_low": low,
+        "control_explained_variance_high": high,
+        **{f"control_{key}": control.get(key) for key in plain},
     }
 
 
