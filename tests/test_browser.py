@@ -45,7 +45,8 @@ def test_every_page_opens_without_an_error(browser: Browser, address: str, width
     one = Watched(browser, width=width, height=height)
     for path, text in PAGES.items():
         one.page.goto(f"{address}/{path}?run=run&ensemble=bagged")
-        one.page.get_by_text(text).first.wait_for()
+        # In the page itself: the sidebar, hidden on a phone, names the pages too.
+        one.page.get_by_test_id("stMain").get_by_text(text).first.wait_for()
         one.fine()
         overflow = one.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{path} is wider than the window"
