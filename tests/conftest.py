@@ -31,7 +31,7 @@ os.environ["TRITON_INTERPRET"] = str(int(not torch.cuda.is_available()))
 
 import browsing
 import pytest
-from models import build_model, build_tokenizer, sample_texts
+from models import MARKUP, build_model, build_tokenizer, sample_texts
 
 from sae_core import pipeline
 from sae_core.config import RunSettings
@@ -48,12 +48,6 @@ torch.set_num_threads(1)
 multiprocessing.set_forkserver_preload(
     ["torch._dynamo", "sae_core.training.methods", "sae_core.training.kernels.fast", "together"]
 )
-
-MARKUP = "<img/src=x/onerror=alert(1)>"
-"""A token of the small model's vocabulary that stands in most texts and must never become an element of a page.
-
-Slashes do between attributes what spaces do, and the dashboard shows spaces of a token as dots.
-"""
 
 
 @pytest.fixture(scope="session")

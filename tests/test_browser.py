@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browsing import MARKS, Watched, assert_no_element_of_it, feature_in
-from conftest import MARKUP
+from models import MARKUP
 
 from dashboard.queries.comparing import united
 from sae_core.browse.labels import LabelStore

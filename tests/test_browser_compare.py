@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 from browsing import MARKS, Watched, assert_no_element_of_it
-from conftest import MARKUP
+from models import MARKUP
 
 from sae_core.files import read_table
 from sae_core.run import Run

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from app_pages import html, links, open_page
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
-from test_dashboard_pages import html, links, open_page
 
 from dashboard import queries
 from dashboard.parts import aligned, compare, families

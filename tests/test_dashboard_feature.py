@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from app_pages import html, open_page
 from hand_made import corpus_of, index_of
 from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
-from test_dashboard_pages import html, open_page
 
 from dashboard.components.feature_keys import Act, read
 from dashboard.parts import feature_side, tokens

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from app_pages import html, open_page, save
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
-from test_dashboard_pages import html, open_page, save
 
 from dashboard.parts import labels as parts
 from dashboard.queries import EnsembleInfo

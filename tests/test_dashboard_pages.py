@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from app_pages import html, open_page
+from app_pages import html, links, open_page, save
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
@@ -28,10 +28,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_synthetic_run(root / "trained", stop_before="index")
     write_synthetic_run(root / "indexed", stop_before="evaluate")
     return root
-
-
-def links(app: AppTest) -> list[str]:
-    return [link.proto.query_string for link in app.get("page_link")]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -136,11 +132,6 @@ def test_label_is_saved_with_its_author_and_removed(monkeypatch: pytest.MonkeyPa
     app.text_input(key="note-run-bagged-30").set_value(" ")
     save(app)
     assert LabelStore(run.labels, "run").get("bagged", 30) is None
-
-
-def save(app: AppTest) -> None:
-    next(button for button in app.button if button.label == "Save").click().run()
-    assert not app.exception
 
 
 def test_label_that_cannot_be_saved_is_a_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

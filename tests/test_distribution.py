@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from random_saes import ALL
 from small_runs import BATCH, STEPS, WIDTH, D, curves, data, new_run, trained, weights
 from sources import TensorSource
-from test_sae import ALL
 from together import in_processes, train
 
 from sae_core.config import Architecture, RunSettings

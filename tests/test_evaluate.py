@@ -8,6 +8,7 @@ from html import escape
 import pandas as pd
 import pytest
 import torch
+from models import build_model_folder
 
 from sae_core.activations.cache import CacheWriter
 from sae_core.activations.harvest import evaluation_cache
@@ -30,7 +31,6 @@ from sae_core.report.gather import gather
 from sae_core.report.runs import find_subject
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import make_sae
-from tests.models import build_model_folder
 
 D, N, TOKENS, LOSS_TOKENS = 16, 24, 600, 300
 WORDS = {"ant": "gradient", "bee": "column", "cat": "parser"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_kernels import ALL, PRODUCTS, noise, sparse_sae
+from fast_and_plain import ALL, PRODUCTS, noise, sparse_sae
 
 from sae_core.config import Architecture
 from sae_core.sae import BatchTopKSAE

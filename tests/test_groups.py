@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from eventful import failing_at
 from small_runs import BATCH, MEMBERS, STEPS, WIDTH, D, assert_same_training, curves, data, new_run, trained, weights
 from sources import TensorSource
-from test_training_resume import failing_at
 
 from sae_core.config import RunSettings
 from sae_core.host_memory import free_host_memory

@@ -10,33 +10,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from random_saes import random_ensemble
 
 from sae_core.browse.external_sort import EntrySorter, write_merged
 from sae_core.browse.index import ActivationIndex
 from sae_core.browse.indexing import build_index, build_index_shard, merge_index_shards, shard_bounds
-from sae_core.config import Architecture, SAESettings
+from sae_core.config import Architecture
 from sae_core.ensemble import Ensemble, Wiring
 from sae_core.errors import UserError
 from sae_core.mapped import map_tensors, writing_tensors
 from sae_core.progress import Tick
-from sae_core.sae import BatchTopKSAE, make_sae
 
 D, TOKENS = 8, 203
 Array = NDArray[Any]
-
-
-def make_ensemble(architecture: Architecture, wiring: Wiring, widths: tuple[int, ...] = (24, 40, 16)) -> Ensemble:
-    settings = SAESettings(architecture=architecture, width=24, k=3, initial_threshold=0.4)
-    members = [make_sae(settings, D, width=width, seed=seed) for seed, width in enumerate(widths)]
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for member in members:
-            member.b_dec.normal_(generator=generator)
-            member.b_enc.normal_(std=0.1, generator=generator).sub_(0.2)
-            if isinstance(member, BatchTopKSAE):
-                member.threshold.fill_(0.7)
-    weights = [0.5, 0.3, 0.2] if wiring == "parallel" else [1.0, 0.75, 1.0]
-    return Ensemble(members, wiring=wiring, weights=weights[: len(widths)]).eval()
 
 
 @pytest.fixture
@@ -49,7 +35,7 @@ def acts_TD() -> torch.Tensor:
 def test_the_index_is_the_dense_code(
     tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, wiring: Wiring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ensemble = make_ensemble(architecture, wiring)
+    ensemble = random_ensemble(architecture, wiring)
     monkeypatch.setattr("sae_core.browse.indexing.BLOCK", 50)
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index", entries_in_memory=200)
     index = ActivationIndex.open(tmp_path / "index")
@@ -68,7 +54,7 @@ def test_the_index_is_the_dense_code(
 
 
 def test_decoding_the_index_gives_the_reconstruction(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    ensemble = make_ensemble("topk", "residual")
+    ensemble = random_ensemble("topk", "residual")
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
     index = ActivationIndex.open(tmp_path / "index")
     coefs_TM = torch.zeros(TOKENS, index.features)
@@ -80,7 +66,7 @@ def test_decoding_the_index_gives_the_reconstruction(tmp_path: Path, acts_TD: to
 
 
 def test_the_bytes_do_not_depend_on_how_much_fits_into_memory(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    ensemble = make_ensemble("topk", "parallel")
+    ensemble = random_ensemble("topk", "parallel")
     for name, entries in (("small", 1), ("middle", 57), ("large", 10**6)):
         build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / name, entries_in_memory=entries)
     assert (tmp_path / "small").read_bytes() == (tmp_path / "large").read_bytes()
@@ -145,7 +131,7 @@ def test_sorting_and_merging_hold_no_more_than_they_may(tmp_path: Path) -> None:
 
 
 def test_encoding_holds_as_much_however_many_tokens(tmp_path: Path) -> None:
-    ensemble, acts_BD = make_ensemble("topk", "parallel"), torch.randn(1000, D)
+    ensemble, acts_BD = random_ensemble("topk", "parallel"), torch.randn(1000, D)
     peaks = []
     for tokens in (20_000, 200_000):
         tracemalloc.start()
@@ -179,7 +165,7 @@ def test_shards_merge_to_the_bytes_of_one_process(
     tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, wiring: Wiring
 ) -> None:
     """Three shards of unequal size, merged in any order, with much memory or little."""
-    ensemble = make_ensemble(architecture, wiring)
+    ensemble = random_ensemble(architecture, wiring)
     if architecture != "topk":
         for member in ensemble:  # so that codes are sparse enough for the compiled loops
             member.b_enc.data.sub_(2.5)
@@ -197,7 +183,7 @@ def test_plainly_encoded_shards_that_start_where_blocks_do_merge_to_the_same_byt
 ) -> None:
     monkeypatch.setattr("sae_core.browse.indexing.BLOCK", 16)
     monkeypatch.setattr("sae_core.training.kernels.frozen.use_fast", lambda *_: False)
-    ensemble = make_ensemble(architecture, "residual")
+    ensemble = random_ensemble(architecture, "residual")
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
     bounds = [shard_bounds(TOKENS, rank, 3) for rank in range(3)]
     merge_index_shards(build_shards(tmp_path, ensemble, acts_TD, bounds), tmp_path / "merged")
@@ -215,7 +201,7 @@ def test_shard_bounds_cover_the_corpus_in_whole_blocks() -> None:
 
 
 def test_shards_that_do_not_make_a_whole_are_refused(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    ensemble = make_ensemble("topk", "parallel")
+    ensemble = random_ensemble("topk", "parallel")
     first, second, third = build_shards(tmp_path, ensemble, acts_TD, [(0, 40), (40, 90), (90, TOKENS)])
     for shards, message in (
         ([first, third], "shard_90 begins at token 90 and not at 40"),
@@ -226,7 +212,7 @@ def test_shards_that_do_not_make_a_whole_are_refused(tmp_path: Path, acts_TD: to
     ):
         with pytest.raises(UserError, match=message):
             merge_index_shards(shards, tmp_path / "merged")
-    (other,) = build_shards(tmp_path, make_ensemble("topk", "parallel", (24,)), acts_TD, [(40, TOKENS)])
+    (other,) = build_shards(tmp_path, random_ensemble("topk", "parallel", (24,)), acts_TD, [(40, TOKENS)])
     with pytest.raises(UserError, match=r"shard_40 has 24 features and .*shard_0 has 80"):
         merge_index_shards([first, other], tmp_path / "merged")
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
@@ -242,12 +228,12 @@ def test_shards_that_do_not_make_a_whole_are_refused(tmp_path: Path, acts_TD: to
 def test_activations_that_are_not_finite_are_refused(tmp_path: Path, acts_TD: torch.Tensor, bad: float) -> None:
     acts_TD[100, 3] = bad
     with pytest.raises(UserError, match="tokens 0 to 203 is not finite"):
-        build_index(make_ensemble("topk", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
+        build_index(random_ensemble("topk", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_feature_is_a_read_only_view_of_the_file(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    build_index(make_ensemble("relu", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
+    build_index(random_ensemble("relu", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
     index = ActivationIndex.open(tmp_path / "index")
     positions, values = index.feature(5)
     assert np.shares_memory(positions, index.positions)
@@ -256,7 +242,7 @@ def test_a_feature_is_a_read_only_view_of_the_file(tmp_path: Path, acts_TD: torc
 
 
 def test_dead_features_and_an_all_dead_ensemble(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    ensemble = make_ensemble("relu", "parallel", (8,))
+    ensemble = random_ensemble("relu", "parallel", (8,))
     with torch.no_grad():
         ensemble[0].b_enc.fill_(-100.0)
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
@@ -268,7 +254,7 @@ def test_dead_features_and_an_all_dead_ensemble(tmp_path: Path, acts_TD: torch.T
 def test_progress_ends_at_the_total_and_unknown_features_are_refused(tmp_path: Path, acts_TD: torch.Tensor) -> None:
     ticks: list[Tick] = []
     build_index(
-        make_ensemble("topk", "parallel"),
+        random_ensemble("topk", "parallel"),
         lambda a, b: acts_TD[a:b],
         TOKENS,
         tmp_path / "index",
@@ -284,7 +270,7 @@ def test_progress_ends_at_the_total_and_unknown_features_are_refused(tmp_path: P
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
 def test_a_cut_off_index_is_refused(tmp_path: Path, acts_TD: torch.Tensor, kept: int) -> None:
     path = tmp_path / "index"
-    build_index(make_ensemble("topk", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, path)
+    build_index(random_ensemble("topk", "parallel"), lambda a, b: acts_TD[a:b], TOKENS, path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"index is damaged .*delete it"):
         ActivationIndex.open(path)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from eventful import failing_at
 from small_runs import BATCH, STEPS, D, assert_same_training, curves, data, ensembles, new_run, trained
 from sources import TensorSource
-from test_training_resume import failing_at
 
 from sae_core.config import Architecture, load_settings
 from sae_core.errors import UserError

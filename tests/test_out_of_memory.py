@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from fast_and_plain import ALL, moments, noise, sparse_sae, trainer
 from small_runs import BATCH, STEPS, assert_same_training, data, new_run, trained, weights
 from sources import TensorSource
-from test_kernels import ALL, moments, noise, sparse_sae, trainer
 from together import in_processes
 
 from sae_core.config import Architecture

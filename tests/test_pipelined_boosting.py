@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_saes import ALL
 from small_runs import (
     BATCH,
     MEMBERS,
@@ -24,7 +25,6 @@ from small_runs import (
     weights,
 )
 from sources import TensorSource, sparse_data
-from test_sae import ALL
 
 from sae_core.config import Architecture, SAESettings, TrainingSettings
 from sae_core.progress import Tick

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 import torch
 from command_line import call, refused
 from models import FAMILIES, build_model
+from plans import PYTHIA, payload, planned, planned_stages, rates_of_one
 from small_runs import BATCH, MEMBERS, STEPS, D, K, new_run, trained
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,9 +23,9 @@ from sae_core.files import read_json
 from sae_core.planning import model_speed
 from sae_core.planning.calibration import calibrate
 from sae_core.planning.machines import MACHINES, Machine, find_machine
-from sae_core.planning.plan import make_plan, stages_of
-from sae_core.planning.rates import Group, Rates, named_rates, needed_steps
-from sae_core.planning.stages import Stage, Work, cache_bytes
+from sae_core.planning.plan import make_plan
+from sae_core.planning.rates import Group, named_rates, needed_steps
+from sae_core.planning.stages import Work, cache_bytes
 from sae_core.planning.train_stages import stages_of_training
 from sae_core.run import Run
 from sae_core.sae import ARCHITECTURES, make_sae
@@ -38,17 +38,7 @@ from sae_core.training.members import make_trainer
 from sae_core.training.stage import Plan
 from sae_core.training.work import SAEShape, checkpoint_bytes, ensemble_flops, kept_residuals, residual_bytes
 
-PYTHIA = (
-    *("--model", "EleutherAI/pythia-160m", "--layer", 8, "--width", 16128, "--k", 128, "--members", 8),
-    *("--tokens", 800_000_000, "--set", "data.train_tokens=800000000", "--set", "training.batch_size=8192"),
-)
 GEMMA = ("--model", "google/gemma-2-2b", "--layer", 12, *PYTHIA[4:])
-
-
-def payload(file: Path) -> int:
-    """Bytes of the tensors in a safetensors file, without its header."""
-    with file.open("rb") as opened:
-        return file.stat().st_size - 8 - int.from_bytes(opened.read(8), "little")
 
 
 def test_operations_of_a_small_transformer_by_hand() -> None:
@@ -191,24 +181,6 @@ def test_residuals_are_kept_where_training_keeps_them(tmp_path: Path, rows: int,
     assert kept_residuals(settings, rows=rows, steps=plan.steps, batch=plan.batch_size, free=None) == decided
 
 
-def rates_of_one(settings: RunSettings, processes: int = 1) -> Rates:
-    """A second for every step and a thousandth for everything else."""
-    widths = {settings.sae.width, settings.sae.width * settings.training.members}
-    small = dict.fromkeys(widths, 1e-3)
-    steps = dict.fromkeys(needed_steps(settings, processes), 1.0)
-    return Rates(steps, small, small, 1e-3, 0.0, 1.0, 0.0, 0.0, 0.0, tokens_per_text=10, fast=True)
-
-
-def planned_stages(shape: ModelShape, *, processes: int = 1, places: int = 1, **overrides: Any) -> dict[str, Stage]:
-    """Planned stages, without the time that checkpoints take."""
-    given = {name.replace("__", "."): value for name, value in overrides.items()}
-    base = {"data.train_tokens": 1000, "data.index_tokens": 100, "data.evaluation_tokens": 100}
-    settings = load_settings(overrides=base | {"training.tokens": 5000, "training.batch_size": 50} | given)
-    rates = rates_of_one(settings, processes)
-    work = Work(settings, shape, Machine("one", gpu=False, disk=10**12), rates, processes, places)
-    return {stage.name: stage for stage in stages_of(work)}
-
-
 def seconds_of(shape: ModelShape, **options: Any) -> dict[str, float]:
     """Planned seconds of the stages of training."""
     return {name: stage.seconds for name, stage in planned_stages(shape, **options).items() if stage.part == "train"}
@@ -263,13 +235,6 @@ def test_a_cache_larger_than_memory_is_dealt_on_disk_as_training_will_decide() -
     assert dealt(large, 10 * large) == dealt(large - 1, large) == []
     assert dealt(large - 1, 10 * large, shuffle="memory") == dealt(large - 1, 10 * large, storage="stream") == []
     assert len(dealt(large, 10 * large, shuffle="disk")) == 1
-
-
-def planned(*words: object) -> dict[str, Any]:
-    """What ``plan --json`` prints."""
-    done = call("plan", *words, "--json")
-    assert done.code == 0, done.err
-    return dict(json.loads(done.out))
 
 
 def test_plan_of_eight_members_on_pythia_has_the_magnitudes_counted_by_hand(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_plan import payload, planned_stages, rates_of_one
+from plans import payload, planned_stages, rates_of_one
 
 from sae_core.activations.models.finding_shape import find_shape
 from sae_core.activations.models.shapes import ModelShape

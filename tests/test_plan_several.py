@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import call, refused
-from test_plan import PYTHIA, planned, planned_stages, rates_of_one
+from plans import PYTHIA, planned, planned_stages, rates_of_one
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_core.activations.models.finding_shape import find_shape

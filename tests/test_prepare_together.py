@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_index import make_ensemble
+from random_saes import random_ensemble
 from together import in_processes
 
 from sae_core.browse import indexing, prepare
@@ -45,7 +45,7 @@ def _index(rank: int, folder: Path, block: int, broken: int | None) -> tuple[int
     acts, ticks = Activations(broken), list[Tick]()
     with joined() as processes:
         build_index_together(
-            make_ensemble("topk", "residual"),
+            random_ensemble("topk", "residual"),
             acts.read,
             TOKENS,
             folder / "together",
@@ -69,7 +69,7 @@ def test_the_index_of_several_processes_is_that_of_one(size: int, block: int, tm
     assert [first for first, _ in parts] == [0, *(last for _, last in parts[:-1])]
     assert parts[-1][1] == TOKENS
     assert all(told[-1] == 1.0 for _, _, told in results.values() if told)
-    build_index(make_ensemble("topk", "residual"), Activations().read, TOKENS, tmp_path / "alone")
+    build_index(random_ensemble("topk", "residual"), Activations().read, TOKENS, tmp_path / "alone")
     assert (tmp_path / "together").read_bytes() == (tmp_path / "alone").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "together"]
 
@@ -87,7 +87,7 @@ def test_one_process_removes_what_several_have_left(tmp_path: Path) -> None:
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "shard_00001.safetensors").write_text("killed")
     options = {"shards": tmp_path / "shards", "processes": ALONE}
-    build_index_together(make_ensemble("topk", "parallel"), Activations().read, TOKENS, tmp_path / "one", **options)
+    build_index_together(random_ensemble("topk", "parallel"), Activations().read, TOKENS, tmp_path / "one", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
     assert ActivationIndex.open(tmp_path / "one").tokens == TOKENS
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import call, refused
-from conftest import MARKUP
-from test_report_verdict import figure
+from models import MARKUP
+from report_figures import EXPLAINED, figure
 
 from sae_core.evaluation.seeds import within
 from sae_core.evaluation.summary import summarize
@@ -24,7 +24,6 @@ from sae_core.report.gather import gather
 from sae_core.report.runs import find_subject
 from sae_core.run import Run
 
-EXPLAINED = "reconstruction.explained_variance"
 T_OF_3 = 4.302652729749464
 """Student's t at 97.5 % with two degrees of freedom."""
 

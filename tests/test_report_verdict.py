@@ -1,16 +1,11 @@
 """What the first page of a report concludes from figures that are given."""
 
 import pytest
+from report_figures import EXPLAINED, figure
 
 from sae_core.evaluation.terms import CONTROL_MISSING
 from sae_core.report.figures import verdict_on
 from sae_core.report.verdict import decide
-
-EXPLAINED = "reconstruction.explained_variance"
-
-
-def figure(mean, low=None, high=None):
-    return {"mean": mean, "low": low, "high": high, "values": [mean], "interval": "seeds" if low is not None else None}
 
 
 def content(against: dict, *, steps=(), stop=None, seeds=1, dead=0.0, names=("bagged",), **figures) -> dict:

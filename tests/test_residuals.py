@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from random_saes import ALL, random_sae
 from small_runs import BATCH, MEMBERS, STEPS, WIDTH, D, K, assert_same_training, curves, ensembles, new_run, weights
 from sources import TensorSource, sparse_data
-from test_sae import ALL, random_sae
 from torch import Tensor
 
 from sae_core.activations.cache import ActivationCache, CacheWriter

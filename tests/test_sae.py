@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_saes import ALL, random_sae
 
 from sae_core.config import Architecture, SAESettings
-from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, JumpReLUSAE, ReLUSAE, TopKSAE, make_sae
+from sae_core.sae import BatchTopKSAE, JumpReLUSAE, ReLUSAE, TopKSAE, make_sae
 from sae_core.sae.sparse import SparseCode, entry_products, largest, weighted_sum
-
-ALL = tuple(ARCHITECTURES)
-
-
-def random_sae(architecture: Architecture, *, d_in: int = 12, width: int = 40, seed: int = 0) -> SAE:
-    """An SAE whose every parameter differs from its initial value, ready for inference."""
-    settings = SAESettings(architecture=architecture, width=width, k=4, initial_threshold=0.4, bandwidth=0.2)
-    sae = make_sae(settings, d_in, seed=seed)
-    generator = torch.Generator().manual_seed(seed + 100)
-    with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
-        if isinstance(sae, BatchTopKSAE):
-            sae.threshold.fill_(0.6)
-    return sae.eval()
 
 
 def test_topk_keeps_the_k_largest_if_they_are_positive() -> None:

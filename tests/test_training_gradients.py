@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from plain_training import PlainLoss
+from random_saes import ALL, random_sae
 from sources import TensorSource, sparse_data
-from test_sae import ALL, random_sae
 from torch import Tensor
 
 from sae_core.config import Architecture, SAESettings, TrainingSettings

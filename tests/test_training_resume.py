@@ -9,16 +9,17 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from eventful import failing_at, signalling_at
+from random_saes import ALL
 from small_runs import BATCH, MEMBERS, STEPS, assert_same_training, data, new_run, trained, weights
 from sources import TensorSource
-from test_sae import ALL
 from torch import Tensor
 
 from sae_core.config import Architecture
@@ -40,27 +41,6 @@ STOPS_OF_A_STAGE = 3
 def _batches_are_made_when_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that it is certain how many were made."""
     monkeypatch.setattr(prefetch, "AHEAD", 0)
-
-
-class Eventful(TensorSource):
-    """A source in which something happens before certain batches are handed out, counted from 1."""
-
-    def __init__(self, happen: Callable[[int], None], acts_RD: Tensor | None = None) -> None:
-        super().__init__(data() if acts_RD is None else acts_RD)
-        self.happen = happen
-
-    def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
-        for acts_BD in super().batches(batch_size=batch_size, seed=seed, first_step=first_step):
-            self.happen(self.handed_out)
-            yield acts_BD
-
-
-def failing_at(batch: int, error: type[BaseException]) -> Eventful:
-    def happen(count: int) -> None:
-        if count == batch:
-            raise error
-
-    return Eventful(happen)
 
 
 @pytest.fixture(scope="module")
@@ -184,14 +164,6 @@ def test_a_member_that_was_lost_is_trained_again(whole: Run, tmp_path: Path) -> 
     train_run(run, source=source)
     assert source.handed_out == (MEMBERS - 1) * (STEPS + SAMPLED_BATCHES)
     assert_same_training(run, whole)
-
-
-def signalling_at(*batches: int) -> Eventful:
-    def happen(count: int) -> None:
-        if count in batches:
-            signal.raise_signal(signal.SIGINT)
-
-    return Eventful(happen)
 
 
 @pytest.mark.parametrize(("batch", "saved"), [(1, 25), (30, 50), (50, 50), (55, 60)])

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from random_saes import ALL
 from small_runs import (
     BATCH,
     MEMBERS,
@@ -24,7 +25,6 @@ from small_runs import (
     weights,
 )
 from sources import TensorSource, sparse_data, true_atoms
-from test_sae import ALL
 from torch import Tensor
 
 from sae_core.config import METHODS, Architecture

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from host_reads import HostReads
 from plain_training import PlainTrainer
+from random_saes import ALL, random_sae
 from sources import TensorSource, sparse_data
-from test_sae import ALL, random_sae
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_core.config import Architecture, RunSettings, SAESettings, TrainingSettings
 from sae_core.ensemble import Ensemble
@@ -240,32 +240,6 @@ def test_a_boosted_stage_trains_on_the_residual_auxk_included(tmp_path: Path) ->
     )
     assert dead[24] > 0, "AuxK was never used"
     assert curves["dead"].tolist() == pytest.approx([dead[24], dead[49], dead[59]])
-
-
-class HostReads(TorchDispatchMode):
-    """Counts the operations that make the host wait for the device, were the tensors on one."""
-
-    WAIT = {
-        "aten._local_scalar_dense.default",
-        "aten.nonzero.default",
-        "aten.equal.default",
-        "aten.is_nonzero.default",
-        "aten.masked_select.default",
-        "aten.repeat_interleave.Tensor",
-        "aten._unique2.default",
-    }
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = str(func)
-        picks = args[1] if name.startswith(("aten.index.", "aten.index_put")) else ()
-        by_mask = any(pick is not None and pick.dtype == torch.bool for pick in picks)
-        if (name in self.WAIT and not (kwargs or {}).get("output_size")) or by_mask:
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("low_precision", [False, True])

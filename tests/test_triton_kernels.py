@@ -10,15 +10,15 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from test_kernels import ALL, SELECTING, assert_equal, assert_same_step, assert_used, moments, noise, sparse_sae
-from test_kernels import trainer as trainer_on_cpu
-from test_training_step import HostReads
+from fast_and_plain import ALL, SELECTING, assert_equal, assert_same_step, assert_used, moments, noise, sparse_sae
+from fast_and_plain import trainer as trainer_on_cpu
+from host_reads import HostReads
 from torch import Tensor
 
 from sae_core.config import Architecture
@@ -406,7 +406,7 @@ assert not any("programs" in name for name in sys.modules)
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "relu"])
 def test_programs_compile_for_gpus_and_keep_to_their_registers(architecture: str) -> None:
     """For cards of compute capability 8.0 and 9.0, at a size that is used: 768 dimensions, 16,128 features, k = 128."""
-    command = [sys.executable, str(Path(__file__).parent / "compiled_programs.py"), architecture, "768", "16128", "128"]
+    command = [sys.executable, find_spec("compiled_programs").origin, architecture, "768", "16128", "128"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TRITON_INTERPRET": "0"})
     assert done.returncode == 0, done.stderr
     programs = [json.loads(line) for line in done.stdout.splitlines()]

@@ -7,13 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hostile_folders
-import hostile_labels
-import hostile_settings
-import hostile_texts
 import pytest
-from campaign import Case, World, attempt, complaints
 from command_line import Outcome, call
+from hostile import folders, labels, settings, texts
+from hostile.campaign import Case, World, attempt, complaints
 from models import build_model_folder
 
 from sae_core.errors import UserError
@@ -21,17 +18,17 @@ from sae_core.errors import UserError
 GROUPS: dict[str, Callable[[World], Iterator[Case]]] = {
     generate.__name__: generate
     for generate in (
-        hostile_texts.training_texts,
-        hostile_texts.task_tables,
-        hostile_settings.single_settings,
-        hostile_settings.combinations,
-        hostile_settings.settings_files,
-        hostile_settings.arguments,
-        hostile_folders.model_folders,
-        hostile_folders.sae_folders,
-        hostile_folders.run_files,
-        hostile_labels.label_files,
-        hostile_labels.addresses,
+        texts.training_texts,
+        texts.task_tables,
+        settings.single_settings,
+        settings.combinations,
+        settings.settings_files,
+        settings.arguments,
+        folders.model_folders,
+        folders.sae_folders,
+        folders.run_files,
+        labels.label_files,
+        labels.addresses,
     )
 }
 FEWEST = 400
@@ -42,7 +39,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> World:
     """A small model, a text, and a run that is trained, indexed and evaluated."""
     folder = tmp_path_factory.mktemp("hostile")
     model, text = build_model_folder(folder / "model"), folder / "text.jsonl"
-    text.write_bytes(hostile_texts.WHOLE[".jsonl"])
+    text.write_bytes(texts.WHOLE[".jsonl"])
     world = World(folder / "cases", model, text, folder / "run")
     options = world.training(methods="bagged", members=2)
     for words in (("train", world.run, *options), ("index", world.run), ("evaluate", world.run)):
@@ -80,10 +77,10 @@ def test_there_were_enough_cases(counts: dict[str, int]) -> None:
 
 
 def test_a_seed_gives_the_same_cases(world: World, tmp_path: Path) -> None:
-    names = [case.name for case in hostile_folders.sae_folders(world)]
+    names = [case.name for case in folders.sae_folders(world)]
     (tmp_path / "again").mkdir()
     again = World(tmp_path / "again", world.model, world.text, world.run)
-    assert names == [case.name for case in hostile_folders.sae_folders(again)]
+    assert names == [case.name for case in folders.sae_folders(again)]
     assert len(set(names)) == len(names)
 
 

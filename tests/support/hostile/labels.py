@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from app_pages import APP, open_page
-from campaign import HUGE, Case, Fate, World, copied, fifo, scrambled
 from command_line import Outcome, call
+
+from hostile.campaign import HUGE, Case, Fate, World, copied, fifo, scrambled
 
 HEADER = "ensemble,member,latent,label,note,author,time\n"
 GOOD = "bagged,0,1,good,,ada,2026-01-01T00:00:00+00:00\n"

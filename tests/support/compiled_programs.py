@@ -1,6 +1,6 @@
 """Compile the Triton programs of a training step for a GPU that need not be there, with the arguments of a real step.
 
-    python tests/compiled_programs.py [ARCHITECTURE D N K]
+    python tests/support/compiled_programs.py [ARCHITECTURE D N K]
 
 Prints one JSON line per program: compute capability, registers of a thread, bytes that do not fit into them, loads.
 """

@@ -7,9 +7,9 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from campaign import DEEP, HUGE, Case, Fate, World, command, scrambled
 from pydantic.fields import FieldInfo
 
+from hostile.campaign import DEEP, HUGE, Case, Fate, World, command, scrambled
 from sae_core.config import RunSettings
 
 WRONG = {

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from campaign import DEEP, HUGE, Case, Fate, World, command, copied, fifo, scrambled
 from models import sample_texts
+
+from hostile.campaign import DEEP, HUGE, Case, Fate, World, command, copied, fifo, scrambled
 
 TEXTS = sample_texts(320, seed=9)
 LABELS = ["page" if "the " in text else "plain" for text in TEXTS]

@@ -37,6 +37,12 @@ _VERBS = ("returns", "sorts", "ignores", "converts", "computes", "raises", "copi
 _OBJECTS = ("the values", "an error", "a copy", "the axis", "its input", "the last rows", "two names", "nothing")
 _ENDS = (" in place.", " when x < 0.", " (default: 10).", ", but not the mask.", " on the GPU.", "; see `fit`.", ".")
 
+MARKUP = "<img/src=x/onerror=alert(1)>"
+"""A token of the small model's vocabulary that stands in most texts and must never become an element of a page.
+
+Slashes do between attributes what spaces do, and the dashboard shows spaces of a token as dots.
+"""
+
 
 def sample_texts(count: int, *, seed: int = 0, sentences: tuple[int, int] = (1, 6)) -> list[str]:
     """``count`` different texts of some English sentences; the same seed gives the same texts."""

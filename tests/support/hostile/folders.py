@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from campaign import DEEP, Case, Fate, World, attempt, command, copied, damages
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hostile.campaign import DEEP, Case, Fate, World, attempt, command, copied, damages
 from sae_core.sae.saelens_format import load_sae
 
 READ_ONLY = (("info",), ("labels", "export"), ("report",))

@@ -28,3 +28,14 @@ def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, page: str = "overview
 def html(app: AppTest) -> str:
     """All HTML on the page."""
     return " ".join(element.proto.body for element in app.get("html"))
+
+
+def links(app: AppTest) -> list[str]:
+    """The queries of all links to pages."""
+    return [link.proto.query_string for link in app.get("page_link")]
+
+
+def save(app: AppTest) -> None:
+    """Press the button that saves a label."""
+    next(button for button in app.button if button.label == "Save").click().run()
+    assert not app.exception

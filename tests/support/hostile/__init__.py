@@ -1,0 +1,1 @@
+"""Malformed inputs by kind, and the campaign in which each is tried."""

@@ -1,0 +1,7 @@
+"""Figures as the report gathers them, made by hand."""
+
+EXPLAINED = "reconstruction.explained_variance"
+
+
+def figure(mean, low=None, high=None):
+    return {"mean": mean, "low": low, "high": high, "values": [mean], "interval": "seeds" if low is not None else None}
