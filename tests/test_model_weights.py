@@ -119,6 +119,58 @@ def test_shards_that_are_absent_are_refused(whole: Path, tmp_path: Path) -> None
         LanguageModel.load(settings(folder))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        (torch.int8, "I8"),
+        (torch.uint8, "U8"),
+        (torch.bool, "BOOL"),
+        (torch.complex64, "C64"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+    ],
+)
+def test_weights_that_are_stored_as_codes_are_refused(
+    whole: Path, tmp_path: Path, dtype: torch.dtype, kind: str
+) -> None:
+    name = "model.layers.0.mlp.up_proj.weight"
+    folder = changed(whole, tmp_path / "model", lambda tensors: tensors | {name: tensors[name].to(dtype)})
+    with pytest.raises(UserError, match=rf"{folder / 'model.safetensors'} holds {name} as {kind}, not as") as caught:
+        LanguageModel.load(settings(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_codes_are_found_in_any_shard_and_under_the_names_of_a_model_without_a_head(
+    whole: Path, tmp_path: Path
+) -> None:
+    def without_prefix(tensors: Tensors) -> Tensors:
+        renamed = {name.removeprefix("model."): value for name, value in tensors.items() if "lm_head" not in name}
+        return renamed | {"norm.weight": (8 * renamed["norm.weight"]).to(torch.int8)}
+
+    base = changed(whole, tmp_path / "base", without_prefix, architectures=["LlamaModel"])
+    with pytest.raises(UserError, match=r"model\.safetensors holds norm\.weight as I8"):
+        LanguageModel.load(settings(base))
+    sharded = changed(whole, tmp_path / "sharded", without())
+    (sharded / "model.safetensors").unlink()
+    hf.AutoModelForCausalLM.from_pretrained(whole).save_pretrained(sharded, max_shard_size="40KB")
+    last = sorted(sharded.glob("*.safetensors"))[-1]
+    codes = {name: value.to(torch.uint8) for name, value in load_file(last).items()}
+    save_file(codes, last, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"{last} holds {next(iter(codes))} as U8"):
+        LanguageModel.load(settings(sharded))
+
+
+def test_masks_and_positions_that_are_no_weights_may_be_whole_numbers(tmp_path: Path) -> None:
+    old = {
+        "gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 128, 128, dtype=torch.bool),
+        "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+    }
+    folder = changed(build_model_folder(tmp_path / "whole", "gpt_neox"), tmp_path / "old", lambda own: own | old)
+    assert LanguageModel.load(settings(folder)).n_layers == 3
+    positions = {"bert.embeddings.position_ids": torch.arange(128)[None]}
+    folder = changed(build_model_folder(tmp_path / "bert", "bert"), tmp_path / "kept", lambda own: own | positions)
+    assert LanguageModel.load(settings(folder)).n_layers == 3
+
+
 def protein_model(folder: Path) -> Path:
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     special = {"pad_token_id": 1, "mask_token_id": 32, "position_embedding_type": "rotary"}

@@ -27,6 +27,7 @@ from sae_core.activations.models.hooked import (
 from sae_core.activations.models.nature import refuse_layer
 from sae_core.activations.models.running import reason_of
 from sae_core.activations.models.shapes import ModelShape
+from sae_core.activations.models.stored import refuse_codes, weight_files
 from sae_core.activations.models.weights import Weights
 from sae_core.config import EMBEDDED, ModelSettings
 from sae_core.errors import UserError
@@ -73,6 +74,9 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
                 **options,
             ),
         )
+    if all(getattr(each, "quantization_config", None) is None for each in (config, config.get_text_config())):
+        files = weight_files(source, options, named=getattr(config, "transformers_weights", None))
+        refuse_codes(files, model, info["unexpected_keys"])
     for own in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         own.use_cache = False  # texts are read once, and some models cannot make a cache
     where = f"The folder {source}" if options["local_files_only"] and Path(source).is_dir() else f"Model {source!r}"
