@@ -181,7 +181,7 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     started = time.perf_counter()
     data = run.settings.data
     chosen = choose_passages(run.settings, model, progress)
-    table, unknown = chosen.table, model.check_known(chosen.ids)
+    table, unknown = chosen.table, model.check_known(chosen.table["text"].tolist())
     train, held_out = table[~table["held_out"]], table[table["held_out"]]
     ends = train["tokens"].to_numpy().cumsum()
     if run.settings.text.cut == "first":

@@ -23,7 +23,7 @@ from sae_core.activations.models.hooked import HookedModel
 from sae_core.activations.models.lens import NoLens, measure_lens
 from sae_core.activations.models.nature import Reached, examine, refuse_layer
 from sae_core.activations.models.running import first_output, run_model
-from sae_core.activations.models.vocabulary import refuse_unknown, unknown_share, vocabulary_table
+from sae_core.activations.models.vocabulary import refuse_unknown, vocabulary_table
 from sae_core.activations.models.weights import Weights, part_missing
 from sae_core.activations.tokenized import TextTokenizer, TokenizedText
 from sae_core.config import ModelSettings, Site
@@ -260,7 +260,7 @@ class LanguageModel:
         done = 0
         for window in self._windows(self._tokens.encode(texts, context)):
             if context is not None:  # texts of the corpus were looked at together, when they were chosen
-                refuse_unknown(self.unknown_share([text.ids[text.ordinary] for text in window]), name=self.name)
+                refuse_unknown(self.unknown_share(texts[done : done + len(window)], context=context), name=self.name)
             batch = self._read(
                 window, done, lambda count: progress(Tick("read activations", count, len(texts), "texts"))
             )
@@ -360,20 +360,20 @@ class LanguageModel:
         finally:
             self._hooked = True
 
-    def unknown_share(self, ids: Sequence[NDArray[np.int32]]) -> float:
-        """Share of tokens that stand for what the tokenizer does not know."""
-        return unknown_share(self.tokenizer, ids)
+    def unknown_share(self, texts: Sequence[str], *, context: int | None = None) -> float:
+        """Share of the characters of texts that the tokenizer does not know."""
+        return self._tokens.unknown_share(texts, context)
 
-    def check_known(self, ids: Sequence[NDArray[np.int32]]) -> float:
-        """The share of unknown tokens in a corpus, which becomes a remark.
+    def check_known(self, texts: Sequence[str]) -> float:
+        """The share of characters of a corpus that the tokenizer does not know, which becomes a remark.
 
         Raises:
             UserError: If it is more than half.
         """
-        share = self.unknown_share(ids)
+        share = self.unknown_share(texts)
         refuse_unknown(share, name=self.name)
         if share > 0:
-            self.remarks.append(f"The tokenizer does not know {share:.2%} of the tokens.")
+            self.remarks.append(f"The tokenizer does not know {share:.2%} of the characters.")
         return share
 
     def vocabulary(self, texts: Sequence[str]) -> pd.DataFrame | None:

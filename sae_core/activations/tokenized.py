@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_core.activations.models.vocabulary import disarmed, splits_special
+from sae_core.activations.models.unread import lost_characters
+from sae_core.activations.models.vocabulary import disarmed, splits_special, unknown_ids
 from sae_core.errors import UserError
 
 _TEXTS_PER_CALL = 1024
+_MOST_CHARS = 4_000_000
+"""Characters that are looked at to say which share of them the tokenizer does not know: some seconds."""
+_CHARS_PER_TOKEN = 16
+"""So many characters for each token of the context are looked at, where a tokenizer does not say what it cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,28 @@ class TextTokenizer:
                     ordinary.astype(np.bool_),
                     np.array(places, np.int64).reshape(-1, 2),
                 )
+
+    def unknown_share(self, texts: Sequence[str], context: int | None = None) -> float:
+        """Share of the characters, white space left out, that the tokenizer does not know.
+
+        It has an unknown token for them, or none at all. What is cut off does not count. Of very many texts some are
+        looked at, taken evenly.
+        """
+        length = min(context or self.context, self.context)
+        step = 1 + sum(map(len, texts)) // _MOST_CHARS
+        unknown, lost, total = unknown_ids(self._tokenizer), 0, 0
+        seen = [disarmed(text, self._special) for text in texts[::step]]
+        if not self.says_places:
+            seen = [text[: _CHARS_PER_TOKEN * length] for text in seen]
+        read = self.encode(seen, length, spans=self.says_places, whole=not self.says_places)
+        for text, encoded in zip(seen, read, strict=True):
+            known = encoded.ordinary & ~np.isin(encoded.ids, unknown)
+            ids, spans = encoded.ids[known], encoded.spans[known] if self.says_places else None
+            if spans is not None and len(encoded.ids) >= length:  # what is behind the last token was cut off
+                text = text[: int(encoded.spans[encoded.ordinary].max(initial=0))]
+            own = lost_characters(self._tokenizer, text, ids, spans)
+            lost, total = lost + own[0], total + own[1]
+        return lost / max(total, 1)
 
     def _check(self, ids: Sequence[int]) -> None:
         highest = max(ids, default=0)

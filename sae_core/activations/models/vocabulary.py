@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from sae_core.errors import UserError
 
 MOST_UNKNOWN = 0.5
-"""Share of unknown tokens above which a text is not read."""
+"""Share of characters that no known token stands for above which a text is not read."""
 PLAIN = (
     "The quick brown fox jumps over the lazy dog, 0123456789 times.",
     "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG",
@@ -80,24 +79,16 @@ def disarmed(text: str, special: Sequence[str]) -> str:
     return text
 
 
-def unknown_share(tokenizer: Any, ids: Sequence[NDArray[np.int32]]) -> float:
-    """Share of the tokens that stand for what the tokenizer does not know."""
-    unknown, total = unknown_ids(tokenizer), sum(map(len, ids))
-    if not unknown or not total:
-        return 0.0
-    return sum(int(np.isin(tokens, unknown).sum()) for tokens in ids) / total
-
-
 def refuse_unknown(share: float, *, name: str) -> None:
     """Refuse text of which a tokenizer knows too little.
 
     Raises:
-        UserError: If more than `MOST_UNKNOWN` of the tokens are unknown ones.
+        UserError: If no known token stands for more than `MOST_UNKNOWN` of the characters.
     """
     if share > MOST_UNKNOWN:
         raise UserError(
-            f"The tokenizer of model {name!r} does not know {share:.0%} of the tokens of this text; give text of the "
-            "kind that the model was trained on, or another model."
+            f"The tokenizer of model {name!r} does not know {share:.0%} of the characters of this text; give text of "
+            "the kind that the model was trained on, or another model."
         )
 
 
