@@ -108,9 +108,23 @@ def evaluate(run: Run, *, stages: Collection[str] = EVALUATION_STAGES, progress:
 
 def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, progress: Progress = silent) -> None:
     """Detect the labels of a CSV, JSONL or Parquet file and add the figures to the run's concepts."""
-    from sae_core.evaluation.evaluate import evaluate_task as evaluate_task_file
+    from sae_core.evaluation.concept_runs import evaluate_task as evaluate_task_file
 
     evaluate_task_file(run, path, text_column=text_column, label_column=label_column, progress=progress)
+
+
+def require_task(run: Run, path: Path, *, text_column: str, label_column: str) -> None:
+    """Read a file of a task as `evaluate_task` does, which refuses it before anything is computed."""
+    from sae_core.evaluation.concept_runs import task_of_file
+
+    task_of_file(run, path, text_column=text_column, label_column=label_column)
+
+
+def require_copies(name: str, folder: Path) -> None:
+    """Refuse a folder that lacks a copy of a public data set; see `evaluate_public`."""
+    from sae_core.evaluation.public_tasks import require_copies as require
+
+    require(name, folder)
 
 
 def measure_spurious(
@@ -171,6 +185,17 @@ def evaluate_retrains(run: Run, paths: Sequence[Path], *, noise: bool = True, pr
     """
     from sae_core.evaluation.retrains import evaluate_retrains as evaluate_runs
 
+    evaluate_runs(run, retrains_of(run, paths), noise=noise, progress=progress)
+
+
+def retrains_of(run: Run, paths: Sequence[Path]) -> list[Run]:
+    """The runs that `evaluate_retrains` compares a run with; whatever it would refuse of them is refused here.
+
+    Raises:
+        UserError: If a path is given twice, is the run itself, or holds no retrain of it.
+    """
+    from sae_core.evaluation.retrains import require_retrains
+
     given = [path.resolve() for path in paths]
     for number, path in enumerate(paths):
         if given[number] in given[:number]:
@@ -181,14 +206,16 @@ def evaluate_retrains(run: Run, paths: Sequence[Path], *, noise: bool = True, pr
     found.pop(run.path.resolve(), None)
     if not found:
         raise UserError(f"{paths[0]} holds no run but {run.path} itself; give runs that were trained with other seeds.")
-    evaluate_runs(run, [Run.open(each) for each in found.values()], noise=noise, progress=progress)
+    retrains = [Run.open(each) for each in found.values()]
+    require_retrains(run, retrains)
+    return retrains
 
 
 def evaluate_public(
     run: Run, name: str, *, train_texts: int, folder: Path | None = None, progress: Progress = silent
 ) -> None:
     """Detect the concepts of a public data set and add the figures to the run's concepts."""
-    from sae_core.evaluation.evaluate import evaluate_public as evaluate_public_set
+    from sae_core.evaluation.concept_runs import evaluate_public as evaluate_public_set
 
     evaluate_public_set(run, name, train_texts=train_texts, folder=folder, progress=progress)
 

@@ -13,17 +13,21 @@ from models import build_model_folder
 from sae_core.activations.cache import CacheWriter
 from sae_core.activations.harvest import evaluation_cache
 from sae_core.activations.substitution import SubstitutedModel
+from sae_core.activations.text import Document
 from sae_core.config import METHODS, load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import evaluate
-from sae_core.evaluation.evaluate import evaluate_run, evaluate_task
+from sae_core.evaluation.concept_runs import activations_of, evaluate_task
+from sae_core.evaluation.concepts import measure_concepts
+from sae_core.evaluation.evaluate import evaluate_run
 from sae_core.evaluation.loss import measure_loss
 from sae_core.evaluation.random_twin import random_stages
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.sample import training_sample
 from sae_core.evaluation.summary import as_text, summarize
+from sae_core.evaluation.tasks import docstring_tasks
 from sae_core.evaluation.terms import CONTROL_MISSING
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.report.build import render
@@ -181,12 +185,12 @@ def test_the_bag_is_the_single_sae_retrained_unless_its_members_differ_in_more_t
 def test_concepts_cover_tasks_methods_and_variants(evaluated):
     facts, table = read_json(evaluated.evaluation("concepts")), read_table(evaluated.evaluation_table("concepts"))
     assert [task["task"] for task in facts["tasks"]] == ["library", "kind", "confounded"]
-    assert set(table["method"]) == {*METHODS, "raw activation", "random"}
+    assert set(table["method"]) == {*METHODS, "stage 1 + random stages", "raw activation", "random"}
     assert set(table["variant"]) == {"plain", "standardised"}
     assert set(table["m"]) == {0, 1, 2, 5, 10, 20}
     concepts = len(table[["task", "concept"]].drop_duplicates())
     assert concepts == 3 + 3 + 1
-    assert len(table) == concepts * 2 * (5 * 5 + 1)
+    assert len(table) == concepts * 2 * (6 * 5 + 1)
     assert table["accuracy"].between(0, 1).all()
     assert (table["accuracy_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["accuracy_high"]).all()
@@ -209,7 +213,7 @@ def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(e
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "_concepts", stop)
+        patched.setattr(evaluate, "evaluate_concepts", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(again)
     assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, *[False] * 4]
@@ -260,6 +264,58 @@ def test_a_run_whose_activations_are_gone_is_used_without_the_control(evaluated,
     assert escape(CONTROL_MISSING) in render(content)
 
 
+def test_the_control_detects_concepts_beside_what_it_is_the_control_of(evaluated):
+    """Measured as any ensemble: here once more, as one of the run's own."""
+    control = random_stages(load_ensemble(evaluated.ensemble("boosted")), training_sample(evaluated, 4096), seed=0)
+    read = activations_of(evaluated, "cpu", lambda tick: None)
+    texts = texts_table().sort_values("held_out", ascending=False, kind="stable")
+    documents = [
+        Document(text, json.loads(about)) for text, about in zip(texts["text"], texts["metadata"], strict=True)
+    ]
+    settings = evaluated.settings.evaluation
+    sizes = {name: getattr(settings, name) for name in ("train_texts", "test_texts", "pool_texts")}
+    tasks = docstring_tasks(documents, **sizes)
+    _, expected = measure_concepts({"control": control}, tasks, read, torch.zeros(9, D), settings)
+    table = read_table(evaluated.evaluation_table("concepts"))
+    columns = ["task", "concept", "m", "variant", "accuracy", "auc"]
+    mine = table[table["method"] == "stage 1 + random stages"][columns].reset_index(drop=True)
+    pd.testing.assert_frame_equal(mine, expected[expected["method"] == "control"][columns].reset_index(drop=True))
+    row = next(row for row in summarize(evaluated) if row["ensemble"] == "boosted")
+    five = mine[(mine["m"] == 5) & (mine["variant"] == "standardised") & (mine["task"] != "confounded")]
+    mean = five.groupby("task")["accuracy"].mean().mean()
+    assert as_text(row)["  5: stage 1 + random stages"] == f"{mean:.1%}"
+    low, high = (row[f"control_concept_accuracy_5_standardised_{end}"] for end in ("low", "high"))
+    assert low < mean < high
+    # In the report it is a row of the table, and the trained stages are measured against it on the same texts.
+    own = gather(find_subject(evaluated.path))["ensembles"]["boosted"]["control"]
+    key = "concepts.5.standardised"
+    assert own["figures"][key]["mean"] == pytest.approx(mean)
+    above = own["detected_above"][key]
+    assert above["mean"] == pytest.approx(row["concept_accuracy_5_standardised"] - mean)
+    assert (above["interval"], above["low"] <= above["mean"] <= above["high"]) == ("paired bootstrap", True)
+    page = render(gather(find_subject(evaluated.path)))
+    assert page.count("boosted − stage 1 + random stages") >= 1
+
+
+def test_an_earlier_run_says_that_its_control_has_not_detected(evaluated, tmp_path):
+    earlier = Run.open(shutil.copytree(evaluated.path, tmp_path / "earlier"))
+    for name in ("concepts", "detectors", "detection"):
+        table = read_table(earlier.evaluation_table(name))
+        write_table(earlier.evaluation_table(name), table[table["method"] != "stage 1 + random stages"])
+    shutil.rmtree(earlier.activations)
+    rows = {row["ensemble"]: as_text(row) for row in summarize(earlier)}
+    assert (rows["boosted"]["  1: stage 1 + random stages"], rows["single"]["  1: stage 1 + random stages"]) == (
+        *("unmeasured", "–"),
+    )
+    # A task that is added has it, by activations of training texts; but no mean over tasks that it was not measured on.
+    evaluate_task(earlier, labelled_file(tmp_path / "words.csv"))
+    means = read_table(earlier.evaluation_table("detection"))
+    assert set(means[means["method"] == "stage 1 + random stages"]["task"]) == {"words.csv"}
+    row = next(row for row in summarize(earlier) if row["ensemble"] == "boosted")
+    assert as_text(row)["  1: stage 1 + random stages"] == "unmeasured"
+    assert gather(find_subject(earlier.path))["ensembles"]["boosted"]["control"]["detected_above"] == {}
+
+
 def labelled_file(path):
     texts = [f"{word} number {number}" for word in ("gradient", "parser") for number in range(60)]
     pd.DataFrame({"text": texts, "label": ["g"] * 60 + ["p"] * 60}).to_csv(path, index=False)
@@ -274,7 +330,7 @@ def test_a_task_from_a_file_is_added_once_and_keeps_the_others(evaluated, tmp_pa
         table = read_table(evaluated.evaluation_table("concepts"))
         mine = table[table["task"] == "words.csv"]
         assert set(mine["concept"]) == {"p"}
-        assert len(mine) == 2 * (5 * 5 + 1)
+        assert len(mine) == 2 * (6 * 5 + 1)
         assert table[table["task"] != "words.csv"].reset_index(drop=True).equals(before)
         tasks = read_json(evaluated.evaluation("concepts"))["tasks"]
         assert [task["task"] for task in tasks] == ["library", "kind", "confounded", "words.csv"]

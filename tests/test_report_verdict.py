@@ -110,8 +110,11 @@ def test_the_baseline_of_the_same_l0_decides_whether_ensembling_helps(baseline, 
     assert not any("train expanded_l0" in sentence for sentence in sentences)
 
 
-def with_control(control, *, steps=4) -> dict:
-    given = content({EXPLAINED: figure(0.1, 0.08, 0.12)}, names=("boosted",), cost__train_flops=figure(25.0))
+def with_control(control, *, steps=4, detected=None) -> dict:
+    against = {EXPLAINED: figure(0.1, 0.08, 0.12)}
+    if detected is not None:
+        against["concepts.5.standardised"] = figure(detected, detected - 0.001, detected + 0.001)
+    given = content(against, names=("boosted",), cost__train_flops=figure(25.0))
     given["ensembles"]["boosted"] |= {"stages": steps, "control": control}
     return decide(given)
 
@@ -126,6 +129,21 @@ def test_boosting_is_judged_beside_its_untrained_control():
     )
     assert "of these +1.0 points (+0.8 to +1.2) above stage 1 + random stages" in found["bought"][0]
     assert any("random ones explain 90\u202f% of what they do" in sentence for sentence in found["next"])
+    detected = {**figure(-0.002, -0.01, 0.006), "interval": "paired bootstrap", "verdict": "open"}
+    beside = with_control({**control, "detected_above": {"concepts.5.standardised": detected}}, detected=0.004)
+    assert (
+        "detection with 5 standardised features +0.4 points (+0.3 to +0.5), −0.2 points (−1.0 to +0.6, could be "
+        "chance) to stage 1 + random stages"
+    ) in beside["bought"][0]
+    # An ensemble that detects concepts better, but no better than untrained stages, is said to do that.
+    both = {key: figure(0.05, 0.01, 0.09) for key in ("concepts.1.standardised", "concepts.5.standardised")}
+    given = content({EXPLAINED: figure(0.1, 0.08, 0.12), **both}, names=("boosted",))
+    for verdict, said in (("open", True), ("lower", True), ("higher", False)):
+        shown = {**control, "detected_above": {key: {**detected, "verdict": verdict} for key in both}}
+        given["ensembles"]["boosted"] |= {"stages": 4, "control": shown}
+        headline = decide(given)["headline"]
+        assert "concepts are detected better by boosted" in headline
+        assert ("(but not surely better than by stage 1 + random stages)" in headline) == said
     learnt = with_control({**control, "untrained_share": figure(0.2)})
     assert "20\u202f% of what the later stages add needs no training" in learnt["headline"]
     assert not any("something learnt" in sentence for sentence in learnt["next"])

@@ -6,6 +6,8 @@ for a white page and light enough for a dark one. Activation is one hue that cha
 
 from __future__ import annotations
 
+from sae_core.evaluation.terms import RANDOM_STAGES
+
 METHODS: dict[str, str] = {
     "single": "#7c8794",
     "bagged": "#2c7fd1",
@@ -15,6 +17,7 @@ METHODS: dict[str, str] = {
     "single_long": "#46525f",
     "expanded_long": "#12674f",
     "expanded_l0_long": "#6f3a94",
+    RANDOM_STAGES: "#e3a27f",
     "raw activation": "#a68a3c",
     "random": "#a9b1bb",
 }

@@ -19,7 +19,7 @@ from dashboard.sections import reporting
 from sae_core.activations.asked import asked_and_got, what_is_short
 from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
-from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED
+from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED, control_name
 from sae_core.report.parts import nats
 from sae_core.run import EVALUATION_STAGES
 
@@ -150,7 +150,6 @@ def _comparison(here: Here) -> None:
 
 
 def _row(row: dict[str, Any]) -> list[Cell]:
-    five = "concept_accuracy_5_standardised"
     return [
         Cell(title_of(row["ensemble"]), color=method_color(row["ensemble"])),
         Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
@@ -165,7 +164,7 @@ def _row(row: dict[str, Any]) -> list[Cell]:
         Cell(percent(row["dead_fraction"])),
         Cell(percent(row["diversity_fraction"])),
         Cell(decimal(row["member_stability"]), _stability_notes(row)),
-        Cell(percent(row[five]), _detection_notes(row, five)),
+        _detection(row),
         Cell(seconds(row["train_seconds"]), _training_notes(row)),
     ]
 
@@ -189,11 +188,14 @@ def _nats_notes(references: dict[str, float | None] | None) -> str:
     return "" if own is None else f"model {decimal(own, 3)}"
 
 
-def _detection_notes(row: dict[str, Any], five: str) -> str:
-    """The interval, and what one feature detects."""
-    one = row["concept_accuracy_1_standardised"]
-    notes = [interval(row[f"{five}_low"], row[f"{five}_high"]), "" if one is None else f"{percent(one)} with 1"]
-    return "\n".join(note for note in notes if note)
+def _detection(row: dict[str, Any], prefix: str = "") -> Cell:
+    """What five features detect, the interval, and what one feature detects."""
+    one, five = (f"{prefix}concept_accuracy_{m}_standardised" for m in (1, 5))
+    notes = [
+        interval(row[f"{five}_low"], row[f"{five}_high"]),
+        "" if row[one] is None else f"{percent(row[one])} with 1",
+    ]
+    return Cell(percent(row[five]), "\n".join(note for note in notes if note))
 
 
 def _control(row: dict[str, Any]) -> list[Cell]:
@@ -205,7 +207,7 @@ def _control(row: dict[str, Any]) -> list[Cell]:
     if row["control_explained_variance"] is None:
         small = "not measured; sae-ensemble evaluate adds it"
     cells = [
-        Cell(RANDOM_STAGES, small),
+        Cell(control_name(row["ensemble"]), small),
         Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
         Cell(
             percent(row["control_explained_variance"], 2),
@@ -216,6 +218,9 @@ def _control(row: dict[str, Any]) -> list[Cell]:
         Cell(decimal(row["control_mse"])),
         Cell(decimal(row["control_l0"], 1)),
         Cell(percent(row["control_dead_fraction"])),
+        Cell(MISSING),
+        Cell(MISSING),
+        _detection(row, "control_"),
     ]
     return [*cells, *(Cell(MISSING) for _ in COLUMNS[len(cells) :])]
 

@@ -22,6 +22,7 @@ from sae_core.commands.common import (
 from sae_core.config import PUBLIC_SETS, PUBLIC_TEXTS
 from sae_core.errors import UserError
 from sae_core.options import AsJson
+from sae_core.run import Run
 
 
 def index(run: RunPath, as_json: AsJson = False) -> None:
@@ -50,6 +51,17 @@ def index(run: RunPath, as_json: AsJson = False) -> None:
 def _identity(task: str) -> str:
     """What tells a task from others: the name of a public data set, or the whole path of a file."""
     return task if task in PUBLIC_SETS else str(Path(task).resolve())
+
+
+def _require(run: Run, tasks: list[str], folder: Path | None, retrains: list[Path], columns: dict[str, str]) -> None:
+    """Refuse tasks and retrains that could not be measured."""
+    for name in tasks:
+        if name not in PUBLIC_SETS:
+            pipeline.require_task(run, Path(name), **columns)
+        elif folder is not None:
+            pipeline.require_copies(name, folder)
+    if retrains:
+        pipeline.retrains_of(run, retrains)
 
 
 def evaluate(
@@ -98,16 +110,18 @@ def evaluate(
     opened = trained_runs(run)
     if retrain and len(opened) > 1:
         raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")
+    columns = {"text_column": text_column, "label_column": label_column}
     with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
+        # What is wrong with a file is said before hours of measuring, not after them.
+        for each in opened:
+            _require(each, task or [], task_folder, retrain or [], columns)
         for each in opened:
             pipeline.evaluate(each, progress=progress)
             for name in task or []:
                 if name in PUBLIC_SETS:
                     pipeline.evaluate_public(each, name, train_texts=task_texts, folder=task_folder, progress=progress)
                 else:
-                    pipeline.evaluate_task(
-                        each, Path(name), text_column=text_column, label_column=label_column, progress=progress
-                    )
+                    pipeline.evaluate_task(each, Path(name), **columns, progress=progress)
             if retrain:
                 pipeline.evaluate_retrains(each, retrain, noise=noise_null, progress=progress)
     if as_json:

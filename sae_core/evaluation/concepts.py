@@ -19,7 +19,7 @@ from sae_core.evaluation.details import UNITS
 from sae_core.evaluation.pooling import Batch, Pooled, pool, random_dictionary
 from sae_core.evaluation.probes import Features, Problem, probe_rows
 from sae_core.evaluation.tasks import Task, build_problems
-from sae_core.evaluation.terms import RANDOM, RAW, STANDARDISED
+from sae_core.evaluation.terms import RANDOM, RAW, STANDARDISED, control_name
 from sae_core.progress import Progress, Tick, silent
 
 COLUMNS = (
@@ -43,6 +43,7 @@ def measure_concepts(
     sample_BD: Tensor,
     settings: EvaluationSettings,
     *,
+    controls: Mapping[str, Ensemble] | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
@@ -50,8 +51,9 @@ def measure_concepts(
     """Detect every concept of every task with every method.
 
     Every different text passes once through the model and once through each ensemble. Methods: the ensembles by name,
-    `RAW` (all dimensions of the mean activation, m = 0) and `RANDOM` (see `random_dictionary`; it imitates the single
-    SAE, or the first member there is). The table's ``features`` are global in their ensemble, best first.
+    behind a boosted one its control (see `control_name`), `RAW` (all dimensions of the mean activation, m = 0) and
+    `RANDOM` (see `random_dictionary`; it imitates the single SAE, or the first member there is). The table's
+    ``features`` are global in their ensemble, best first.
 
     Args:
         ensembles: Ensembles by name, on ``device``.
@@ -59,6 +61,7 @@ def measure_concepts(
         activations_of: Gives the activations of texts.
         sample_BD: Some activations, on which the random dictionary is set up.
         settings: Numbers of features, texts and bootstrap samples.
+        controls: The controls of boosted ensembles by the ensembles' names (see `random_stages`).
         seed: Seed of what is drawn: negative texts, bootstrap, random atoms.
         device: Where to encode.
         progress: Told about texts, then about methods.
@@ -69,7 +72,8 @@ def measure_concepts(
     like = ensembles.get("single") or next(iter(ensembles.values()))
     # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
     random = random_dictionary(like[0], sample_BD.to(device), seed=(seed + 2**31) % 2**32)
-    methods = {**ensembles, RANDOM: Ensemble([random], wiring="parallel", method=RANDOM)}
+    methods = _with_controls(ensembles, controls or {})
+    methods[RANDOM] = Ensemble([random], wiring="parallel", method=RANDOM)
     texts = list(dict.fromkeys(text for task in tasks for text in (*task.train_texts, *task.test_texts)))
     problems = build_problems(
         tasks,
@@ -97,6 +101,16 @@ def measure_concepts(
         },
     }
     return facts, pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _with_controls(ensembles: Mapping[str, Ensemble], controls: Mapping[str, Ensemble]) -> dict[str, Ensemble]:
+    """The ensembles, behind each that has one its control."""
+    found: dict[str, Ensemble] = {}
+    for name, ensemble in ensembles.items():
+        found[name] = ensemble
+        if name in controls:
+            found[control_name(name)] = controls[name]
+    return found
 
 
 def _probe_methods(

@@ -17,7 +17,7 @@ from sae_core.ensemble import Ensemble
 from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.random_twin import has_control, random_stages
 from sae_core.evaluation.reconstruction import CHUNK, Moments, Read, Totals, explained_above, run_over
-from sae_core.evaluation.terms import untrained_share
+from sae_core.evaluation.terms import control_name, untrained_share
 from sae_core.progress import Progress, Tick, silent
 
 KEPT = (
@@ -75,7 +75,7 @@ def measure_controls(
         return facts, {}
     sample_BD = sample().to(device)
     controls = controls_of(boosted, sample_BD, seed=seed)
-    everything = {**boosted, **{_control(name): control for name, control in controls.items()}}
+    everything = {**boosted, **{control_name(name): control for name, control in controls.items()}}
     moments = Moments(tokens, sample_BD.shape[1], document_T=document_T, stretch=stretch)
 
     def tell(done: int) -> None:
@@ -83,14 +83,10 @@ def measure_controls(
 
     totals = run_over(everything, moments, read, tokens, device=device, tell=tell)
     found = {
-        name: control_figures(totals[name], totals[_control(name)], controls[name], bootstrap=bootstrap, seed=seed)
+        name: control_figures(totals[name], totals[control_name(name)], controls[name], bootstrap=bootstrap, seed=seed)
         for name in boosted
     }
     return {**facts, "drawn": moments.drawn, "fitted_on": len(sample_BD), "ensembles": found}, controls
-
-
-def _control(name: str) -> str:
-    return f"{name} with random stages"
 
 
 def control_figures(trained: Totals, control: Totals, stages: Ensemble, *, bootstrap: int, seed: int) -> dict[str, Any]:

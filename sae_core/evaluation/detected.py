@@ -68,16 +68,21 @@ def mean_accuracies(detectors: pd.DataFrame, *, samples: int, seed: int) -> pd.D
 
 
 def _compared(rows: pd.DataFrame, draws: _Draws) -> Iterator[dict[str, Any]]:
-    """The means of all methods, and the differences of those that were measured on the same concepts."""
-    found = {str(name): draws.mean(own) for name, own in rows.groupby("method", sort=False)}
-    for name, (accuracy, drawn_R, _) in found.items():
+    """The means of all methods, and the differences between them.
+
+    A method that was measured on some of the concepts alone, as one that came with a later version may be, is left out:
+    its mean would be over other concepts than those beside it.
+    """
+    every = {str(name): draws.mean(own) for name, own in rows.groupby("method", sort=False)}
+    concepts = set().union(*(own for _, _, own in every.values()))
+    found = {name: (accuracy, drawn_R) for name, (accuracy, drawn_R, own) in every.items() if own == concepts}
+    for name, (accuracy, drawn_R) in found.items():
         low, high = interval(drawn_R)
         yield {"method": name, "other": EVERY, "accuracy": accuracy, "low": low, "high": high}
     for one, other in combinations(found, 2):
-        (first, first_R, concepts), (second, second_R, others) = found[one], found[other]
-        if concepts == others:
-            low, high = interval(first_R - second_R)
-            yield {"method": one, "other": other, "accuracy": first - second, "low": low, "high": high}
+        (first, first_R), (second, second_R) = found[one], found[other]
+        low, high = interval(first_R - second_R)
+        yield {"method": one, "other": other, "accuracy": first - second, "low": low, "high": high}
 
 
 class _Draws:

@@ -218,6 +218,18 @@ def public_tasks(
     return tasks
 
 
+def require_copies(name: str, folder: Path) -> None:
+    """Refuse a folder that lacks a copy of a data set, before anything is computed.
+
+    Raises:
+        UserError: If a split of the data set is missing there, or its rows lack a column.
+    """
+    chosen = SETS[name]
+    for subset in chosen.subsets:
+        for split in ("train", "test") if chosen.has_test else ("train",):
+            next(_copied_rows(chosen, subset, split, folder), None)
+
+
 def _share(chosen: PublicSet, cell: Cell, count: int) -> int:
     """A group's part of a concept's texts."""
     return -(-count // len(chosen.groups[cell[0]]))

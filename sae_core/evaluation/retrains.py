@@ -55,11 +55,8 @@ def evaluate_retrains(
     """
     started = time.perf_counter()
     runs = [run, *retrains]
-    require_retrains(run, retrains)
+    names = require_retrains(run, retrains)
     device = resolve_device(device or run.settings.training.device)
-    names = [folder.name for folder in run.ensembles() if all(_has(other, folder.name) for other in retrains)]
-    if not names:
-        raise UserError(f"{run.path} and {retrains[0].path} have no ensemble in common; train one in both of them.")
     ensembles, tables = {}, []
     for name in names:
         dictionaries = [Atoms(*load_dictionaries(each.ensemble(name), device)) for each in runs]
@@ -82,11 +79,11 @@ def evaluate_retrains(
     run.finish(f"evaluate/{STAGE}", {"seconds": seconds, "device": device, "runs": len(runs)}, files=files)
 
 
-def require_retrains(run: Run, retrains: Sequence[Run]) -> None:
-    """Refuse runs that are no independent trainings of ``run`` and of each other.
+def require_retrains(run: Run, retrains: Sequence[Run]) -> list[str]:
+    """The ensembles that a run and retrains of it all have; runs that are no independent trainings are refused.
 
     Raises:
-        UserError: One sentence that says in what they differ, or which seed they share.
+        UserError: One sentence that says in what they differ, which seed they share, or that nothing is in common.
     """
     for number, other in enumerate(retrains):
         difference = _difference(run, other)
@@ -100,6 +97,10 @@ def require_retrains(run: Run, retrains: Sequence[Run]) -> None:
                         f"{other.path} and {earlier.path} both have training.{name} {value}, so they are not "
                         "independent; train one of them with another seed."
                     )
+    names = [folder.name for folder in run.ensembles() if all(_has(other, folder.name) for other in retrains)]
+    if not names:
+        raise UserError(f"{run.path} and {retrains[0].path} have no ensemble in common; train one in both of them.")
+    return names
 
 
 def _difference(run: Run, other: Run) -> str | None:

@@ -16,9 +16,9 @@ from sae_core.activations.harvest import documents
 from sae_core.activations.language_model import LanguageModel
 from sae_core.config import EMBEDDED, KNOWN
 from sae_core.device import resolve_device
-from sae_core.ensemble import Ensemble, load_ensemble
+from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
-from sae_core.evaluation.evaluate import activations_of, sample_activations
+from sae_core.evaluation.concept_runs import activations_of, sample_activations
 from sae_core.evaluation.spurious import measure_spurious, over_seeds, pool_task
 from sae_core.evaluation.spurious_files import measured_tasks, read_pooled, write_measured, write_pooled
 from sae_core.evaluation.spurious_tasks import (
@@ -36,6 +36,7 @@ from sae_core.evaluation.spurious_tasks import (
 )
 from sae_core.evaluation.task_names import task_name
 from sae_core.evaluation.terms import SPURIOUS
+from sae_core.evaluation.trained import trained_ensembles
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
 
@@ -113,9 +114,7 @@ def evaluate_spurious(
     if run.settings.model.name == KNOWN:
         raise UserError(f"The activations of {run.path} come from a known dictionary; no text can be read with it.")
     device = resolve_device(device or run.settings.training.device)
-    ensembles = {folder.name: load_ensemble(folder, device=device) for folder in run.ensembles()}
-    if not ensembles:
-        raise UserError(f"{run.path} holds no trained ensemble; run sae-ensemble train on it first.")
+    ensembles = trained_ensembles(run, device)
     for task in tasks:
         draw_split(task, run.settings.evaluation.spurious_texts, seed=seeds[0])  # refuses before anything is read
     for task in tasks:

@@ -12,7 +12,7 @@ from typing import Any
 from sae_core.config import title_of
 from sae_core.evaluation.detected import Mean, means_of, read_means
 from sae_core.evaluation.effort import effort_of
-from sae_core.evaluation.terms import PLAIN, RANDOM_STAGES, STANDARDISED
+from sae_core.evaluation.terms import PLAIN, RANDOM_STAGES, STANDARDISED, control_name
 from sae_core.files import read_object
 from sae_core.numbers import compact
 from sae_core.run import Run
@@ -32,19 +32,18 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high,
     explained_variance_per_dimension, stages (members that learn one after another, else 1), control_explained_variance
     (with _low and _high), control_untrained_share, control_loss_recovered (_mean), control_cross_entropy, control_mse,
-    control_l0 and control_dead_fraction (of stage 1 and random stages, where there are several), evaluation_tokens,
-    loss_recovered (cross-entropy, zero ablation),
-    loss_recovered_low, loss_recovered_high, loss_recovered_mean (mean ablation), cross_entropy (with the
-    reconstruction, nats a prediction), cross_entropies (of the model, with zero and with mean ablation, the same for
-    all ensembles), mse, l0,
+    control_l0, control_dead_fraction and control_concept_accuracy_1 and _5 as below (of stage 1 and random stages,
+    where there are several), evaluation_tokens, loss_recovered (cross-entropy, zero ablation), loss_recovered_low,
+    loss_recovered_high, loss_recovered_mean (mean ablation), cross_entropy (with the reconstruction, nats a
+    prediction), cross_entropies (of the model, with zero and with mean ablation, the same for all ensembles), mse, l0,
     dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
     member_stability_null (the same for random dictionaries), retrains (runs compared, the same for all ensembles),
     retrain_stability and retrain_stability_null (as of members, between independent trainings), stage_2_stability and
     stage_2_stability_noise (of the second boosted stage, and of SAEs on Gaussian noise like its residual),
     concept_accuracy_1 and _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features,
-    plain coefficients), the same with _standardised behind it, which methods are compared by, and of that also _low
-    and _high, train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds,
-    train_flops, parameters.
+    plain coefficients), the same with _standardised behind it, which methods are compared by, and of that also _low and
+    _high, train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds, train_flops,
+    parameters.
     """
     sources = ("reconstruction", "dictionary", "cost", "loss", "stability", "control")
     measured = {name: _read(run, name) for name in sources}
@@ -72,6 +71,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
                 "explained_variance_per_dimension": figures.get("explained_variance_per_dimension"),
                 "stages": len(manifest["members"]) if manifest["wiring"] == "residual" else 1,
                 **_control_figures(measured["control"].get("ensembles", {}).get(folder.name, {})),
+                **_detection(concepts, control_name(folder.name), prefix="control_"),
                 "evaluation_tokens": measured["reconstruction"].get("tokens"),
                 "loss_recovered": loss.get("loss_recovered"),
                 "loss_recovered_low": loss_low,
@@ -108,12 +108,12 @@ def _read(run: Run, name: str) -> dict[str, Any]:
     return read_object(path)
 
 
-def _detection(means: Mapping[tuple[str, str], Mean], name: str) -> dict[str, float | None]:
-    """Mean accuracies of an ensemble; intervals of those that methods are compared by."""
+def _detection(means: Mapping[tuple[str, str], Mean], name: str, prefix: str = "") -> dict[str, float | None]:
+    """Mean accuracies of a method; intervals of those that methods are compared by."""
     found: dict[str, float | None] = {}
     for m in CONCEPT_FEATURES:
         plain, scaled = (means.get((name, f"{m}.{variant}")) for variant in (PLAIN, STANDARDISED))
-        key = f"concept_accuracy_{m}"
+        key = f"{prefix}concept_accuracy_{m}"
         found[key] = plain and plain.accuracy
         found[f"{key}_{STANDARDISED}"] = scaled and scaled.accuracy
         for ending, end in (("low", scaled and scaled.low), ("high", scaled and scaled.high)):
@@ -157,11 +157,16 @@ def _nats(references: Mapping[str, float | None] | None) -> str:
 
 
 def _detected(row: Mapping[str, Any], m: int) -> dict[str, str]:
-    """Accuracy with m standardised features, and its interval."""
+    """Accuracy with m standardised features, its interval, and what stage 1 and random stages reach."""
     key = f"concept_accuracy_{m}_{STANDARDISED}"
-    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    low, high, control = row[f"{key}_low"], row[f"{key}_high"], row[f"control_{key}"]
     said = "–" if low is None or high is None else f"{100 * low:.1f}–{high:.1%}"
-    return {f"detection, {m} feature{'s' * (m > 1)}": _number(row[key], ".1%"), f"  {m}: 95 %": said}
+    unmeasured = row["stages"] > 1 and row[key] is not None and control is None
+    return {
+        f"detection, {m} feature{'s' * (m > 1)}": _number(row[key], ".1%"),
+        f"  {m}: 95 %": said,
+        f"  {m}: {RANDOM_STAGES}": "unmeasured" if unmeasured else _number(control, ".1%"),
+    }
 
 
 def _control(row: dict[str, Any]) -> dict[str, str]:

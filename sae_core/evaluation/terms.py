@@ -52,6 +52,13 @@ COVERED = (
 
 RANDOM_STAGES = "stage 1 + random stages"
 """What people read for the control of a boosted ensemble."""
+
+
+def control_name(ensemble: str) -> str:
+    """What the control of a boosted ensemble is called, among methods and by people."""
+    return RANDOM_STAGES if ensemble == "boosted" else f"{ensemble}: {RANDOM_STAGES}"
+
+
 CONTROL = (
     "Stage 1 as it was trained, followed by untrained random stages: unit atoms of random directions, as wide and with "
     "as many active features as the trained ones, and one gain each, fitted by least squares on training activations. "

@@ -21,6 +21,7 @@ from sae_core.evaluation.control import control_figures, controls_of
 from sae_core.evaluation.dictionary import firing_rows
 from sae_core.evaluation.random_twin import SAMPLE_ROWS, random_twin
 from sae_core.evaluation.reconstruction import Moments, Totals, defined, explained_above
+from sae_core.evaluation.terms import control_name
 from sae_core.evaluation.truth_files import recall_cap
 from sae_core.evaluation.truth_firing import detect_features, latent_figures
 from sae_core.evaluation.truth_intervals import truth_intervals
@@ -84,7 +85,7 @@ def measure_truth(
     twins = {name: random_twin(ensemble, sample_BD, seed=seed) for name, ensemble in ensembles.items()}
     controls = controls_of(ensembles, sample_BD if fit_BD is None else fit_BD.to(device), seed=seed)
     everything = {**ensembles, **{_twin(name): twin for name, twin in twins.items()}}
-    everything |= {_control(name): control for name, control in controls.items()}
+    everything |= {control_name(name): control for name, control in controls.items()}
     firing, truth_TF, totals = _encode(everything, known, rows, device, progress)
     above = explained_above({name: totals[name] for name in ensembles}, bootstrap=bootstrap, seed=seed)
     figures, tables, atoms = {}, [], {}
@@ -93,19 +94,9 @@ def measure_truth(
         own, table = _score(ensembles[name], known.dictionary, truth_TF, firing.pop(name))
         floor, floor_table = _score(twins[name], known.dictionary, truth_TF, firing.pop(_twin(name)))
         reconstruction = totals[name].figures(bootstrap=bootstrap, seed=seed)
-        figures[name] = {
-            **{key: reconstruction[key] for key in ("members", "features", "l0", "explained_variance")},
-            **{key: reconstruction[key] for key in ("explained_variance_interval", "dead", "dead_fraction")},
-            **above[name],
-            **own,
-            "by_members": [
-                {**{key: step[key] for key in ("members", "explained_variance", "l0")}, **found}
-                for step, found in zip(reconstruction["by_members"], own["by_members"], strict=True)
-            ],
-            "random": {key: floor[key] for key in RANDOM_FIGURES},
-        }
+        figures[name] = _beside_floor(own, floor, reconstruction, above[name])
         if name in controls:
-            both = totals[name], totals[_control(name)]
+            both = totals[name], totals[control_name(name)]
             figures[name]["control"] = control_figures(*both, controls[name], bootstrap=bootstrap, seed=seed)
         tables.append(_beside(table.assign(ensemble=name), floor_table))
         atoms[name] = [(each["precision"], each["deduplicated"]) for each in (own, floor)]
@@ -117,6 +108,23 @@ def measure_truth(
     return {**facts, "ensembles": figures}, table
 
 
+def _beside_floor(
+    own: dict[str, Any], floor: dict[str, Any], reconstruction: dict[str, Any], above: dict[str, Any]
+) -> dict[str, Any]:
+    """The figures of an ensemble: how it reconstructs, what it finds (by members, too), and what its twin finds."""
+    steps = zip(reconstruction["by_members"], own["by_members"], strict=True)
+    return {
+        **{key: reconstruction[key] for key in ("members", "features", "l0", "explained_variance")},
+        **{key: reconstruction[key] for key in ("explained_variance_interval", "dead", "dead_fraction")},
+        **above,
+        **own,
+        "by_members": [
+            {**{key: step[key] for key in ("members", "explained_variance", "l0")}, **found} for step, found in steps
+        ],
+        "random": {key: floor[key] for key in RANDOM_FIGURES},
+    }
+
+
 def _beside(table: pd.DataFrame, floor: pd.DataFrame) -> pd.DataFrame:
     """The table of an ensemble, with columns of its random twin's."""
     return table.assign(**{f"random_{key}": floor[key] for key in ("recovered", "cosine", "matched", "f1")})
@@ -124,10 +132,6 @@ def _beside(table: pd.DataFrame, floor: pd.DataFrame) -> pd.DataFrame:
 
 def _twin(name: str) -> str:
     return f"random {name}"
-
-
-def _control(name: str) -> str:
-    return f"{name} with random stages"
 
 
 @torch.no_grad()

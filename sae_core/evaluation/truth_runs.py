@@ -10,12 +10,11 @@ from typing import Any
 from sae_core.activations.truth_run import known_activations
 from sae_core.config import BASELINES
 from sae_core.device import resolve_device
-from sae_core.ensemble import load_ensemble
-from sae_core.errors import UserError
 from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.seeds import difference, over_seeds
 from sae_core.evaluation.terms import RANDOM, RANDOM_STAGES
+from sae_core.evaluation.trained import trained_ensembles
 from sae_core.evaluation.truth import RANDOM_FIGURES, measure_truth
 from sae_core.evaluation.truth_files import CAP, STAGE, read_truth
 from sae_core.files import write_json, write_table
@@ -49,9 +48,7 @@ def score_run(run: Run, *, progress: Progress = silent, device: str | None = Non
     started = time.perf_counter()
     device = resolve_device(device or run.settings.training.device)
     known = known_activations(run, "evaluation")
-    ensembles = {folder.name: load_ensemble(folder, device=device) for folder in run.ensembles()}
-    if not ensembles:
-        raise UserError(f"{run.path} holds no trained ensemble; run sae-ensemble train on it first.")
+    ensembles = trained_ensembles(run, device)
     facts, table = measure_truth(
         ensembles,
         known,

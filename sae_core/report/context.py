@@ -11,6 +11,10 @@ from sae_core.report.columns import percents, plain
 from sae_core.report.html import Cell, Head, element, folded, joined, number, table
 from sae_core.report.parts import Content
 
+_DETECTED = (
+    "Mean accuracy of detecting a concept with the best 5 standardised features; the confounded task is left out"
+)
+
 
 def sweep(content: Content) -> str:
     """The settings that were compared."""
@@ -27,13 +31,14 @@ def sweep(content: Content) -> str:
             number(row["figures"].get("control_explained_variance"), percents(2)),
             number(row["figures"]["l0"], plain(1), spread=False),
             number(row["figures"]["dead_fraction"], percents(), spread=False),
-            number(row["figures"]["concept_accuracy_5"], percents()),
+            number(row["figures"].get("concept_accuracy_5_standardised"), percents()),
+            number(row["figures"].get("control_concept_accuracy_5_standardised"), percents()),
             number(row["figures"]["train_seconds"], seconds, spread=False),
         ]
         for row in results["settings"]
     ]
     heads: list[str | Head] = ["Setting", "Ensemble", "Seeds", "Explained variance", Head(RANDOM_STAGES, CONTROL)]
-    heads += ["L0", "Dead", "Detection, 5", "Training"]
+    heads += ["L0", "Dead", Head("Detection, 5", _DETECTED), Head(RANDOM_STAGES, CONTROL), "Training"]
     subject = ", ".join(run["name"] for run in content["runs"])
     return joined(
         element("p", results["choice"]["sentence"]),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sae_core.config import title_of
 from sae_core.evaluation.seeds import difference, mean_interval
-from sae_core.evaluation.terms import RANDOM_STAGES
+from sae_core.evaluation.terms import control_name
 from sae_core.evaluation.truth_files import read_truth
 from sae_core.files import read_object
+from sae_core.methods import title_of
 from sae_core.report.columns import Columns
-from sae_core.report.figures import Figure, figure_of
+from sae_core.report.figures import Figure, apart, figure_of, verdict_on
 from sae_core.run import CONTROL_STAGE, Run
 
 RECONSTRUCTION = (
@@ -20,16 +20,19 @@ RECONSTRUCTION = (
 LOSS = ("loss_recovered", "loss_recovered_mean", "cross_entropy", "kl_recovered")
 
 
-def control_of(runs: Sequence[Run], name: str) -> dict[str, Any] | None:
+def control_of(
+    runs: Sequence[Run], name: str, concepts: Mapping[tuple[str, str], Figure] | None = None
+) -> dict[str, Any] | None:
     """The control of an ensemble over runs; None where a run has none.
 
     Args:
         runs: The runs.
         name: The ensemble.
+        concepts: What methods detect, as `concept_means` gives it.
 
     Returns:
-        ``figures`` as an ensemble has them, ``by_members``, ``trained_above`` (what trained stages explain more) and
-        ``untrained_share``.
+        ``figures`` as an ensemble has them, ``by_members``, ``trained_above`` (what trained stages explain more),
+        ``detected_above`` (what they detect more, by key of the figure) and ``untrained_share``.
     """
     own = [_measured(run).get(name) for run in runs]
     found = [each for each in own if each]
@@ -37,6 +40,8 @@ def control_of(runs: Sequence[Run], name: str) -> dict[str, Any] | None:
         return None
     keys = {f"reconstruction.{key}": key for key in RECONSTRUCTION} | {f"loss.{key}": key for key in LOSS}
     figures = {key: figure_of(found, inner) for key, inner in keys.items()}
+    own_name, detected = control_name(name), concepts or {}
+    figures |= {f"concepts.{key}": each for (method, key), each in detected.items() if method == own_name}
     steps = zip(*(each["by_members"] for each in found), strict=True)
     return {
         "figures": {key: figure for key, figure in figures.items() if figure["mean"] is not None},
@@ -48,6 +53,11 @@ def control_of(runs: Sequence[Run], name: str) -> dict[str, Any] | None:
             for same in steps
         ],
         "trained_above": _above(found),
+        "detected_above": {
+            f"concepts.{key}": {**above, "verdict": verdict_on(above)}
+            for (method, key), each in detected.items()
+            if method == name and (above := apart(each, detected.get((own_name, key)), own_name))
+        },
         "untrained_share": mean_interval([each["untrained_share"] for each in found]),
     }
 
@@ -80,4 +90,4 @@ def rows_of(
         yield title_of(name), name, own["figures"]
         control = own.get("control")
         if control and any(key in control["figures"] for key in columns):
-            yield (RANDOM_STAGES if name == "boosted" else f"{title_of(name)}: {RANDOM_STAGES}"), "", control["figures"]
+            yield control_name(name), "", control["figures"]

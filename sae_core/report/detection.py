@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sae_core.config import title_of
 from sae_core.evaluation.detected import texts_used
 from sae_core.evaluation.seeds import within
-from sae_core.evaluation.terms import COVERED, PLAIN, SCALED, STANDARDISED, texts_in_words
+from sae_core.evaluation.terms import COVERED, PLAIN, RAW, SCALED, STANDARDISED, control_name, texts_in_words
+from sae_core.methods import title_of
 from sae_core.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.columns import TRUTH, percents, plain
@@ -19,16 +20,38 @@ from sae_core.report.parts import Content, by_ensemble, percent_tick
 from sae_core.report.style import color_of
 
 
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method of detection: what people read, whose colour it has, its figures, and whether its line is dashed."""
+
+    title: str
+    name: str
+    color: str
+    figures: Mapping[str, Any]
+    dashed: bool = False
+
+
+def _methods(content: Content) -> list[_Method]:
+    """The ensembles, behind a boosted one its control, then the baselines."""
+    found = []
+    for place, (name, own) in enumerate(content["ensembles"].items()):
+        found.append(_Method(title_of(name), name, color_of(name, place), own["figures"]))
+        control = own.get("control")
+        if control and any(key.startswith("concepts.") for key in control["figures"]):
+            found.append(_Method(control_name(name), "", color_of(name, place), control["figures"], dashed=True))
+    for place, (name, floor) in enumerate(content["floors"].items(), start=len(content["ensembles"])):
+        figures = {f"concepts.{key}": figure_ for key, figure_ in floor.items()}
+        found.append(_Method(title_of(name), name, color_of(name, place), figures))
+    return found
+
+
 def concepts(content: Content) -> str:
     """Detection of concepts with few features."""
     facts = content["concepts"]
     if not facts:
         return ""
-    methods = {name: own["figures"] for name, own in content["ensembles"].items()}
-    methods |= {
-        name: {f"concepts.{key}": figure_ for key, figure_ in own.items()} for name, own in content["floors"].items()
-    }
-    keys = [key for own in methods.values() for key in own if key.startswith("concepts.")]
+    methods = _methods(content)
+    keys = [key for method in methods for key in method.figures if key.startswith("concepts.")]
     variants = [name for name in (STANDARDISED, PLAIN) if any(key.endswith(name) for key in keys)]
     counts = sorted({int(key.split(".")[1]) for key in keys} - {0})
     drawn, tables = {}, {}
@@ -67,9 +90,17 @@ def _above_single(content: Content, counts: list[int], variant: str) -> str:
         for name, own in content["ensembles"].items()
         if name != SINGLE and any(f"concepts.{m}.{variant}" in own["against_single"] for m in counts)
     ]
+    rows += [
+        [
+            Cell(f"{title_of(name)} − {control_name(name)}", method=name),
+            *(number(control["detected_above"].get(f"concepts.{m}.{variant}"), _points) for m in counts),
+        ]
+        for name, own in content["ensembles"].items()
+        if (control := own.get("control")) and control.get("detected_above")
+    ]
     if not rows:
         return ""
-    said = "Differences to one SAE, in points, paired: both are measured on the same test texts."
+    said = "Differences to one SAE and to untrained stages, in points, paired: on the same test texts."
     return element("p", said, "sub") + table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
 
 
@@ -83,40 +114,38 @@ def task_in_words(task: Mapping[str, Any]) -> str:
     return f"{task['task']} ({said}; each {texts_used(task)})" if task.get("used") else f"{task['task']} ({said})"
 
 
-def _accuracy_chart(methods: Mapping[str, Any], counts: list[int], variant: str) -> str:
+def _accuracy_chart(methods: Sequence[_Method], counts: list[int], variant: str) -> str:
     series = []
-    for place, (name, own) in enumerate(methods.items()):
+    for place, method in enumerate(methods):
         points = []
         for x, m in enumerate(counts):
-            figure_ = own.get(f"concepts.{m}.{variant}")
+            figure_ = method.figures.get(f"concepts.{m}.{variant}")
             if figure_ and figure_["mean"] is not None:
                 # Side by side, so that intervals do not hide each other.
                 shift = 0.05 * (place - (len(methods) - 1) / 2)
-                title = f"{title_of(name)}, {m}: {percent(figure_['mean'])}"
+                title = f"{method.title}, {m}: {percent(figure_['mean'])}"
                 points.append(Point(x + shift, figure_["mean"], figure_["low"], figure_["high"], title))
-        series.append(Series(title_of(name), color_of(name, place), points))
-    raw = methods.get("raw activation", {}).get(f"concepts.0.{variant}")
+        series.append(Series(method.title, method.color, points, dashed=method.dashed))
+    raw = next((method.figures.get(f"concepts.0.{variant}") for method in methods if method.name == RAW), None)
     if raw and raw["mean"] is not None:
         ends = [Point(-0.2, raw["mean"]), Point(len(counts) - 0.8, raw["mean"])]
-        series.append(
-            Series("raw activation, all dimensions", color_of("raw activation"), ends, dashed=True, marked=False)
-        )
+        series.append(Series(f"{RAW}, all dimensions", color_of(RAW), ends, dashed=True, marked=False))
     across = Axis(
         "features a detector may use", lambda x: str(counts[round(x)]) if 0 <= x < len(counts) else "", whole=True
     )
     return lines(series, across, Axis("accuracy", percent_tick, include=(0.5,)), label="Accuracy of concept detection")
 
 
-def _accuracy_table(methods: Mapping[str, Any], counts: list[int], variant: str) -> str:
+def _accuracy_table(methods: Sequence[_Method], counts: list[int], variant: str) -> str:
     rows = []
-    for name, own in methods.items():
-        figures = [own.get(f"concepts.{m}.{variant}") for m in counts]
-        figures = figures if any(figures) else [own.get(f"concepts.0.{variant}")] * len(counts)
+    for method in methods:
+        figures = [method.figures.get(f"concepts.{m}.{variant}") for m in counts]
+        title = method.title
+        if not any(figures):
+            figures = [method.figures.get(f"concepts.0.{variant}")] * len(counts)
+            title = f"{method.title}, all dimensions"
         if any(figures):
-            title = (
-                title_of(name) if any(own.get(f"concepts.{m}.{variant}") for m in counts) else f"{name}, all dimensions"
-            )
-            rows.append([Cell(title, method=name), *(number(each, percents()) for each in figures)])
+            rows.append([Cell(title, method=method.name), *(number(each, percents()) for each in figures)])
     return table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
 
 

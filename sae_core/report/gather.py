@@ -56,7 +56,7 @@ def gather(subject: Subject) -> dict[str, Any]:
                 "against_single": against[name],
                 "stages": _stages(runs[0], name),
                 "effort": asdict(effort_of(runs[0], name)),
-                "control": control_of(runs, name),
+                "control": control_of(runs, name, concepts),
             }
             for name, own in figures.items()
         },

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sae_core.config import title_of
-from sae_core.evaluation.terms import CONTROL_MISSING, RANDOM_STAGES
+from sae_core.evaluation.terms import CONTROL_MISSING, RANDOM_STAGES, control_name
 from sae_core.methods import headed
 from sae_core.numbers import compact, percent, seconds, size
 from sae_core.report.baselines import at_equal_cost, change, compared_at
@@ -91,7 +91,9 @@ def _headline(content: Content) -> str:
     if not content["concepts"]:
         detection = "."
     elif detected:
-        detection = f"; concepts are detected better by {_listed(map(title_of, detected))}."
+        detection = (
+            f"; concepts are detected better by {_listed(map(title_of, detected))}{_as_well(content, detected)}."
+        )
     else:
         detection = "; in detecting concepts no ensemble is clearly better."
     found, at_first = mean(content, best, RECALL), mean(content, SINGLE, RECALL)
@@ -115,6 +117,16 @@ def _untrained(content: Content, name: str) -> str:
     share = control["untrained_share"]["mean"]
     said = "" if share is None else f", so {percent(share, 0)} of what the later stages add needs no training"
     return f"; {RANDOM_STAGES} explain {reached}{said}"
+
+
+def _as_well(content: Content, names: list[str]) -> str:
+    """Which of those that detect better are not surely above stages without training."""
+    open_ = []
+    for name in names:
+        above = (content["ensembles"][name].get("control") or {}).get("detected_above", {})
+        known = [above[key]["verdict"] for key in _MAIN if key in above]
+        open_ += [control_name(name)] if known and "higher" not in known else []
+    return f" (but not surely better than by {_listed(open_)})" if open_ else ""
 
 
 def _flops(value: float) -> str:
@@ -183,7 +195,10 @@ def _bought(content: Content) -> Iterator[str]:
         detection = [
             (key, figure) for key, figure in content["ensembles"][name]["against_single"].items() if key in _MAIN
         ]
-        parts += [f"detection with {_MAIN[key]} {change(figure)}" for key, figure in detection]
+        above_control = (content["ensembles"][name].get("control") or {}).get("detected_above", {})
+        for key, figure in detection:
+            beside = f", {change(above_control[key])} to {control_name(name)}" if key in above_control else ""
+            parts.append(f"detection with {_MAIN[key]} {change(figure)}{beside}")
         if parts:
             yield f"{headed(name)} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
 

@@ -28,12 +28,14 @@ FIGURES = (
     *("explained_variance", "mse", "l0", "dead_fraction", "diversity_fraction", "member_stability"),
     *("control_explained_variance", "control_untrained_share"),
     *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised", "concept_accuracy_1", "concept_accuracy_5"),
+    *("control_concept_accuracy_1_standardised", "control_concept_accuracy_5_standardised"),
     *("loss_recovered", "loss_recovered_mean", "train_seconds", "train_flops", "parameters"),
 )
 """What is averaged over seeds, as `summarize` names it."""
 SHARES = (
     *("dead_fraction", "diversity_fraction", "concept_accuracy_1", "concept_accuracy_5"),
     *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised"),
+    *("control_concept_accuracy_1_standardised", "control_concept_accuracy_5_standardised"),
 )
 """Those of them that lie between 0 and 1."""
 
@@ -167,6 +169,8 @@ def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
             cells[RANDOM_STAGES] = _cell(figures["control_explained_variance"], ".4f")
         cells["L0"] = _cell(figures["l0"], ".1f", spread=False)
         cells["detection, 5 features"] = _cell(figures["concept_accuracy_5_standardised"], ".1%")
+        if controlled:
+            cells[f"  {RANDOM_STAGES}"] = _cell(figures["control_concept_accuracy_5_standardised"], ".1%")
         cells["dead"] = _cell(figures["dead_fraction"], ".1%", spread=False)
         cells["training"] = _cell(figures["train_seconds"], ".0f", spread=False, unit=" s")
         rows.append(cells)
