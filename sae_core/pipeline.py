@@ -16,7 +16,7 @@ from sae_core.progress import Progress, Tick, silent
 from sae_core.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
 
 if TYPE_CHECKING:
-    from sae_core.evaluation.spurious_tasks import Columns
+    from sae_core.evaluation.spurious_tasks import Columns, SpuriousTask
     from sae_core.training.processes import Processes
 
 # The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
@@ -120,37 +120,46 @@ def require_task(run: Run, path: Path, *, text_column: str, label_column: str) -
     task_of_file(run, path, text_column=text_column, label_column=label_column)
 
 
-def require_copies(name: str, folder: Path) -> None:
-    """Refuse a folder that lacks a copy of a public data set; see `evaluate_public`."""
-    from sae_core.evaluation.public_tasks import require_copies as require
+def require_public(run: Run, name: str, folder: Path | None) -> None:
+    """Refuse a public data set that `evaluate_public` could not measure, as far as is known without the hub."""
+    from sae_core.evaluation.concept_runs import require_language_model
+    from sae_core.evaluation.public_tasks import require_copies
 
-    require(name, folder)
+    require_language_model(run)
+    if folder is not None:
+        require_copies(name, folder)
 
 
-def measure_spurious(
-    run: Run,
-    names: Sequence[str],
-    file: Path | None,
-    columns: Columns | None,
-    *,
-    seeds: int,
-    retrain: bool = False,
-    progress: Progress = silent,
-) -> list[dict[str, Any]]:
-    """Measure how well spurious correlations are removed by ablating features; see `evaluate_spurious`.
+def spurious_tasks(run: Run, names: Sequence[str], file: Path | None, columns: Columns | None) -> list[SpuriousTask]:
+    """The spurious tasks that are asked for of a run, refused where they could not be measured.
 
     Args:
         run: The run folder.
         names: Tasks by name; without any, and without a file, those that need no hub.
         file: A file that holds a task.
         columns: Its columns.
+    """
+    from sae_core.evaluation.spurious_runs import make_tasks, require_tasks
+
+    tasks = make_tasks(run, names, file, columns)
+    require_tasks(run, tasks)
+    return tasks
+
+
+def measure_spurious(
+    run: Run, tasks: Sequence[SpuriousTask], *, seeds: int, retrain: bool = False, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """Measure how well spurious correlations are removed by ablating features; see `evaluate_spurious`.
+
+    Args:
+        run: The run folder.
+        tasks: What `spurious_tasks` gives.
         seeds: How many seeds.
         retrain: Also fit a new probe after each ablation.
         progress: Told how far it is.
     """
-    from sae_core.evaluation.spurious_runs import evaluate_spurious, make_tasks
+    from sae_core.evaluation.spurious_runs import evaluate_spurious
 
-    tasks = make_tasks(run, names, file, columns)
     return evaluate_spurious(run, tasks, seeds=range(seeds), retrain=retrain, progress=progress)
 
 

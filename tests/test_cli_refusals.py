@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from command_line import call, refused, run_program
 
+from sae_core.files import read_json, write_json
 from sae_core.run import Run
 
 TEXTS = "text,label\n" + "".join(f"word {number} of many,{number % 2}\n" for number in range(60))
@@ -152,8 +153,18 @@ def test_a_run_keeps_its_settings(run: Path, texts: Path, tmp_path: Path) -> Non
     assert (run / "run.json").read_bytes() == before
 
 
-def test_faults_of_a_task_file_are_named(run: Path, texts: Path, tmp_path: Path) -> None:
-    before = (run / "evaluation" / "concepts.json").read_bytes()
+@pytest.fixture
+def unmeasured(run: Path) -> Path:
+    """The run as it was before it was evaluated."""
+    shutil.rmtree(run / "evaluation")
+    manifest = read_json(run / "run.json")
+    manifest["finished"] = {name: facts for name, facts in manifest["finished"].items() if "evaluate/" not in name}
+    write_json(run / "run.json", manifest)
+    return run
+
+
+def test_faults_of_a_task_are_named_before_anything_is_measured(unmeasured: Path, texts: Path, tmp_path: Path) -> None:
+    run, before = unmeasured, (unmeasured / "run.json").read_bytes()
     refused(call("evaluate", run, "--task", tmp_path / "no.csv"), "no.csv", "does not exist")
     refused(call("evaluate", run, "--task", "ag_new"), "--task ag_new", "ag_news, europarl")
     empty = tmp_path / "copies"
@@ -161,10 +172,40 @@ def test_faults_of_a_task_file_are_named(run: Path, texts: Path, tmp_path: Path)
     refused(public, str(empty / "Helsinki-NLP" / "europarl" / "en-fr"), "split train")
     refused(call("evaluate", run, "--task", texts, "--text-column", "body"), "texts.csv", "'body'", "text, label")
     refused(call("evaluate", run, "--task", texts, "--label-column", "kind"), "texts.csv", "'kind'", "text, label")
-    texts.write_text("text,label\none,1\ntwo,2\n")
-    refused(call("evaluate", run, "--task", texts), "texts.csv", "at least")
-    assert (run / "evaluation" / "concepts.json").read_bytes() == before
+    # One that is right, and one behind it that is not.
+    for content, words in (
+        ("text,label\none,1\ntwo,2\n", ("few.csv", "at least")),
+        ("text,label,text\none,1,two\n", ("few.csv", "has the column 'text' twice")),
+    ):
+        (tmp_path / "few.csv").write_text(content)
+        refused(call("evaluate", run, "--task", texts, "--task", tmp_path / "few.csv"), *words)
+    # The same file by two names, and a data set by one.
+    twice = tmp_path / "copies" / ".." / "texts.csv"
+    empty.mkdir()
+    refused(call("evaluate", run, "--task", texts, "--task", twice), "texts.csv is given twice")
+    refused(call("evaluate", run, "--task", "ag_news", "--task", "ag_news"), "--task ag_news is given twice")
+    refused(call("evaluate", run, "--retrain", run), "is the run itself, which is no retrain of it")
+    refused(call("evaluate", run, "--retrain", empty), str(empty))
+    assert (run / "run.json").read_bytes() == before
+    assert not (run / "evaluation").exists()
     assert not leftovers(run)
+
+
+def test_faults_of_a_spurious_task_are_named_before_anything_is_measured(unmeasured: Path, texts: Path) -> None:
+    words = ("--target", "label=0,1", "--attribute", "label=0,1", "--text-column", "text")
+    refused(call("spurious", unmeasured, "--file", texts, *words), "texts.csv")
+    refused(
+        call("spurious", unmeasured, "--task", "biographies", "--task", "biographies"), "biographies is given twice"
+    )
+    refused(call("spurious", unmeasured, "--task", "biographies", "--task", "docstrings"), "needs the embedded text")
+    assert not (unmeasured / "evaluation").exists()
+
+
+def test_a_map_of_an_ensemble_and_itself_is_refused(run: Path) -> None:
+    words = ("--ensemble", "bagged", "--other", "bagged")
+    refused(call("map", run, *words), "Both sides are the ensemble bagged", "give another --other or --other-run")
+    refused(call("map", run, *words, "--other-run", run / ".." / run.name), "Both sides are the ensemble bagged")
+    assert not (run / "ensembles" / "bagged" / "joint_maps").exists()
 
 
 def test_an_address_of_labels_is_refused_without_its_password(run: Path) -> None:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command_line import call, refused
 
 from sae_core.activations.tables import read_rows
+from sae_core.config import RunSettings
 from sae_core.errors import UserError
+from sae_core.evaluation.spurious_files import measured_tasks, write_measured
+from sae_core.evaluation.spurious_runs import make_tasks
+from sae_core.evaluation.spurious_tasks import Columns
 from sae_core.evaluation.task_names import identity_of, task_name
+from sae_core.files import read_table
+from sae_core.run import Run
 
 
 @pytest.mark.parametrize(
@@ -67,3 +74,23 @@ def test_task_files_of_one_name_have_names_of_their_own(tmp_path: Path) -> None:
     assert [task_name(file, tasks) for file in files] == names
     # A task of an older version does not say its file; one of the same name is taken for it.
     assert task_name(files[0], [{"task": "t.csv"}]) == "t.csv"
+
+
+def test_spurious_files_of_one_name_are_tasks_of_their_own(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", RunSettings())
+    files = [tmp_path / place / "t.csv" for place in ("a", "b")]
+    rows = [f"text number {number},{number % 2},{number // 2 % 2}\n" for number in range(40)]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text("words,target,attribute\n" + "".join(rows))
+    columns = Columns("words", "target", ("0", "1"), "attribute", ("0", "1"))
+    for file, name in zip(files, ("t.csv", "b/t.csv"), strict=True):
+        (task,) = make_tasks(run, file=file, columns=columns)
+        assert (task.name, task.file) == (name, identity_of(file))
+        measured = [{"task": task.name, "file": task.file}, *measured_tasks(run)]
+        write_measured(run, measured, pd.DataFrame({"task": [task.name], "scr": [0.5]}))
+    # Both are kept, and measured again each takes its own place.
+    assert {task["task"] for task in measured_tasks(run)} == {"t.csv", "b/t.csv"}
+    assert len(read_table(run.evaluation_table("spurious"))) == 2
+    assert len({run.spurious(name) for name in ("t.csv", "b/t.csv")}) == 2
+    assert [make_tasks(run, file=file, columns=columns)[0].name for file in files] == ["t.csv", "b/t.csv"]

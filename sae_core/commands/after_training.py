@@ -56,10 +56,10 @@ def _identity(task: str) -> str:
 def _require(run: Run, tasks: list[str], folder: Path | None, retrains: list[Path], columns: dict[str, str]) -> None:
     """Refuse tasks and retrains that could not be measured."""
     for name in tasks:
-        if name not in PUBLIC_SETS:
+        if name in PUBLIC_SETS:
+            pipeline.require_public(run, name, folder)
+        else:
             pipeline.require_task(run, Path(name), **columns)
-        elif folder is not None:
-            pipeline.require_copies(name, folder)
     if retrains:
         pipeline.retrains_of(run, retrains)
 

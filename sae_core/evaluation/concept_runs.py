@@ -12,9 +12,10 @@ from torch import Tensor
 from sae_core.activations.harvest import documents, evaluation_cache, passages
 from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.text import load_labelled
-from sae_core.config import EMBEDDED, PUBLIC_TEXTS, EvaluationSettings
+from sae_core.config import EMBEDDED, KNOWN, PUBLIC_TEXTS, EvaluationSettings
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble
+from sae_core.errors import UserError
 from sae_core.evaluation import details
 from sae_core.evaluation.concepts import ActivationsOf, measure_concepts
 from sae_core.evaluation.control import controls_of
@@ -62,8 +63,19 @@ def evaluate_task(
 
 def task_of_file(run: Run, path: Path, *, text_column: str = "text", label_column: str = "label") -> Task:
     """The task of a file, by the name that it has beside the run's tasks; see `evaluate_task`."""
+    require_language_model(run)
     texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
     return labelled_task(task_name(path, _tasks_there(run)), texts, labels, seed=run.settings.training.seed)
+
+
+def require_language_model(run: Run) -> None:
+    """Refuse a run that no text can be read with.
+
+    Raises:
+        UserError: One sentence that says so.
+    """
+    if run.settings.model.name == KNOWN:
+        raise UserError(f"The activations of {run.path} come from a known dictionary; no text can be read with it.")
 
 
 def evaluate_public(
@@ -90,6 +102,7 @@ def evaluate_public(
     """
     device = resolve_device(device or run.settings.training.device)
     sizes = {"train_texts": train_texts, "test_texts": round(TEST_SHARE * train_texts)}
+    require_language_model(run)
     tasks = public_tasks(name, **sizes, seed=run.settings.training.seed, folder=folder, progress=progress)
     _add_tasks(run, tasks, run.settings.evaluation.model_copy(update=sizes), device, progress)
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from sae_core.activations.harvest import documents
 from sae_core.activations.language_model import LanguageModel
-from sae_core.config import EMBEDDED, KNOWN
+from sae_core.config import EMBEDDED
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
-from sae_core.evaluation.concept_runs import activations_of, sample_activations
+from sae_core.evaluation.concept_runs import activations_of, require_language_model, sample_activations
 from sae_core.evaluation.spurious import measure_spurious, over_seeds, pool_task
 from sae_core.evaluation.spurious_files import measured_tasks, read_pooled, write_measured, write_pooled
 from sae_core.evaluation.spurious_tasks import (
@@ -83,6 +83,17 @@ def make_tasks(
     return [*tasks, file_task(file, columns or Columns(), texts, name=name)]
 
 
+def require_tasks(run: Run, tasks: Sequence[SpuriousTask], *, seed: int = 0) -> None:
+    """Refuse tasks that could not be measured, before anything is read.
+
+    Raises:
+        UserError: If the run has no language model, or a task has too few texts.
+    """
+    require_language_model(run)
+    for task in tasks:
+        draw_split(task, run.settings.evaluation.spurious_texts, seed=seed)
+
+
 def evaluate_spurious(
     run: Run,
     tasks: Sequence[SpuriousTask],
@@ -111,12 +122,9 @@ def evaluate_spurious(
     Raises:
         UserError: If nothing is trained, there is no language model, or a task has too few texts.
     """
-    if run.settings.model.name == KNOWN:
-        raise UserError(f"The activations of {run.path} come from a known dictionary; no text can be read with it.")
+    require_tasks(run, tasks, seed=seeds[0])
     device = resolve_device(device or run.settings.training.device)
     ensembles = trained_ensembles(run, device)
-    for task in tasks:
-        draw_split(task, run.settings.evaluation.spurious_texts, seed=seeds[0])  # refuses before anything is read
     for task in tasks:
         _evaluate_task(run, task, ensembles, list(seeds), retrain, device, progress)
     measured = {facts["task"]: facts for facts in measured_tasks(run)}
