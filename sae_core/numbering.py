@@ -63,6 +63,14 @@ def within(member: int, latent: int) -> str:
     return f"{member}:{latent}"
 
 
+def named(word: str) -> tuple[int, int] | None:
+    """(member, number within it) that a word such as ``1:6`` names; None for any other word."""
+    member, colon, latent = word.partition(":")
+    if not (colon and all(part.isascii() and part.isdigit() and len(part) <= 12 for part in (member, latent))):
+        return None
+    return int(member), int(latent)
+
+
 def whole_number(text: str, end: int) -> int | None:
     """The number from 0 to ``end - 1`` that plain digits name; None for anything else."""
     if not (text.isascii() and text.isdigit()) or len(text) > 12:

@@ -98,6 +98,16 @@ def test_a_search_lights_its_hits_and_enter_lists_them(watched: Watched, address
     page.get_by_role("heading", name=f"{hits} features that fit").wait_for()
     page.get_by_role("searchbox").fill("")
     page.get_by_text("features that fit").wait_for(state="detached")
+    # By member and number within it, too, as the list of features.
+    alive = atoms[(atoms["member"] == 1) & ~atoms["dead"]].iloc[0]
+    page.get_by_role("searchbox").fill(f"1:{alive['latent']}")
+    page.get_by_text("1 highlighted").wait_for()
+    page.get_by_role("searchbox").press("Enter")
+    page.get_by_role("heading", name="1 feature").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    (row,) = csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines())
+    assert (row["feature"], row["member"], row["latent"]) == (str(alive["feature"]), "1", str(alive["latent"]))
     watched.fine()
 
 

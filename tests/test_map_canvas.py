@@ -12,6 +12,7 @@ import pytest
 
 from dashboard.components import map_canvas
 from dashboard.components.map_canvas import base64_of, bits_of, clicked, listed
+from sae_core.numbering import named
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -153,12 +154,36 @@ class TestScripts:
     def test_a_line_of_two_points_holds_nothing(self, points: Any) -> None:
         assert flags_of(points, "points.inside(argument, () => true)", [{"x": 0, "y": 0}, {"x": 9, "y": 9}]) == []
 
-    @pytest.mark.parametrize("query", ["array", "ARRAY 3", "the 6", "17", "  ", "nothing of it"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "array",
+            "ARRAY 3",
+            "the 6",
+            "17",
+            "  ",
+            "nothing of it",
+            "1:6",
+            "01:006",
+            "the 0:3",
+            "3:1",
+            "1:",
+            ":6",
+            "1:6:0",
+        ],
+    )
     def test_a_search_finds_all_words(self, points: Any, texts: list[str], query: str) -> None:
-        found = flags_of(points, "points.search(argument, i => String(i))", query)
+        """Members of 20: a word names a point as it does in the search for features."""
+        place = "i => ({number: i, member: Math.floor(i / 20), latent: i % 20})"
+        found = flags_of(points, f"points.search(argument, {place})", query)
         words = query.lower().split()
-        fits = [all(word in text.lower() or word == str(i) for word in words) for i, text in enumerate(texts)]
+        fits = [
+            all(word in text.lower() or word == str(i) or named(word) == (i // 20, i % 20) for word in words)
+            for i, text in enumerate(texts)
+        ]
         assert found == [i for i, fit in enumerate(fits) if fit and words]
+        if query == "1:6":
+            assert 26 in found
 
     def test_a_stride_visits_every_number(self, page: Any) -> None:
         for count in (1, 2, 3, 7, 60, 923, 131072):

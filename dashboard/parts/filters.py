@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sae_core.numbering import named
+
 DENSITIES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Limits that a density filter can have."""
 LABEL_STATES = {"": "any label", "yes": "labelled", "no": "not labelled"}
@@ -230,11 +232,11 @@ def _kept(features: pd.DataFrame, filters: Filters) -> NDArray[np.bool_]:
 
 def _at(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
     """The feature that a word such as ``1:6`` names: number 6 of member 1."""
-    member, colon, latent = word.partition(":")
-    if not (colon and all(part.isascii() and part.isdigit() and len(part) <= 12 for part in (member, latent))):
+    place = named(word)
+    if place is None:
         return np.zeros(len(features), bool)
-    here = features["member"].to_numpy() == int(member)
-    there: NDArray[np.bool_] = here & (features["latent"].to_numpy() == int(latent))
+    here = features["member"].to_numpy() == place[0]
+    there: NDArray[np.bool_] = here & (features["latent"].to_numpy() == place[1])
     return there
 
 

@@ -26,13 +26,11 @@ ROWS = 500
 def listing(here: Here, look: Look, listed: Listed) -> None:
     """The features that were encircled or found: a table with links, and all of them as CSV."""
     chosen = look.points.table.iloc[listed.points].sort_values(["density", "feature"], ascending=[False, True])
-    how = "inside the line" if listed.by == "lasso" else f"that fit “{listed.by.removeprefix('search ')}”"
+    one = len(chosen) == 1
+    fit = f"that fit{'s' * one} “{listed.by.removeprefix('search ')}”"
+    how = f"feature{'s' * (not one)} {'inside the line' if listed.by == 'lasso' else fit}"
     more = f"; the {ROWS} that fire most often are shown, the CSV has all" if len(chosen) > ROWS else ""
-    st.html(
-        section(
-            f"{len(chosen):,} features {how}", f"Click a row to open the feature, or its number for a new tab{more}."
-        )
-    )
+    st.html(section(f"{len(chosen):,} {how}", f"Click a row to open the feature, or its number for a new tab{more}."))
     if chosen.empty:
         return
     shown = chosen.head(ROWS)

@@ -19,7 +19,7 @@ class Look:
         points: All its atoms.
         sides: The ensembles that they are of, in order.
         panels: Title, first point and the one after the last, of one panel or of two side by side.
-        parts: What points are called: title, first point, and the point that has number 0 there.
+        parts: What points are called: title, first point, the point that has number 0 there, and the member.
         word: What a member is called.
         key: The widget's key.
         title: What the page writes above.
@@ -30,7 +30,7 @@ class Look:
     points: queries.MapPoints
     sides: Sequence[Side]
     panels: Sequence[tuple[str, int, int]]
-    parts: Sequence[tuple[str, int, int]]
+    parts: Sequence[tuple[str, int, int, int]]
     word: str
     key: str
     title: str
@@ -85,10 +85,10 @@ def joint_look(points: queries.MapPoints, sides: Sequence[Side], names: Sequence
     (left_run, left), (right_run, right) = sides
     titles = [left.title if left_run.path == right_run.path else f"{left_run.path.name} · {left.title}", names[1]]
     parts = [
-        (f"{title}, {text}", start + first, base)
+        (f"{title}, {text}", start + first, base, member)
         for title, (_, info), base in zip(titles, sides, (0, left.features), strict=True)
         for first in (base,)
-        for text, start, _ in _members(info)
+        for text, start, _, member in _members(info)
     ]
     return Look(
         points=points,
@@ -103,5 +103,5 @@ def joint_look(points: queries.MapPoints, sides: Sequence[Side], names: Sequence
     )
 
 
-def _members(info: queries.EnsembleInfo) -> list[tuple[str, int, int]]:
-    return [(f"{info.member_word} {member}", info.feature(member, 0), 0) for member in range(info.members)]
+def _members(info: queries.EnsembleInfo) -> list[tuple[str, int, int, int]]:
+    return [(f"{info.member_word} {member}", info.feature(member, 0), 0, member) for member in range(info.members)]

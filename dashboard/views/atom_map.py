@@ -81,7 +81,7 @@ def _explore(here: Here, look: Look) -> None:
         table = look.points.table
         data = {
             "points": look.points.key,
-            "parts": [dict(zip(("title", "start", "base"), part, strict=True)) for part in look.parts],
+            "parts": [dict(zip(("title", "start", "base", "member"), part, strict=True)) for part in look.parts],
             "panels": [dict(zip(("title", "start", "stop"), panel, strict=True)) for panel in look.panels],
             "color": queries.map_colors(look.points, color, look.word, concept),
             "hidden": parts.hidden_points(table, dead=dead),

@@ -54,8 +54,8 @@ export class Tools {
     );
     this.search = make("input");
     this.search.type = "search";
-    this.search.placeholder = "Search: label, token or number";
-    this.search.setAttribute("aria-label", "Search features on the map by label, suggestion, token or number; Enter lists them");
+    this.search.placeholder = "Search: label, token, number or 1:6";
+    this.search.setAttribute("aria-label", "Search features on the map by label, suggestion, token, number, or member and number such as 1:6; Enter lists them");
     this.status = make("span", "status");
     this.status.setAttribute("role", "status");
     this.list = button("List", "List the highlighted features below the map", () => map.listLit());

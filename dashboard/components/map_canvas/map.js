@@ -13,7 +13,7 @@ import { View } from "./view.js";
  * @typedef {{title: string, start: number, stop: number}} Part
  * @typedef {{name: string, index: string, palette: string[], legend: import("./chrome.js").Legend, front: number[]}} ColorData
  * @typedef {{
- *   kind: "map", points: string, parts: {title: string, start: number, base: number}[], panels: Part[],
+ *   kind: "map", points: string, parts: {title: string, start: number, base: number, member: number}[], panels: Part[],
  *   color: ColorData, hidden: string | null, names: {text: string, x: number, y: number}[],
  *   feature: number, marks: number[], query: string, accent: string,
  * }} MapData
@@ -289,7 +289,7 @@ export class AtomMap {
   /** @param {number} point */
   #partOf(point) {
     const parts = this.data?.parts ?? [];
-    return parts.findLast((part) => part.start <= point) ?? { title: "", start: 0, base: 0 };
+    return parts.findLast((part) => part.start <= point) ?? { title: "", start: 0, base: 0, member: 0 };
   }
 
   /**
@@ -327,7 +327,10 @@ export class AtomMap {
     if (!this.points) return;
     if (!text.trim()) return this.clear();
     this.line = null;
-    const flags = this.points.search(text, (i) => String(i - this.#partOf(i).base));
+    const flags = this.points.search(text, (i) => {
+      const part = this.#partOf(i);
+      return { number: i - part.base, member: part.member, latent: i - part.start };
+    });
     const hidden = this.hidden;
     if (hidden) for (let i = 0; i < flags.length; i++) if (hidden[i]) flags[i] = 0;
     this.#light(flags, `search ${text.trim()}`);

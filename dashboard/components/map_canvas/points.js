@@ -150,11 +150,12 @@ export class Points {
   }
 
   /**
-   * Which points fit a search, as flags: every word occurs in a column or is the number shown for the point.
+   * Which points fit a search, as flags: every word occurs in a column or names the point, by its number or, as `1:6`,
+   * by its member and the number within that (see `numbering.named`).
    * @param {string} text
-   * @param {(point: number) => string} number
+   * @param {(point: number) => {number: number, member: number, latent: number}} place
    */
-  search(text, number) {
+  search(text, place) {
     const flags = new Uint8Array(this.count);
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     if (!words.length) return flags;
@@ -166,8 +167,13 @@ export class Points {
         const hit = Uint8Array.from(this.lowered?.[c] ?? [], (value) => (value.includes(word) ? 1 : 0));
         for (let i = 0; i < this.count; i++) found[i] |= hit[at[i]];
       });
-      const digits = /^\d+$/.test(word);
-      for (let i = 0; i < this.count; i++) flags[i] &= digits && number(i) === word ? 1 : found[i];
+      const [, first, within] = /^(\d{1,12})(?::(\d{1,12}))?$/.exec(word) ?? [];
+      /** @param {number} i */
+      const isNamed = (i) => {
+        const { number, member, latent } = place(i);
+        return within === undefined ? String(number) === first : member === Number(first) && latent === Number(within);
+      };
+      for (let i = 0; i < this.count; i++) flags[i] &= found[i] || (first !== undefined && isNamed(i)) ? 1 : 0;
     }
     return flags;
   }
