@@ -54,10 +54,10 @@ def spurious(
     opened = trained_runs(run)
     with stoppable(command_line("spurious", run)), console.drawn_progress() as progress:
         # All of them first: what is wrong with one is said before any is measured.
-        tasks = [pipeline.spurious_tasks(each, task or [], file, columns) for each in opened]
+        asked = [pipeline.spurious_tasks(each, task or [], file, columns) for each in opened]
         found = {
             each.name: pipeline.measure_spurious(each, own, seeds=seeds, retrain=retrain, progress=progress)
-            for each, own in zip(opened, tasks, strict=True)
+            for each, own in zip(opened, asked, strict=True)
         }
     if as_json:
         print_by_run(found)
