@@ -262,7 +262,7 @@ def test_totals_add_up_and_gemma_is_planned_without_the_hub(tmp_path: Path) -> N
     plan = planned(tmp_path / "run", *GEMMA, "--machine", "a100 40gb", "--set", "data.storage=stream")
     assert set(plan) == {
         *("machine", "measured", "processes", "runs", "model", "training", "stages", "totals", "fits", "remedies"),
-        *("remarks", "help_for_dead", "not_counted"),
+        *("remarks", "help_for_dead", "noise_null", "not_counted"),
     }
     stages = plan["stages"]
     for name, part in (("train", [s for s in stages if s["part"] == "train"]), ("all", stages)):

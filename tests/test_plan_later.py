@@ -22,7 +22,7 @@ from sae_core.planning.evaluation_stages import EVALUATING, distinct_members
 from sae_core.planning.index_stages import INDEXING, stages_of_indexing
 from sae_core.planning.machines import MACHINES, Machine
 from sae_core.planning.pace import COMPILED, Pace, measure_pace, seconds_to_compile
-from sae_core.planning.plan import stages_of
+from sae_core.planning.plan import RunPlan, stages_of
 from sae_core.planning.rates import Rates, named_rates
 from sae_core.planning.stages import Stage, Work
 from sae_core.run import EVALUATION_STAGES, Run
@@ -193,3 +193,26 @@ def test_files_of_the_index_are_about_those_of_a_real_run(trained_run: Run) -> N
         assert 0.9 < disk["index"] / payload(folder.index) < 1.5
         # A row of 12 bytes for a feature of a token, and two numbers a token.
         assert 0.3 < disk["tokens"] / payload(folder.by_token) < 3
+
+
+def test_the_control_of_boosting_is_planned_in_concept_detection() -> None:
+    flops = {
+        name: next(s.flops for s in stages_of(work_of(training__methods=[name])) if s.name == "evaluate concepts")
+        for name in ("single", "bagged", "boosted")
+    }
+    # Beside a random SAE each encodes one SAE, two of them, and two and a random second stage.
+    assert flops["boosted"] - flops["bagged"] == flops["bagged"] - flops["single"] > 0
+
+
+def test_the_noise_null_of_retrains_is_two_trainings_of_every_later_stage() -> None:
+    sizes = {"training__members": 4, "training__tokens": 5000, "training__batch_size": 50}
+    work = work_of(training__methods=["single", "boosted"], **sizes)
+    null = RunPlan(work, []).noise_null
+    (sae,) = work.members("single")
+    # 100 steps of a second each; a number of noise is a sum over the ten dimensions.
+    assert null == {"seconds": 2 * 3 * 100.0, "flops": 2 * 3 * 5000 * (sae.step_flops + 2 * 10 * 10)}
+    pipelined = work_of(training__methods=["boosted"], training__boosting="pipelined", **sizes)
+    found = RunPlan(pipelined, []).noise_null
+    assert found is not None
+    assert found["seconds"] == 2 * 3 / 4 * 100.0  # a step of all four stages takes a second here
+    assert RunPlan(work_of(training__methods=["bagged"], **sizes), []).noise_null is None

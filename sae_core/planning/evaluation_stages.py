@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sae_core.config import EMBEDDED
+from sae_core.config import EMBEDDED, Method
 from sae_core.evaluation.cost import REPEATS, TIMED_TOKENS
 from sae_core.evaluation.dictionary import CONNECTIVITY_TOKENS
 from sae_core.evaluation.random_twin import SAMPLE_ROWS
@@ -47,6 +47,12 @@ WHOLE_BATCH = 4096
 def stages_of_evaluating(work: Work) -> list[Stage]:
     """Everything that the command evaluate does, in order."""
     return [stage(work) for stage in EVALUATING.values()]
+
+
+def controlled(work: Work) -> list[Method]:
+    """The methods with later stages, which are measured beside random ones."""
+    training = work.settings.training
+    return [method for method in training.methods if method == "boosted" and training.members > 1]
 
 
 def distinct_members(work: Work) -> list[SAEShape]:
@@ -119,11 +125,12 @@ def _concepts(work: Work) -> Stage:
     there = (work.rows + work.evaluated) / max(1.0, rates.tokens_per_text)
     texts = round(FOUND * min(settings.pool_texts, there))
     tokens = round(texts * CUT * min(settings.tokens_per_text, rates.tokens_per_text))
-    # A random dictionary imitates a member.
-    members = [*distinct_members(work), work.sae("single")]
+    # A random dictionary imitates a member; the first stage of a control is the trained one.
+    controls = [work.members(method)[1:] for method in controlled(work)]
+    members = [*distinct_members(work), work.sae("single"), *(member for each in controls for member in each)]
     counts, ensembles = len(set(settings.concept_features)), work.ensembles()
     several = sum(len(ensemble) for ensemble in ensembles if len(ensemble) > 1)
-    fits = PROBLEMS * (2 * counts * (len(ensembles) + 1) + 2 + STEPS * several)
+    fits = PROBLEMS * (2 * counts * (len(ensembles) + len(controls) + 1) + 2 + STEPS * several)
     coefficients = tokens * sum(Counted("single", members, 1).active) // 2  # of those of a text, many are one feature's
     return Stage(
         "evaluate concepts",
@@ -180,10 +187,8 @@ def _loss(work: Work) -> Stage:
 
 def _control(work: Work) -> Stage:
     """Boosted ensembles and random stages in the place of theirs: reconstruction, and the loss of the latter."""
-    settings = work.settings
-    several = [m for m in settings.training.methods if m == "boosted" and settings.training.members > 1]
     seconds, flops, measured = CONTROL_START * work.rates.pace.one, 0, _memory(work)
-    for method in several:
+    for method in controlled(work):
         members = work.members(method)
         tokens = 2 * work.evaluated + 2 * SAMPLE_ROWS
         passes = 20 + 8 * len(members)

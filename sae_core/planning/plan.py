@@ -15,7 +15,7 @@ from sae_core.planning.index_stages import stages_of_indexing
 from sae_core.planning.machines import FOUND, find_machine, this_machine
 from sae_core.planning.rates import named_rates
 from sae_core.planning.stages import Stage, Work
-from sae_core.planning.train_stages import help_flops, stages_of_training
+from sae_core.planning.train_stages import help_flops, noise_null, stages_of_training
 from sae_core.progress import Progress, silent
 from sae_core.training.work import residual_bytes
 
@@ -96,6 +96,12 @@ class RunPlan:
         return {"dead": DEAD, "flops": flops, "seconds": seconds} if flops else None
 
     @property
+    def noise_null(self) -> dict[str, float] | None:
+        """What `evaluate --retrain` would add by training SAEs on noise; None where no ensemble has later stages."""
+        found = noise_null(self.work)
+        return None if found is None else {"seconds": found[0], "flops": found[1]}
+
+    @property
     def not_counted(self) -> list[str]:
         """What the figures leave out."""
         work, training = self.work, self.work.settings.training
@@ -165,6 +171,7 @@ class RunPlan:
             "fits": self.fits,
             "remedies": self.remedies,
             "help_for_dead": self.help_for_dead,
+            "noise_null": self.noise_null,
             "remarks": list(work.rates.remarks),
             "not_counted": self.not_counted,
         }

@@ -44,6 +44,11 @@ def sentences(plan: RunPlan) -> list[str]:
             f"If {dead['dead']:.0%} of the features were dead all the time, helping them (AuxK) would add "
             f"{duration(dead['seconds'])} and {_short(dead['flops']).strip()} operations to training."
         )
+    if null := plan.noise_null:
+        lines.append(
+            f"evaluate --retrain would add {duration(null['seconds'])} and {_short(null['flops']).strip()} operations: "
+            "it trains two SAEs on noise for each boosted stage but the first (not with --no-noise-null)."
+        )
     lines += work.rates.remarks
     lines.append(f"Not counted: {'; '.join(plan.not_counted)}.")
     return lines

@@ -140,6 +140,24 @@ def help_flops(work: Work, *, share: float) -> int:
     return work.places * flops
 
 
+def noise_null(work: Work) -> tuple[float, int] | None:
+    """(seconds, operations) of the null that `evaluate --retrain` trains; None where no ensemble has later stages.
+
+    That are two SAEs for each boosted stage but the first, on noise of which every number is drawn and mixed anew.
+    """
+    training = work.settings.training
+    if "boosted" not in training.methods or training.members < 2:
+        return None
+    groups, members = work.groups("boosted"), work.members("boosted")
+    # Stages that are trained side by side share a step among them.
+    later = (len(members) - 1) / len(members)
+    seconds = 2 * later * work.steps * sum(work.rates.step[group] for group in groups)
+    mixing = 2 * work.shape.d_model**2
+    flops = 2 * sum(work.trained_tokens * (member.step_flops + mixing) for member in members[1:])
+    mixed = 2 * len(members[1:]) * work.trained_tokens * mixing * work.rates.flop
+    return work.places * (seconds + mixed), work.places * flops
+
+
 def is_shared(work: Work, method: Method) -> bool:
     """Whether another method has trained the first member already."""
     training, alike = work.settings.training, starts_as_single(work.settings)
