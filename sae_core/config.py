@@ -10,14 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, mod
 
 from sae_core import bounds
 from sae_core.errors import UserError, short
-from sae_core.methods import BASELINES as BASELINES
-from sae_core.methods import EXPANDED as EXPANDED
-from sae_core.methods import LONG as LONG
-from sae_core.methods import METHODS as METHODS
-from sae_core.methods import TRAINING_ORDER as TRAINING_ORDER
-from sae_core.methods import Method as Method
-from sae_core.methods import times_the_steps as times_the_steps
-from sae_core.methods import title_of as title_of
+from sae_core.methods import EXPANDED, LONG, METHODS, Method
 from sae_core.toml import read_toml
 
 Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]

@@ -115,7 +115,7 @@ def tensor_places(path: Path) -> dict[str, int]:
     """Where in an intact safetensors file the contents of each tensor begin, in bytes."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length).decode("utf-8"))
     header.pop("__metadata__", None)
     return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
 

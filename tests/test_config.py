@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from sae_core.config import EXPANDED, METHODS, RunSettings, load_settings, parse_settings, title_of
+from sae_core.config import RunSettings, load_settings, parse_settings
 from sae_core.errors import UserError
+from sae_core.methods import EXPANDED, METHODS, title_of
 from sae_core.toml import parse_value
 
 

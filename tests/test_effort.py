@@ -9,10 +9,9 @@ import torch
 from small_runs import BATCH, MEMBERS, STEPS, data, new_run, trained, weights
 from sources import TensorSource
 
-from sae_core.config import LONG, METHODS
 from sae_core.errors import UserError
 from sae_core.evaluation.effort import Effort, at_equal, effort_of, steps_taken
-from sae_core.methods import headed
+from sae_core.methods import LONG, METHODS, headed
 from sae_core.report.baselines import at_equal_cost
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.training import train_run

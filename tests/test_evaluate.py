@@ -14,7 +14,7 @@ from sae_core.activations.cache import CacheWriter
 from sae_core.activations.harvest import evaluation_cache
 from sae_core.activations.substitution import SubstitutedModel
 from sae_core.activations.text import Document
-from sae_core.config import METHODS, load_settings
+from sae_core.config import load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import evaluate
@@ -30,6 +30,7 @@ from sae_core.evaluation.summary import as_text, summarize
 from sae_core.evaluation.tasks import docstring_tasks
 from sae_core.evaluation.terms import CONTROL_MISSING
 from sae_core.files import read_json, read_table, write_json, write_table
+from sae_core.methods import METHODS
 from sae_core.report.build import render
 from sae_core.report.gather import gather
 from sae_core.report.runs import find_subject

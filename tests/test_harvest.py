@@ -52,6 +52,14 @@ def make_run(folder: Path, model: Path, corpus: Path, *, text: dict[str, Any] | 
     return Run.create(folder, RunSettings.model_validate(settings))
 
 
+def test_what_is_known_of_a_text_is_read_as_strictly_as_every_file(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", RunSettings())
+    for metadata in ('{"a": "1"', '{"a": "1", "a": "2"}', "[" * 100_000):
+        write_table(run.corpus.texts, pd.DataFrame({"text": ["x"], "metadata": [metadata], "held_out": [True]}))
+        with pytest.raises(UserError, match=r"texts\.parquet is damaged .*; delete it and run the command again"):
+            harvest.documents(run, held_out=True)
+
+
 def test_a_run_holds_what_the_model_gives(tmp_path: Path, model_path: Path, corpus_path: Path) -> None:
     run = make_run(tmp_path / "run", model_path, corpus_path, text={"cut": "first"})
     ticks: list[Tick] = []

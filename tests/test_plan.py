@@ -17,9 +17,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from sae_core.activations.cache import ActivationCache, CacheWriter
 from sae_core.activations.models.finding_shape import find_shape, shape_of
 from sae_core.activations.models.shapes import KNOWN, ModelShape
-from sae_core.config import METHODS, ModelSettings, RunSettings, load_settings
+from sae_core.config import ModelSettings, RunSettings, load_settings
 from sae_core.errors import UserError
 from sae_core.files import read_json
+from sae_core.methods import METHODS
 from sae_core.planning import model_speed
 from sae_core.planning.calibration import calibrate
 from sae_core.planning.machines import MACHINES, Machine, find_machine

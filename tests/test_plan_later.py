@@ -14,7 +14,8 @@ from sae_core.activations.models.finding_shape import find_shape
 from sae_core.activations.models.shapes import ModelShape
 from sae_core.browse.corpus import Corpus
 from sae_core.browse.prepare import STAGES
-from sae_core.config import METHODS, ModelSettings, load_settings
+from sae_core.config import ModelSettings, load_settings
+from sae_core.methods import METHODS
 from sae_core.planning import index_stages as units
 from sae_core.planning import pace
 from sae_core.planning.counts import Counted, distinct_tokens

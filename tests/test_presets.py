@@ -10,9 +10,9 @@ import pytest
 from command_line import call, refused
 from models import build_model_folder, sample_texts
 
-from sae_core.config import METHODS
 from sae_core.ensemble import load_ensemble
 from sae_core.errors import UserError
+from sae_core.methods import METHODS
 from sae_core.presets import PRESETS, preset_settings
 from sae_core.run import Run
 from sae_core.sae import JumpReLUSAE, ReLUSAE, TopKSAE

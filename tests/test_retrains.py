@@ -11,13 +11,14 @@ from command_line import call
 from torch import Tensor
 
 from sae_core import pipeline
-from sae_core.config import METHODS, load_settings
+from sae_core.config import load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.retrains import evaluate_retrains
 from sae_core.evaluation.stability import measure_stability
 from sae_core.evaluation.summary import as_text, summarize
 from sae_core.files import read_json, read_table
+from sae_core.methods import METHODS
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import TopKSAE
 

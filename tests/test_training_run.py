@@ -27,8 +27,9 @@ from small_runs import (
 from sources import TensorSource, sparse_data, true_atoms
 from torch import Tensor
 
-from sae_core.config import METHODS, Architecture
+from sae_core.config import Architecture
 from sae_core.ensemble import Ensemble
+from sae_core.methods import METHODS
 from sae_core.progress import Tick
 from sae_core.run import Run
 from sae_core.sae import make_sae

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboard.parts.charts import figure
 from dashboard.parts.colors import member_color, method_color
 from dashboard.parts.numbers import compact, is_missing, percent
-from sae_core.config import title_of
+from sae_core.methods import title_of
 
 MAX_POINTS = 600
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
-from sae_core.config import title_of
 from sae_core.files import read_object
+from sae_core.methods import title_of
 from sae_core.numbering import feature_at, place_of
 from sae_core.run import Run, find_runs
 

@@ -17,9 +17,9 @@ from dashboard.parts.overview_charts import by_members, cost, training
 from dashboard.parts.report import found_by_members
 from dashboard.sections import reporting
 from sae_core.activations.asked import asked_and_got, what_is_short
-from sae_core.config import title_of
 from sae_core.evaluation.summary import by_ensemble
 from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED, control_name
+from sae_core.methods import title_of
 from sae_core.report.parts import nats
 from sae_core.run import EVALUATION_STAGES
 

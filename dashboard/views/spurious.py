@@ -14,8 +14,9 @@ from dashboard.parts.cards import chip, heading, notice, plain, section
 from dashboard.parts.numbers import whole
 from dashboard.parts.spurious import MEASURES, Names, automatic_chart
 from dashboard.sections.ablating import workbench
-from sae_core.config import KNOWN, title_of
+from sae_core.config import KNOWN
 from sae_core.evaluation.terms import BIASED, ORACLE, texts_in_words
+from sae_core.methods import title_of
 
 MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from sae_core.files import parse_json, reading
+
 STANDARD_LIBRARY = "python"
 """The name under which the standard library appears among the packages."""
 
@@ -319,6 +321,10 @@ def write_jsonl(passages: Iterable[Passage], path: Path) -> None:
 
 
 def read_jsonl(path: Path) -> list[Passage]:
-    """Read what `write_jsonl` wrote."""
-    with path.open(encoding="utf-8") as lines:
-        return [Passage(**json.loads(line)) for line in lines]
+    """Read what `write_jsonl` wrote.
+
+    Raises:
+        UserError: If it is missing or no JSON.
+    """
+    with reading(path), path.open(encoding="utf-8") as lines:
+        return [Passage(**parse_json(line)) for line in lines]

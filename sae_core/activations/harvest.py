@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from sae_core.activations.truth_run import KnownStream, known_activations, write
 from sae_core.config import KNOWN
 from sae_core.device import naming_full_memory, resolve_device
 from sae_core.errors import UserError
-from sae_core.files import read_table, replacing, write_table, write_tensors
+from sae_core.files import parse_json, read_table, reading, replacing, write_table, write_tensors
 from sae_core.host_memory import free_host_memory
 from sae_core.progress import Progress, Tick, silent
 from sae_core.run import Run
@@ -154,7 +153,7 @@ def documents(run: Run, *, held_out: bool) -> list[Document]:
     Raises:
         UserError: If the corpus is missing or damaged.
     """
-    return _as_documents(_table_of_documents(_passages_table(run, held_out)))
+    return _as_documents(run, _table_of_documents(_passages_table(run, held_out)))
 
 
 def passages(run: Run, *, held_out: bool) -> list[Document]:
@@ -163,13 +162,15 @@ def passages(run: Run, *, held_out: bool) -> list[Document]:
     Raises:
         UserError: If the corpus is missing or damaged.
     """
-    return _as_documents(_passages_table(run, held_out))
+    return _as_documents(run, _passages_table(run, held_out))
 
 
-def _as_documents(table: pd.DataFrame) -> list[Document]:
-    return [
-        Document(text, json.loads(metadata)) for text, metadata in zip(table["text"], table["metadata"], strict=True)
-    ]
+def _as_documents(run: Run, table: pd.DataFrame) -> list[Document]:
+    with reading(run.corpus.texts):
+        return [
+            Document(text, parse_json(metadata))
+            for text, metadata in zip(table["text"], table["metadata"], strict=True)
+        ]
 
 
 def _table_of_documents(table: pd.DataFrame) -> pd.DataFrame:
@@ -194,7 +195,7 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
     tokens = np.concatenate(chosen.ids[:indexed])[: offsets[-1]]
     corpus = run.corpus
     write_tensors(corpus.tokens, {"tokens": torch.from_numpy(tokens), "offsets": torch.from_numpy(offsets)})
-    metadata = pd.DataFrame([json.loads(text) for text in train["metadata"][:indexed]]).fillna("")
+    metadata = pd.DataFrame([parse_json(text) for text in train["metadata"][:indexed]]).fillna("")
     for name in ("document", "passage"):
         metadata[name] = train[name].to_numpy()[:indexed]
     write_table(corpus.documents, metadata)

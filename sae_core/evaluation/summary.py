@@ -9,11 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.config import title_of
 from sae_core.evaluation.detected import Mean, means_of, read_means
 from sae_core.evaluation.effort import effort_of
 from sae_core.evaluation.terms import PLAIN, RANDOM_STAGES, STANDARDISED, control_name
 from sae_core.files import read_object
+from sae_core.methods import title_of
 from sae_core.numbers import compact
 from sae_core.run import Run
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.activations.truth_run import known_activations
-from sae_core.config import BASELINES
 from sae_core.device import resolve_device
 from sae_core.evaluation.bootstrap import ABOVE
 from sae_core.evaluation.random_twin import SAMPLE_ROWS
@@ -18,6 +17,7 @@ from sae_core.evaluation.trained import trained_ensembles
 from sae_core.evaluation.truth import RANDOM_FIGURES, measure_truth
 from sae_core.evaluation.truth_files import CAP, STAGE, read_truth
 from sae_core.files import write_json, write_table
+from sae_core.methods import BASELINES
 from sae_core.numbers import signed
 from sae_core.progress import Progress, silent
 from sae_core.run import Run, evaluation_of_runs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from sae_core.config import Method
+from sae_core.methods import Method
 from sae_core.training.work import SAEShape
 
 

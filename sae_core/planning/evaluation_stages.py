@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sae_core.config import EMBEDDED, Method
+from sae_core.config import EMBEDDED
 from sae_core.evaluation.cost import REPEATS, TIMED_TOKENS
 from sae_core.evaluation.dictionary import CONNECTIVITY_TOKENS
 from sae_core.evaluation.random_twin import SAMPLE_ROWS
 from sae_core.evaluation.reconstruction import IDENTITY_TOKENS
 from sae_core.evaluation.similarity import HELD_CELLS, SAMPLED
+from sae_core.methods import Method
 from sae_core.planning.counts import Counted
 from sae_core.planning.index_stages import kept_memory
 from sae_core.planning.stages import Stage, Work

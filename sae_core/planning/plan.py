@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.activations.models.finding_shape import find_shape
-from sae_core.config import EXPANDED, RunSettings
+from sae_core.config import RunSettings
 from sae_core.device import resolve_device
+from sae_core.methods import EXPANDED
 from sae_core.planning.evaluation_stages import stages_of_evaluating
 from sae_core.planning.index_stages import stages_of_indexing
 from sae_core.planning.machines import FOUND, find_machine, this_machine

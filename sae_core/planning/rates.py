@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sae_core.activations.models.shapes import ModelShape
-from sae_core.config import Method, RunSettings
+from sae_core.config import RunSettings
+from sae_core.methods import Method
 from sae_core.planning.machines import Machine
 from sae_core.planning.pace import AS_MEASURED, COMPILED, Pace
 from sae_core.training.work import FLOAT, SAEShape

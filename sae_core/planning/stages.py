@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from sae_core.activations.models.shapes import ModelShape
-from sae_core.config import Method, RunSettings
+from sae_core.config import RunSettings
+from sae_core.methods import Method
 from sae_core.planning.machines import Machine
 from sae_core.planning.rates import Group, Rates, trained_groups
 from sae_core.training.memory import fitting_members

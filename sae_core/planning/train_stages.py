@@ -9,7 +9,7 @@ from sae_core.activations.choosing import characters
 from sae_core.activations.dealt import DEALT_AT_ONCE, MAX_PILES, PILE_BYTES
 from sae_core.activations.shuffle import PILES_AT_ONCE
 from sae_core.activations.stream import SHUFFLE_BYTES
-from sae_core.config import TRAINING_ORDER, Method, times_the_steps
+from sae_core.methods import TRAINING_ORDER, Method, times_the_steps
 from sae_core.planning.stages import ITEM, Stage, Work, cache_bytes
 from sae_core.training.boosting import BLOCK_ROWS, PASS_SHARDS
 from sae_core.training.members import starts_as_single

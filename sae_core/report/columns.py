@@ -89,6 +89,27 @@ RECONSTRUCTION: Columns = {
 _POOLED = "Mean over features of the best cosine with any atom of all others"
 _MMCS = "Mean over features of the best cosine with an atom of one other"
 _ONE = "Mean cosine of atoms matched one to one; atoms of a wider dictionary that are left over count as 0"
+
+
+def _stability(key: str, pooled: str, one: str, *, of: str = "") -> dict[str, Shown]:
+    """The columns of the three figures of stability, each with what random dictionaries reach.
+
+    Args:
+        key: What the keys of the figures begin with.
+        pooled: Heading of the first.
+        one: What is compared: a ``member`` or a ``training``.
+        of: What they are of, where it has to be said.
+    """
+    return {
+        f"{key}.pooled": Shown(pooled, plain(3), f"{_POOLED} {one}s{of}"),
+        f"{key}.null_pooled": _random("Pooled stability", _ATOMS),
+        f"{key}.mmcs": Shown("MMCS", plain(3), f"{_MMCS} {one}, over ordered pairs of {one}s"),
+        f"{key}.null_best": _random("MMCS", _ATOMS),
+        f"{key}.pw_mcc": Shown("One-to-one", plain(3), f"{_ONE}; over pairs of {one}s"),
+        f"{key}.null_matched": _random("One-to-one stability", _ATOMS),
+    }
+
+
 DICTIONARY: Columns = {
     "reconstruction.features": Shown("Features", whole, "Features of all members together"),
     "dictionary.diversity": Shown(
@@ -102,21 +123,9 @@ DICTIONARY: Columns = {
     "dictionary.connectivity": Shown(
         "Connectivity", plain(3), "Share of pairs of alive features that never fire on the same token"
     ),
-    "dictionary.member_stability.pooled": Shown("Pooled stability", plain(3), f"{_POOLED} members of the ensemble"),
-    "dictionary.member_stability.null_pooled": _random("Pooled stability", _ATOMS),
-    "dictionary.member_stability.mmcs": Shown("MMCS", plain(3), f"{_MMCS} member, over ordered pairs of members"),
-    "dictionary.member_stability.null_best": _random("MMCS", _ATOMS),
-    "dictionary.member_stability.pw_mcc": Shown("One-to-one", plain(3), f"{_ONE}; over pairs of members"),
-    "dictionary.member_stability.null_matched": _random("One-to-one stability", _ATOMS),
+    **_stability("dictionary.member_stability", "Pooled stability", "member", of=" of the ensemble"),
 }
-RETRAINED: Columns = {
-    "stability.pooled": Shown("Pooled", plain(3), f"{_POOLED} trainings"),
-    "stability.null_pooled": _random("Pooled stability", _ATOMS),
-    "stability.mmcs": Shown("MMCS", plain(3), f"{_MMCS} training, over ordered pairs of trainings"),
-    "stability.null_best": _random("MMCS", _ATOMS),
-    "stability.pw_mcc": Shown("One-to-one", plain(3), f"{_ONE}; over pairs of trainings"),
-    "stability.null_matched": _random("One-to-one stability", _ATOMS),
-}
+RETRAINED: Columns = _stability("stability", "Pooled", "training")
 COST: Columns = {
     "cost.train_seconds": Shown("Training", seconds, "Measured time of training"),
     "cost.train_flops": Shown(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_core.config import BASELINES
 from sae_core.evaluation.seeds import mean_interval, within
 from sae_core.evaluation.terms import PRECISION, RANDOM
 from sae_core.evaluation.truth_files import read_truth
+from sae_core.methods import BASELINES
 from sae_core.report.figures import Figure, apart
 from sae_core.run import Run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.config import title_of
 from sae_core.evaluation.terms import CONTROL, CONTROL_MISSING, NOISE_NULL, RANDOM_STAGES
+from sae_core.methods import title_of
 from sae_core.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, STAGES, Columns, micro, percents

@@ -11,11 +11,12 @@ import torch
 from sae_core import pipeline
 from sae_core.activations.harvest import harvest_together
 from sae_core.activations.shared import activations_key, has_activations, share_activations
-from sae_core.config import KNOWN, LONG, RunSettings, times_the_steps
+from sae_core.config import KNOWN, RunSettings
 from sae_core.device import resolve_device
 from sae_core.errors import UserError
 from sae_core.evaluation.truth_files import STAGE as TRUTH
 from sae_core.evaluation.truth_runs import score_run
+from sae_core.methods import LONG, times_the_steps
 from sae_core.progress import Progress, Tick
 from sae_core.run import Run
 from sae_core.sweep.combinations import Sweep

@@ -16,11 +16,11 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sae_core.config import TRAINING_ORDER, Method, times_the_steps
 from sae_core.device import naming_full_memory
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.folders import CONFIG, WEIGHTS, EnsembleFolder
+from sae_core.methods import TRAINING_ORDER, Method, times_the_steps
 from sae_core.progress import Progress, silent
 from sae_core.run import Run
 from sae_core.sae import SAE

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from sae_core.config import Architecture, Method, RunSettings
+from sae_core.config import Architecture, RunSettings
+from sae_core.methods import Method
 from sae_core.sae import SAE
 
 FLOAT, IDLE = 4, 8

@@ -10,9 +10,10 @@ import torch
 from sources import TensorSource, sparse_data
 from torch import Tensor
 
-from sae_core.config import METHODS, RunSettings
+from sae_core.config import RunSettings
 from sae_core.ensemble import Ensemble, load_ensemble
 from sae_core.files import read_table
+from sae_core.methods import METHODS
 from sae_core.run import Run
 from sae_core.training import train_run
 

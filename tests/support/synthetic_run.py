@@ -25,9 +25,10 @@ from sae_core.browse.indexing import build_index
 from sae_core.browse.matching import match_members
 from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.browse.suggest import suggest_labels
-from sae_core.config import METHODS, RunSettings
+from sae_core.config import RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble
 from sae_core.files import write_json, write_table, write_tensors
+from sae_core.methods import METHODS
 from sae_core.run import EVALUATION_STAGES, Run
 from sae_core.sae import TopKSAE
 
