@@ -108,6 +108,12 @@ def test_a_search_lights_its_hits_and_enter_lists_them(watched: Watched, address
         page.get_by_role("button", name="Download CSV").click()
     (row,) = csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines())
     assert (row["feature"], row["member"], row["latent"]) == (str(alive["feature"]), "1", str(alive["latent"]))
+    suggested = read_table(run.ensemble("bagged").suggestions).iloc[int(alive["feature"])]
+    assert row["suggestion"] == suggested["suggestion"]
+    written = [row[f"suggestion_{name}"] for name in ("precision", "recall")]
+    assert written == [
+        "" if suggested[name] != suggested[name] else str(suggested[name]) for name in ("precision", "recall")
+    ]
     watched.fine()
 
 

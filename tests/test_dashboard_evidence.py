@@ -31,7 +31,7 @@ from sae_core.evaluation.terms import COVERED
 from sae_core.files import read_json, read_table, write_json, write_table
 from sae_core.numbers import percent
 from sae_core.report.columns import Shown
-from sae_core.run import DETECTORS, Run
+from sae_core.run import DETECTION, DETECTORS, Run
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +149,40 @@ def test_stability_over_trainings_is_shown_beside_random_dictionaries(
     run = write_synthetic_run(tmp_path / "run", members=2)
     figures = {"pooled": 0.71, "null_pooled": 0.31, "mmcs": 0.6, "null_best": 0.3, "pw_mcc": 0.55, "null_matched": 0.2}
     often = {"retrains": 4, "pooled": 0.66, "null_pooled": 0.33}
-    content = {"runs": ["a", "b"], "ensembles": {"bagged": figures}, "single_as_often": often}
+    nulls = {"pw_mcc": 0.3054, "mmcs": 0.4, "null_matched": 0.237, "null_best": 0.3}
+    stages = [{"stage": 1, **nulls, "noise_matched": None, "noise_best": None}]
+    stages.append({"stage": 2, **nulls, "noise_matched": 0.2968, "noise_best": 0.35})
+    boosted = {**figures, "by_stage": stages, "noise": {"reason": None, "rows": 100, "tokens": 100}}
+    content = {"runs": ["a", "b"], "ensembles": {"bagged": figures, "boosted": boosted}, "single_as_often": often}
     write_json(run.evaluation("stability"), content)
     app = open_page(monkeypatch, run.path, "overview")
     assert not app.exception
     assert "0.710" in html(app)
     assert "--retrain OTHER" not in html(app)
     assert any("One SAE given 4 retrains" in caption.value for caption in app.caption)
+    assert html(app).count("their stage 2 0.305, on noise 0.297") == 1
+
+
+def test_what_the_control_of_boosting_detects_stands_beside_it(
+    monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path
+) -> None:
+    other = Run.open(shutil.copytree(run.path, tmp_path / "controlled"))
+    table = read_table(other.evaluation_table("concepts"))
+    nothing = {"features": [[]] * len(table), "signs": [[]] * len(table)}
+    mine = table.assign(method="stage 1 + random stages", accuracy=0.61234, **nothing)[table["method"] == "boosted"]
+    write_table(other.evaluation_table("concepts"), pd.concat([table, mine], ignore_index=True))
+    other.evaluation_table(DETECTORS).unlink(missing_ok=True)
+    other.evaluation_table(DETECTION).unlink(missing_ok=True)
+    app = open_page(monkeypatch, other.path, "overview")
+    assert not app.exception
+    row = html(app).split("<td>stage 1 + random stages")[1].split("</tr>")[0]
+    assert "61.2\u202f%" in row
+    assert "61.2\u202f% with 1" in row
+    # On the page of concepts it is a method like others, but none whose features could be opened.
+    app = open_page(monkeypatch, other.path, "concepts", ensemble="boosted")
+    assert not app.exception
+    assert "stage 1 + random stages, 5 features" in html(app)
+    assert "stage 1 + random stages" not in {option for each in app.get("button_group") for option in each.options}
 
 
 def test_what_is_found_of_a_known_truth_has_intervals_and_differences(

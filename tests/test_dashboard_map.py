@@ -19,7 +19,7 @@ from dashboard.components import map_canvas
 from dashboard.components.map_canvas import Listed
 from dashboard.parts import atom_map as parts
 from dashboard.parts.colors import NEUTRAL
-from dashboard.parts.selection import selection_csv
+from dashboard.parts.selection import MEASURED_ON, selection_csv
 from sae_core.browse.joint_map import Side, joint_map_path, read_joint_map
 from sae_core.browse.labels import LabelStore
 from sae_core.evaluation.choices import Choice, as_csv
@@ -132,6 +132,12 @@ def test_a_choice_as_csv_is_harmless_to_spreadsheets(atoms: pd.DataFrame) -> Non
     assert list(table.columns[:2]) == ["run", "ensemble"]
     assert list(table.columns[2:5]) == ["feature", "member", "latent"]
     assert selection_csv(atoms, header=False).count("\n") == 6
+    # A suggestion is said to be measured on text that the SAEs were trained on.
+    suggested = atoms.assign(suggestion=["the", *[""] * 5], suggestion_precision=[0.5, *[np.nan] * 5])
+    table = pd.read_csv(io.StringIO(selection_csv(suggested)), keep_default_na=False)
+    assert table["suggestion_precision"].tolist() == ["0.5", *[""] * 5]
+    assert table["suggestion_measured_on"].tolist() == [MEASURED_ON, *[""] * 5]
+    assert "SAEs were trained on both" in MEASURED_ON
 
 
 def test_every_table_of_features_joins_with_every_other_and_labels_come_from_the_map(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dashboard.parts.cards import Cell
 from dashboard.parts.charts import figure, quoted
 from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, decimal, percent, signed
+from dashboard.parts.selection import MEASURED_ON
 from dashboard.parts.tokens import strips
 from sae_core.browse.examples import Example
 from sae_core.evaluation.detected import Mean
@@ -220,8 +221,8 @@ def suggestion_line(row: Mapping[Any, Any]) -> str:
     """The same as HTML, marked as a suggestion."""
     text = suggestion_text(row)
     why = (
-        "Made from the tokens and contexts that drive it, and measured as a detector of it on the half of the indexed "
-        "text on which it was not chosen; · is a space. No person has confirmed it"
+        "Made from the tokens and contexts that drive it, and measured as a detector of it on "
+        f"{MEASURED_ON}; · is a space. No person has confirmed it"
     )
     return f'<div class="note" title="{escape(why)}">suggested: <i>{escape(text)}</i></div>' if text else ""
 

@@ -7,7 +7,10 @@ import pandas as pd
 from sae_core.numbering import COLUMNS
 from sae_core.spreadsheets import write_rows
 
-_COLUMNS = (*COLUMNS, "top_token", "label", "suggestion", "density", "stability", "cluster", "x", "y")
+_SUGGESTED = ("suggestion", "suggestion_precision", "suggestion_recall", "suggestion_measured_on")
+_COLUMNS = (*COLUMNS, "top_token", "label", *_SUGGESTED, "density", "stability", "cluster", "x", "y")
+MEASURED_ON = "the half of the indexed documents on which it was not chosen; the SAEs were trained on both halves"
+"""On what text a suggestion has its precision and recall."""
 
 
 def selection_csv(chosen: pd.DataFrame, *, header: bool = True, **where: str) -> str:
@@ -18,6 +21,9 @@ def selection_csv(chosen: pd.DataFrame, *, header: bool = True, **where: str) ->
         header: Whether the first line names the columns.
         where: Columns that are the same for all, put first: run, ensemble.
     """
+    if "suggestion" in chosen:
+        said = chosen["suggestion"].map(lambda text: MEASURED_ON if isinstance(text, str) and text else "")
+        chosen = chosen.assign(suggestion_measured_on=said)
     names = [name for name in _COLUMNS if name in chosen]
     table = chosen[names].astype(object)
     columns = [table[name].where(table[name].notna(), "").tolist() for name in names]

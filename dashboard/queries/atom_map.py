@@ -73,16 +73,16 @@ class _Known:
 
     key: str
     labels: Mapping[int, str]
-    suggestions: Sequence[str] | None
+    suggestions: pd.DataFrame | None
 
 
 def _known(run: Run, info: EnsembleInfo) -> _Known:
     labels = label_texts(run, info.name)
-    suggested = suggestions(run, info.name)
-    texts = None if suggested is None else suggested["suggestion"].tolist()
     folder = run.ensemble(info.name)
     stamp = (str(run.path), info.name, modified(folder.atoms), modified(folder.suggestions), sorted(labels.items()))
-    return _Known(hashlib.blake2b(repr(stamp).encode(), digest_size=12).hexdigest(), labels, texts)
+    return _Known(
+        hashlib.blake2b(repr(stamp).encode(), digest_size=12).hexdigest(), labels, suggestions(run, info.name)
+    )
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner="Preparing the map …")
@@ -99,9 +99,12 @@ def _points(key: str, _build: Callable[[], pd.DataFrame]) -> MapPoints:
 
 
 def _with_texts(table: pd.DataFrame, known: _Known) -> pd.DataFrame:
-    more = {"label": [known.labels.get(feature, "") for feature in table["feature"].tolist()]}
+    more: dict[str, list[Any]] = {"label": [known.labels.get(feature, "") for feature in table["feature"].tolist()]}
     if known.suggestions is not None and len(known.suggestions) == len(table):
-        more["suggestion"] = list(known.suggestions)
+        more["suggestion"] = known.suggestions["suggestion"].tolist()
+        # What a list as CSV says of each besides.
+        there = [name for name in ("precision", "recall") if name in known.suggestions]
+        more |= {f"suggestion_{name}": known.suggestions[name].tolist() for name in there}
     return table.assign(**more)
 
 

@@ -41,7 +41,12 @@ COLUMNS = (
     Column("L0", "Features active on a token, summed over the members"),
     Column("Dead", "Share of features that fire on none of the evaluation tokens"),
     Column("Diverse", "Share of features whose cosine with every other feature is below 0.7"),
-    Column("Member stability", "Mean cosine of members' features matched one to one; below it random dictionaries"),
+    Column(
+        "Member stability",
+        "Mean cosine of members' features matched one to one; below it random dictionaries. Where other trainings were "
+        "compared: the whole ensemble over trainings, and a boosted stage 2, beside SAEs that were trained on Gaussian "
+        "noise like its residual",
+    ),
     Column(
         "Detection",
         f"Mean accuracy of detecting a concept with the best 5 standardised features, its 95 % interval, and with 1 "
@@ -226,10 +231,14 @@ def _control(row: dict[str, Any]) -> list[Cell]:
 
 
 def _stability_notes(row: dict[str, Any]) -> str:
-    """What random dictionaries reach, and independent trainings if there are any."""
+    """What random dictionaries reach, and independent trainings if there are any; of boosting stage 2 beside noise."""
     notes = [] if row["member_stability_null"] is None else [f"random {decimal(row['member_stability_null'])}"]
     if row["retrain_stability"] is not None:
         notes.append(f"{row['retrains']} trainings {decimal(row['retrain_stability'])}")
+    if row["stage_2_stability"] is not None:
+        noise = row["stage_2_stability_noise"]
+        beside = "" if noise is None else f", on noise {decimal(noise, 3)}"
+        notes.append(f"their stage 2 {decimal(row['stage_2_stability'], 3)}{beside}")
     return " · ".join(notes)
 
 
