@@ -110,6 +110,25 @@ def test_means_over_concepts_have_the_interval_that_was_drawn_for_them() -> None
     assert math.isnan(means(pd.DataFrame(rows)).iloc[0]["low"])
 
 
+def test_what_was_cut_off_the_texts_of_a_task_is_said(
+    monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path
+) -> None:
+    assert not any("are cut off" in each.value for each in open_page(monkeypatch, run.path, "concepts").caption)
+    other = Run.open(shutil.copytree(run.path, tmp_path / "cut"))
+    facts = read_json(other.evaluation("concepts"))
+    read = {"tokens_per_text": 30, "tokens_per_text_asked": 128, "texts": 40, "cut_texts": 12, "tokens": 900}
+    read |= {"dropped_tokens": 534, "dropped_share": 534 / 1434, "unknown_share": 0.0125}
+    write_json(other.evaluation("concepts"), facts | {"tasks": [task | {"read": read} for task in facts["tasks"]]})
+    app = open_page(monkeypatch, other.path, "concepts")
+    assert not app.exception
+    assert any(
+        "At most the first 30 tokens of a text are read (special ones included, not 128, which is beyond the run's "
+        "context): 12 of 40 texts are longer, and 37.2% of all tokens are cut off. The tokenizer does not know 1.25% "
+        "of the characters." in each.value
+        for each in app.caption
+    )
+
+
 def test_methods_are_compared_with_one_sae_on_the_same_texts(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     app = open_page(monkeypatch, run.path, "concepts", ensemble="bagged")
     assert not app.exception

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from models import build_model_folder
+from transformers import AutoTokenizer
 
 from sae_core.activations.cache import CacheWriter
 from sae_core.activations.harvest import evaluation_cache
@@ -18,11 +19,12 @@ from sae_core.config import load_settings
 from sae_core.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation import evaluate
-from sae_core.evaluation.concept_runs import activations_of, evaluate_task
+from sae_core.evaluation.concept_runs import evaluate_task
 from sae_core.evaluation.concepts import measure_concepts
 from sae_core.evaluation.evaluate import evaluate_run
 from sae_core.evaluation.loss import measure_loss
 from sae_core.evaluation.random_twin import random_stages
+from sae_core.evaluation.reading import TextReader
 from sae_core.evaluation.reconstruction import measure_reconstruction
 from sae_core.evaluation.retrains import members_are_retrains
 from sae_core.evaluation.sample import training_sample
@@ -268,7 +270,7 @@ def test_a_run_whose_activations_are_gone_is_used_without_the_control(evaluated,
 def test_the_control_detects_concepts_beside_what_it_is_the_control_of(evaluated):
     """Measured as any ensemble: here once more, as one of the run's own."""
     control = random_stages(load_ensemble(evaluated.ensemble("boosted")), training_sample(evaluated, 4096), seed=0)
-    read = activations_of(evaluated, "cpu", lambda tick: None)
+    read = TextReader(evaluated, "cpu", lambda tick: None)
     texts = texts_table().sort_values("held_out", ascending=False, kind="stable")
     documents = [
         Document(text, json.loads(about)) for text, about in zip(texts["text"], texts["metadata"], strict=True)
@@ -335,6 +337,37 @@ def test_a_task_from_a_file_is_added_once_and_keeps_the_others(evaluated, tmp_pa
         assert table[table["task"] != "words.csv"].reset_index(drop=True).equals(before)
         tasks = read_json(evaluated.evaluation("concepts"))["tasks"]
         assert [task["task"] for task in tasks] == ["library", "kind", "confounded", "words.csv"]
+
+
+def test_what_is_cut_off_labelled_texts_is_said(tmp_path, model):
+    run = write_run(tmp_path / "run", model, **{"model.context": 9, "evaluation.tokens_per_text": 12})
+    path, long = tmp_path / "long.csv", "the index sorts every column of the axis"
+    texts = [text for n in range(60) for text in (f"{long} {n}", f"a{n}")]
+    pd.DataFrame({"text": texts, "label": ["long", "short"] * 60}).to_csv(path, index=False)
+    ticks = []
+    evaluate_task(run, path, progress=ticks.append)
+    facts = read_json(run.evaluation("concepts"))
+    counts = [len(AutoTokenizer.from_pretrained(model)(text)["input_ids"]) for text in texts]
+    dropped = sum(max(0, count - 9) for count in counts)
+    ordinary = sum(count - 1 for count in counts)
+    read = facts["tasks"][0]["read"]
+    assert read == {
+        "tokens_per_text": 9,
+        "tokens_per_text_asked": 12,
+        "texts": 120,
+        "cut_texts": 60,
+        "tokens": ordinary - dropped,
+        "dropped_tokens": dropped,
+        "dropped_share": dropped / ordinary,
+        "unknown_share": 0.0,
+    }
+    assert (facts["settings"]["tokens_per_text"], facts["settings"]["tokens_per_text_asked"]) == (9, 12)
+    (note,) = [tick.note for tick in ticks if tick.note]
+    assert note == (
+        "Task long.csv: At most the first 9 tokens of a text are read (special ones included, not 12, which is "
+        "beyond the run's context): 60 of 120 texts are longer, and "
+        f"{dropped / ordinary:.1%} of all tokens are cut off."
+    )
 
 
 def test_other_text_has_no_tasks_until_a_file_gives_one(tmp_path, model):

@@ -28,6 +28,7 @@ from dashboard.parts.concepts import (
 )
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
+from sae_core.activations.asked import what_was_read
 from sae_core.evaluation.details import KEY
 from sae_core.evaluation.detected import Mean, difference_of, means_of, texts_used
 from sae_core.evaluation.terms import PLAIN, SCALED, STANDARDISED
@@ -149,8 +150,9 @@ def _about(about: dict[str, Any]) -> None:
     if about.get("chance") is not None:
         chips.append(chip(f"guessing: {percent(about['chance'], 0)}"))
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
-    if about.get("used"):
-        st.caption(f"Each concept is measured on {texts_used(about)}, half of them positive.")
+    on = f"Each concept is measured on {texts_used(about)}, half of them positive." if about.get("used") else ""
+    if said := " ".join(filter(None, [on, what_was_read(about.get("read", {}))])):
+        st.caption(said)
 
 
 def _concept(here: Here, chosen: pd.DataFrame, every: pd.DataFrame, chance: float | None, used: str) -> None:

@@ -14,6 +14,7 @@ from dashboard.parts.cards import chip, heading, notice, plain, section
 from dashboard.parts.numbers import whole
 from dashboard.parts.spurious import MEASURES, Names, automatic_chart
 from dashboard.sections.ablating import workbench
+from sae_core.activations.asked import what_was_read
 from sae_core.config import KNOWN
 from sae_core.evaluation.terms import BIASED, ORACLE, texts_in_words
 from sae_core.methods import title_of
@@ -71,6 +72,8 @@ def _about(facts: Mapping[str, Any]) -> None:
         chip(f"{whole(facts['test_texts'])} test texts", title="Balanced over the four groups; used for testing alone"),
     ]
     st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
+    if read := what_was_read(facts.get("read", {})):
+        st.caption(read)
 
 
 def _automatic(task: str, facts: Mapping[str, Any]) -> None:

@@ -63,6 +63,30 @@ def what_is_short(settings: RunSettings, facts: Mapping[str, Any]) -> str:
     return f"The text gives {' and '.join(short)}; {', '.join(remedies)}, or lower {' and '.join(enough)}."
 
 
+def what_was_read(read: Mapping[str, Any]) -> str:
+    """What of the texts of a task was read, where it is not all of them; else empty.
+
+    Args:
+        read: What was recorded of it; older runs have nothing.
+    """
+    if not read:
+        return ""
+    most, asked, cut = read["tokens_per_text"], read["tokens_per_text_asked"], read["cut_texts"]
+    said = ""
+    if cut or most < asked:
+        less = f", not {asked:,}, which is beyond the run's context" if most < asked else ""
+        said = f"At most the first {most:,} tokens of a text are read (special ones included{less}): "
+        said += (
+            f"{cut:,} of {_counted(read['texts'], 'text')} {'is' if cut == 1 else 'are'} longer, and "
+            f"{read['dropped_share']:.1%} of all tokens are cut off."
+            if cut
+            else "no text is longer."
+        )
+    if read["unknown_share"]:
+        said += f"{' ' * bool(said)}The tokenizer does not know {read['unknown_share']:.2%} of the characters."
+    return said
+
+
 def _made_of(key: str, facts: Mapping[str, Any]) -> str:
     """``(48 passages of 11 documents)``, as far as it is known."""
     prefix = "" if key == "index" else f"{key}_"

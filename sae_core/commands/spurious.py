@@ -85,6 +85,7 @@ def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from sae_core.activations.asked import what_was_read
     from sae_core.evaluation.spurious import as_text
     from sae_core.evaluation.terms import texts_in_words
 
@@ -92,3 +93,5 @@ def _print(facts: dict[str, Any]) -> None:
     console.print_rows(as_text(facts), title=f"{facts['task']}: T is {target}, S {spurious}")
     console.say(facts["description"])
     console.say(f"Means over {texts_in_words(facts)}.")
+    if read := what_was_read(facts.get("read", {})):
+        console.say(read)

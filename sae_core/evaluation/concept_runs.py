@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from sae_core.activations.harvest import documents, evaluation_cache, passages
-from sae_core.activations.language_model import ActivationBatch, LanguageModel
 from sae_core.activations.text import load_labelled
 from sae_core.config import EMBEDDED, KNOWN, PUBLIC_TEXTS, EvaluationSettings
 from sae_core.device import resolve_device
@@ -22,6 +21,7 @@ from sae_core.evaluation.control import controls_of
 from sae_core.evaluation.detected import mean_accuracies
 from sae_core.evaluation.public_tasks import TEST_SHARE, public_tasks
 from sae_core.evaluation.random_twin import SAMPLE_ROWS, has_control
+from sae_core.evaluation.reading import TextReader
 from sae_core.evaluation.sample import training_sample
 from sae_core.evaluation.task_names import identity_of, task_name
 from sae_core.evaluation.tasks import Task, docstring_tasks, labelled_task
@@ -117,7 +117,7 @@ def _add_tasks(
     file: str | None = None,
 ) -> None:
     """Measure tasks one after another, as the codes of many texts fill the memory, and keep each when it is done."""
-    ensembles, read = trained_ensembles(run, device), activations_of(run, device, progress)
+    ensembles, read = trained_ensembles(run, device), TextReader(run, device, progress)
     sample_BD, controls = sample_activations(run, read), _controls(run, ensembles, read, device)
     for task in tasks:
         facts, table = measure_concepts(
@@ -131,6 +131,7 @@ def _add_tasks(
             device=device,
             progress=progress,
         )
+        facts = read.describe(facts, [task])
         if file is not None:
             facts["tasks"] = [{**each, "file": file} for each in facts["tasks"]]
         _add_concepts(run, task.name, facts, table)
@@ -149,10 +150,10 @@ def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None
 
 def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, progress: Progress = silent) -> None:
     """Detect the concepts of the run's own text and write evaluation/concepts, in place of what is there."""
-    read = activations_of(run, device, progress)
+    read, tasks = TextReader(run, device, progress), _embedded_tasks(run)
     facts, table = measure_concepts(
         ensembles,
-        _embedded_tasks(run),
+        tasks,
         read,
         sample_activations(run, read),
         run.settings.evaluation,
@@ -161,6 +162,7 @@ def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, 
         device=device,
         progress=progress,
     )
+    facts = read.describe(facts, tasks)
     _tasks_lost(run, facts, progress)
     _write_concepts(run, facts, table)
 
@@ -220,18 +222,6 @@ def _controls(run: Run, ensembles: Mapping[str, Ensemble], read: ActivationsOf, 
     else:
         sample_BD = _read_anew(run, read, 2 * SAMPLE_TEXTS, held_out=False)[:SAMPLE_ROWS]
     return controls_of(ensembles, sample_BD.to(device), seed=run.settings.training.seed)
-
-
-def activations_of(run: Run, device: str, progress: Progress) -> ActivationsOf:
-    """The run's language model, opened when the first text needs it."""
-    opened: list[LanguageModel] = []
-
-    def activations(texts: Sequence[str]) -> Iterator[ActivationBatch]:
-        if not opened:
-            opened.append(LanguageModel.load(run.settings.model, device=device))
-        yield from opened[0].activations(texts, context=run.settings.evaluation.tokens_per_text, progress=progress)
-
-    return activations
 
 
 def _write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:

@@ -18,7 +18,8 @@ from sae_core.config import EMBEDDED
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
-from sae_core.evaluation.concept_runs import activations_of, require_language_model, sample_activations
+from sae_core.evaluation.concept_runs import require_language_model, sample_activations
+from sae_core.evaluation.reading import TextReader
 from sae_core.evaluation.spurious import measure_spurious, over_seeds, pool_task
 from sae_core.evaluation.spurious_files import measured_tasks, read_pooled, write_measured, write_pooled
 from sae_core.evaluation.spurious_tasks import (
@@ -161,6 +162,7 @@ def _evaluate_task(
         **identity,
         **{f"{part}_texts": len(rows) for part, rows in splits[0]._asdict().items()},
         "pool_texts": len(task.texts),
+        "read": run.facts(stage).get("read", {}),  # an earlier version kept nothing of it
         "shared_texts": shared_texts(splits),
         "figures": over_seeds(table),
     }
@@ -177,7 +179,7 @@ def _pool(
     progress: Progress,
 ) -> None:
     started = time.perf_counter()
-    read = activations_of(run, device, progress)
+    read = TextReader(run, device, progress)
 
     def spans(texts: Sequence[str]) -> list[NDArray[np.int64]]:
         model = LanguageModel.load(run.settings.model, device="cpu")
@@ -193,9 +195,10 @@ def _pool(
         device=device,
         progress=progress,
     )
+    facts = {"fingerprint": fingerprint, "read": read.described(task.name, task.texts)}
     write_pooled(run, pooled)
     files = [run.spurious(task.name), run.spurious_texts(task.name)]
-    run.finish(stage, {"seconds": time.perf_counter() - started, "fingerprint": fingerprint}, files=files)
+    run.finish(stage, {"seconds": time.perf_counter() - started, **facts}, files=files)
 
 
 def _fingerprint(task: SpuriousTask, ensembles: Mapping[str, Ensemble]) -> str:
