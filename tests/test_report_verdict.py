@@ -133,7 +133,7 @@ def test_boosting_is_judged_beside_its_untrained_control():
     beside = with_control({**control, "detected_above": {"concepts.5.standardised": detected}}, detected=0.004)
     assert (
         "detection with 5 standardised features +0.4 points (+0.3 to +0.5), −0.2 points (−1.0 to +0.6, could be "
-        "chance) to stage 1 + random stages"
+        "chance) against stage 1 + random stages"
     ) in beside["bought"][0]
     # An ensemble that detects concepts better, but no better than untrained stages, is said to do that.
     both = {key: figure(0.05, 0.01, 0.09) for key in ("concepts.1.standardised", "concepts.5.standardised")}

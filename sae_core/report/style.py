@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sae_core.evaluation.terms import RANDOM_STAGES
+
 COLORS = {
     "single": "#7c8794",
     "bagged": "#2c7fd1",
@@ -11,6 +13,7 @@ COLORS = {
     "single_long": "#46525f",
     "expanded_long": "#12674f",
     "expanded_l0_long": "#6f3a94",
+    RANDOM_STAGES: "#e3a27f",
     "raw activation": "#a68a3c",
     "random": "#a9b1bb",
 }

@@ -196,7 +196,7 @@ def _bought(content: Content) -> Iterator[str]:
         ]
         above_control = (content["ensembles"][name].get("control") or {}).get("detected_above", {})
         for key, figure in detection:
-            beside = f", {change(above_control[key])} to {control_name(name)}" if key in above_control else ""
+            beside = f", {change(above_control[key])} against {control_name(name)}" if key in above_control else ""
             parts.append(f"detection with {_MAIN[key]} {change(figure)}{beside}")
         if parts:
             yield f"{headed(name)} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
