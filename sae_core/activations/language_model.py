@@ -308,7 +308,8 @@ class LanguageModel:
             from_T = torch.from_numpy(wanted).to(self.device)
             to_T = torch.from_numpy(places_BL.reshape(-1)[wanted]).to(self.device)
             for place, acts_TD in enumerate(acts_PTD):
-                acts_TD[to_T] = self._seen.pop(place).flatten(0, 1)[from_T].float()
+                hidden_BLD = self._seen.pop(place)[:, : ids_BL.shape[1]]  # some models pad on the right themselves
+                acts_TD[to_T] = hidden_BLD.flatten(0, 1)[from_T].float()
             tell(first + done)
         tokens = [text.ids[text.ordinary] for text in window]
         return ActivationBatch(
@@ -344,7 +345,7 @@ class LanguageModel:
     @torch.inference_mode()
     def _forward(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> None:
         with suppress(Reached):
-            run_model(self._base, ids_BL, present_BL, device=self.device)
+            run_model(self._base, ids_BL, present_BL, device=self.device, restore=self._nature.restores)
 
     def lens(self) -> dict[str, Tensor] | None:
         """What the logit lens needs, as `measure_lens` gives it; None where `no_lens` says why there is none."""

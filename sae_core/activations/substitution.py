@@ -159,6 +159,7 @@ class SubstitutedModel:
         self._site = sites.site_module(self._blocks[self._layer].module, settings.site)
         self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._skips: bool | None = None
+        self._restores = nature.restores
 
     @classmethod
     def load(cls, settings: ModelSettings, *, device: str = "cpu") -> SubstitutedModel:
@@ -246,7 +247,7 @@ class SubstitutedModel:
             return self._logits(ids_BL, present_BL)
 
     def _logits(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> Tensor:
-        logits: Tensor = run_model(self._model, ids_BL, present_BL, device=self.device).logits
+        logits: Tensor = run_model(self._model, ids_BL, present_BL, device=self.device, restore=self._restores).logits
         return logits
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sae_core.activations.models.blocks import Blocks, find_blocks
 from sae_core.activations.models.running import first_output, run_model
+from sae_core.activations.models.switching import Switch, unswitched
 from sae_core.errors import UserError
 
 LENGTH = 12
@@ -36,6 +37,8 @@ class Nature:
         context: Tokens that a text may have, special ones included: at most as many as are wanted.
         pads: Whether a text gives the same in a batch, where padding stands behind it, as alone.
         rows: Rows of its embedding; None if it has no table of them.
+        short: What its code changes in the model for the text that it was run on.
+        long: What it changes for a text of ``context`` tokens.
         ids_BL: The ids that it was run on [1, L].
     """
 
@@ -45,12 +48,22 @@ class Nature:
     context: int
     pads: bool
     rows: int | None
+    short: tuple[Switch, ...]
+    long: tuple[Switch, ...]
     ids_BL: Tensor
+
+    @property
+    def restores(self) -> bool:
+        """Whether a run must put back what it changes in the model, as other texts are read otherwise."""
+        return self.short != self.long
 
     def remarks(self, wanted: int) -> Iterator[str]:
         """Sentences about what is not as one might expect."""
         if self.context < wanted:
             yield f"Texts are cut to {self.context} tokens, not {wanted}: the model takes no more."
+        for name, before, after in self.short:
+            which = "Short texts" if self.restores else f"Texts of up to {self.context} tokens"
+            yield f"{which} are read with {name} {after}, not {before}: the model's code changes it."
         if not self.pads:
             yield "Texts are read in batches of one length: beside padding the model reads them differently."
 
@@ -78,13 +91,17 @@ def examine(model: Any, tokenizer: Any, *, name: str, context: int) -> Nature:
     causal = _is_causal(base, ids_BL)
     wanted = context if declared is None else min(context, declared)
     works = wanted if device.type != "cpu" else longest(base, blocks, ids_BL, wanted)
+    short, long = (_switches(base, blocks, ids_BL, tokens) for tokens in (length, works))
     return Nature(
         blocks=blocks,
         causal=causal,
         predicts=causal and _has_head(model, ids_BL),
         context=works,
-        pads=_takes_padding(base, ids_BL),
+        # Beside a longer text a short one would be read as long ones are.
+        pads=short == long and _takes_padding(base, ids_BL),
         rows=rows,
+        short=short,
+        long=long,
         ids_BL=ids_BL,
     )
 
@@ -113,20 +130,14 @@ def longest(base: nn.Module, blocks: Blocks, ids_BL: Tensor, wanted: int) -> int
     """
 
     def works(length: int) -> bool:
-        repeated = ids_BL.repeat(1, length // ids_BL.shape[1] + 1)[:, :length]
-        handles = blocks.on_output(0, _stop)
         try:
-            with suppress(Reached):
-                run_model(base, repeated)
+            _through_first_block(base, blocks, ids_BL, length)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # an index beyond a table, shapes that do not fit …, by the model's code
             if "alloc" in str(error):
                 raise
             return False
-        finally:
-            for handle in handles:
-                handle.remove()
         return True
 
     for length in range(wanted, max(wanted - 4, 0), -1):
@@ -137,6 +148,25 @@ def longest(base: nn.Module, blocks: Blocks, ids_BL: Tensor, wanted: int) -> int
         middle = (short + long) // 2
         short, long = (middle, long) if works(middle) else (short, middle)
     return short
+
+
+def _switches(base: nn.Module, blocks: Blocks, ids_BL: Tensor, length: int) -> tuple[Switch, ...]:
+    """What the model's code changes in the model for a text of so many tokens; it is put back."""
+    with unswitched(base) as switches:
+        _through_first_block(base, blocks, ids_BL, length, restore=False)
+    return tuple(dict.fromkeys(switches))
+
+
+def _through_first_block(base: nn.Module, blocks: Blocks, ids_BL: Tensor, length: int, *, restore: bool = True) -> None:
+    """Run the model on a text of so many tokens up to the end of its first block."""
+    repeated = ids_BL.repeat(1, length // ids_BL.shape[1] + 1)[:, :length]
+    handles = blocks.on_output(0, _stop)
+    try:
+        with suppress(Reached):
+            run_model(base, repeated, restore=restore)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _stop(_module: nn.Module, _args: Any, _output: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sae_core.activations.models.switching import unswitched
 from sae_core.errors import UserError
 
 
@@ -22,6 +23,7 @@ def run_model(
     present_BL: NDArray[np.bool_] | None = None,
     *,
     device: str = "cpu",
+    restore: bool = True,
     **options: Any,
 ) -> Any:
     """What a model returns for ids [B, L].
@@ -31,6 +33,7 @@ def run_model(
         ids_BL: Ids, padded on the right.
         present_BL: Which of them are not padding; all, if it is not given.
         device: Where the model is.
+        restore: Whether settings that the model's code changes in the model, as for short texts, are put back.
         options: Passed on where the model takes them.
     """
     named, open_ended = _parameters(type(model).forward)
@@ -41,7 +44,8 @@ def run_model(
         given["attention_mask"] = mask
     if "use_cache" in named:
         given["use_cache"] = False
-    return model(input_ids=ids, **given)
+    with unswitched(model) if restore else nullcontext():
+        return model(input_ids=ids, **given)
 
 
 @cache
