@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from models import build_tokenizer, sample_texts
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertTokenizerLegacy, PreTrainedTokenizerFast
 
 from sae_core.activations import cutting
 from sae_core.activations.cutting import count_tokens, cut_texts, special_tokens
@@ -78,6 +79,34 @@ def test_where_every_text_gets_a_space_passages_begin_with_words(tmp_path: Path)
     words = set(PROSE.split())
     assert np.mean([passage.text.split()[0] in words for passage in passages]) >= 0.98
     assert np.mean([len(each.ids) > 40 // 2 for each in passages[:-1]]) >= 0.98
+
+
+def words_in_python(tmp_path: Path) -> BertTokenizerLegacy:
+    """A tokenizer in Python whose words are of several tokens."""
+    pieces = dict.fromkeys([*"abcdefghijklmnopqrstuvwxyz.,;:`<>()0123456789", *"aeiou", "th", "column", "return"])
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *pieces, *(f"##{piece}" for piece in (*pieces, "er"))]
+    (tmp_path / "vocab.txt").write_text("\n".join(entries))
+    return BertTokenizerLegacy(str(tmp_path / "vocab.txt"))
+
+
+def test_a_tokenizer_in_python_cuts_between_words(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer(words_in_python(tmp_path), causal=False, context=40)
+    (passages,) = cut_texts(tokenizer, [PROSE])
+    assert len(passages) > 20
+    assert {word for each in passages for word in re.findall(r"\w+", each.text)} <= {*re.findall(r"\w+", PROSE)}
+    (whole,) = tokenizer.encode([PROSE], whole=True)
+    np.testing.assert_array_equal(np.concatenate([each.ids for each in passages]), whole.ids[whole.ordinary])
+    assert all(19 < len(each.ids) <= 38 for each in passages[:-1])
+    # A word that is longer than the context has to be cut.
+    (pieces,) = cut_texts(tokenizer, ["x" * 700])
+    assert "".join(each.text for each in pieces) == "x" * 700
+
+
+def test_a_tokenizer_in_python_of_bytes_fills_its_passages(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer(in_python(tmp_path), causal=False, context=40)
+    (passages,) = cut_texts(tokenizer, [PROSE])
+    assert {len(each.ids) for each in passages[:-1]} == {39}
+    assert "".join(each.text for each in passages) == PROSE
 
 
 def test_many_texts_are_cut_as_each_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,8 @@ MOST_OTHER = 0.02
 _SHORT = 16
 """A text of more characters for each token of the context is taken to be longer than the context."""
 _GUESSES = 5
+_BEHIND, _NEAR = 32, 16
+"""Characters behind a passage with which its end is tried, and in front of it where it may end within a word."""
 
 
 class Passage(NamedTuple):
@@ -225,6 +227,36 @@ def _found_by_trying(tokenizer: TextTokenizer, text: str, room: int) -> Iterator
             ratio = size / max(len(ids), 1)
         if best is None:  # one character is more tokens than fit; the rest of them is cut off
             low, best = 1, ids[:room]
+        elif low < rest:
+            end, following = _good_end(tokenizer, text[start : start + low + _BEHIND], low)
+            ids = _ordinary(_encode(tokenizer, [text[start : start + end]])[0])
+            if 0 < len(ids) <= room:
+                yield Passage(text[start : start + end], ids)
+                start += following
+                continue
         if len(best):
             yield Passage(text[start : start + low], best)
         start += low
+
+
+def _good_end(tokenizer: TextTokenizer, text: str, most: int) -> tuple[int, int]:
+    """(end of a passage of at most ``most`` characters, beginning of the next one) in a text that goes on behind it.
+
+    Between two tokens, so that both sides get the tokens that they have together; else before a word, if one begins in
+    the second half; else between two characters that the tokenizer would have put together.
+    """
+    whole = _ordinary(_encode(tokenizer, [text])[0])
+    gaps = [place for place in range(most, most // 2, -1) if text[place].isspace() and not text[place - 1].isspace()]
+    # Some tokenizers put a space before every text: there a word is right without the one that it has.
+    words = [(gap, following) for gap in gaps[:1] for following in (gap, _next_word(text, gap))]
+    within = [(place, place) for place in range(most - 1, max(most - _NEAR, most // 2), -1)]
+    for end, following in [(most, most), *words, *within]:
+        parts = _encode(tokenizer, [text[:end], text[following:]])
+        if np.array_equal(np.concatenate([_ordinary(part) for part in parts]), whole):
+            return end, following
+    return words[-1] if words else (most, most)
+
+
+def _next_word(text: str, place: int) -> int:
+    """Where the white space at a place ends."""
+    return len(text) - len(text[place:].lstrip())
