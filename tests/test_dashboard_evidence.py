@@ -8,7 +8,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from app_pages import html, open_page
@@ -25,7 +24,7 @@ from dashboard.parts.concepts import (
     with_features,
 )
 from dashboard.parts.report import answers, cell, figures_table, found_by_members, marginal_chart, members_table, stops
-from sae_core.evaluation.details import KEY, pack
+from sae_core.evaluation.details import KEY
 from sae_core.evaluation.detected import Mean, difference_of
 from sae_core.evaluation.terms import COVERED
 from sae_core.files import read_json, read_table, write_json, write_table
@@ -36,31 +35,7 @@ from sae_core.run import DETECTION, DETECTORS, Run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = write_synthetic_run(tmp_path_factory.mktemp("runs") / "complete", members=2)
-    path = run.evaluation("reconstruction")
-    for name, costs in (content := read_json(run.evaluation("cost")))["ensembles"].items():
-        steps = read_json(path)["ensembles"][name]["by_members"]
-        gains = np.diff([0.0, *(step["explained_variance"] for step in steps)])
-        costs["by_members"] = [
-            {
-                "members": number + 1,
-                "train_seconds": 12.0 * (number + 1),
-                "train_flops": 1e9 * (number + 1),
-                "added_explained_variance": float(gain),
-                "relative_cost": 1.0,
-                "added_per_cost": float(gain),
-            }
-            for number, gain in enumerate(gains)
-        ]
-    write_json(run.evaluation("cost"), content)
-    table = read_table(run.evaluation_table("concepts"))
-    curves = table[list(KEY)].assign(
-        roc_false_positive_rate=[[0.0, 0.25, 1.0]] * len(table), roc_detection_rate=[[0.0, 0.75, 1.0]] * len(table)
-    )
-    chance = np.random.default_rng(0)
-    right = [pack(chance.random(50) < accuracy) for accuracy in table["accuracy"]]
-    write_table(run.evaluation_table(DETECTORS), curves.assign(right=right))
-    return run
+    return write_synthetic_run(tmp_path_factory.mktemp("runs") / "complete", members=2)
 
 
 def test_one_concept_is_shown_as_roc_and_by_number_of_features(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
@@ -75,6 +50,7 @@ def test_one_concept_is_shown_as_roc_and_by_number_of_features(monkeypatch: pyte
 
 def test_runs_without_curves_say_how_to_get_them(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
     other = write_synthetic_run(tmp_path / "earlier", members=2)
+    other.evaluation_table(DETECTORS).unlink()
     app = open_page(monkeypatch, other.path, "concepts", look="roc")
     assert not app.exception
     assert "No ROC curves are kept" in html(app)
@@ -87,8 +63,10 @@ def test_roc_curves_are_drawn_as_they_are_kept(run: Run) -> None:
     curves = read_table(run.evaluation_table(DETECTORS)).merge(rows[list(KEY)], on=list(KEY))
     chart = roc_chart(curves, rows)
     own = next(trace for trace in chart.data if trace.name and trace.name.startswith("bagged"))
-    assert list(own.x) == [0.0, 0.25, 1.0]
-    assert list(own.y) == [0.0, 0.75, 1.0]
+    kept = curves[curves["method"] == "bagged"].iloc[0]
+    assert list(own.x) == list(kept["roc_false_positive_rate"])
+    assert list(own.y) == list(kept["roc_detection_rate"])
+    assert (own.x[0], own.x[-1], own.y[0], own.y[-1]) == (0, 1, 0, 1)
     area = rows[(rows["method"] == "bagged")]["auc"].iloc[0]
     assert f"({area:.3f})" in own.name
     assert len(chart.data) == 1 + rows["method"].nunique()
@@ -187,9 +165,8 @@ def test_what_the_control_of_boosting_detects_stands_beside_it(
 ) -> None:
     other = Run.open(shutil.copytree(run.path, tmp_path / "controlled"))
     table = read_table(other.evaluation_table("concepts"))
-    nothing = {"features": [[]] * len(table), "signs": [[]] * len(table)}
-    mine = table.assign(method="stage 1 + random stages", accuracy=0.61234, **nothing)[table["method"] == "boosted"]
-    write_table(other.evaluation_table("concepts"), pd.concat([table, mine], ignore_index=True))
+    table.loc[table["method"] == "stage 1 + random stages", "accuracy"] = 0.61234
+    write_table(other.evaluation_table("concepts"), table)
     other.evaluation_table(DETECTORS).unlink(missing_ok=True)
     other.evaluation_table(DETECTION).unlink(missing_ok=True)
     app = open_page(monkeypatch, other.path, "overview")

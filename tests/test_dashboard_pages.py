@@ -249,7 +249,8 @@ def test_the_overview_shows_what_members_add_in_the_measure_of_the_link(
         app = open_page(monkeypatch, runs, run="complete", gain=measure)
         assert not app.exception
         assert f"{said} on held-out tokens when only the first members are used" in html(app)
-    assert "94.00" in html(app)  # half of what one SAE of the synthetic run leaves unexplained
+    recovered = read_json(Run.open(runs / "complete").evaluation("loss"))["ensembles"]["single"]["loss_recovered"]
+    assert f"{100 * recovered:.2f}" in html(app)
     shutil.copytree(runs / "complete", tmp_path / "encoder")
     write_json(Run.open(tmp_path / "encoder").evaluation("loss"), {"defined": False, "ensembles": {}})
     app = open_page(monkeypatch, tmp_path, run="encoder", gain="loss_recovered")

@@ -145,7 +145,7 @@ def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None
         facts = {**before, "tasks": [*kept, *facts["tasks"]]}
         rows = _read_concepts(run)
         table = pd.concat([part for part in (rows[rows["task"] != name], table) if len(part)], ignore_index=True)
-    _write_concepts(run, facts, table)
+    write_concepts(run, facts, table)
 
 
 def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, progress: Progress = silent) -> None:
@@ -164,7 +164,7 @@ def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, 
     )
     facts = read.describe(facts, tasks)
     _tasks_lost(run, facts, progress)
-    _write_concepts(run, facts, table)
+    write_concepts(run, facts, table)
 
 
 def _tasks_there(run: Run) -> list[dict]:
@@ -224,8 +224,11 @@ def _controls(run: Run, ensembles: Mapping[str, Ensemble], read: ActivationsOf, 
     return controls_of(ensembles, sample_BD.to(device), seed=run.settings.training.seed)
 
 
-def _write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
-    """The tables first: where there is a JSON file, its tables are there too. What only curves need lies by itself."""
+def write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
+    """Write what `measure_concepts` gives; what only curves need lies by itself.
+
+    The tables come first: where there is a JSON file, its tables are there too.
+    """
     own = [*details.COLUMNS, details.UNITS]
     detectors = table[[*details.KEY, *own]].dropna(subset=list(details.COLUMNS))
     samples, seed = run.settings.evaluation.bootstrap, run.settings.training.seed

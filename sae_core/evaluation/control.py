@@ -25,6 +25,8 @@ KEPT = (
     *("relative_sparsity", "dead", "dead_fraction"),
 )
 """What is kept of the figures of reconstruction."""
+KEPT_OF_LOSS = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
+"""What is kept of the figures of loss recovered."""
 _TRAINED, _RANDOM = "trained", "random"
 
 
@@ -111,3 +113,16 @@ def control_figures(trained: Totals, control: Totals, stages: Ensemble, *, boots
         "trained_above": above[_TRAINED][f"explained_variance{ABOVE}"][_RANDOM],
         "untrained_share": untrained_share(first, figures["explained_variance"], whole["explained_variance"]),
     }
+
+
+def with_loss(facts: Mapping[str, Any], recovered: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of evaluation/control.json with what the controls recover of the loss.
+
+    Args:
+        facts: What `measure_controls` gives.
+        recovered: What `measure_loss` gives for the controls, by the same names.
+    """
+    figures = dict(facts["ensembles"])
+    for name, found in recovered["ensembles"].items():
+        figures[name] = {**figures[name], **{key: found[key] for key in KEPT_OF_LOSS}}
+    return {**facts, "ensembles": figures}

@@ -14,7 +14,7 @@ from sae_core.activations.substitution import SubstitutedModel, UnpredictingErro
 from sae_core.device import resolve_device
 from sae_core.ensemble import Ensemble
 from sae_core.evaluation.concept_runs import evaluate_concepts
-from sae_core.evaluation.control import measure_controls
+from sae_core.evaluation.control import measure_controls, with_loss
 from sae_core.evaluation.cost import TIMED_TOKENS, measure_cost
 from sae_core.evaluation.dictionary import measure_dictionary
 from sae_core.evaluation.loss import measure_loss, undefined
@@ -178,9 +178,7 @@ def _control(run: Run, ensembles: Ensembles, device: str, progress: Progress) ->
         progress=progress,
     )
     if controls and _no_loss(run) is None:
-        for name, found in _recovered(run, controls, device, progress)["ensembles"].items():
-            kept = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
-            facts["ensembles"][name] |= {key: found[key] for key in kept}
+        facts = with_loss(facts, _recovered(run, controls, device, progress))
     write_json(run.evaluation(CONTROL_STAGE), facts)
 
 

@@ -21,12 +21,13 @@ class TextReader:
         run: The run, whose settings name the model.
         device: Where it runs.
         progress: Told about texts, and what of them is cut off.
+        model: The model, if it is open.
     """
 
-    def __init__(self, run: Run, device: str, progress: Progress) -> None:
+    def __init__(self, run: Run, device: str, progress: Progress, *, model: LanguageModel | None = None) -> None:
         self._settings, self._device, self._progress = run.settings, device, progress
         self._asked = run.settings.evaluation.tokens_per_text
-        self._opened: LanguageModel | None = None
+        self._opened = model
 
     @property
     def _model(self) -> LanguageModel:

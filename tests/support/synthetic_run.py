@@ -6,13 +6,17 @@ words, members share some of them, and densities follow the words' frequencies.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
 import torch
+from synthetic_evaluation import ToyModel, evaluate_synthetic
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
@@ -27,10 +31,13 @@ from sae_core.browse.stage_energy import measure_stage_energy
 from sae_core.browse.suggest import suggest_labels
 from sae_core.config import RunSettings
 from sae_core.ensemble import Ensemble, save_ensemble
-from sae_core.files import write_json, write_table, write_tensors
+from sae_core.files import read_json, write_json, write_table, write_tensors
 from sae_core.methods import METHODS
-from sae_core.run import EVALUATION_STAGES, Run
+from sae_core.run import Run
 from sae_core.sae import TopKSAE
+from sae_core.training.curves import COLUMNS
+from sae_core.training.facts import Trained, training_facts
+from sae_core.training.stage import Plan
 
 Stop = Literal["train", "index", "evaluate"]
 INJECTION = "<img src=x onerror=alert(1)>"
@@ -46,6 +53,11 @@ _ENDS = (
     "(default: 0.5).\n\n\t>>> x = f(3)",
     "or fails!",
 )
+
+
+_FOLDER = TemporaryDirectory(prefix="synthetic")
+_WRITTEN: dict[str, Path] = {}
+"""The runs that this process has written, by their options."""
 
 
 def default_texts(count: int, seed: int) -> list[str]:
@@ -69,7 +81,24 @@ def default_texts(count: int, seed: int) -> list[str]:
     return texts
 
 
-def write_synthetic_run(
+def write_synthetic_run(path: Path, **options: Any) -> Run:
+    """Write a run folder. One with options that were given before is a copy under an identity of its own.
+
+    Args:
+        path: The folder.
+        options: As of `_write_run`.
+    """
+    known = repr(sorted(options.items()))
+    if "metadata" in options or len(known) > 200:
+        return _write_run(path, **options)
+    if known not in _WRITTEN:
+        _WRITTEN[known] = _write_run(Path(_FOLDER.name) / str(len(_WRITTEN)), **options).path
+    shutil.copytree(_WRITTEN[known], path)
+    write_json(path / "run.json", {**read_json(path / "run.json"), "id": uuid4().hex})
+    return Run.open(path)
+
+
+def _write_run(
     path: Path,
     *,
     seed: int = 0,
@@ -105,31 +134,47 @@ def write_synthetic_run(
     )
     run = Run.create(path, settings)
     documents = list(texts) if texts is not None else default_texts(60, seed)
-    tokens_T = _write_corpus(run, documents, metadata, vocabulary, added_tokens)
-    acts_TD, vectors_VD = _activations(tokens_T, d_in, vocabulary + len(added_tokens), seed)
+    tokens_T, tokenizer = _write_corpus(run, documents, metadata, vocabulary, added_tokens)
+
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+    model = ToyModel(encode, vocabulary + len(added_tokens), d_in, seed)
+    acts_TD = model.of_tokens(tokens_T)
     run.finish(
-        "corpus", {"documents": len(documents), "index_tokens": len(tokens_T), "d_in": d_in, "model": "synthetic"}
+        "corpus",
+        {
+            "documents": len(documents),
+            "index_tokens": len(tokens_T),
+            "train_tokens": len(tokens_T),
+            "d_in": d_in,
+            "model": "synthetic",
+        },
     )
     if stop_before == "train":
         return run
-    ensembles = _ensembles(tokens_T, vectors_VD, members, width, seed)
+    ensembles = _ensembles(tokens_T, model.vectors_VD, members, width, seed)
     for name, ensemble in ensembles.items():
         save_ensemble(ensemble, run.ensemble(name))
-        write_table(run.ensemble(name).curves, _curves(len(ensemble)))
-        run.finish(f"train/{name}", {"seconds": 1.5, "tokens": 20_000})
+        curves = _curves(len(ensemble))
+        write_table(run.ensemble(name).curves, curves)
+        plan = Plan(name, 40, 500, len(ensemble), seed, torch.device("cpu"))
+        boosting = "recomputed" if ensemble.wiring == "residual" else None
+        trained = Trained(ensemble, curves, 1.5, boosting=boosting, rows=len(acts_TD))
+        run.finish(f"train/{name}", training_facts(trained, plan, peak=2**28))
     if stop_before == "index":
         return run
     for name, ensemble in ensembles.items():
         _browse(run, name, ensemble, acts_TD, seed)
     if stop_before == "evaluate":
         return run
-    _evaluate(run, ensembles, seed)
+    evaluate_synthetic(run, ensembles, acts_TD, model, documents, [*_SUBJECTS, *_OBJECTS])
     return run
 
 
 def _write_corpus(
     run: Run, texts: Sequence[str], metadata: pd.DataFrame | None, vocabulary: int, added_tokens: Sequence[str]
-) -> Tensor:
+) -> tuple[Tensor, Tokenizer]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -157,16 +202,7 @@ def _write_corpus(
             }
         )
     write_table(run.corpus.documents, metadata)
-    return tokens_T
-
-
-def _activations(tokens_T: Tensor, d_in: int, vocabulary: int, seed: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    vectors_VD = torch.nn.functional.normalize(torch.randn(vocabulary, d_in, generator=generator), dim=1)
-    before_T = torch.cat([tokens_T[:1], tokens_T[:-1]])
-    noise_TD = torch.randn(len(tokens_T), d_in, generator=generator)
-    acts_TD = 3 * vectors_VD[tokens_T.long()] + vectors_VD[before_T.long()] + 0.15 * noise_TD
-    return acts_TD, vectors_VD
+    return tokens_T, tokenizer
 
 
 def _ensembles(tokens_T: Tensor, vectors_VD: Tensor, members: int, width: int, seed: int) -> dict[str, Ensemble]:
@@ -203,25 +239,26 @@ def _member(vectors_VD: Tensor, frequent_V: Tensor, width: int, *, seed: int) ->
 
 
 def _curves(members: int) -> pd.DataFrame:
+    """As training writes them, with figures that fall and rise as they do there."""
     steps = np.arange(1, 41)
-    return pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "member": member,
-                    "step": steps,
-                    "tokens": 500 * steps,
-                    "seconds": 0.01 * steps,
-                    "loss": 30 / steps**0.5 + member,
-                    "explained_variance": 0.9 - 0.7 / steps**0.6 - 0.02 * member,
-                    "l0": 4.0,
-                    "dead": 1,
-                }
-            )
-            for member in range(members)
-        ],
-        ignore_index=True,
-    )
+    figures: list[dict[str, Any]] = [
+        {
+            "member": member,
+            "step": steps,
+            "tokens": 500 * steps,
+            "seconds": 0.01 * steps,
+            "loss": 30 / steps**0.5 + member,
+            "explained_variance": 0.9 - 0.7 / steps**0.6 - 0.02 * member,
+            "explained_variance_total": 0.9 - 0.7 / steps**0.6 + 0.02 * member,
+            "l0": 4.0,
+            "dead": 0.04,
+            "learning_rate": 1e-3,
+        }
+        for member in range(members)
+    ]
+    curves = pd.concat(map(pd.DataFrame, figures), ignore_index=True)
+    assert tuple(curves) == COLUMNS
+    return curves
 
 
 def _browse(run: Run, name: str, ensemble: Ensemble, acts_TD: Tensor, seed: int) -> None:
@@ -273,166 +310,3 @@ def _promoted(features: int, seed: int) -> pd.DataFrame:
             "suppressed_scores": [[-0.8 * s for s in part] for part in scores],
         }
     )
-
-
-def _evaluate(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:
-    explained = {"single": 0.88, "bagged": 0.905, "boosted": 0.948, "expanded": 0.921}
-    reconstruction: dict[str, Any] = {"tokens": 5000, "ensembles": {}}
-    dictionary: dict[str, Any] = {"threshold": 0.7, "ensembles": {}}
-    cost: dict[str, Any] = {}
-    for name, ensemble in ensembles.items():
-        members, features, ev = len(ensemble), ensemble.offsets[-1], explained[name]
-        gains = [0.88 + (ev - 0.88) * j / max(members - 1, 1) if members > 1 else ev for j in range(members)]
-        reconstruction["ensembles"][name] = {
-            "members": members,
-            "features": features,
-            "mse": 40 * (1 - ev),
-            "explained_variance": ev,
-            "explained_variance_per_dimension": ev - 0.01,
-            "explained_variance_interval": [ev - 0.004, ev + 0.004],
-            "l0": 4.0 * members,
-            "relative_sparsity": 4.0 * members / features,
-            "dead": members,
-            "dead_fraction": members / features,
-            "by_members": [
-                {
-                    "members": j + 1,
-                    "explained_variance": gain,
-                    "explained_variance_per_dimension": gain - 0.01,
-                    "mse": 40 * (1 - gain),
-                    "l0": 4.0 * (j + 1),
-                }
-                for j, gain in enumerate(gains)
-            ],
-            "residual_energy": [0.12, *([0.7] * (members - 1))] if name == "boosted" else [],
-            "identity_error": 3e-7,
-        }
-        several = members > 1
-        dictionary["ensembles"][name] = {
-            "features": features,
-            "diversity": features // 2,
-            "diversity_fraction": 0.5,
-            "deduplicated": features // 2,
-            "connectivity": 0.9,
-            "connectivity_tokens": 5000,
-            "member_stability": {
-                "mmcs": 0.7,
-                "pw_mcc": 0.62,
-                "shared_fraction": 0.5,
-                "null_best": 0.41,
-                "null_matched": 0.3,
-            }
-            if several
-            else None,
-        }
-        cost[name] = {
-            "train_seconds": 12.0 * members,
-            "tokens": 20_000,
-            "parameters": 2 * features * ensemble.d_in,
-            "bytes": 8 * features * ensemble.d_in,
-            "train_flops": 1e9 * members,
-            "inference_flops_per_token": 4 * features * ensemble.d_in,
-            "members": members,
-        }
-    write_json(run.evaluation("reconstruction"), reconstruction)
-    write_json(run.evaluation("control"), _control(reconstruction["ensembles"]))
-    write_json(run.evaluation("loss"), _loss(reconstruction["ensembles"]))
-    write_json(run.evaluation("dictionary"), dictionary)
-    write_json(run.evaluation("cost"), {"ensembles": cost})
-    _evaluate_concepts(run, ensembles, seed)
-    for stage in EVALUATION_STAGES:
-        run.finish(f"evaluate/{stage}", {"seconds": 1.0})
-
-
-def _control(reconstruction: dict[str, Any]) -> dict[str, Any]:
-    """Random stages explain nine tenths of what trained ones add."""
-    found = {}
-    for name, own in reconstruction.items():
-        if name != "boosted" or own["members"] < 2:
-            continue
-        first = own["by_members"][0]["explained_variance"]
-        gains = [first + 0.9 * (step["explained_variance"] - first) for step in own["by_members"]]
-        keys = ("members", "l0", "relative_sparsity", "dead", "dead_fraction")
-        found[name] = {
-            **{key: own[key] for key in keys},
-            "explained_variance": gains[-1],
-            "explained_variance_interval": [gains[-1] - 0.004, gains[-1] + 0.004],
-            "explained_variance_per_dimension": gains[-1] - 0.01,
-            "mse": 40 * (1 - gains[-1]),
-            "by_members": [{"members": j + 1, "explained_variance": gain} for j, gain in enumerate(gains)],
-            "gains": [1.0] * (own["members"] - 1),
-            "trained": own["explained_variance"],
-            "trained_above": [0.001, 0.01],
-            "untrained_share": 0.9,
-            "loss_recovered": (1 + gains[-1]) / 2,
-            "loss_recovered_interval": [gains[-1] / 2 + 0.49, gains[-1] / 2 + 0.51],
-            "kl_recovered": (1 + gains[-1]) / 2 - 0.02,
-        }
-    return {"tokens": 2000, "fitted_on": 4096, "bootstrap": 200, "seed": 0, "ensembles": found}
-
-
-def _loss(reconstruction: dict[str, Any]) -> dict[str, Any]:
-    """What stays unexplained is lost to the model's predictions by half."""
-
-    def recovered(figures: dict[str, Any]) -> dict[str, Any]:
-        share = (1 + figures["explained_variance"]) / 2
-        interval = [share - 0.01, share + 0.01]
-        found = {"loss_recovered": share, "loss_recovered_interval": interval, "kl_recovered": share - 0.02}
-        return {"members": figures["members"], "cross_entropy": 3.0, "kl": 0.1, **found}
-
-    return {
-        "defined": True,
-        "tokens": 2000,
-        "predictions": 1900,
-        "cross_entropy": {"model": 2.5, "zero": 9.0, "mean": 6.0},
-        "kl": {"model": 0.0, "zero": 6.0, "mean": 4.0},
-        "ensembles": {
-            name: {**recovered(figures), "by_members": [recovered(step) for step in figures["by_members"]]}
-            for name, figures in reconstruction.items()
-        },
-    }
-
-
-def _evaluate_concepts(run: Run, ensembles: dict[str, Ensemble], seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    concepts = {"library": ["numpy", "pandas", "scipy", "torch"], "kind": ["example", "parameters", "prose"]}
-    tasks = [
-        {
-            "task": task,
-            "description": f"Tell the {task} of a passage from its text (not <b>markup</b>).",
-            "classes": names,
-            "train_texts": 1000,
-            "test_texts": 400,
-            "chance": 0.5,
-        }
-        for task, names in concepts.items()
-    ]
-    write_json(run.evaluation("concepts"), {"tasks": tasks, "settings": {}})
-    rows = []
-    sizes = {name: ensemble.offsets[-1] for name, ensemble in ensembles.items()}
-    for task, names in concepts.items():
-        for concept in names:
-            for method in (*sizes, "raw activation", "random"):
-                for m in (0,) if method == "raw activation" else (1, 2, 5, 10, 20):
-                    for variant in ("plain", "standardised"):
-                        accuracy = float(np.clip(generator.normal(0.72 + 0.04 * m**0.5, 0.06), 0.5, 0.99))
-                        own = method in sizes
-                        rows.append(
-                            {
-                                "task": task,
-                                "concept": concept,
-                                "method": method,
-                                "m": m,
-                                "variant": variant,
-                                "accuracy": accuracy,
-                                "accuracy_low": accuracy - 0.03,
-                                "accuracy_high": min(1.0, accuracy + 0.03),
-                                "auc": min(1.0, accuracy + 0.06),
-                                "f1": accuracy - 0.01,
-                                "detection_rate": accuracy - 0.02,
-                                "false_positive_rate": 1 - accuracy,
-                                "features": generator.choice(sizes[method], m, replace=False).tolist() if own else [],
-                                "signs": generator.choice([-1, 1], m).tolist() if own else [],
-                            }
-                        )
-    write_table(run.evaluation_table("concepts"), pd.DataFrame(rows))
