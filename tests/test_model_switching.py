@@ -41,13 +41,14 @@ def fresh(folder: Path, ids: list[int]) -> torch.Tensor:
         return model(torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0, : len(ids)]
 
 
-def test_short_and_long_texts_are_each_read_as_by_a_fresh_model(sparse: Path) -> None:
+def test_short_and_long_texts_are_each_read_as_by_a_fresh_model(sparse: Path, caplog: pytest.LogCaptureFixture) -> None:
     reader = LanguageModel.load(ModelSettings(name=str(sparse), layer=1, context=61))
     long = " ".join(sample_texts(12, seed=4))
     texts = ["the index", long, "a matrix sorts the values", "every column " + long]
     read = [reader.tokenizer(text, truncation=True, max_length=61)["input_ids"] for text in texts]
     assert [len(ids) > LONGEST_FULL for ids in read] == [False, True, False, True]
     (batch,) = reader.activations(texts)
+    assert not any("block_sparse" in record.message for record in caplog.records)
     for number, ids in enumerate(read):
         expected = fresh(sparse, ids)[1:-1]
         torch.testing.assert_close(batch.acts_TD[batch.document_T == number], expected, atol=1e-5, rtol=1e-4)

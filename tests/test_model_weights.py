@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_core.activations.language_model import LanguageModel
+from sae_core.activations.models.loading import load_model
 from sae_core.activations.models.vocabulary import disarmed, vocabulary_table
 from sae_core.activations.substitution import SubstitutedModel, UnpredictingError
 from sae_core.browse.corpus import Corpus
@@ -169,6 +170,20 @@ def test_masks_and_positions_that_are_no_weights_may_be_whole_numbers(tmp_path: 
     positions = {"bert.embeddings.position_ids": torch.arange(128)[None]}
     folder = changed(build_model_folder(tmp_path / "bert", "bert"), tmp_path / "kept", lambda own: own | positions)
     assert LanguageModel.load(settings(folder)).n_layers == 3
+
+
+def test_a_model_that_cannot_be_run_in_bfloat16_is_run_in_float32_and_that_is_said(whole: Path, tmp_path: Path) -> None:
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    model = hf.FNetForMaskedLM(hf.FNetConfig(vocab_size=400, **size))
+    model.save_pretrained(tmp_path)
+    build_tokenizer("bert").save_pretrained(tmp_path)
+    model_settings = ModelSettings(name=str(tmp_path), layer=0, context=32)
+    loaded = load_model(model_settings, device="cuda")  # where it is put later
+    assert loaded.model.dtype == torch.float32
+    reader = LanguageModel(loaded.model, loaded.tokenizer, model_settings, weights=loaded.weights)
+    assert any("run in float32, as it cannot be run in bfloat16 (Unsupported dtype" in each for each in reader.remarks)
+    assert not any("bfloat16" in remark for remark in LanguageModel.load(model_settings).remarks)
+    assert load_model(settings(whole), device="cuda").model.dtype == torch.bfloat16
 
 
 def protein_model(folder: Path) -> Path:

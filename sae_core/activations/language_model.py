@@ -121,7 +121,7 @@ class LanguageModel:
 
     @classmethod
     def load(cls, settings: ModelSettings, *, device: str = "cpu", places: Sequence[Place] = ()) -> LanguageModel:
-        """Load by hub id or folder, or the embedded model; bfloat16 on a GPU, float32 on the CPU.
+        """Load by hub id or folder, or the embedded model, as `load_model` does.
 
         Args:
             settings: Which model, and where it is read unless ``places`` are given.
@@ -138,9 +138,7 @@ class LanguageModel:
 
     def _check_weights(self, weights: Weights) -> str | None:
         """Refuse a model whose files lack weights that are read. Why there is no logit lens, if they give none."""
-        remark = weights.remark()
-        if remark:
-            self.remarks.append(remark)
+        self.remarks += weights.remarks()
         if not self.causal:
             reason = "An encoder predicts no next token."
         elif not self._nature.predicts:

@@ -163,7 +163,7 @@ class SubstitutedModel:
 
     @classmethod
     def load(cls, settings: ModelSettings, *, device: str = "cpu") -> SubstitutedModel:
-        """Load by hub id or folder, or the embedded model; bfloat16 on a GPU, float32 on the CPU.
+        """Load by hub id or folder, or the embedded model, as `load_model` does.
 
         Raises:
             UnpredictingError: If the model predicts no next token, or its files lack weights that this depends on.

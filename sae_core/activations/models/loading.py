@@ -25,7 +25,7 @@ from sae_core.activations.models.hooked import (
     require_transformer_lens,
 )
 from sae_core.activations.models.nature import refuse_layer
-from sae_core.activations.models.running import reason_of
+from sae_core.activations.models.running import reason_of, run_model
 from sae_core.activations.models.shapes import ModelShape
 from sae_core.activations.models.stored import refuse_codes, weight_files
 from sae_core.activations.models.weights import Weights
@@ -44,10 +44,11 @@ class Loaded(NamedTuple):
 
 
 def load_model(settings: ModelSettings, *, device: str) -> Loaded:
-    """The model (bfloat16 on a GPU, float32 on the CPU) and its tokenizer. Weights are read from safetensors only.
+    """The model (bfloat16 on a GPU if it runs in that, else float32) and its tokenizer.
 
-    With its head if the files are those of a model that predicts the next token, else without one. What the files
-    lack is filled at random by transformers: whoever uses the model must look at ``weights``.
+    Weights are read from safetensors only; with the head if the files are those of a model that predicts the next
+    token, else without one. What the files lack is filled at random by transformers: whoever uses the model must look
+    at ``weights``.
 
     Raises:
         UserError: If the model or its tokenizer is missing or unusable, or has no block ``settings.layer``.
@@ -63,24 +64,43 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
         )
         saved_as = _saved_class(config)
         kind: Any = AutoModelForCausalLM if _predicts(config.model_type, saved_as) else AutoModel
-        model, info = _attempt(
-            settings,
-            lambda: kind.from_pretrained(
-                source,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are looked at like missing ones
-                **options,
-            ),
-        )
+
+        def read(dtype: torch.dtype) -> Any:
+            return _attempt(
+                settings,
+                lambda: kind.from_pretrained(
+                    source,
+                    dtype=dtype,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are looked at like missing ones
+                    **options,
+                ),
+            )
+
+        model, info = read(dtype)
+        fault = None if dtype == torch.float32 else _fault_of(model)
+        if fault is not None:  # such as FNet's: there is no Fourier transform of bfloat16
+            exact = read(torch.float32)
+            fault = fault if _fault_of(exact[0]) is None else None
+            model, info = exact if fault is not None else (model, info)
     if all(getattr(each, "quantization_config", None) is None for each in (config, config.get_text_config())):
         files = weight_files(source, options, named=getattr(config, "transformers_weights", None))
         refuse_codes(files, model, info["unexpected_keys"])
     for own in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         own.use_cache = False  # texts are read once, and some models cannot make a cache
     where = f"The folder {source}" if options["local_files_only"] and Path(source).is_dir() else f"Model {source!r}"
-    return Loaded(model.eval(), tokenizer, Weights.of(where, model, info, headed=saved_as is not None))
+    return Loaded(model.eval(), tokenizer, Weights.of(where, model, info, headed=saved_as is not None, fault=fault))
+
+
+@torch.no_grad()
+def _fault_of(model: Any) -> str | None:
+    """Why a model cannot be run on a few ids; None if it can."""
+    try:
+        run_model(model.base_model, torch.arange(1, 5)[None])
+    except Exception as error:  # whatever its code raises
+        return reason_of(error)
+    return None
 
 
 def _saved_class(config: Any) -> str | None:

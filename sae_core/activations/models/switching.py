@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import nn
+from transformers.utils import logging
 
 _TORCHS = frozenset(vars(nn.Module()))
 """What every module has; of these only ``training`` and the parts are looked at."""
@@ -31,14 +32,18 @@ def unswitched(model: nn.Module) -> Iterator[list[Switch]]:
     """Put settings and parts of a model back as they were; the list says at the end which settings had changed.
 
     Settings are those of its configurations and the words, numbers and truth values that its modules keep. Other things
-    that modules keep, such as tables of positions, are put back, too, but are no settings.
+    that modules keep, such as tables of positions, are put back, too, but are no settings. What the code warns of
+    meanwhile is not printed, as it would be at every run: whoever asks has the list.
     """
     kept = [(own, _kept(own)) for own in _holders(model)]
     parts = [(module, dict(module._modules)) for module in model.modules()]
     switches: list[Switch] = []
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield switches
     finally:
+        logging.set_verbosity(verbosity)
         for module, before in parts:
             if module._modules != before:
                 module._modules.clear()

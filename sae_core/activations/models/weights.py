@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ class Weights:
         shapes: Of the latter, what is wrong with the shape.
         unexpected: Weights in the files that the model has no place for.
         headed: Whether the files say of which class they are: then one that predicts must have its head.
+        fault: Why the model could not be run in bfloat16 and is in float32; None if it is in what was asked for.
     """
 
     source: str = ""
@@ -34,9 +35,12 @@ class Weights:
     shapes: Mapping[str, str] = field(default_factory=dict)
     unexpected: tuple[str, ...] = ()
     headed: bool = True
+    fault: str | None = None
 
     @classmethod
-    def of(cls, source: str, model: nn.Module, loaded: Mapping[str, Any], *, headed: bool) -> Weights:
+    def of(
+        cls, source: str, model: nn.Module, loaded: Mapping[str, Any], *, headed: bool, fault: str | None = None
+    ) -> Weights:
         """From what transformers says of loading."""
         shapes = {
             name: f"{tuple(found)} in the file, {tuple(wanted)} in the model"
@@ -49,17 +53,18 @@ class Weights:
         unexpected = [name for name in loaded["unexpected_keys"] if base is not model or name.split(".")[0] in own]
         ordered = [name for name in model.state_dict() if name in lost]
         names = (*ordered, *sorted(lost - {*ordered}))
-        return cls(source, names, shapes, tuple(sorted(unexpected)), headed)
+        return cls(source, names, shapes, tuple(sorted(unexpected)), headed, fault)
 
-    def remark(self) -> str | None:
-        """A sentence about weights that are left over."""
-        if not self.unexpected:
-            return None
-        count = len(self.unexpected)
-        return (
-            f"{self.source} holds {count} weight{'s' if count > 1 else ''} that the model has no place for, "
-            f"{'the first' if count > 1 else 'called'} {self.unexpected[0]}."
-        )
+    def remarks(self) -> Iterator[str]:
+        """Sentences about weights that are left over, and about numbers that are not what was asked for."""
+        if self.fault is not None:
+            yield f"The model is run in float32, as it cannot be run in bfloat16 ({self.fault})."
+        if self.unexpected:
+            count = len(self.unexpected)
+            yield (
+                f"{self.source} holds {count} weight{'s' if count > 1 else ''} that the model has no place for, "
+                f"{'the first' if count > 1 else 'called'} {self.unexpected[0]}."
+            )
 
     def said(self, names: Sequence[str], *, use: str) -> str:
         """A sentence that names the first of these missing weights."""
