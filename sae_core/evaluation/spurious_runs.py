@@ -20,7 +20,7 @@ from sae_core.ensemble import Ensemble
 from sae_core.errors import UserError
 from sae_core.evaluation.concept_runs import require_language_model, sample_activations
 from sae_core.evaluation.reading import TextReader
-from sae_core.evaluation.spurious import measure_spurious, over_seeds, pool_task
+from sae_core.evaluation.spurious import PooledTask, measure_spurious, over_seeds, pool_task
 from sae_core.evaluation.spurious_files import measured_tasks, read_pooled, write_measured, write_pooled
 from sae_core.evaluation.spurious_tasks import (
     BIAS_IN_BIOS,
@@ -149,9 +149,33 @@ def _evaluate_task(
     stage = f"evaluate/{SPURIOUS}/{task.name}"
     if not run.is_finished(stage) or run.facts(stage)["fingerprint"] != fingerprint:
         _pool(run, task, ensembles, stage, fingerprint, device, progress)
-    pooled = read_pooled(run, task.name)
     dictionaries = {name: ensemble.dictionary.detach().cpu().numpy() for name, ensemble in ensembles.items()}
-    table = measure_spurious(pooled, dictionaries, texts, seeds, retrain=retrain, progress=progress)
+    # An earlier version kept nothing of what was read.
+    known = {**identity, "read": run.facts(stage).get("read", {})}
+    measure_pooled(run, task, read_pooled(run, task.name), dictionaries, known, progress=progress)
+
+
+def measure_pooled(
+    run: Run,
+    task: SpuriousTask,
+    pooled: PooledTask,
+    dictionaries: Mapping[str, NDArray[np.float32]],
+    known: Mapping[str, Any],
+    *,
+    progress: Progress = silent,
+) -> None:
+    """Measure a task whose texts are pooled and write its figures, in place of earlier ones.
+
+    Args:
+        run: The run.
+        task: The task.
+        pooled: Its pooled texts.
+        dictionaries: The atoms [M, D] of each ensemble.
+        known: What is written beside the figures: ``seeds``, ``retrained``, ``texts``, ``fingerprint`` and ``read``.
+        progress: Told about seeds.
+    """
+    texts, seeds = known["texts"], known["seeds"]
+    table = measure_spurious(pooled, dictionaries, texts, seeds, retrain=known["retrained"], progress=progress)
     splits = [draw_split(task, texts, seed=seed) for seed in seeds]
     facts = {
         "task": task.name,
@@ -159,14 +183,13 @@ def _evaluate_task(
         "description": task.description,
         "target": task.target,
         "spurious": task.spurious,
-        **identity,
+        **known,
         **{f"{part}_texts": len(rows) for part, rows in splits[0]._asdict().items()},
         "pool_texts": len(task.texts),
-        "read": run.facts(stage).get("read", {}),  # an earlier version kept nothing of it
         "shared_texts": shared_texts(splits),
         "figures": over_seeds(table),
     }
-    write_measured(run, [facts, *(other for other in others if other["task"] != task.name)], table)
+    write_measured(run, [facts, *(other for other in measured_tasks(run) if other["task"] != task.name)], table)
 
 
 def _pool(

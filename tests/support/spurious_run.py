@@ -6,11 +6,11 @@ import numpy as np
 from scipy import sparse
 
 from sae_core.ensemble import load_ensemble
-from sae_core.evaluation.spurious import PooledTask, measure_spurious, over_seeds
+from sae_core.evaluation.spurious import PooledTask
 from sae_core.evaluation.spurious_files import write_pooled
-from sae_core.evaluation.spurious_tasks import GROUPS, SpuriousTask, draw_split
+from sae_core.evaluation.spurious_runs import measure_pooled
+from sae_core.evaluation.spurious_tasks import GROUPS, SpuriousTask
 from sae_core.evaluation.terms import RANDOM
-from sae_core.files import write_json, write_table
 from sae_core.run import Run
 
 TASK, SEEDS = "made <b>up</b>", [0, 1]
@@ -50,22 +50,8 @@ def add_spurious_task(run: Run, *, seed: int = 0) -> PooledTask:
     acts_XD = codes[name] @ atoms[name] + 0.1 * chance.standard_normal((len(texts), d_in))
     pooled = PooledTask(task, acts_XD.astype(np.float32), codes, marked, atoms[RANDOM].astype(np.float32))
     write_pooled(run, pooled)
-    wanted = run.settings.evaluation.spurious_texts  # more than there are: all are taken
     own = {name: atoms_MD for name, atoms_MD in atoms.items() if name != RANDOM}
-    table = measure_spurious(pooled, own, wanted, SEEDS)
-    write_table(run.evaluation_table("spurious"), table)
-    split = draw_split(task, wanted, seed=SEEDS[0])
-    facts = {
-        "task": TASK,
-        "description": task.description,
-        "target": list(task.target),
-        "spurious": list(task.spurious),
-        "seeds": SEEDS,
-        "retrained": False,
-        "texts": wanted,
-        "fingerprint": FINGERPRINT,
-        **{f"{part}_texts": len(rows) for part, rows in split._asdict().items()},
-        "figures": over_seeds(table),
-    }
-    write_json(run.evaluation("spurious"), {"tasks": [facts]})
+    wanted = run.settings.evaluation.spurious_texts  # more than there are: all are taken
+    known = {"seeds": SEEDS, "retrained": False, "texts": wanted, "fingerprint": FINGERPRINT, "read": {}}
+    measure_pooled(run, task, pooled, own, known)
     return pooled
