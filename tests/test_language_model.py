@@ -141,7 +141,7 @@ def test_batches_hold_whole_texts_and_can_be_resumed_bit_by_bit(
     model = load(folders["llama"], batch_size=4)
     whole = torch.cat([batch.acts_TD for batch in model.activations(texts)])
     monkeypatch.setattr(language_model, "WINDOW_BYTES", 4 * model.d_model * 100)
-    monkeypatch.setattr(tokenized, "_TEXTS_PER_CALL", 7)
+    monkeypatch.setattr(tokenized, "TEXTS_PER_CALL", 7)
     batches = list(model.activations(texts))
     assert len(batches) > 3
     documents = torch.cat([batch.document_T for batch in batches])

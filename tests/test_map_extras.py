@@ -51,7 +51,7 @@ def test_names_do_not_depend_on_the_order_of_features() -> None:
 
 @pytest.mark.parametrize("entries", [1, 5, 2**22])
 def test_the_share_of_a_concept_is_that_of_a_plain_count(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
-    monkeypatch.setattr(shares, "_ENTRIES", entries)
+    monkeypatch.setattr(shares, "ENTRIES_AT_A_TIME", entries)
     generator = np.random.default_rng(0)
     lengths = [3, 0, 7, 5]
     corpus = corpus_of([[1] * length for length in lengths])

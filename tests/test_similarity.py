@@ -97,6 +97,6 @@ def test_random_best_is_the_same_of_a_sample_and_of_blocks(monkeypatch: pytest.M
     whole, share = random_best(600, 900, 24), random_shared(600, 900, 24, 0.55)
     assert 0.2 < share < 0.9
     monkeypatch.setattr(similarity, "SAMPLED", 300)
-    monkeypatch.setattr(similarity, "_DRAWN", 128)
+    monkeypatch.setattr(similarity, "DRAWN", 128)
     assert random_best(600, 900, 24) == pytest.approx(whole, abs=0.005)
     assert random_shared(600, 900, 24, 0.55) == pytest.approx(share, abs=0.06)

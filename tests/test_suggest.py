@@ -86,7 +86,7 @@ def random_case(seed: int) -> tuple[Corpus, np.ndarray]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_rules_are_the_best_of_all_and_measured_on_the_other_half(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suggest, "_BLOCK", 5)
+    monkeypatch.setattr(suggest, "BLOCK", 5)
     corpus, dense = random_case(seed)
     learned = suggest._half(corpus, len(corpus), seed).astype(bool)
     plain, table = Plain(corpus, learned), suggest_labels(index_of(dense), corpus, seed=seed)

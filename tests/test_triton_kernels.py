@@ -101,8 +101,8 @@ def test_chunks_and_tiles_change_nothing(architecture: Architecture, monkeypatch
     """Three chunks of activations; rows in two tiles of features, sums of eight numbers at a time."""
     monkeypatch.setattr(gpu_encoding, "CHUNK_ENTRIES", 13 * 2)
     monkeypatch.setattr(gpu_dense, "CHUNK_ENTRIES", 13 * 2)
-    monkeypatch.setattr(gpu_encoding, "_COUNTED", 16)
-    monkeypatch.setattr(gpu_encoding, "_SCANNED", 16)
+    monkeypatch.setattr(gpu_encoding, "COUNTED", 16)
+    monkeypatch.setattr(gpu_encoding, "SCANNED", 16)
     monkeypatch.setattr("sae_core.training.kernels.gpu._TILE", 8)
     assert_same_step(*twins(architecture, width=19), batch())
 

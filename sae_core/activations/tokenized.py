@@ -13,7 +13,7 @@ from sae_core.activations.models.unread import lost_characters
 from sae_core.activations.models.vocabulary import disarmed, splits_special, unknown_ids
 from sae_core.errors import UserError
 
-_TEXTS_PER_CALL = 1024
+TEXTS_PER_CALL = 1024
 _MOST_CHARS = 4_000_000
 """Characters that are looked at to say which share of them the tokenizer does not know: some seconds."""
 _CHARS_PER_TOKEN = 16
@@ -73,9 +73,9 @@ class TextTokenizer:
             UserError: If the tokenizer makes a token that the model has no row for in its embedding.
         """
         length = min(context or self.context, self.context)
-        for first in range(0, len(texts), _TEXTS_PER_CALL):
+        for first in range(0, len(texts), TEXTS_PER_CALL):
             encoded = self._tokenizer(
-                [disarmed(text, self._special) for text in texts[first : first + _TEXTS_PER_CALL]],
+                [disarmed(text, self._special) for text in texts[first : first + TEXTS_PER_CALL]],
                 truncation=not whole,
                 max_length=None if whole else length - len(self._front),
                 verbose=False,

@@ -9,7 +9,7 @@ from sae_core.browse.corpus import Corpus
 from sae_core.browse.index import ActivationIndex
 
 _MOST_VALUES = 40
-_ENTRIES = 2**22
+ENTRIES_AT_A_TIME = 2**22
 """Entries of the index whose flags exist at a time."""
 
 
@@ -40,7 +40,7 @@ def concept_share(index: ActivationIndex, corpus: Corpus, column: str, value: st
     first = 0
     while first < index.features:
         # As many features as fit, and at least one.
-        last = max(first + 1, int(np.searchsorted(pointers, pointers[first] + _ENTRIES, side="right")) - 1)
+        last = max(first + 1, int(np.searchsorted(pointers, pointers[first] + ENTRIES_AT_A_TIME, side="right")) - 1)
         start, stop = pointers[first], pointers[last]
         summed = np.concatenate([[0], np.cumsum(within_T[index.positions[start:stop]])])
         hits_F[first:last] = np.diff(summed[pointers[first : last + 1] - start])

@@ -26,7 +26,7 @@ LEAST_SCORE = 0.1
 KINDS = ("", "token", "follows", "context", "token follows", "token in context")
 """What the numbers of `suggest_loops` stand for."""
 _FEW_DOCUMENTS, _STRETCH = 16, 256
-_BLOCK = 1024
+BLOCK = 1024
 
 
 def suggest_labels(
@@ -58,8 +58,8 @@ def suggest_labels(
     count = index.features
     kinds_F, scores_F, counts_F3 = np.zeros(count, np.int64), np.zeros(count), np.zeros((count, 3), np.int64)
     words_FK, others_FK = np.full((2, count, loops.MOST), -1, np.int32)
-    for first in range(0, count, _BLOCK):
-        block = slice(first, min(first + _BLOCK, count))
+    for first in range(0, count, BLOCK):
+        block = slice(first, min(first + BLOCK, count))
         pointers_F = index.pointers[first : block.stop + 1]
         # A copy, since compiled code takes no array that may not be written to, such as a map of a file.
         positions_E = np.array(index.positions[pointers_F[0] : pointers_F[-1]])

@@ -21,7 +21,7 @@ HELD_CELLS = 2**28
 """Cosines of two dictionaries that are kept while these are matched (1 GB)."""
 SAMPLED = 2048
 """Random atoms at most whose best cosine is averaged for `random_best`; all of them have the same expectation."""
-_DRAWN = 8192
+DRAWN = 8192
 _TINY = 1e-12
 
 
@@ -275,7 +275,7 @@ def _random_best_cosines(n: int, m: int, d: int, seed: int) -> Tensor:
     chance = torch.Generator().manual_seed(seed)
     atoms = Atoms(torch.randn(n, d, generator=chance))
     best_N = torch.full((n,), -torch.inf)
-    for start in range(0, m, _DRAWN):
-        others_bD = torch.randn(min(_DRAWN, m - start), d, generator=chance)
+    for start in range(0, m, DRAWN):
+        others_bD = torch.randn(min(DRAWN, m - start), d, generator=chance)
         best_N = torch.maximum(best_N, best_matches(atoms, others_bD)[0])
     return best_N

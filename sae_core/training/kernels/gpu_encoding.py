@@ -20,7 +20,7 @@ from sae_core.training.kernels.workspace import Workspace
 CHUNK_ENTRIES = 2**24
 """Preactivations that are computed at a time: in bfloat16 as many as the second-level cache of a large GPU holds."""
 
-_COUNTED, _SCANNED = 2**14, 2**11
+COUNTED, SCANNED = 2**14, 2**11
 """Features that a program looks at at a time: 64 or, where it numbers them, 8 for each of its threads."""
 
 
@@ -148,7 +148,7 @@ def _nth_largest(keys_BN: Tensor, wanted: int, options: dict[str, int]) -> tuple
 
 def _keys(pre_CN: Tensor) -> tuple[Tensor, dict[str, int]]:
     """Preactivations as integers, and how programs walk over their rows."""
-    block = min(_COUNTED, max(16, power_of_two(pre_CN.shape[1])))
+    block = min(COUNTED, max(16, power_of_two(pre_CN.shape[1])))
     integers = torch.int16 if pre_CN.dtype == torch.bfloat16 else torch.int32
     return pre_CN.view(integers), {"BLOCK": block, "num_warps": max(1, min(8, block // 512))}
 
@@ -160,7 +160,7 @@ def top_key(keys_CN: Tensor) -> int:
 
 def _scan(keys_CN: Tensor, options: dict[str, int]) -> dict[str, int]:
     """How programs number the entries of a row."""
-    return {"HALF": keys_CN.dtype == torch.int16, "SCAN": min(_SCANNED, options["BLOCK"])}
+    return {"HALF": keys_CN.dtype == torch.int16, "SCAN": min(SCANNED, options["BLOCK"])}
 
 
 def power_of_two(size: int) -> int:
