@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlencode, urlparse
 from dashboard_server import FLAGS, HEADING, PATIENCE, Person, Server, described, machine, served, summary
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sae_core.run import Run
+from sae_core.foundation.run import Run
 
 WATCH = (Path(__file__).parent / "dashboard_watch.js").read_text(encoding="utf-8")
 QUIET = 400

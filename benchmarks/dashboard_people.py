@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from dashboard_server import HEADING, Answer, Person, described, machine, served, summary
 
-from sae_core.files import read_table
-from sae_core.run import Run
+from sae_core.foundation.files.whole_files import read_table
+from sae_core.foundation.run import Run
 
 OTHERS = ("features", "compare", "map", "concepts", "labels", "")
 """Pages that people open now and then; the last one is the overview."""

@@ -23,8 +23,8 @@ from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
 import dashboard
-from sae_core.files import read_table
-from sae_core.run import Run
+from sae_core.foundation.files.whole_files import read_table
+from sae_core.foundation.run import Run
 
 APP = Path(dashboard.__file__).parent / "app.py"
 

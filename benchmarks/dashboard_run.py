@@ -25,18 +25,18 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from sae_core.activations.language_model import LanguageModel
-from sae_core.browse import matching
-from sae_core.browse.external_sort import EntrySorter, write_merged
-from sae_core.browse.index import FORMAT
-from sae_core.browse.indexing import ENTRIES_IN_MEMORY
-from sae_core.browse.labels import LabelStore
-from sae_core.browse.prepare import prepare_run
-from sae_core.config import RunSettings
-from sae_core.ensemble import Ensemble, save_ensemble
-from sae_core.evaluation.similarity import Match, cosine_blocks, random_best
-from sae_core.files import write_json, write_table, write_tensors
-from sae_core.run import Run
+from sae_core.activations.origins.language_model.reading import LanguageModel
+from sae_core.analysis.index.building import ENTRIES_IN_MEMORY
+from sae_core.analysis.index.external_sort import EntrySorter, write_merged
+from sae_core.analysis.index.reading import FORMAT
+from sae_core.analysis.prepare import prepare_run
+from sae_core.analysis.similarity import matching
+from sae_core.analysis.similarity.cosines import Match, cosine_blocks, random_best
+from sae_core.ensembles.ensemble import Ensemble, save_ensemble
+from sae_core.foundation.files.whole_files import write_json, write_table, write_tensors
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import RunSettings
+from sae_core.labels import LabelStore
 from sae_core.sae import TopKSAE
 
 BLOCK = 8192

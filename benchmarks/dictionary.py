@@ -46,7 +46,8 @@ def atoms(kind: str, count: int, d: int) -> tuple[Any, Any]:
 
 def match(kind: str, count: int, d: int) -> dict[str, Any]:
     """Best and one-to-one matches of two dictionaries, by candidates."""
-    from sae_core.evaluation import assignment, similarity
+    from sae_core.analysis.similarity import assignment
+    from sae_core.analysis.similarity import cosines as similarity
 
     similarity.largest_assignment = lambda *given: assignment.largest_assignment(*given, dense_cells=0)
     similarity.match_atoms(*atoms("random", 64, 8))  # compiles
@@ -71,8 +72,8 @@ def nearest(kind: str, count: int, d: int) -> dict[str, Any]:
     """Nearest atoms and de-duplication of a dictionary in which a quarter of the atoms are near copies of another."""
     import torch
 
-    from sae_core.evaluation.dictionary import deduplicated
-    from sae_core.evaluation.similarity import nearest_in
+    from sae_core.analysis.atoms.dictionary import deduplicated
+    from sae_core.analysis.similarity.cosines import nearest_in
 
     some = torch.randn(count, d, generator=torch.Generator().manual_seed(0))
     some[-(count // 4) :].mul_(0.5).add_(some[: count // 4])
@@ -83,7 +84,7 @@ def nearest(kind: str, count: int, d: int) -> dict[str, Any]:
 
 def rows(kind: str, count: int, d: int) -> dict[str, Any]:
     """Best matches of some atoms of one dictionary with all of another; all of them take as much memory."""
-    from sae_core.evaluation.similarity import best_matches
+    from sae_core.analysis.similarity.cosines import best_matches
 
     one, other = atoms("random", count, d)
     seconds, _ = timed(lambda: best_matches(one[:ROWS], other))
@@ -95,7 +96,7 @@ def connect(kind: str, count: int, d: int) -> dict[str, Any]:
     import numpy as np
     from scipy import sparse
 
-    from sae_core.evaluation.dictionary import connectivity
+    from sae_core.analysis.atoms.dictionary import connectivity
 
     chance = np.random.default_rng(0)
     features = (count ** chance.random((TOKENS, ACTIVE)) - 1).astype(np.int32)

@@ -60,13 +60,13 @@ def timed_items(seconds: Seconds, part: str, function: Callable[..., Iterator[An
 
 def measure(storage: str, made: str, tokens: int, members: int) -> Seconds:
     """Seconds by part of one training from text; ``forward`` of a stream in another thread overlaps with ``step``."""
-    from sae_core import pipeline
     from sae_core.activations import harvest
-    from sae_core.activations.cache import CacheWriter
-    from sae_core.activations.language_model import LanguageModel
-    from sae_core.activations.tokenized import TextTokenizer
-    from sae_core.config import RunSettings
-    from sae_core.run import Run
+    from sae_core.activations.origins.language_model.reading import LanguageModel
+    from sae_core.activations.origins.language_model.tokenized import TextTokenizer
+    from sae_core.activations.store.cache import CacheWriter
+    from sae_core.foundation.run import Run
+    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.runs import whole_way as pipeline
     from sae_core.training import prefetch
     from sae_core.training.step import Trainer
 

@@ -105,9 +105,10 @@ class Stopwatch:
 
 def build(folder: Path) -> dict[str, Any]:
     """(Ours) Build the index of all features."""
-    from sae_core.browse import external_sort, indexing
-    from sae_core.ensemble import Ensemble
-    from sae_core.sae.saelens_format import load_sae
+    from sae_core.analysis.index import building as indexing
+    from sae_core.analysis.index import external_sort
+    from sae_core.ensembles.ensemble import Ensemble
+    from sae_core.sae.formats.saelens import load_sae
 
     acts_TD = np.load(folder / "acts.npy", mmap_mode="r")
     ensemble = Ensemble([load_sae(folder / "sae")], wiring="parallel", weights=[1.0])
@@ -134,8 +135,8 @@ def build(folder: Path) -> dict[str, Any]:
 
 def ask(folder: Path) -> dict[str, Any]:
     """(Ours) Check the index, and time the answers to questions."""
-    from sae_core.ensemble import Ensemble
-    from sae_core.sae.saelens_format import load_sae
+    from sae_core.ensembles.ensemble import Ensemble
+    from sae_core.sae.formats.saelens import load_sae
 
     path, ensemble = folder / "index.safetensors", Ensemble([load_sae(folder / "sae")], wiring="parallel")
     checked = check(path, ensemble, np.load(folder / "acts.npy", mmap_mode="r"))
@@ -159,8 +160,8 @@ def check(path: Path, ensemble: Any, acts_TD: Any) -> int:
     """Compare the 20 largest activations of features with those of a dense pass; how many features were equal."""
     import torch
 
-    from sae_core.browse.examples import strongest
-    from sae_core.browse.index import ActivationIndex
+    from sae_core.analysis.index.examples import strongest
+    from sae_core.analysis.index.reading import ActivationIndex
 
     index = ActivationIndex.open(path)
     features, read = sampled(index, CHECKED), reader(acts_TD)
@@ -183,11 +184,11 @@ def answer(path: Path, ensemble: Any, tokens: Any) -> dict[str, float]:
     import pandas as pd
     import torch
 
-    from sae_core.browse.corpus import Corpus
-    from sae_core.browse.examples import co_active, histogram, quantile_examples, top_examples
-    from sae_core.browse.index import ActivationIndex
-    from sae_core.browse.logit_lens import promoted_tokens
-    from sae_core.browse.token_texts import TokenTexts
+    from sae_core.activations.corpus import Corpus
+    from sae_core.activations.origins.text.token_texts import TokenTexts
+    from sae_core.analysis.atoms.logit_lens import promoted_tokens
+    from sae_core.analysis.index.examples import co_active, histogram, quantile_examples, top_examples
+    from sae_core.analysis.index.reading import ActivationIndex
 
     index = ActivationIndex.open(path)
     offsets = np.arange(0, tokens.size + 1, tokens.shape[1])
@@ -242,7 +243,7 @@ def prepare(folder: Path, width: int, k: int) -> None:
     import torch
 
     from sae_core.sae import TopKSAE
-    from sae_core.sae.saelens_format import save_sae
+    from sae_core.sae.formats.saelens import save_sae
 
     sae = TopKSAE(D_IN, width, k=k, seed=0)
     with torch.no_grad():

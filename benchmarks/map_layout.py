@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from sae_core.browse import atom_map
+from sae_core.analysis.atoms import atom_map
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae_core.browse.prepare import STAGES as INDEXING
-from sae_core.run import EVALUATION_STAGES
+from sae_core.analysis.prepare import STAGES as INDEXING
+from sae_core.foundation.run import EVALUATION_STAGES
 
 WIDE_MODEL = "WIDE"
 """Stands for the folder of a model of 768 dimensions with random weights, which this program makes."""
@@ -71,7 +71,7 @@ class Done(NamedTuple):
 def program(*words: str) -> Done:
     """Run the command line."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
-        started = subprocess.Popen([sys.executable, "-m", "sae_core.cli", *words], stdout=output, stderr=said)
+        started = subprocess.Popen([sys.executable, "-m", "sae_core.cli.program", *words], stdout=output, stderr=said)
         _, status, usage = os.wait4(started.pid, 0)
         started.returncode = os.waitstatus_to_exitcode(status)
         if started.returncode:
@@ -86,7 +86,7 @@ def wide_model(folder: Path) -> Path:
     import torch
     from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
-    from sae_core.activations.models.embedded import model_folder
+    from sae_core.activations.origins.language_model.model.embedded_model import model_folder
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder())
     torch.manual_seed(0)

@@ -22,7 +22,7 @@ FOR_ALL_PAGES = (
     "sae_core.report.texts",
 )
 """What the first page needs, whichever it is. It comes before the server: beside it, both would take longer."""
-FOR_SOME = ("sae_core.report.build", "sae_core.browse.live_text", "sae_core.evaluation.spurious_files")
+FOR_SOME = ("sae_core.report.build", "sae_core.analysis.live_text", "sae_core.analysis.spurious.files")
 """What few pages need and takes seconds to import: torch, which the first two bring, and scikit-learn."""
 QUIET = 5.0
 """Seconds after the start in which the first page can be drawn alone."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.queries import EnsembleInfo
-from sae_core.errors import UserError
-from sae_core.run import Run
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.run import Run
 
 RUN, ENSEMBLE, FEATURE, PINS = "run", "ensemble", "feature", "pins"
 _HERE = "here"

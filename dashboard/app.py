@@ -14,8 +14,8 @@ import streamlit as st
 from dashboard import address, pins, queries, visitor
 from dashboard.faults import in_a_sentence
 from dashboard.parts.style import stylesheet
-from sae_core.errors import UserError
-from sae_core.run import Run
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.run import Run
 
 # Drawn here, since Streamlit's own icons for the browser tab would be fetched from a server.
 _PICKED = "address-picked"

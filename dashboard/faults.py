@@ -11,8 +11,8 @@ import streamlit as st
 
 from dashboard import address
 from dashboard.parts.cards import notice, plain
-from sae_core.errors import UserError
-from sae_core.run import is_run
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.run import is_run
 
 _SAID = "fault-said"
 _P = ParamSpec("_P")

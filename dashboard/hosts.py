@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from sae_core import variables
+from sae_core.foundation.machine import environment as variables
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

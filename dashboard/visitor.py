@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote
 
 import streamlit as st
 
-from sae_core import variables
-from sae_core.browse.labels import LONGEST
-from sae_core.browse.labels.records import clean
+from sae_core.foundation.machine import environment as variables
+from sae_core.labels import LONGEST
+from sae_core.labels.records import clean
 
 NOBODY = "anonymous"
 FIELD = "author"

@@ -22,7 +22,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sae_core.activations.docstrings import MORE_PACKAGES, PACKAGES, Passage, read_jsonl, read_passages, write_jsonl
+from sae_core.activations.origins.text.docstrings import (
+    MORE_PACKAGES,
+    PACKAGES,
+    Passage,
+    read_jsonl,
+    read_passages,
+    write_jsonl,
+)
 
 BOS, PAD = "<|bos|>", "<|pad|>"
 HELD_OUT_PERCENT = 2

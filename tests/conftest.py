@@ -33,9 +33,9 @@ import browsing
 import pytest
 from models import MARKUP, build_model, build_tokenizer, sample_texts
 
-from sae_core import pipeline
-from sae_core.config import RunSettings
-from sae_core.run import Run
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import RunSettings
+from sae_core.runs import whole_way as pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -46,7 +46,7 @@ torch.set_num_threads(1)
 # One server forks all processes of the tests, and the first test that needs it starts it. torch._dynamo is what making
 # an Adam imports, for seconds, in every process that does not find it there.
 multiprocessing.set_forkserver_preload(
-    ["torch._dynamo", "sae_core.training.methods", "sae_core.training.kernels.fast", "together"]
+    ["torch._dynamo", "sae_core.training.train", "sae_core.training.kernels.cpu.step", "together"]
 )
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import write_synthetic_run
 
-from sae_core.files import read_json
-from sae_core.run import EVALUATION_STAGES, Run
+from sae_core.foundation.files.whole_files import read_json
+from sae_core.foundation.run import EVALUATION_STAGES, Run
 
 
 @pytest.fixture(scope="module")

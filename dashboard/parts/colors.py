@@ -6,7 +6,7 @@ for a white page and light enough for a dark one. Activation is one hue that cha
 
 from __future__ import annotations
 
-from sae_core.evaluation.terms import RANDOM_STAGES
+from sae_core.analysis.shared.terms import RANDOM_STAGES
 
 METHODS: dict[str, str] = {
     "single": "#7c8794",

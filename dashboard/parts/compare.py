@@ -79,7 +79,7 @@ def removers(energy: pd.DataFrame, atoms: pd.DataFrame, stage: int | None) -> pd
     """The features of one stage or of all by the energy that they remove, the most first.
 
     Args:
-        energy: feature, member, removed and alone, as `sae_core.browse.stage_energy` measures them.
+        energy: feature, member, removed and alone, as `sae_core.analysis.atoms.stage_energy` measures them.
         atoms: One row a feature, in order.
         stage: The stage; None for all.
 

@@ -16,9 +16,9 @@ from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, decimal, percent, signed
 from dashboard.parts.selection import MEASURED_ON
 from dashboard.parts.tokens import strips
-from sae_core.browse.examples import Example
-from sae_core.evaluation.detected import Mean
-from sae_core.methods import title_of
+from sae_core.analysis.concepts.detected import Mean
+from sae_core.analysis.index.examples import Example
+from sae_core.foundation.methods import title_of
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 

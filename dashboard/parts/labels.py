@@ -10,9 +10,9 @@ import pandas as pd
 
 from dashboard.parts.cards import Cell, Column, table
 from dashboard.parts.numbers import decimal, moment, whole
-from sae_core.browse.labels import Change, Edit, Label, Source, Step
-from sae_core.browse.labels.records import now
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
+from sae_core.labels import Change, Edit, Label, Source, Step
+from sae_core.labels.records import now
 
 SEPARATOR = "; "
 """Stands between a label and what is appended to it."""

@@ -13,7 +13,7 @@ from dashboard.parts.numbers import MISSING, percent
 from dashboard.parts.tokens import show_alone
 
 if TYPE_CHECKING:  # it comes with torch
-    from sae_core.browse.live_text import LiveText
+    from sae_core.analysis.live_text import LiveText
 
 FEATURES, A_TOKEN = 300, 8
 """Features shown of a text: the strongest of all, and the strongest of each token."""

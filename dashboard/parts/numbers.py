@@ -1,6 +1,6 @@
 """Numbers as people read them; the report writes them in the same way."""
 
-from sae_core.numbers import (
+from sae_core.foundation.numbers import (
     MISSING,
     THIN_SPACE,
     compact,

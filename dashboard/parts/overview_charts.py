@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dashboard.parts.charts import figure
 from dashboard.parts.colors import member_color, method_color
 from dashboard.parts.numbers import compact, is_missing, percent
-from sae_core.methods import title_of
+from sae_core.foundation.methods import title_of
 
 MAX_POINTS = 600
 
@@ -48,7 +48,7 @@ def cost(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any
     """Explained variance against the arithmetic of encoding one token.
 
     Args:
-        rows: `sae_core.evaluation.summary.summarize`.
+        rows: `sae_core.analysis.summary.summarize`.
         costs: By ensemble, ``inference_flops_per_token``.
     """
     chart = figure(x="arithmetic per token (FLOP, log scale)", y="explained variance (total)", legend=False)

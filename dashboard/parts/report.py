@@ -12,7 +12,7 @@ from dashboard.parts.cards import Cell, Column, table
 from dashboard.parts.charts import figure
 from dashboard.parts.colors import NEUTRAL, method_color
 from dashboard.parts.numbers import MISSING, compact, decimal, percent, seconds, signed, size
-from sae_core.methods import title_of
+from sae_core.foundation.methods import title_of
 from sae_core.report.columns import STAGES, TRUTH, Columns, Style, micro
 from sae_core.report.controls import rows_of
 from sae_core.report.known import COMPARED

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sae_core.numbering import COLUMNS
-from sae_core.spreadsheets import write_rows
+from sae_core.foundation.files.spreadsheets import write_rows
+from sae_core.foundation.numbering import COLUMNS
 
 _SUGGESTED = ("suggestion", "suggestion_precision", "suggestion_recall", "suggestion_measured_on")
 _COLUMNS = (*COLUMNS, "top_token", "label", *_SUGGESTED, "density", "stability", "cluster", "x", "y")

@@ -16,12 +16,12 @@ from dashboard.parts.charts import figure
 from dashboard.parts.colors import HIGHLIGHT, NEUTRAL, method_color
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import show_in_context
-from sae_core.evaluation.seeds import within
-from sae_core.evaluation.terms import BIASED, BY_PROBE, ORACLE
-from sae_core.methods import title_of
+from sae_core.analysis.shared.seeds import within
+from sae_core.analysis.shared.terms import BIASED, BY_PROBE, ORACLE
+from sae_core.foundation.methods import title_of
 
 if TYPE_CHECKING:  # What computes it brings scikit-learn.
-    from sae_core.evaluation.ablation import Outcome
+    from sae_core.analysis.spurious.ablation import Outcome
 
 MEASURES = {
     "target": "accuracy on the target",

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from dashboard.parts.colors import ACTIVATION_LEVELS, activation_level
 from dashboard.parts.numbers import decimal, whole
-from sae_core.browse.shown import NEWLINE, SPACE, TAB, show_alone, visible
-from sae_core.browse.token_texts import PARTIAL
+from sae_core.activations.origins.text.shown import NEWLINE, SPACE, TAB, show_alone, visible
+from sae_core.activations.origins.text.token_texts import PARTIAL
 
 __all__ = ["NEWLINE", "PART", "SPACE", "TAB", "show_alone", "show_in_context"]
 
@@ -20,7 +20,7 @@ _KEPT = 20_000  # texts of tokens, of which the same come again and again
 
 
 class ExampleLike(Protocol):
-    """What a strip needs of an example (`sae_core.browse.examples.Example`)."""
+    """What a strip needs of an example (`sae_core.analysis.index.examples.Example`)."""
 
     @property
     def position(self) -> int:

@@ -21,9 +21,9 @@ from dashboard.queries.finding import carriers
 from dashboard.queries.labelling import label_texts
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, corpus, index, suggestions
-from sae_core.browse.concept_share import concept_columns, concept_share
-from sae_core.files import read_table
-from sae_core.run import Run
+from sae_core.analysis.concepts.share import concept_columns, concept_share
+from sae_core.foundation.files.whole_files import read_table
+from sae_core.foundation.run import Run
 
 KEPT = 6
 

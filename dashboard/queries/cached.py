@@ -9,7 +9,7 @@ from typing import TypeVar
 import pandas as pd
 import streamlit as st
 
-from sae_core.files import read_table
+from sae_core.foundation.files.whole_files import read_table
 
 ENTRIES = 24
 _T = TypeVar("_T")

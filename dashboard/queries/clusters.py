@@ -12,9 +12,9 @@ import streamlit as st
 from dashboard.queries.cached import ENTRIES, modified
 from dashboard.queries.opening import EnsembleInfo
 from dashboard.queries.tables import atoms, suggestions
-from sae_core.browse.cluster_names import name_clusters
-from sae_core.browse.shown import NEWLINE, SPACE, TAB, show_alone
-from sae_core.run import Run
+from sae_core.activations.origins.text.shown import NEWLINE, SPACE, TAB, show_alone
+from sae_core.analysis.atoms.cluster_names import name_clusters
+from sae_core.foundation.run import Run
 
 _WORD = re.compile("“(.+?)”")
 _SPACES = f"{SPACE}{NEWLINE}{TAB}"

@@ -15,14 +15,14 @@ from dashboard.queries.cached import modified, optional_table
 from dashboard.queries.live import loaded_ensemble, text_read
 from dashboard.queries.opening import EnsembleInfo
 from dashboard.queries.tables import atoms, corpus, index, matches
-from sae_core.browse.examples import Example, top_examples
-from sae_core.browse.pair_scores import atom_cosines, correlations, overlaps
-from sae_core.evaluation.terms import FAMILY_THRESHOLDS
-from sae_core.files import read_object, read_table
-from sae_core.run import Run
+from sae_core.analysis.index.examples import Example, top_examples
+from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
+from sae_core.analysis.similarity.pair_scores import atom_cosines, correlations, overlaps
+from sae_core.foundation.files.whole_files import read_object, read_table
+from sae_core.foundation.run import Run
 
 if TYPE_CHECKING:  # What computes needs torch and compiled code, which pages of other things are not to wait for.
-    from sae_core.browse.stage_energy import StageEnergy
+    from sae_core.analysis.atoms.stage_energy import StageEnergy
 
 KEPT = 4
 """Tables of families kept; one of a large ensemble takes some ten megabytes."""
@@ -71,7 +71,7 @@ def _families(path: str, modified: int, atoms_path: str, modified_atoms: int) ->
 
 
 def from_atoms(atoms: pd.DataFrame) -> pd.DataFrame:
-    """Families by cosine in the form of `sae_core.browse.family_table.family_table`, from the table of atoms alone."""
+    """Families by cosine in the form of `family_table.family_table`, from the table of atoms alone."""
     rows = [
         {
             "measure": "cosine",
@@ -220,7 +220,7 @@ def energy_of_text(run: Run, ensemble: str, text: str) -> list[tuple[StageEnergy
     Raises:
         UserError: As `live_text`.
     """
-    from sae_core.browse.stage_energy import energy_by_stage
+    from sae_core.analysis.atoms.stage_energy import energy_by_stage
 
     loaded = loaded_ensemble(str(run.path), ensemble, modified(run.ensemble(ensemble).manifest))
     acts_TD = text_read(str(run.path), modified(run.manifest_path), text).acts_TD

@@ -10,11 +10,11 @@ import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified, optional_table
 from dashboard.queries.tables import corpus, index
-from sae_core.browse.examples import Example, top_examples
-from sae_core.evaluation.detected import mean_accuracies as mean_of
-from sae_core.evaluation.detected import read_means
-from sae_core.files import read_table
-from sae_core.run import DETECTION, DETECTORS, Run
+from sae_core.analysis.concepts.detected import mean_accuracies as mean_of
+from sae_core.analysis.concepts.detected import read_means
+from sae_core.analysis.index.examples import Example, top_examples
+from sae_core.foundation.files.whole_files import read_table
+from sae_core.foundation.run import DETECTION, DETECTORS, Run
 
 
 def detectors(run: Run) -> pd.DataFrame | None:

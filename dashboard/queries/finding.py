@@ -17,10 +17,10 @@ from dashboard.queries.cached import ENTRIES, modified, optional
 from dashboard.queries.labelling import label_stamp, label_table
 from dashboard.queries.opening import EnsembleInfo, open_run
 from dashboard.queries.tables import atoms, concepts, corpus, suggestions
-from sae_core.browse.by_token import ByToken, TokenNames
-from sae_core.evaluation.terms import STANDARDISED
-from sae_core.files import read_table
-from sae_core.run import Run
+from sae_core.analysis.index.by_token import ByToken, TokenNames
+from sae_core.analysis.shared.terms import STANDARDISED
+from sae_core.foundation.files.whole_files import read_table
+from sae_core.foundation.run import Run
 
 TABLES, ORDERS = 8, 32
 """Tables with labels and orders kept: an order of 131,072 features takes a megabyte, a table's own columns two."""

@@ -10,9 +10,9 @@ import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified, optional_table
 from dashboard.queries.opening import EnsembleInfo
-from sae_core.browse.labels import Copy, Label, LabelStore, labels_of
-from sae_core.browse.pair_scores import atom_cosines
-from sae_core.run import Run
+from sae_core.analysis.similarity.pair_scores import atom_cosines
+from sae_core.foundation.run import Run
+from sae_core.labels import Copy, Label, LabelStore, labels_of
 
 
 def labels(run: Run) -> LabelStore:

@@ -17,13 +17,13 @@ import streamlit as st
 from dashboard.queries.cached import modified
 from dashboard.queries.opening import open_run
 from dashboard.queries.tables import corpus
-from sae_core.browse.token_texts import TokenTexts
-from sae_core.config import ModelSettings
-from sae_core.run import Run
+from sae_core.activations.origins.text.token_texts import TokenTexts
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import ModelSettings
 
 if TYPE_CHECKING:
-    from sae_core.browse.live_text import LiveText, ReadText, TextReader
-    from sae_core.ensemble import Ensemble
+    from sae_core.analysis.live_text import LiveText, ReadText, TextReader
+    from sae_core.ensembles.ensemble import Ensemble
 
 MODELS, ENSEMBLES, TEXTS = 1, 2, 64
 """Models, ensembles and results kept: a model takes most of the memory, a result some kilobytes."""
@@ -36,7 +36,7 @@ def import_reader() -> None:
 
 
 def _import_reader() -> None:
-    import_module("sae_core.activations.language_model")
+    import_module("sae_core.activations.origins.language_model.reading")
     gc.freeze()  # the collector of garbage need never look at so many objects again
 
 
@@ -52,7 +52,7 @@ def live_text(run: Run, ensemble: str, text: str) -> LiveText:
 
 @st.cache_resource(max_entries=TEXTS, show_spinner=False)
 def _live_text(path: str, modified_run: int, name: str, modified_ensemble: int, text: str) -> LiveText:
-    from sae_core.browse.live_text import encode_text
+    from sae_core.analysis.live_text import encode_text
 
     run = open_run(Path(path))
     read = text_read(path, modified_run, text)
@@ -63,7 +63,7 @@ def _live_text(path: str, modified_run: int, name: str, modified_ensemble: int, 
 @st.cache_resource(max_entries=TEXTS // 4, show_spinner=False)
 def text_read(path: str, modified: int, text: str) -> ReadText:
     """A text as the run's model reads it: tokens and activations."""
-    from sae_core.browse.live_text import read_text
+    from sae_core.analysis.live_text import read_text
 
     run = open_run(Path(path))
     return read_text(run, _reader(run.settings.model.model_dump_json(), "auto"), text)
@@ -71,7 +71,7 @@ def text_read(path: str, modified: int, text: str) -> ReadText:
 
 @st.cache_resource(max_entries=MODELS, show_spinner="Loading the language model …")
 def _reader(settings: str, device: str) -> TextReader:
-    from sae_core.browse.live_text import TextReader
+    from sae_core.analysis.live_text import TextReader
 
     return TextReader(ModelSettings.model_validate_json(settings), device=device)
 
@@ -79,8 +79,8 @@ def _reader(settings: str, device: str) -> TextReader:
 @st.cache_resource(max_entries=ENSEMBLES, show_spinner="Loading the ensemble …")
 def loaded_ensemble(path: str, name: str, modified: int) -> Ensemble:
     """An ensemble with its weights, where texts are encoded."""
-    from sae_core.device import resolve_device
-    from sae_core.ensemble import load_ensemble
+    from sae_core.ensembles.ensemble import load_ensemble
+    from sae_core.foundation.machine.device import resolve_device
 
     run = open_run(Path(path))
     device = resolve_device("auto")

@@ -13,8 +13,8 @@ import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified, optional
 from dashboard.queries.tables import corpus, index, matches
-from sae_core.browse.corpus import Corpus
-from sae_core.browse.examples import (
+from sae_core.activations.corpus import Corpus
+from sae_core.analysis.index.examples import (
     Example,
     Quantile,
     co_active,
@@ -23,10 +23,10 @@ from sae_core.browse.examples import (
     strongest,
     top_examples,
 )
-from sae_core.browse.nearest import Nearest
-from sae_core.browse.passages import PassageLabels
-from sae_core.browse.together import Together
-from sae_core.run import Run
+from sae_core.analysis.index.passages import PassageLabels
+from sae_core.analysis.index.together import Together
+from sae_core.analysis.similarity.nearest import Nearest
+from sae_core.foundation.run import Run
 
 
 @dataclass(frozen=True, slots=True)

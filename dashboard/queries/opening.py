@@ -8,10 +8,10 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
-from sae_core.files import read_object
-from sae_core.methods import title_of
-from sae_core.numbering import feature_at, place_of
-from sae_core.run import Run, find_runs
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbering import feature_at, place_of
+from sae_core.foundation.run import Run, find_runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboard.queries.tables import corpus, index
-from sae_core.browse.examples import Example, histogram, top_examples
-from sae_core.run import Run
+from sae_core.analysis.index.examples import Example, histogram, top_examples
+from sae_core.foundation.run import Run
 
 EXAMPLES, WINDOW = 5, 8
 """Examples of a feature, and tokens on either side of their peaks: columns are narrow."""

@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified
-from sae_core.run import DETECTION, DETECTORS, EVALUATION_STAGES, Run
+from sae_core.foundation.run import DETECTION, DETECTORS, EVALUATION_STAGES, Run
 
 _FILES = (*EVALUATION_STAGES, "truth", "spurious", "stability")
 

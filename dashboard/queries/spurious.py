@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dashboard.queries.cached import modified
-from sae_core.evaluation.terms import SPURIOUS
-from sae_core.files import read_object
-from sae_core.run import Run
+from sae_core.analysis.shared.terms import SPURIOUS
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.run import Run
 
 if TYPE_CHECKING:  # What computes needs scikit-learn and torch, which pages of other things are not to wait for.
-    from sae_core.evaluation.ablation import Outcome, Workbench
-    from sae_core.evaluation.evidence import Telling, Words
-    from sae_core.evaluation.spurious import PooledTask
+    from sae_core.analysis.concepts.evidence import Telling, Words
+    from sae_core.analysis.spurious.ablation import Outcome, Workbench
+    from sae_core.analysis.spurious.removal import PooledTask
 
 BENCHES = 12
 """Benches that are kept; one takes some ten megabytes."""
@@ -95,8 +95,8 @@ def bench(run: Run, task: str, method: str, seed: int) -> Bench:
 
 @st.cache_resource(max_entries=BENCHES, show_spinner="Fitting the probes …")
 def _bench(path: str, task: str, method: str, seed: int, stamps: tuple[int, ...]) -> Bench:
-    from sae_core.evaluation.evidence import Words
-    from sae_core.evaluation.spurious_files import open_workbench
+    from sae_core.analysis.concepts.evidence import Words
+    from sae_core.analysis.spurious.files import open_workbench
 
     with threadpool_limits(limits=1):
         work, pooled = open_workbench(Run.open(Path(path)), task, method, seed=seed)
@@ -135,7 +135,7 @@ def evidence(bench: Bench, method: str, features: Sequence[int]) -> list[Evidenc
 
 def strongest_texts(bench: Bench, method: str, feature: int, *, count: int = 3) -> pd.DataFrame:
     """Training texts on which a feature is strongest, some with and some without S: text, target, spurious, mean."""
-    from sae_core.evaluation.evidence import strongest
+    from sae_core.analysis.concepts.evidence import strongest
 
     task, rows = bench.pooled.task, bench.work.texts.balanced
     coefs_X = np.asarray(bench.pooled.codes[method][:, [feature]].toarray(), dtype=np.float64).ravel()

@@ -9,11 +9,11 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.queries.cached import ENTRIES, modified, optional, optional_table
-from sae_core.browse.corpus import Corpus
-from sae_core.browse.index import ActivationIndex
-from sae_core.evaluation.summary import summarize
-from sae_core.files import read_object
-from sae_core.run import Run
+from sae_core.activations.corpus import Corpus
+from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.summary import summarize
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.run import Run
 
 
 def summary(run: Run) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def served(run: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "sae_core.cli", "dashboard", str(run), "--port", str(port)])
+    server = subprocess.Popen([sys.executable, "-m", "sae_core", "dashboard", str(run), "--port", str(port)])
     address = f"http://localhost:{port}"
     try:
         for _ in range(300):

@@ -21,10 +21,10 @@ from dashboard.parts.compare import BY, stage_table
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import legend, show_alone
 from dashboard.sections.family_browser import FAMILY
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
 
 if TYPE_CHECKING:  # it comes with torch
-    from sae_core.browse.live_text import LiveText
+    from sae_core.analysis.live_text import LiveText
 
 MAX_CHARS = 2000
 _TOP = 4

@@ -19,7 +19,7 @@ from dashboard.parts.colors import HIGHLIGHT
 from dashboard.parts.compare import BY
 from dashboard.parts.numbers import compact, decimal, percent, whole
 from dashboard.parts.tokens import show_alone, strips, token_chips
-from sae_core.evaluation.terms import FAMILY_THRESHOLDS
+from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
 
 FAMILY = "family"
 """Where the address bar holds the family that is shown."""

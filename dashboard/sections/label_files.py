@@ -13,8 +13,8 @@ from dashboard.faults import callback
 from dashboard.parts.cards import plain, section, tile, tiles
 from dashboard.parts.numbers import whole
 from dashboard.sections import labelling
-from sae_core.browse.labels import LARGEST_MB, ImportPlan, Label, plan_import
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
+from sae_core.labels import LARGEST_MB, ImportPlan, Label, plan_import
 
 _VERSION = "labels-file-version"
 

@@ -15,8 +15,8 @@ from dashboard.parts.cards import plain
 from dashboard.parts.feature_side import suggestion_html
 from dashboard.parts.numbers import decimal, moment, whole
 from dashboard.sections import labelling
-from sae_core.browse.labels import LONGEST, Copy, Edit, Label
-from sae_core.browse.labels.records import now
+from sae_core.labels import LONGEST, Copy, Edit, Label
+from sae_core.labels.records import now
 
 _SHOWN, _DRAFT = "label-form-shown", "label-form-draft"
 

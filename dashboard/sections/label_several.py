@@ -18,8 +18,8 @@ from dashboard.parts.filters import LABEL_STATES, Filters
 from dashboard.parts.numbers import decimal, whole
 from dashboard.parts.tokens import show_alone
 from dashboard.sections import labelling
-from sae_core.browse.labels import LONGEST, Copy, Edit, Label
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
+from sae_core.labels import LONGEST, Copy, Edit, Label
 
 MAX_FEATURES = 20_000
 MAX_SHOWN = 500

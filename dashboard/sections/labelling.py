@@ -16,9 +16,9 @@ from dashboard.faults import callback
 from dashboard.parts import labels as parts
 from dashboard.parts.cards import plain, section
 from dashboard.parts.numbers import whole
-from sae_core.browse.labels import LONGEST, Conflict, Copy, Edit, Saved
-from sae_core.browse.labels.records import Kind
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
+from sae_core.labels import LONGEST, Conflict, Copy, Edit, Saved
+from sae_core.labels.records import Kind
 
 _SAID, _PENDING, RELOAD = "labels-said", "labels-pending", "labels-reload"
 _ONE_BY_ONE = 1

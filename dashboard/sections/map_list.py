@@ -17,7 +17,7 @@ from dashboard.parts.cards import section
 from dashboard.parts.selection import selection_csv
 from dashboard.parts.tokens import show_alone
 from dashboard.sections.map_look import Look
-from sae_core.run import Run
+from sae_core.foundation.run import Run
 
 ROWS = 500
 """Rows that the table shows; more would be slow to draw, and nobody reads them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboard import queries
-from sae_core.run import Run
+from sae_core.foundation.run import Run
 
 Side = tuple[Run, queries.EnsembleInfo]
 

@@ -10,9 +10,9 @@ from dashboard import queries
 from dashboard.address import Here
 from dashboard.parts.cards import notice
 from dashboard.sections.map_look import Side
-from sae_core.browse import joint_map
-from sae_core.errors import UserError
-from sae_core.progress import Tick
+from sae_core.analysis.atoms import joint_map
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.progress import Tick
 
 MADE_HERE = 40_000
 """Atoms of a joint map that the page makes itself; more take minutes, for which there is the command."""

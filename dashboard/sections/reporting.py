@@ -25,11 +25,11 @@ from dashboard.parts.report import (
     stops,
     truth_differences,
 )
-from sae_core.evaluation.terms import COVERED
+from sae_core.analysis.shared.terms import COVERED
+from sae_core.foundation.run import Run, report_page
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, TRUTH
 from sae_core.report.parts import noise_notes
 from sae_core.report.texts import DEFINITIONS, LIMITS
-from sae_core.run import Run, report_page
 
 
 def verdict(here: Here) -> None:

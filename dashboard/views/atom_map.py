@@ -19,7 +19,7 @@ from dashboard.parts.tokens import show_alone, strips
 from dashboard.sections.map_list import listing
 from dashboard.sections.map_look import Look, joint_look, member_look, whole_look
 from dashboard.sections.map_side import joint_sides, other_side
-from sae_core.run import Run
+from sae_core.foundation.run import Run
 
 SHOWN = {"all": "All together", "members": "Two {word}s", "joint": "Two ensembles"}
 POINT = "point"

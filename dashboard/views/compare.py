@@ -17,7 +17,7 @@ from dashboard.parts.families import agreement_tiles
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import show_alone
 from dashboard.sections import aligned_text, family_browser
-from sae_core.evaluation.terms import FAMILY_THRESHOLDS
+from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
 
 MAX_LONE = 2000
 

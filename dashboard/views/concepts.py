@@ -28,11 +28,11 @@ from dashboard.parts.concepts import (
 )
 from dashboard.parts.numbers import decimal, interval, percent, whole
 from dashboard.parts.tokens import token_chips
-from sae_core.activations.asked import what_was_read
-from sae_core.evaluation.details import KEY
-from sae_core.evaluation.detected import Mean, difference_of, means_of, texts_used
-from sae_core.evaluation.terms import PLAIN, SCALED, STANDARDISED
-from sae_core.methods import title_of
+from sae_core.activations.origins.text.asked import what_was_read
+from sae_core.analysis.concepts.details import KEY
+from sae_core.analysis.concepts.detected import Mean, difference_of, means_of, texts_used
+from sae_core.analysis.shared.terms import PLAIN, SCALED, STANDARDISED
+from sae_core.foundation.methods import title_of
 from sae_core.report.figures import SINGLE
 
 TYPICAL = 5

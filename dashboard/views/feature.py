@@ -27,8 +27,8 @@ from dashboard.parts.tokens import legend, strips
 from dashboard.pins import pin_button
 from dashboard.sections.label_form import label_form
 from dashboard.sections.near_features import near_features
-from sae_core.browse.labels import Label
-from sae_core.numbering import within
+from sae_core.foundation.numbering import within
+from sae_core.labels import Label
 
 SHOWN = (12, 24, 48)
 WINDOWS = {"8": 8, "16": 16, "32": 32, "full": 1_000_000}

@@ -17,7 +17,7 @@ from dashboard.parts.cards import heading, notice, section
 from dashboard.parts.numbers import whole
 from dashboard.sections import label_several, labelling
 from dashboard.sections.label_files import files
-from sae_core.browse.labels import Label
+from sae_core.labels import Label
 
 MAX_ROWS = 2000
 VIEWS = {"all": "All labels", "several": "Label several", "changes": "Changes", "files": "Import and export"}

@@ -16,12 +16,12 @@ from dashboard.parts.numbers import MISSING, compact, decimal, interval, percent
 from dashboard.parts.overview_charts import by_members, cost, training
 from dashboard.parts.report import found_by_members
 from dashboard.sections import reporting
-from sae_core.activations.asked import asked_and_got, what_is_short
-from sae_core.evaluation.summary import by_ensemble
-from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED, control_name
-from sae_core.methods import title_of
+from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
+from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES, SCALED, control_name
+from sae_core.analysis.summary import by_ensemble
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.run import EVALUATION_STAGES
 from sae_core.report.parts import nats
-from sae_core.run import EVALUATION_STAGES
 
 COLUMNS = (
     Column("Ensemble"),

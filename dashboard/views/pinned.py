@@ -14,7 +14,7 @@ from dashboard.parts.numbers import decimal, is_missing, percent, whole
 from dashboard.parts.side_by_side import Beside, side_by_side
 from dashboard.parts.tokens import show_alone
 from dashboard.pins import MOST, Pin
-from sae_core.run import Run
+from sae_core.foundation.run import Run
 
 BESIDE = 6
 """Features side by side."""

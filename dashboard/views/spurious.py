@@ -14,10 +14,10 @@ from dashboard.parts.cards import chip, heading, notice, plain, section
 from dashboard.parts.numbers import whole
 from dashboard.parts.spurious import MEASURES, Names, automatic_chart
 from dashboard.sections.ablating import workbench
-from sae_core.activations.asked import what_was_read
-from sae_core.config import KNOWN
-from sae_core.evaluation.terms import BIASED, ORACLE, texts_in_words
-from sae_core.methods import title_of
+from sae_core.activations.origins.text.asked import what_was_read
+from sae_core.analysis.shared.terms import BIASED, ORACLE, texts_in_words
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.settings.sections import KNOWN
 
 MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""

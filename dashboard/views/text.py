@@ -17,8 +17,8 @@ from dashboard.parts.live import firing
 from dashboard.parts.numbers import percent, whole
 from dashboard.parts.tokens import show_in_context
 from dashboard.pins import Pin
-from sae_core.browse.live_text import MAX_CHARS, MAX_TOKENS, LiveText
-from sae_core.errors import UserError
+from sae_core.analysis.live_text import MAX_CHARS, MAX_TOKENS, LiveText
+from sae_core.foundation.errors import UserError
 
 TEXT, IN_ADDRESS = "text", 1000
 """Name of the text in the address bar, and how long it may be there."""

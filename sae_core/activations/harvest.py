@@ -14,23 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.activations.asked import what_is_short
-from sae_core.activations.cache import SHARD_BYTES, ActivationCache, CacheWriter
-from sae_core.activations.choosing import choose_passages
-from sae_core.activations.dealt import deal
-from sae_core.activations.stream import StreamedActivations
-from sae_core.activations.text import Document
-from sae_core.activations.truth_run import KnownStream, known_activations, write_known
-from sae_core.config import KNOWN
-from sae_core.device import naming_full_memory, resolve_device
-from sae_core.errors import UserError
-from sae_core.files import parse_json, read_table, reading, replacing, write_table, write_tensors
-from sae_core.host_memory import free_host_memory
-from sae_core.progress import Progress, Tick, silent
-from sae_core.run import Run
+from sae_core.activations.origins.known.drawing import KnownStream, known_activations, write_known
+from sae_core.activations.origins.language_model.choosing import choose_passages
+from sae_core.activations.origins.language_model.streaming import StreamedActivations
+from sae_core.activations.origins.text.asked import what_is_short
+from sae_core.activations.origins.text.documents import Document
+from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.activations.store.piles import deal
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import parse_json, read_table, reading, replacing, write_table, write_tensors
+from sae_core.foundation.machine.device import naming_full_memory, resolve_device
+from sae_core.foundation.machine.host_memory import free_host_memory
+from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import KNOWN
 
 if TYPE_CHECKING:
-    from sae_core.activations.language_model import LanguageModel
+    from sae_core.activations.origins.language_model.reading import LanguageModel
 
 _SAMPLE = 8
 """Texts from which it is seen how the tokens of a tokenizer read."""
@@ -65,7 +65,7 @@ def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> Non
             write_known(run, progress=progress)
         return
     # transformers takes seconds to import, and those who only read a cache do not need it.
-    from sae_core.activations.language_model import LanguageModel, Place
+    from sae_core.activations.origins.language_model.reading import LanguageModel, Place
 
     settings = pending[0].settings
     places = [Place(run.settings.model.layer, run.settings.model.site) for run in pending]
@@ -116,7 +116,7 @@ def train_source(
         return cache
 
     def load() -> LanguageModel:
-        from sae_core.activations.language_model import LanguageModel
+        from sae_core.activations.origins.language_model.reading import LanguageModel
 
         return LanguageModel.load(run.settings.model, device=device)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sae_core.config import SELECTING
-from sae_core.evaluation.effort import ABOUT, Effort, at_equal
-from sae_core.methods import LONG, headed
+from sae_core.analysis.cost.effort import ABOUT, Effort, at_equal
+from sae_core.foundation.methods import LONG, headed
+from sae_core.foundation.settings.sections import SELECTING
 from sae_core.report.figures import compared, verdict_on
 
 Content = Mapping[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_core.config import EMBEDDED, KNOWN
-from sae_core.files import write_json, write_text
-from sae_core.numbers import compact, moment
+from sae_core.foundation.files.whole_files import write_json, write_text
+from sae_core.foundation.numbers import compact, moment
+from sae_core.foundation.settings.sections import EMBEDDED, KNOWN
 from sae_core.report import context, detection, parts, texts
 from sae_core.report.gather import gather
 from sae_core.report.html import contents, definitions, element, items, page, section

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sae_core.evaluation.effort import MEANINGS
-from sae_core.evaluation.terms import THRESHOLD
-from sae_core.numbers import compact, decimal, percent, seconds, size, whole
+from sae_core.analysis.cost.effort import MEANINGS
+from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.foundation.numbers import compact, decimal, percent, seconds, size, whole
 
 Style = Callable[[Any], str]
 

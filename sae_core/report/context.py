@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES
-from sae_core.methods import title_of
-from sae_core.numbers import moment, seconds
+from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbers import moment, seconds
 from sae_core.report.columns import percents, plain
 from sae_core.report.html import Cell, Head, element, folded, joined, number, table
 from sae_core.report.parts import Content

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sae_core.evaluation.detected import texts_used
-from sae_core.evaluation.seeds import within
-from sae_core.evaluation.terms import COVERED, PLAIN, RAW, SCALED, STANDARDISED, control_name, texts_in_words
-from sae_core.methods import title_of
-from sae_core.numbers import compact, decimal, percent, signed
+from sae_core.analysis.concepts.detected import texts_used
+from sae_core.analysis.shared.seeds import within
+from sae_core.analysis.shared.terms import COVERED, PLAIN, RAW, SCALED, STANDARDISED, control_name, texts_in_words
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.columns import TRUTH, percents, plain
 from sae_core.report.figures import SINGLE

@@ -10,14 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_core.evaluation.bootstrap import ABOVE
-from sae_core.evaluation.detected import above_of, means_of, read_means
-from sae_core.evaluation.seeds import difference, mean_interval, within
-from sae_core.evaluation.summary import by_ensemble
-from sae_core.evaluation.terms import CONFOUNDED
-from sae_core.evaluation.truth_files import read_truth
-from sae_core.files import read_object
-from sae_core.run import Run
+from sae_core.analysis.concepts.detected import above_of, means_of, read_means
+from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.seeds import difference, mean_interval, within
+from sae_core.analysis.shared.terms import CONFOUNDED
+from sae_core.analysis.summary import by_ensemble
+from sae_core.analysis.truth.files import read_truth
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.run import Run
 
 SINGLE = "single"
 """What the others are compared with."""
@@ -132,7 +132,7 @@ def _reach(figures: Mapping[str, Any], key: str) -> float | None:
 def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
     """Mean accuracy of detecting a concept by (method, ``m.variant``), over concepts, then over tasks.
 
-    The confounded task is left out. The interval of one run is that of `sae_core.evaluation.detected`.
+    The confounded task is left out. The interval of one run is that of `sae_core.analysis.concepts.detected`.
     """
     tables = [read_means(run) for run in runs]
     by_run = [means_of(table) for table in tables]

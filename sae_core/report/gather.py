@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sae_core.evaluation.effort import effort_of
-from sae_core.evaluation.seeds import mean_interval
-from sae_core.evaluation.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
-from sae_core.files import read_object, read_table
+from sae_core.analysis.cost.effort import effort_of
+from sae_core.analysis.shared.seeds import mean_interval
+from sae_core.analysis.shared.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
+from sae_core.foundation.files.whole_files import read_object, read_table
+from sae_core.foundation.run import Run
 from sae_core.report.controls import control_of
 from sae_core.report.figures import by_members, compared, concept_means, ensemble_figures, verdict_on
 from sae_core.report.known import found_of_truth
 from sae_core.report.runs import Subject
 from sae_core.report.verdict import decide
-from sae_core.run import Run
 
 FORMAT = 1
 COMPARED = ("reconstruction.explained_variance", "loss.loss_recovered", "truth.recall", "truth.f1")

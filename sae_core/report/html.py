@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from sae_core.numbers import MISSING
+from sae_core.foundation.numbers import MISSING
 from sae_core.report.style import STYLE, color_of
 
 

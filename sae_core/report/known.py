@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_core.evaluation.seeds import mean_interval, within
-from sae_core.evaluation.terms import PRECISION, RANDOM
-from sae_core.evaluation.truth_files import read_truth
-from sae_core.methods import BASELINES
+from sae_core.analysis.shared.seeds import mean_interval, within
+from sae_core.analysis.shared.terms import PRECISION, RANDOM
+from sae_core.analysis.truth.files import read_truth
+from sae_core.foundation.methods import BASELINES
+from sae_core.foundation.run import Run
 from sae_core.report.figures import Figure, apart
-from sae_core.run import Run
 
 OTHERS = (RANDOM, *BASELINES)
 """What ensembles are compared with: random dictionaries of their sizes, and one SAE of either size."""

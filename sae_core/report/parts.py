@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.evaluation.terms import CONTROL, CONTROL_MISSING, NOISE_NULL, RANDOM_STAGES
-from sae_core.methods import title_of
-from sae_core.numbers import compact, decimal, percent, seconds, size, whole
+from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING, NOISE_NULL, RANDOM_STAGES
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, STAGES, Columns, micro, percents
 from sae_core.report.controls import rows_of

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sae_core.config import RunSettings
-from sae_core.errors import UserError
-from sae_core.run import Run, find_runs, first_difference
-from sae_core.sweep.combinations import is_sweep, open_sweep
-from sae_core.sweep.results import SEED, collect
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.run import Run, find_runs, first_difference
+from sae_core.foundation.settings.sections import RunSettings
+from sae_core.runs.sweep.combinations import is_sweep, open_sweep
+from sae_core.runs.sweep.results import SEED, collect
 
 FREE = ("seed", "device", "precision", "kernels", "group", "residuals")
 """Settings of training in which runs may differ and still be repetitions of one another."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.evaluation.terms import RANDOM_STAGES
+from sae_core.analysis.shared.terms import RANDOM_STAGES
 
 COLORS = {
     "single": "#7c8794",

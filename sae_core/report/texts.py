@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.evaluation.terms import CONTROL, RANDOM_STAGES, SCALED, THRESHOLD
+from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES, SCALED, THRESHOLD
 
 ANSWERS = {
     "cost": "What did it cost?",

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sae_core.evaluation.terms import CONTROL_MISSING, RANDOM_STAGES, control_name
-from sae_core.methods import headed, title_of
-from sae_core.numbers import compact, percent, seconds, size
+from sae_core.analysis.shared.terms import CONTROL_MISSING, RANDOM_STAGES, control_name
+from sae_core.foundation.methods import headed, title_of
+from sae_core.foundation.numbers import compact, percent, seconds, size
 from sae_core.report.baselines import at_equal_cost, change, compared_at
 from sae_core.report.figures import SINGLE, verdict_on
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.config import Architecture, SAESettings
+from sae_core.foundation.settings.sections import Architecture, SAESettings
 from sae_core.sae.base import SAE
 from sae_core.sae.batch_topk import BatchTopKSAE
 from sae_core.sae.jumprelu import JumpReLUSAE

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from sae_core.bounds import LARGEST_SEED
-from sae_core.config import Architecture, SAESettings
-from sae_core.errors import UserError
-from sae_core.sae.sparse import SparseCode
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.settings.bounds import LARGEST_SEED
+from sae_core.foundation.settings.sections import Architecture, SAESettings
+from sae_core.sae.sparse_code import SparseCode
 
 _MATHEMATICS = (
     *("pre_activations", "activate", "sparse_code", "encode", "decode", "encode_sparse", "decode_sparse", "forward"),

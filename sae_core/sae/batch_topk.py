@@ -7,9 +7,9 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor
 
-from sae_core.config import SAESettings
+from sae_core.foundation.settings.sections import SAESettings
 from sae_core.sae.base import SAE
-from sae_core.sae.sparse import SparseCode, largest
+from sae_core.sae.sparse_code import SparseCode, largest
 
 BATCHES, SHARE = 100, 0.05
 """The threshold is the mean over the last so many batches of a training, or over this share of them if they are fewer:

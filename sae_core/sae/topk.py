@@ -6,9 +6,9 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from sae_core.config import SAESettings
+from sae_core.foundation.settings.sections import SAESettings
 from sae_core.sae.base import SAE
-from sae_core.sae.sparse import SparseCode, largest
+from sae_core.sae.sparse_code import SparseCode, largest
 
 
 class TopKSAE(SAE):

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sae_core.errors import UserError
-from sae_core.files import read_object, read_tensors, write_json, write_tensors
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import read_object, read_tensors, write_json, write_tensors
 from sae_core.training.curves import COLUMNS
 from sae_core.training.distribution import Part
 from sae_core.training.processes import share

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sae_core.sae import SAE
-from sae_core.sae.sparse import SparseCode, entry_products, weighted_sum
+from sae_core.sae.sparse_code import SparseCode, entry_products, weighted_sum
 
 
 @dataclass(frozen=True, slots=True)

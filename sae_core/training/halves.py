@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae_core.sae import SAE, BatchTopKSAE
-from sae_core.sae.sparse import largest
+from sae_core.sae.sparse_code import largest
 from sae_core.training.gradients import Outcome, compute, encoder_product
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.bounds import LARGEST_SEED
-from sae_core.config import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.settings.bounds import LARGEST_SEED
+from sae_core.foundation.settings.sections import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
 from sae_core.training.distribution import Part, Split
 from sae_core.training.kernels import has_fast_bfloat16, use_fast

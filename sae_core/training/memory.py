@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sae_core.config import RunSettings
-from sae_core.host_memory import free_host_memory
+from sae_core.foundation.machine.host_memory import free_host_memory
+from sae_core.foundation.settings.sections import RunSettings
 from sae_core.training.stage import Plan
 
 USABLE = 0.9

@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sae_core import launch
-from sae_core.device import resolve_device
-from sae_core.errors import ElsewhereError, UserError
-from sae_core.files import write_text
-from sae_core.run import meeting_point
+from sae_core.foundation.errors import ElsewhereError, UserError
+from sae_core.foundation.files.whole_files import write_text
+from sae_core.foundation.machine import launch
+from sae_core.foundation.machine.device import resolve_device
+from sae_core.foundation.run import meeting_point
 
 Result = TypeVar("Result")
 

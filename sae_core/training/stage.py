@@ -13,15 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sae_core.config import TrainingSettings
-from sae_core.errors import UserError
-from sae_core.progress import Progress, Tick, silent
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.foundation.settings.sections import TrainingSettings
 from sae_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.distribution import Part, part_of
 from sae_core.training.gradients import Outcome
 from sae_core.training.interrupt import noting_interrupts
-from sae_core.training.pipeline import Pipeline
+from sae_core.training.pipelined import Pipeline
 from sae_core.training.prefetch import Prefetched, Waiting
 from sae_core.training.processes import ALONE, Processes
 from sae_core.training.source import Source

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sae_core.config import SAESettings, TrainingSettings
-from sae_core.device import is_out_of_memory
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.machine.device import is_out_of_memory
+from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE
 from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome, compute
@@ -18,8 +18,8 @@ from sae_core.training.halves import compute_in_halves
 from sae_core.training.schedule import learning_rate, sparsity_weight
 
 if TYPE_CHECKING:
-    from sae_core.training.kernels.fast import FastStep
-    from sae_core.training.kernels.gpu import GpuStep
+    from sae_core.training.kernels.cpu.step import FastStep
+    from sae_core.training.kernels.gpu.step import GpuStep
 
 REFRESH = 25
 """Steps between two looks at which features are dead, the only moment at which a step waits for the device."""
@@ -81,11 +81,11 @@ class Trainer:
         kind: type[FastStep | GpuStep]
         # Imported here, as each needs a compiler that the other's machine may lack.
         if self.sae.b_dec.device.type == "cpu":
-            from sae_core.training.kernels.fast import FastStep
+            from sae_core.training.kernels.cpu.step import FastStep
 
             kind = FastStep
         else:
-            from sae_core.training.kernels.gpu import GpuStep
+            from sae_core.training.kernels.gpu.step import GpuStep
 
             kind = GpuStep
         return kind(

@@ -13,7 +13,7 @@ from hostile import folders, labels, settings, texts
 from hostile.campaign import Case, World, attempt, complaints
 from models import build_model_folder
 
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
 
 GROUPS: dict[str, Callable[[World], Iterator[Case]]] = {
     generate.__name__: generate

@@ -45,7 +45,7 @@ def serving(path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "sae_core.cli", "dashboard", str(path), "--port", str(port)])
+    server = subprocess.Popen([sys.executable, "-m", "sae_core", "dashboard", str(path), "--port", str(port)])
     try:
         wait_until_up(f"http://localhost:{port}/_stcore/health", server)
         yield f"http://localhost:{port}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sae_core import cli
+from sae_core.cli import program as cli
 
 PROGRAM = Path(sys.executable).with_name("sae-ensemble")
 """The installed entry point."""

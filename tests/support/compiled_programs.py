@@ -25,9 +25,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
-from sae_core.config import SAESettings, TrainingSettings
+from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
 from sae_core.sae import make_sae
-from sae_core.training.kernels.gpu import GpuStep
+from sae_core.training.kernels.gpu.step import GpuStep
 from sae_core.training.step import Trainer
 
 NARROW = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int16: "*i16", torch.int32: "*i32"}

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from sae_core.browse.corpus import Corpus
-from sae_core.browse.index import ActivationIndex
-from sae_core.browse.token_texts import TokenTexts
+from sae_core.activations.corpus import Corpus
+from sae_core.activations.origins.text.token_texts import TokenTexts
+from sae_core.analysis.index.reading import ActivationIndex
 
 
 def index_of(dense_TF: ArrayLike) -> ActivationIndex:

@@ -8,12 +8,12 @@ from typing import Any
 
 from command_line import call
 
-from sae_core.activations.models.shapes import ModelShape
-from sae_core.config import RunSettings, load_settings
-from sae_core.planning.machines import Machine
-from sae_core.planning.plan import stages_of
-from sae_core.planning.rates import Rates, needed_steps
-from sae_core.planning.stages import Stage, Work
+from sae_core.activations.origins.language_model.model.shapes import ModelShape
+from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.runs.planning.machines import Machine
+from sae_core.runs.planning.plan import stages_of
+from sae_core.runs.planning.rates import Rates, needed_steps
+from sae_core.runs.planning.stages import Stage, Work
 
 PYTHIA = (
     *("--model", "EleutherAI/pythia-160m", "--layer", 8, "--width", 16128, "--k", 128, "--members", 8),

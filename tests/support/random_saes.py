@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sae_core.config import Architecture, SAESettings
-from sae_core.ensemble import Ensemble, Wiring
+from sae_core.ensembles.ensemble import Ensemble, Wiring
+from sae_core.foundation.settings.sections import Architecture, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
 
 ALL = tuple(ARCHITECTURES)

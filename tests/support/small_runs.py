@@ -10,11 +10,11 @@ import torch
 from sources import TensorSource, sparse_data
 from torch import Tensor
 
-from sae_core.config import RunSettings
-from sae_core.ensemble import Ensemble, load_ensemble
-from sae_core.files import read_table
-from sae_core.methods import METHODS
-from sae_core.run import Run
+from sae_core.ensembles.ensemble import Ensemble, load_ensemble
+from sae_core.foundation.files.whole_files import read_table
+from sae_core.foundation.methods import METHODS
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import RunSettings
 from sae_core.training import train_run
 
 D, WIDTH, K, MEMBERS = 24, 64, 3, 3

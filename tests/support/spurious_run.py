@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from sae_core.ensemble import load_ensemble
-from sae_core.evaluation.spurious import PooledTask
-from sae_core.evaluation.spurious_files import write_pooled
-from sae_core.evaluation.spurious_runs import measure_pooled
-from sae_core.evaluation.spurious_tasks import GROUPS, SpuriousTask
-from sae_core.evaluation.terms import RANDOM
-from sae_core.run import Run
+from sae_core.analysis.shared.terms import RANDOM
+from sae_core.analysis.spurious.files import write_pooled
+from sae_core.analysis.spurious.removal import PooledTask
+from sae_core.analysis.spurious.runs import measure_pooled
+from sae_core.analysis.spurious.tasks import GROUPS, SpuriousTask
+from sae_core.ensembles.ensemble import load_ensemble
+from sae_core.foundation.run import Run
 
 TASK, SEEDS = "made <b>up</b>", [0, 1]
 SAYS_S, SAYS_T = 3, 5

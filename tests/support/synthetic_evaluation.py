@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_core.activations.cache import CacheWriter
-from sae_core.activations.substitution import Effect
-from sae_core.ensemble import Ensemble
-from sae_core.evaluation.concept_runs import write_concepts
-from sae_core.evaluation.concepts import measure_concepts
-from sae_core.evaluation.control import measure_controls, with_loss
-from sae_core.evaluation.evaluate import evaluate_run
-from sae_core.evaluation.loss import measure_loss
-from sae_core.evaluation.reading import TextReader
-from sae_core.evaluation.tasks import Task
-from sae_core.files import write_json
-from sae_core.progress import Progress, silent
-from sae_core.run import Run
+from sae_core.activations.origins.language_model.substitution import Effect
+from sae_core.activations.store.cache import CacheWriter
+from sae_core.analysis.concepts.detection import measure_concepts
+from sae_core.analysis.concepts.runs import write_concepts
+from sae_core.analysis.concepts.tasks import Task
+from sae_core.analysis.concepts.texts_read import TextReader
+from sae_core.analysis.evaluate import evaluate_run
+from sae_core.analysis.reconstruction.control import measure_controls, with_loss
+from sae_core.analysis.reconstruction.loss import measure_loss
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.files.whole_files import write_json
+from sae_core.foundation.progress import Progress, silent
+from sae_core.foundation.run import Run
 
 NOISE = 0.15
 """Standard deviation of each dimension of an activation, beside vectors of length 1."""
@@ -113,7 +113,7 @@ class ToyModel:
 
 
 class ToyPassages:
-    """Texts that a toy model reads; see `sae_core.activations.substitution.Passages`."""
+    """Texts that a toy model reads; see `sae_core.activations.origins.language_model.substitution.Passages`."""
 
     def __init__(self, model: ToyModel, texts: Sequence[str]) -> None:
         (batch,) = model.read(texts)

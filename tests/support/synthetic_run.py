@@ -20,23 +20,23 @@ from synthetic_evaluation import ToyModel, evaluate_synthetic
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from sae_core.browse.atoms import atom_table
-from sae_core.browse.corpus import Corpus
-from sae_core.browse.family_table import relate_members
-from sae_core.browse.finding_nearest import write_nearest
-from sae_core.browse.index import ActivationIndex
-from sae_core.browse.indexing import build_index
-from sae_core.browse.matching import match_members
-from sae_core.browse.stage_energy import measure_stage_energy
-from sae_core.browse.suggest import suggest_labels
-from sae_core.config import RunSettings
-from sae_core.ensemble import Ensemble, save_ensemble
-from sae_core.files import read_json, write_json, write_table, write_tensors
-from sae_core.methods import METHODS
-from sae_core.run import Run
+from sae_core.activations.corpus import Corpus
+from sae_core.analysis.atoms.feature_table import atom_table
+from sae_core.analysis.atoms.stage_energy import measure_stage_energy
+from sae_core.analysis.index.building import build_index
+from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.similarity.family_table import relate_members
+from sae_core.analysis.similarity.finding_nearest import write_nearest
+from sae_core.analysis.similarity.matching import match_members
+from sae_core.analysis.suggestions.suggest import suggest_labels
+from sae_core.ensembles.ensemble import Ensemble, save_ensemble
+from sae_core.foundation.files.whole_files import read_json, write_json, write_table, write_tensors
+from sae_core.foundation.methods import METHODS
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import RunSettings
 from sae_core.sae import TopKSAE
 from sae_core.training.curves import COLUMNS
-from sae_core.training.facts import Trained, training_facts
+from sae_core.training.records import Trained, training_facts
 from sae_core.training.stage import Plan
 
 Stop = Literal["train", "index", "evaluate"]

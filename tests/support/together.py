@@ -16,7 +16,7 @@ from small_runs import data
 from sources import TensorSource
 from torch import Tensor
 
-from sae_core.run import Run
+from sae_core.foundation.run import Run
 from sae_core.training import train_run
 from sae_core.training.processes import joined
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from sae_core.browse.labels import Label
-from sae_core.run import Run
+from sae_core.foundation.run import Run
+from sae_core.labels import Label
 
 _MOUNT = st.components.v2.component(
     "sae_ensemble_label_drafts",

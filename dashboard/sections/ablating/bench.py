@@ -17,7 +17,7 @@ from dashboard.parts.concepts import suggestion_text
 from dashboard.parts.numbers import decimal, percent
 from dashboard.parts.spurious import Names
 from dashboard.parts.tokens import show_alone
-from sae_core.evaluation.terms import MAINLY
+from sae_core.analysis.shared.terms import MAINLY
 
 
 @dataclass

@@ -12,9 +12,9 @@ from dashboard.faults import callback
 from dashboard.parts.cards import plain
 from dashboard.parts.numbers import whole
 from dashboard.sections.ablating.bench import Bench, labels_of
-from sae_core.errors import UserError
-from sae_core.evaluation.choices import Choice, as_csv, as_json, choices, delete_choice, save_choice
-from sae_core.numbering import place_of
+from sae_core.analysis.spurious.choices import Choice, as_csv, as_json, choices, delete_choice, save_choice
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.numbering import place_of
 
 FORMATS = {"csv": "text/csv", "json": "application/json"}
 

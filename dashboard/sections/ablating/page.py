@@ -19,9 +19,9 @@ from dashboard.parts.colors import HIGHLIGHT, NEUTRAL, method_color
 from dashboard.parts.spurious import Line, outcome_table, seeds_table, text_cards
 from dashboard.sections.ablating.bench import Bench, Ticked, rows
 from dashboard.sections.ablating.keeping import keeping
-from sae_core.evaluation.seeds import mean_interval
-from sae_core.evaluation.terms import BIASED, MEASURED, ORACLE
-from sae_core.methods import title_of
+from sae_core.analysis.shared.seeds import mean_interval
+from sae_core.analysis.shared.terms import BIASED, MEASURED, ORACLE
+from sae_core.foundation.methods import title_of
 
 LISTED = (30, 60, 120)
 """How many features of the ranking are listed."""

@@ -6,7 +6,7 @@ import importlib
 
 import torch
 
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
 from sae_core.sae import SAE
 
 

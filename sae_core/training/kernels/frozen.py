@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.config import Kernels
+from sae_core.foundation.settings.sections import Kernels
 from sae_core.sae import SAE
-from sae_core.sae.sparse import SparseCode
+from sae_core.sae.sparse_code import SparseCode
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
-from sae_core.training.kernels.workspace import shared_workspace
+from sae_core.training.kernels.cpu.workspace import shared_workspace
 
 if TYPE_CHECKING:
-    from sae_core.training.kernels.encoding import Code
+    from sae_core.training.kernels.cpu.encoding import Code
 
 CELLS = 2**25
 """Activations times features that are encoded at a time; what that takes is a fraction of as many numbers."""
@@ -77,8 +77,8 @@ class FrozenEncoder:
 
     def _compiled(self, sae: SAE, acts_BD: Tensor) -> SparseCode | None:
         """The code, or nothing if it is not sparse."""
-        from sae_core.training.kernels.encoding import encode  # compiles, or reads what was compiled, on import
-        from sae_core.training.kernels.screen import Screen
+        from sae_core.training.kernels.cpu.encoding import encode  # compiles, or reads what was compiled, on import
+        from sae_core.training.kernels.cpu.screen import Screen
 
         with self._workspace.lock:
             centred_BD = torch.sub(acts_BD, sae.b_dec, out=self._workspace.take("centred", *acts_BD.shape))

@@ -19,7 +19,7 @@ from typing import Literal
 
 from command_line import Outcome, call
 
-from sae_core.errors import UserError
+from sae_core.foundation.errors import UserError
 
 SEED = 20_261
 LONGEST = 60.0

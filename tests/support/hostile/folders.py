@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hostile.campaign import DEEP, Case, Fate, World, attempt, command, copied, damages
-from sae_core.sae.saelens_format import load_sae
+from sae_core.sae.formats.saelens import load_sae
 
 READ_ONLY = (("info",), ("labels", "export"), ("report",))
 WRITING = (("index",), ("evaluate",), ("train",))

@@ -1,1 +1,0 @@
-"""What a language model is, found by running it: weights, blocks, context, causality, its path to the logits."""

@@ -1,0 +1,1 @@
+"""Where activations come from: a language model that reads text, or a known dictionary."""

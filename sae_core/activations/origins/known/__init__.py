@@ -1,0 +1,1 @@
+"""Activations drawn from a known dictionary."""

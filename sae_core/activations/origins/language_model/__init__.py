@@ -1,0 +1,1 @@
+"""Activations of a language model: texts cut into passages, read, replaced."""

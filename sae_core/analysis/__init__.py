@@ -1,0 +1,1 @@
+"""What is computed from a trained run: one folder a subject."""

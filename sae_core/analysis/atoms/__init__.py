@@ -1,0 +1,1 @@
+"""The dictionary: its table, map, clusters, logit lens, and how diverse it is."""

@@ -1,0 +1,220 @@
+"""Figures about the atoms and how they are used together: diversity, redundancy, connectivity, stability of members.
+
+Sources: diversity, Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 5; connectivity, Fel et al. 2025.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from sae_core.analysis.atoms.dictionary_loops import unite_tokens
+from sae_core.analysis.reconstruction.reconstruction import Read, defined
+from sae_core.analysis.shared.codes import BLOCK, Encoders, MemberCode
+from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.analysis.similarity.cosines import Atoms, best_matches, nearest_in, random_best
+from sae_core.analysis.stability.stability import measure_stability
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.progress import Progress, Tick, silent
+
+CONNECTIVITY_TOKENS = 10_000
+"""Tokens on which connectivity is measured; more tokens lower it, so it is only comparable at one number."""
+WORDS = 2**22
+"""Words of 64 features that are combined at a time (32 MB)."""
+
+
+@torch.no_grad()
+def diverse(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, nearest_N: Tensor | None = None) -> Tensor:
+    """Which atoms have a signed cosine below the threshold with every other atom, bool [N]; their number is diversity.
+
+    Two equal atoms both drop out; `deduplicated` counts them once.
+
+    Args:
+        atoms: Atoms of any norm; a zero atom has cosine 0 with all others.
+        threshold: Cosine from which two atoms count as the same.
+        nearest_N: What `nearest_in` gives for these atoms, if it is known.
+    """
+    return (nearest_in(atoms) if nearest_N is None else nearest_N) < threshold
+
+
+@torch.no_grad()
+def deduplicated(
+    atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, block: int = 1024, nearest_N: Tensor | None = None
+) -> int:
+    """Size after greedy de-duplication: an atom is kept unless it is like one that was kept before it.
+
+    Args:
+        atoms: Atoms in the order in which they have precedence (member after member).
+        threshold: Signed cosine from which two atoms count as the same.
+        block: Atoms decided on together.
+        nearest_N: What `nearest_in` gives for these atoms, if it is known.
+    """
+    atoms = Atoms.of(atoms)
+    # An atom unlike all others is kept and drops none, so only the rest has to be gone through.
+    doubtful_N = ~diverse(atoms, threshold=threshold, nearest_N=nearest_N)
+    doubtful_QD = _chosen(atoms, doubtful_N, block)
+    kept = 0
+    for start in range(0, len(doubtful_QD), block):
+        part_bD = doubtful_QD[start : start + block]
+        if kept:
+            part_bD = part_bD[best_matches(part_bD, doubtful_QD[:kept])[0] < threshold]
+        like_bb = (part_bD @ part_bD.T >= threshold).cpu().numpy()
+        kept_b = np.zeros(len(part_bD), dtype=bool)
+        for row in range(len(part_bD)):
+            kept_b[row] = not (like_bb[row, :row] & kept_b[:row]).any()
+        chosen_bD = part_bD[torch.from_numpy(kept_b).to(part_bD.device)]
+        # Those that are kept move to the front, over what was decided on before: a second copy could be gigabytes.
+        doubtful_QD[kept : kept + len(chosen_bD)] = chosen_bD
+        kept += len(chosen_bD)
+    return len(atoms) - len(doubtful_QD) + kept
+
+
+def _chosen(atoms: Atoms, chosen_N: Tensor, block: int) -> Tensor:
+    """Unit vectors [Q, D] of the chosen atoms, in order."""
+    chosen_QD = torch.empty(int(chosen_N.sum()), atoms.d_in, device=atoms.device)
+    filled = 0
+    for start in range(0, len(atoms), block):
+        wanted_b = chosen_N[start : start + block]
+        rows_bD = atoms.rows(start, start + len(wanted_b))[wanted_b]
+        chosen_QD[filled : filled + len(rows_bD)] = rows_bD
+        filled += len(rows_bD)
+    return chosen_QD
+
+
+def connectivity(firing_TM: sparse.csr_array, *, words: int = WORDS) -> float:
+    """1 − ‖CᵀC‖₀/m²: the share of pairs of features that never fire together, over the m features that fire at all.
+
+    Dead features would raise it without meaning anything, so they are left out. NaN if no feature fires. A token is
+    kept as one bit a feature: the features that fire together with one are those in the union of its tokens.
+
+    Args:
+        firing_TM: Tokens × features, ≠ 0 where a feature fires.
+        words: Words of 64 features that are combined at a time.
+    """
+    pattern_TM = sparse.csr_array(firing_TM, dtype=bool, copy=True)
+    pattern_TM.eliminate_zeros()
+    alive_TM = pattern_TM[:, np.bincount(pattern_TM.indices, minlength=pattern_TM.shape[1]) > 0]
+    m = alive_TM.shape[1]
+    if not m:
+        return math.nan
+    bits_TW = _packed(alive_TM, words)
+    by_feature = alive_TM.tocsc()
+    pointers, tokens_E = by_feature.indptr.astype(np.int64), by_feature.indices.astype(np.int64)
+    together, size = 0, max(1, words // bits_TW.shape[1])
+    for start in range(0, m, size):
+        unions_fW = np.zeros((min(size, m - start), bits_TW.shape[1]), np.uint64)
+        unite_tokens(bits_TW, pointers[start : start + len(unions_fW) + 1], tokens_E, unions_fW)
+        together += int(np.bitwise_count(unions_fW).sum(dtype=np.int64))
+    return 1.0 - together / float(m) ** 2
+
+
+def _packed(pattern_TM: sparse.csr_array, words: int) -> NDArray[np.uint64]:
+    """The pattern with 64 features in a word [T, W]; what is behind the last feature is 0."""
+    tokens, features = pattern_TM.shape
+    width = -(-features // 64)
+    bits_TW = np.empty((tokens, width), np.uint64)
+    size = max(1, words // (8 * width))
+    for start in range(0, tokens, size):
+        dense_tM = np.zeros((len(bits_TW[start : start + size]), 64 * width), dtype=bool)
+        dense_tM[:, :features] = pattern_TM[start : start + size].toarray()
+        bits_TW[start : start + size] = np.packbits(dense_tM, axis=1).view(np.uint64)
+    return bits_TW
+
+
+def firing_rows(ensemble: Ensemble, codes: Iterable[MemberCode], tokens: int) -> sparse.csr_array:
+    """Which of all M features fire on which of a block's tokens: bool [tokens, M]."""
+    rows, columns = [], []
+    for offset, code in zip(ensemble.offsets, codes, strict=False):
+        tokens_E, features_E = code.firing()
+        rows.append(tokens_E)
+        columns.append(features_E + offset)
+    places = (torch.cat(rows).cpu().numpy(), torch.cat(columns).cpu().numpy())
+    return sparse.csr_array((np.ones(len(places[0]), dtype=bool), places), shape=(tokens, ensemble.offsets[-1]))
+
+
+def measure_dictionary(
+    ensembles: Mapping[str, Ensemble],
+    read: Read,
+    tokens: int,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Measure the dictionaries of all ensembles.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``.
+        read: Gives activations by row.
+        tokens: How many there are; connectivity uses the first `CONNECTIVITY_TOKENS` of them.
+        seed: Seed of the random dictionaries.
+        device: Where to encode.
+        progress: Told about every ensemble.
+
+    Returns:
+        The content of evaluation/dictionary.json. ``alive`` features fire on one of the ``connectivity_tokens``, and
+        ``diversity_alive`` are diverse and fire, as dead features keep the random atoms they began with.
+        ``redundancy`` is the share of features that de-duplication drops, ``nearest_cosine`` the mean cosine of a
+        feature with the most similar other one, and ``null_nearest`` that of random atoms.
+    """
+    tokens = min(tokens, CONNECTIVITY_TOKENS)
+    encoders = Encoders(ensembles)
+    firing: dict[str, list[sparse.csr_array]] = {name: [] for name in ensembles}
+    for start in range(0, tokens, BLOCK):
+        stop = min(start + BLOCK, tokens)
+        for name, codes in encoders.codes(read(start, stop).to(device), decode=False):
+            firing[name].append(firing_rows(ensembles[name], codes, stop - start))
+    figures: dict[str, dict[str, Any]] = {}
+    for number, (name, ensemble) in enumerate(ensembles.items()):
+        progress(Tick("measure dictionaries", number, len(ensembles), unit="ensembles"))
+        firing_TM = sparse.csr_array(sparse.vstack(firing.pop(name)))
+        figures[name] = {
+            **_atom_figures(ensemble, firing_TM, seed),
+            "connectivity": defined(connectivity(firing_TM)),
+            "connectivity_tokens": tokens,
+            "member_stability": member_stability(ensemble, seed=seed, progress=progress),
+        }
+    progress(Tick("measure dictionaries", len(ensembles), len(ensembles), unit="ensembles"))
+    return {"threshold": THRESHOLD, "seed": seed, "ensembles": figures}
+
+
+def _atom_figures(ensemble: Ensemble, firing_TM: sparse.csr_array, seed: int) -> dict[str, Any]:
+    atoms = Atoms(*(member.W_dec.detach() for member in ensemble))
+    nearest_M = nearest_in(atoms)
+    diverse_M = diverse(atoms, nearest_N=nearest_M).cpu().numpy()
+    alive_M = np.bincount(firing_TM.indices, minlength=len(atoms)) > 0
+    kept = deduplicated(atoms, nearest_N=nearest_M)
+    several = len(atoms) > 1
+    return {
+        "features": len(atoms),
+        "alive": int(alive_M.sum()),
+        "diversity": int(diverse_M.sum()),
+        "diversity_fraction": float(diverse_M.mean()),
+        "diversity_alive": int((diverse_M & alive_M).sum()),
+        "deduplicated": kept,
+        "redundancy": 1.0 - kept / len(atoms),
+        "nearest_cosine": float(nearest_M.double().mean()) if several else None,
+        "null_nearest": random_best(len(atoms), len(atoms) - 1, atoms.d_in, seed=seed) if several else None,
+    }
+
+
+def member_stability(
+    ensemble: Ensemble, *, threshold: float = THRESHOLD, seed: int = 0, progress: Progress = silent
+) -> dict[str, Any] | None:
+    """`measure_stability` of the members of an ensemble; None if there is one member.
+
+    Members of a bag differ in their seeds alone, so theirs is the stability of one SAE that is trained J times.
+    """
+    if len(ensemble) < 2:
+        return None
+    members = [member.W_dec.detach() for member in ensemble]
+    return measure_stability(
+        members, threshold=threshold, seed=seed, stage=f"match members of {ensemble.method}", progress=progress
+    )[0]

@@ -1,0 +1,137 @@
+"""For a boosted ensemble: the residual energy that each stage removes, and which of its features do it.
+
+Stage j turns the residual r into r' = r − α(b + Σ_i c_i·w_i). What it removes, ‖r‖² − ‖r'‖², is ⟨r + r', r − r'⟩, so it
+is split exactly: feature i removes α·c_i·⟨r + r', w_i⟩, the bias α·⟨r + r', b⟩. This is also each one's Shapley value:
+its mean share over all orders in which features and bias can be subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_core.analysis.shared.codes import BLOCK, member_code
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.sae.sparse_code import entry_products
+from sae_core.training.kernels.frozen import FrozenEncoder
+
+SAMPLE = 2**16
+"""Tokens at most whose energy is measured, in blocks spread evenly over the corpus."""
+
+Read = Callable[[int, int], Tensor]
+"""Activations [stop − start, D] of rows start to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnergy:
+    """What one stage does to B activations; E of its coefficients are not 0.
+
+    Attributes:
+        before_B: ‖r‖², the energy that the stage finds.
+        after_B: ‖r'‖², what it leaves.
+        bias_B: What its decoder bias removes.
+        features_E: Feature of each coefficient, numbered within the stage.
+        rows_E: Activation of each coefficient.
+        removed_E: What it removes of ‖r‖² when all are subtracted together: α·c·⟨r + r', w⟩. Over a row these add up,
+            with the bias, to ‖r‖² − ‖r'‖²; a feature that makes room for others may be negative.
+        alone_E: The drop of ‖r‖² when it alone is subtracted: 2αc·⟨r, w⟩ − (αc)²·‖w‖².
+    """
+
+    before_B: Tensor
+    after_B: Tensor
+    bias_B: Tensor
+    features_E: Tensor
+    rows_E: Tensor
+    removed_E: Tensor
+    alone_E: Tensor
+
+
+@torch.no_grad()
+def energy_by_stage(
+    ensemble: Ensemble, acts_BD: Tensor, *, encode: FrozenEncoder | None = None
+) -> Iterator[StageEnergy]:
+    """What each stage of a residual ensemble does to activations, stage after stage."""
+    encode, before_BD = encode or FrozenEncoder(), acts_BD.to(ensemble[0].W_dec.device, torch.float32)
+    for weight, stage in zip(ensemble.weights, ensemble, strict=True):
+        member = member_code(stage, before_BD, encode=encode)
+        assert member.decoded_BD is not None
+        code, after_BD = member.code, before_BD - weight * member.decoded_BD
+        both_BD, coefs_E = before_BD + after_BD, weight * code.values_E
+        alone_E = 2 * entry_products(before_BD, stage.W_dec, code)
+        alone_E -= coefs_E * stage.W_dec.square().sum(dim=1)[code.features_E]
+        fires_E = coefs_E != 0
+        yield StageEnergy(
+            before_BD.square().sum(dim=1),
+            after_BD.square().sum(dim=1),
+            weight * (both_BD @ stage.b_dec),
+            code.features_E[fires_E],
+            code.rows_E[fires_E],
+            (coefs_E * entry_products(both_BD, stage.W_dec, code))[fires_E],
+            (coefs_E * alone_E)[fires_E],
+        )
+        before_BD = after_BD
+
+
+def measure_stage_energy(
+    ensemble: Ensemble, read: Read, tokens: int, *, sample: int = SAMPLE, progress: Progress = silent
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """What each stage, and each of its features, removes of the energy of the activations.
+
+    Args:
+        ensemble: A boosted ensemble.
+        read: Gives activations by row.
+        tokens: How many there are, T.
+        sample: How many are looked at, at most.
+        progress: Told the tokens done.
+
+    Returns:
+        One row a feature: feature, member, fired (tokens of the sample on which it fires), removed and alone: the sums
+        of `StageEnergy` over these tokens, as shares of their Σ‖a‖². And a summary: the tokens of the sample, all
+        tokens, energy (mean ‖a‖²), and for each stage before, after and bias as such shares.
+    """
+    blocks = _sample(tokens, sample)
+    total = sum(stop - start for start, stop in blocks)
+    widths, encode = ensemble.widths, FrozenEncoder()
+    removed = [torch.zeros(width, dtype=torch.float64) for width in widths]
+    alone = [torch.zeros(width, dtype=torch.float64) for width in widths]
+    fired = [torch.zeros(width, dtype=torch.int64) for width in widths]
+    totals_J3 = torch.zeros(len(widths), 3, dtype=torch.float64)
+    seen = 0
+    for start, stop in blocks:
+        for number, stage in enumerate(energy_by_stage(ensemble, read(start, stop), encode=encode)):
+            features_E = stage.features_E.cpu()
+            removed[number].index_add_(0, features_E, stage.removed_E.double().cpu())
+            alone[number].index_add_(0, features_E, stage.alone_E.double().cpu())
+            fired[number] += torch.bincount(features_E, minlength=widths[number])
+            sums = [column_B.double().sum() for column_B in (stage.before_B, stage.after_B, stage.bias_B)]
+            totals_J3[number] += torch.stack(sums).cpu()
+        seen += stop - start
+        progress(Tick("measure stage energy", seen, total))
+    energy = float(totals_J3[0, 0]) or 1.0
+    table = pd.DataFrame(
+        {
+            "feature": np.arange(sum(widths)),
+            "member": np.repeat(np.arange(len(widths)), widths),
+            "fired": torch.cat(fired).numpy(),
+            "removed": (torch.cat(removed) / energy).numpy(),
+            "alone": (torch.cat(alone) / energy).numpy(),
+        }
+    )
+    stages = [dict(zip(("before", "after", "bias"), row, strict=True)) for row in (totals_J3 / energy).tolist()]
+    return table, {"sample": seen, "tokens": tokens, "energy": energy / max(seen, 1), "stages": stages}
+
+
+def _sample(tokens: int, sample: int) -> list[tuple[int, int]]:
+    """Ranges of tokens: whole blocks, all of them or as many as the sample holds, spread evenly."""
+    starts = np.arange(0, tokens, BLOCK)
+    wanted = max(1, sample // BLOCK)
+    if len(starts) > wanted:
+        starts = starts[np.arange(wanted) * len(starts) // wanted]
+    return [(start, min(start + BLOCK, tokens)) for start in starts.tolist()]

@@ -1,0 +1,1 @@
+"""Concept detection with few features."""

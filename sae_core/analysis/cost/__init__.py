@@ -1,0 +1,1 @@
+"""What ensembles cost, and what one SAE does for the same effort."""

@@ -1,0 +1,86 @@
+"""How much training two methods got, and at equal what they are compared: tokens, steps and arithmetic, as counted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.numbers import decimal
+from sae_core.foundation.run import Run
+
+ABOUT = 0.15
+"""Share by which counted arithmetic may differ and still be called about equal."""
+MEANINGS = {
+    "tokens": "Activations that each SAE is trained on",
+    "steps": "Steps of the optimiser one after another: of sequential stages those of all of them together",
+    "FLOPs": "Counted operations of training: products of activations and weights, without AuxK and the optimiser",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What training an ensemble took; None where it was not recorded.
+
+    Attributes:
+        tokens: Activations that each of its SAEs was trained on.
+        steps: Steps of the optimiser, one after another.
+        flops: Counted operations.
+    """
+
+    tokens: float | None
+    steps: float | None
+    flops: float | None
+
+
+def steps_taken(run: Run, name: str) -> int | None:
+    """Steps of the optimiser one after another; None where training recorded none.
+
+    Members side by side take theirs together, and so do pipelined stages; sequential stages take them in turn.
+    """
+    steps = run.facts(f"train/{name}").get("steps")
+    if steps is None:
+        return None
+    manifest = read_object(run.ensemble(name).manifest)
+    in_turn = manifest["wiring"] == "residual" and run.settings.training.boosting == "sequential"
+    return int(steps) * (len(manifest["members"]) if in_turn else 1)
+
+
+def effort_of(run: Run, name: str) -> Effort:
+    """What training an ensemble of a run took."""
+    facts = run.facts(f"train/{name}")
+    return Effort(facts.get("tokens"), steps_taken(run, name), facts.get("flops"))
+
+
+def at_equal(one: Effort, other: Effort) -> str:
+    """At equal what two trainings are compared, in words for a sentence; empty where nothing is known.
+
+    Args:
+        one: The training that is spoken of.
+        other: That with which it is compared.
+
+    Returns:
+        For example ``at equal tokens, with 4 times the steps and about equal FLOPs (1.09 times)``.
+    """
+    equal, unequal = [], []
+    for word in MEANINGS:
+        mine, theirs = (getattr(effort, word.lower()) for effort in (one, other))
+        if not mine or not theirs:
+            continue
+        times = mine / theirs
+        if abs(times - 1) < 0.005:
+            equal.append(word)
+        elif word == "FLOPs" and abs(times - 1) <= ABOUT:
+            unequal.append(f"about equal FLOPs ({decimal(times)} times)")
+        else:
+            unequal.append(f"{_times(times)} times the {word}")
+    parts = [f"at equal {_and(equal)}" if equal else "", f"with {_and(unequal)}" if unequal else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _times(value: float) -> str:
+    return f"{value:.0f}" if abs(value - round(value)) < 0.005 else decimal(value)
+
+
+def _and(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

@@ -1,0 +1,1 @@
+"""The activation index and the tables made from it."""

@@ -1,0 +1,99 @@
+"""The loop that finds the features which tell each token best; its slow plain twin is in the tests."""
+
+from __future__ import annotations
+
+from numba.types import Array, float32, float64, int32, int64, void
+
+from sae_core.training.kernels.cpu.compiled import inlined, loop
+
+# Maps of a file, which may not be written to; only a signature of types can say that.
+_POINTERS, _NUMBERS, _VALUES = (Array(kind, 1, "C", readonly=True) for kind in (int64, int32, float32))
+
+
+@inlined
+def _worse(score, feature, than_score, than_feature):
+    """Whether one feature tells a token worse than another; of equals the later one does."""
+    return score < than_score or (score == than_score and feature > than_feature)
+
+
+@inlined
+def _sink(place, size, scores_K, features_K, share_K, fires_K):
+    """Let the entry at a place of a heap, whose worst is on top, sink to where it belongs."""
+    while True:
+        worst = place
+        for child in (2 * place + 1, 2 * place + 2):
+            if child < size and _worse(scores_K[child], features_K[child], scores_K[worst], features_K[worst]):
+                worst = child
+        if worst == place:
+            return
+        scores_K[place], scores_K[worst] = scores_K[worst], scores_K[place]
+        features_K[place], features_K[worst] = features_K[worst], features_K[place]
+        share_K[place], share_K[worst] = share_K[worst], share_K[place]
+        fires_K[place], fires_K[worst] = fires_K[worst], fires_K[place]
+        place = worst
+
+
+@loop(
+    void(
+        int64, int64, _POINTERS, _NUMBERS, _VALUES, _NUMBERS, int64[::1], float64[::1], int64[::1], int64[::1],
+        int64[::1], float64[:, ::1], int32[:, ::1], float32[:, ::1], float32[:, ::1],
+    )
+)  # fmt: skip
+def keep_best(
+    start, stop, pointers_F, positions_E, values_E, token_T, occurrences_V, mass_V, count_V, seen_V,
+    filled_V, scores_VK, features_VK, share_VK, fires_VK,
+):  # fmt: skip
+    """Let the features start to stop into the heaps of the tokens on which they fire.
+
+    Features have to come in ascending order, over all calls.
+
+    Args:
+        start: The first feature.
+        stop: The one after the last.
+        pointers_F: Where the entries of each feature begin, and at the end their number [F + 1].
+        positions_E: Position of each entry.
+        values_E: Its activation.
+        token_T: The token at each position.
+        occurrences_V: How often each token occurs.
+        mass_V: Zeros, before and after.
+        count_V: Zeros, before and after.
+        seen_V: Room for the tokens of a feature.
+        filled_V: How many features each token has so far.
+        scores_VK: Their scores: a heap of each token.
+        features_VK: The features.
+        share_VK: The share of each one's activation that falls on the token.
+        fires_VK: The share of the token's occurrences on which it fires.
+    """
+    kept = scores_VK.shape[1]
+    for feature in range(start, stop):
+        seen, total = 0, 0.0
+        for entry in range(pointers_F[feature], pointers_F[feature + 1]):
+            token, value = token_T[positions_E[entry]], float(values_E[entry])
+            if count_V[token] == 0:
+                seen_V[seen] = token
+                seen += 1
+            count_V[token] += 1
+            mass_V[token] += value
+            total += value
+        for number in range(seen):
+            token = seen_V[number]
+            share, fires = mass_V[token] / total, count_V[token] / occurrences_V[token]
+            mass_V[token], count_V[token] = 0.0, 0
+            score = 2 * share * fires / (share + fires)
+            place = filled_V[token]
+            if place == kept:
+                # A later feature that is only as good as the worst stays outside.
+                if score <= scores_VK[token, 0]:
+                    continue
+                place = 0
+            scores_VK[token, place], features_VK[token, place] = score, feature
+            share_VK[token, place], fires_VK[token, place] = share, fires
+            if filled_V[token] < kept:
+                filled_V[token] += 1
+                if filled_V[token] < kept:
+                    continue
+                # Full for the first time: from here on it is a heap.
+                for top in range(kept // 2 - 1, -1, -1):
+                    _sink(top, kept, scores_VK[token], features_VK[token], share_VK[token], fires_VK[token])
+            else:
+                _sink(0, kept, scores_VK[token], features_VK[token], share_VK[token], fires_VK[token])

@@ -1,0 +1,190 @@
+"""A text typed in, through a run's language model and one of its ensembles: which features fire on it, and where."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae_core.activations.origins.text.token_texts import TokenTexts
+from sae_core.analysis.shared.codes import Encoders, partial_sums
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.clean_text import clean_text
+from sae_core.foundation.machine.device import naming_full_memory, resolve_device
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import KNOWN, ModelSettings
+
+if TYPE_CHECKING:
+    from sae_core.activations.origins.language_model.reading import LanguageModel
+
+MAX_CHARS = 4000
+"""Characters of a text that are read."""
+MAX_TOKENS = 256
+"""Tokens of a text that are read, those included that the model's tokenizer puts around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """A text as the model reads it: T tokens, special ones left out, and their activations.
+
+    Attributes:
+        text: What was read of the text.
+        tokens: int32 [T], the tokens.
+        acts_TD: float32 [T, D], on the CPU, rounded as the run's cache is.
+        cut: Whether the text goes on after the last token.
+    """
+
+    text: str
+    tokens: NDArray[np.int32]
+    acts_TD: Tensor
+    cut: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LiveText:
+    """What an ensemble of J members makes of a text of T tokens; E coefficients are not 0.
+
+    Attributes:
+        text: What was read of the text.
+        tokens: int32 [T], the tokens; special ones are left out.
+        texts: What each of them reads like.
+        cut: Whether the text goes on after the last token.
+        features: int64 [E], the feature of each coefficient, in the ensemble's numbering.
+        rows: int64 [E], the token it stands at; ascending within a member, members one after the other.
+        values: float32 [E], the coefficient with α folded in, as in the index.
+        pointers: int64 [J + 1]; member j has the coefficients pointers[j] to pointers[j + 1].
+        energy_T: float32 [T], ‖a‖² of each token's activation.
+        left_JT: float32 [J, T], ‖a − â_j‖², where â_j is the reconstruction by the first j + 1 members as
+            `Ensemble.first` wires them: what is left after each stage of a boosted ensemble, after averaging each
+            member of a bagged one. Divided by the row before (by ``energy_T`` for the first), it is the share that a
+            stage leaves.
+    """
+
+    text: str
+    tokens: NDArray[np.int32]
+    texts: list[str]
+    cut: bool
+    features: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    values: NDArray[np.float32]
+    pointers: NDArray[np.int64]
+    energy_T: NDArray[np.float32]
+    left_JT: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Tokens, T."""
+        return len(self.tokens)
+
+    def member(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """(features, rows, values) of one member's coefficients."""
+        part = slice(int(self.pointers[number]), int(self.pointers[number + 1]))
+        return self.features[part], self.rows[part], self.values[part]
+
+    def values_of(self, feature: int) -> NDArray[np.float32]:
+        """One feature's coefficient at every token [T]."""
+        here = self.features == feature
+        values_T = np.zeros(len(self.tokens), np.float32)
+        values_T[self.rows[here]] = self.values[here]
+        return values_T
+
+
+class TextReader:
+    """A language model that reads texts for several people: one after the other, as a model keeps what it reads.
+
+    Args:
+        settings: The model, and where it is read.
+        device: Where it runs: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: If there is no such model, it cannot be loaded, or it does not fit into memory.
+    """
+
+    def __init__(self, settings: ModelSettings, *, device: str = "auto") -> None:
+        if settings.name == KNOWN:
+            raise UserError(
+                "This run has no language model: its activations are drawn from a known dictionary, so no text can be "
+                "read; open a run that was trained on text."
+            )
+        # transformers takes seconds to import, and only those who type a text need it.
+        from sae_core.activations.origins.language_model.reading import LanguageModel
+
+        place = resolve_device(device)
+        with naming_full_memory(place, "close other programs that use it"):
+            self._model: LanguageModel = LanguageModel.load(settings, device=place)
+        self._lock = threading.Lock()
+
+    def read(self, text: str, *, dtype: str = "float32") -> ReadText:
+        """The beginning of a text, at most `MAX_CHARS` characters and `MAX_TOKENS` tokens.
+
+        Args:
+            text: The text.
+            dtype: Numbers to which activations are rounded, as a run's ``data.dtype`` says of its cache.
+
+        Raises:
+            UserError: If there is nothing to read in the text.
+        """
+        start = clean_text(text[:MAX_CHARS])
+        with self._lock:
+            batch = next(iter(self._model.activations([start], context=MAX_TOKENS)), None)
+            (all_tokens,) = self._model.count_tokens([start])
+        if batch is None:
+            raise UserError("There is no token in this text; type a word or a sentence.")
+        tokens = batch.tokens_T.numpy()
+        acts_TD = batch.acts_TD.to(getattr(torch, dtype)).float()
+        return ReadText(start, tokens, acts_TD, cut=len(text) > MAX_CHARS or all_tokens > len(tokens))
+
+
+def encode_text(ensemble: Ensemble, read: ReadText, texts: TokenTexts) -> LiveText:
+    """An ensemble's coefficients of a text: those that the index would have if the text were a document.
+
+    Args:
+        ensemble: The ensemble, ready for inference.
+        read: The text, read where the ensemble was trained.
+        texts: The vocabulary's texts.
+
+    Raises:
+        UserError: If the ensemble is for activations of another dimension.
+    """
+    if read.acts_TD.shape[1] != ensemble.d_in:
+        raise UserError(
+            f"The language model gives activations of dimension {read.acts_TD.shape[1]}, the ensemble was trained on "
+            f"{ensemble.d_in}; put back the model that the run was trained with."
+        )
+    acts_TD = read.acts_TD.to(ensemble[0].W_dec.device)
+    ((_, codes),) = Encoders({ensemble.method: ensemble}).codes(acts_TD, decode=True)
+    members = list(codes)
+    left = [(acts_TD - part_TD).square().sum(dim=1) for part_TD in partial_sums(ensemble, members)]
+    features, rows, values = [], [], []
+    for weight, offset, member in zip(ensemble.weights, ensemble.offsets, members, strict=False):
+        values_E = weight * member.code.values_E
+        fires_E = values_E != 0
+        features.append((member.code.features_E[fires_E] + offset).cpu().numpy())
+        rows.append(member.code.rows_E[fires_E].cpu().numpy())
+        values.append(values_E[fires_E].cpu().numpy())
+    return LiveText(
+        text=read.text,
+        tokens=read.tokens,
+        texts=texts.sequence(read.tokens.tolist()),
+        cut=read.cut,
+        features=np.concatenate(features),
+        rows=np.concatenate(rows),
+        values=np.concatenate(values),
+        pointers=np.cumsum([0, *map(len, values)]),
+        energy_T=acts_TD.square().sum(dim=1).cpu().numpy(),
+        left_JT=torch.stack(left).cpu().numpy(),
+    )
+
+
+def read_text(run: Run, reader: TextReader, text: str) -> ReadText:
+    """A text as a run's cache would hold it, read by its language model.
+
+    Raises:
+        UserError: As `TextReader.read`.
+    """
+    return reader.read(text, dtype=run.settings.data.dtype)

@@ -1,0 +1,1 @@
+"""How well ensembles reconstruct, and what that does to the language model."""

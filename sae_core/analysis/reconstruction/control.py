@@ -1,0 +1,128 @@
+"""The control of boosting: the first stage as it is, followed by random stages, beside the trained ones.
+
+A residual that is close to noise is explained by any dictionary: what random stages of the same widths and active
+features explain, with one gain each, needs no training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sae_core.analysis.reconstruction.reconstruction import CHUNK, Moments, Read, Totals, explained_above, run_over
+from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.random_twin import has_control, random_stages
+from sae_core.analysis.shared.terms import control_name, untrained_share
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.progress import Progress, Tick, silent
+
+KEPT = (
+    *("members", "explained_variance", "explained_variance_interval", "explained_variance_per_dimension", "mse", "l0"),
+    *("relative_sparsity", "dead", "dead_fraction"),
+)
+"""What is kept of the figures of reconstruction."""
+KEPT_OF_LOSS = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
+"""What is kept of the figures of loss recovered."""
+_TRAINED, _RANDOM = "trained", "random"
+
+
+def controls_of(ensembles: Mapping[str, Ensemble], sample_BD: Tensor, *, seed: int = 0) -> dict[str, Ensemble]:
+    """The controls of those ensembles that have later stages, by the ensembles' names (see `random_stages`)."""
+    return {
+        name: random_stages(ensemble, sample_BD, seed=seed)
+        for name, ensemble in ensembles.items()
+        if has_control(ensemble)
+    }
+
+
+def measure_controls(
+    ensembles: Mapping[str, Ensemble],
+    read: Read,
+    tokens: int,
+    sample: Callable[[], Tensor],
+    *,
+    document_T: NDArray[np.int64] | None = None,
+    stretch: int = CHUNK,
+    bootstrap: int = 200,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[dict[str, Any], dict[str, Ensemble]]:
+    """Measure what boosted ensembles would explain if their later stages were random.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``; those without later stages are passed over.
+        read: Gives held-out activations by row.
+        tokens: How many there are.
+        sample: Gives training activations [B, D], on which the random stages are set up; asked for if it is needed.
+        document_T: The document of each activation, for the bootstrap; see `Moments`.
+        stretch: Tokens that it draws together otherwise.
+        bootstrap: Bootstrap samples behind an interval.
+        seed: Seed of the random stages and of the bootstrap.
+        device: Where to encode.
+        progress: Told about every block.
+
+    Returns:
+        (content of evaluation/control.json, the controls by the ensembles' names). Of each: the figures of
+        reconstruction, also ``by_members``, the ``gains`` of the stages, ``trained_above`` (interval of what the
+        trained stages explain more, on the same draws) and ``untrained_share`` (see `untrained_share`).
+    """
+    boosted = {name: ensemble for name, ensemble in ensembles.items() if has_control(ensemble)}
+    facts = {"tokens": tokens, "fitted_on": 0, "bootstrap": bootstrap, "seed": seed, "ensembles": {}}
+    if not boosted:
+        return facts, {}
+    sample_BD = sample().to(device)
+    controls = controls_of(boosted, sample_BD, seed=seed)
+    everything = {**boosted, **{control_name(name): control for name, control in controls.items()}}
+    moments = Moments(tokens, sample_BD.shape[1], document_T=document_T, stretch=stretch)
+
+    def tell(done: int) -> None:
+        progress(Tick("measure random stages", done, tokens))
+
+    totals = run_over(everything, moments, read, tokens, device=device, tell=tell)
+    found = {
+        name: control_figures(totals[name], totals[control_name(name)], controls[name], bootstrap=bootstrap, seed=seed)
+        for name in boosted
+    }
+    return {**facts, "drawn": moments.drawn, "fitted_on": len(sample_BD), "ensembles": found}, controls
+
+
+def control_figures(trained: Totals, control: Totals, stages: Ensemble, *, bootstrap: int, seed: int) -> dict[str, Any]:
+    """The figures of a control, beside those of the trained stages over the same activations.
+
+    Args:
+        trained: What the ensemble leaves.
+        control: What its control leaves.
+        stages: The control.
+        bootstrap: Bootstrap samples behind an interval.
+        seed: Seed of the bootstrap.
+    """
+    figures = control.figures(bootstrap=bootstrap, seed=seed)
+    whole = trained.figures(bootstrap=bootstrap, seed=seed)
+    above = explained_above({_TRAINED: trained, _RANDOM: control}, bootstrap=bootstrap, seed=seed)
+    first = whole["by_members"][0]["explained_variance"]
+    return {
+        **{key: figures[key] for key in KEPT},
+        "by_members": [{key: step[key] for key in ("members", "explained_variance")} for step in figures["by_members"]],
+        "gains": stages.weights[1:],
+        "trained": whole["explained_variance"],
+        "trained_above": above[_TRAINED][f"explained_variance{ABOVE}"][_RANDOM],
+        "untrained_share": untrained_share(first, figures["explained_variance"], whole["explained_variance"]),
+    }
+
+
+def with_loss(facts: Mapping[str, Any], recovered: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of evaluation/control.json with what the controls recover of the loss.
+
+    Args:
+        facts: What `measure_controls` gives.
+        recovered: What `measure_loss` gives for the controls, by the same names.
+    """
+    figures = dict(facts["ensembles"])
+    for name, found in recovered["ensembles"].items():
+        figures[name] = {**figures[name], **{key: found[key] for key in KEPT_OF_LOSS}}
+    return {**facts, "ensembles": figures}

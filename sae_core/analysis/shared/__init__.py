@@ -1,0 +1,1 @@
+"""What several subjects of the analysis need: sparse codes, pooling, intervals, random twins."""

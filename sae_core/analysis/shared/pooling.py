@@ -1,0 +1,169 @@
+"""Mean-pooled features of texts for several ensembles in one pass over their activations, and a random baseline."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from torch import Tensor
+
+from sae_core.analysis.shared.codes import BLOCK, Encoders, MemberCode
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
+
+
+class Batch(Protocol):
+    """Activations of some texts: ``acts_TD`` [T, D] and ``document_T`` [T], the number of each one's text."""
+
+    @property
+    def acts_TD(self) -> Tensor:
+        """Activations [T, D]."""
+
+    @property
+    def document_T(self) -> Tensor:
+        """Number of the text [T]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """Means over the tokens of each text.
+
+    Attributes:
+        codes: For each ensemble the mean coefficients, α folded in, sparse [texts, M].
+        raw: The mean activations [texts, D].
+        tokens: Tokens of each text [texts]; a text without any has means of 0.
+    """
+
+    codes: dict[str, sparse.csr_array]
+    raw: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+
+
+@torch.no_grad()
+def pool(
+    ensembles: Mapping[str, Ensemble],
+    batches: Iterable[Batch],
+    texts: int,
+    *,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Pooled:
+    """Encode every token once with every ensemble and average each text's codes.
+
+    Args:
+        ensembles: Ensembles by name, on ``device``.
+        batches: Activations, a text's tokens in one batch or in several.
+        texts: How many texts there are.
+        device: Where to encode.
+        progress: Told after every block, in texts.
+    """
+    encoders = Encoders(ensembles)
+    counts_T = torch.zeros(texts, dtype=torch.int64)
+    raw_TD: Tensor | None = None
+    found: dict[str, list[sparse.coo_array]] = {name: [] for name in ensembles}
+    for batch in batches:
+        if raw_TD is None:
+            raw_TD = torch.zeros(texts, batch.acts_TD.shape[1], dtype=torch.float64)
+        raw_TD.index_add_(0, batch.document_T, batch.acts_TD.double())
+        counts_T += torch.bincount(batch.document_T, minlength=texts)
+        for acts_BD, document_B in zip(batch.acts_TD.split(BLOCK), batch.document_T.split(BLOCK), strict=True):
+            for name, codes in encoders.codes(acts_BD.to(device), decode=False):
+                found[name].append(_sums_by_text(ensembles[name], codes, document_B.numpy(), texts))
+            progress(Tick("pool features of texts", int(document_B.max()) + 1, texts, unit="texts"))
+    per_text_T = np.maximum(counts_T.numpy(), 1)
+    if raw_TD is None:
+        raw_TD = torch.zeros(texts, next(iter(ensembles.values())).d_in, dtype=torch.float64)
+    return Pooled(
+        codes={
+            name: _means(found.pop(name), per_text_T, (texts, ensemble.offsets[-1]))
+            for name, ensemble in ensembles.items()
+        },
+        raw=(raw_TD.numpy() / per_text_T[:, None]).astype(np.float32),
+        tokens=counts_T.numpy(),
+    )
+
+
+def _sums_by_text(
+    ensemble: Ensemble, codes: Iterable[MemberCode], document_B: NDArray[np.int64], texts: int
+) -> sparse.coo_array:
+    """Sums of a block's coefficients over each text's tokens. Summed block by block, so that little is kept."""
+    rows, columns, values = [], [], []
+    for offset, weight, member in zip(ensemble.offsets, ensemble.weights, codes, strict=False):
+        code = member.code
+        rows.append(document_B[code.rows_E.cpu().numpy()])
+        columns.append((code.features_E + offset).cpu().numpy())
+        values.append(weight * code.values_E.double().cpu().numpy())
+    first = int(document_B.min())
+    places = (np.concatenate(rows) - first, np.concatenate(columns))
+    shape = (int(document_B.max()) - first + 1, ensemble.offsets[-1])
+    sums = sparse.csr_array((np.concatenate(values), places), shape=shape).tocoo()
+    return sparse.coo_array((sums.data, (sums.coords[0] + first, sums.coords[1])), shape=(texts, shape[1]))
+
+
+def _means(
+    found: Sequence[sparse.coo_array], per_text_T: NDArray[np.int64], shape: tuple[int, int]
+) -> sparse.csr_array:
+    """Sums to means. A text that lies in two blocks is summed here, since CSR adds what falls on one place."""
+    if not found:
+        return sparse.csr_array(shape, dtype=np.float32)
+    rows = np.concatenate([part.coords[0] for part in found])
+    columns = np.concatenate([part.coords[1] for part in found])
+    values = np.concatenate([part.data for part in found]) / per_text_T[rows]
+    return sparse.csr_array((values, (rows, columns)), shape=shape).astype(np.float32)
+
+
+@torch.no_grad()
+def random_dictionary(like: SAE, acts_BD: Tensor, *, seed: int = 0, read_BD: Tensor | None = None) -> SAE:
+    """A random unit dictionary that encodes as ``like`` does: the baseline for what training buys.
+
+    Same architecture and width; W_dec has random unit rows, W_enc is its transpose, b_dec is the activations' mean and
+    b_enc is 0. TopK keeps its k. The others get one threshold for all features (in the bias for ReLU and for those that
+    are not this package's), chosen so that on ``acts_BD`` as many coefficients are ≠ 0 as ``like`` has on ``read_BD``.
+
+    Args:
+        like: The SAE to imitate, as a rule the single one.
+        acts_BD: Some activations.
+        seed: Seed of the atoms.
+        read_BD: As many activations, of the kind that ``like`` reads; ``acts_BD`` if not given.
+    """
+    twin = copy.deepcopy(like).eval()
+    fresh = SAE(like.d_in, like.width, seed=seed)
+    twin.W_dec.copy_(fresh.W_dec)
+    twin.W_enc.copy_(fresh.W_enc)
+    twin.b_enc.zero_()
+    twin.b_dec.copy_(acts_BD.double().mean(dim=0))
+    if isinstance(like, TopKSAE):
+        return twin
+    active = min(
+        int((like.encode(acts_BD if read_BD is None else read_BD) != 0).sum()), acts_BD.shape[0] * like.width - 1
+    )
+    if like.kernel is None:
+        twin.b_enc.fill_(_bias_for(twin, acts_BD, active))
+        return twin
+    threshold = twin.pre_activations(acts_BD).flatten().topk(active + 1).values[-1].clamp_min(0.0)
+    if isinstance(twin, BatchTopKSAE | JumpReLUSAE):
+        twin.threshold.fill_(float(threshold))
+    else:
+        twin.b_enc.fill_(-float(threshold))
+    return twin
+
+
+def _bias_for(twin: SAE, acts_BD: Tensor, active: int) -> float:
+    """The encoder's bias with which about so many coefficients are ≠ 0, of an architecture of which no more is known.
+
+    Found by halving an interval, as more bias never takes a coefficient away.
+    """
+    high = float(twin.pre_activations(acts_BD).abs().max())
+    low = -high
+    for _ in range(40):
+        middle = (low + high) / 2
+        twin.b_enc.fill_(middle)
+        low, high = (low, middle) if int((twin.encode(acts_BD) != 0).sum()) > active else (middle, high)
+    return low

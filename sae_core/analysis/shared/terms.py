@@ -1,0 +1,133 @@
+"""Names and thresholds by which tables are written and read, apart from what computes them.
+
+Who only reads figures, such as the first page of the dashboard, imports neither torch nor scikit-learn for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+THRESHOLD = 0.7
+"""Cosine from which two atoms count as the same feature (the paper's)."""
+CORRELATED, OVERLAPPING = 0.5, 1 / 3
+"""Correlation of activations, and share of top contexts, from which two features count as the same."""
+FAMILY_THRESHOLDS = {"cosine": THRESHOLD, "correlation": CORRELATED, "overlap": OVERLAPPING}
+"""From which score on each of the three measures two features may be of one family."""
+
+RAW, RANDOM = "raw activation", "random"
+"""Names of the two baselines beside the ensembles."""
+
+CONFOUNDED = "confounded"
+"""Name of the task whose labels go together with something else in training, but not in testing. It does not measure
+whether a concept is found, but what a detector leans on, so means leave it out."""
+PLAIN, STANDARDISED = "plain", "standardised"
+"""Coefficients as a detector may get them: as they are, or scaled to unit variance on the training texts."""
+SCALED = (
+    "Plain coefficients feel the scale of an ensemble: bagging weighs each member by one over their number, and a "
+    "probe with an L2 penalty finds smaller coefficients harder to use. Standardised ones do not."
+)
+"""Why standardised coefficients are what methods are compared by."""
+
+SPURIOUS = "spurious"
+"""Name of that evaluation; a pooled task is recorded as ``evaluate/spurious/<task>``."""
+BY_PROBE, BY_ATTRIBUTE, BY_TRUTH = "biased probe", "attribute probe", "known tokens"
+"""Rankings by |(f̄₊ − f̄₋)·(w·d_i)| with the w of the biased probe, or of a probe for S (SAEBench), and, where it is
+known on which tokens S stands, by the first among the features that fire mainly there: what a perfect person picks."""
+MAINLY = 0.5
+"""Share of a feature's activation on the marked tokens from which it means S."""
+BIASED, ORACLE = "biased", "oracle"
+MEASURED = ("target", "spurious", "worst_group", "scr")
+SPURIOUS_KEYS = ("method", "ranking", "n", "retrained")
+"""What names a row of the figures over seeds."""
+
+PRECISION = "precision"
+"""A mean over de-duplicated atoms. No two ensembles share these, so its differences are not paired."""
+COVERED = (
+    "Intervals of one training draw its true features anew (of precision its atoms): they do not say what another "
+    "training would find."
+)
+"""What has to stand beside these intervals."""
+
+RANDOM_STAGES = "stage 1 + random stages"
+"""What people read for the control of a boosted ensemble."""
+
+
+def control_name(ensemble: str) -> str:
+    """What the control of a boosted ensemble is called, among methods and by people."""
+    return RANDOM_STAGES if ensemble == "boosted" else f"{ensemble}: {RANDOM_STAGES}"
+
+
+CONTROL = (
+    "Stage 1 as it was trained, followed by untrained random stages: unit atoms of random directions, as wide and with "
+    "as many active features as the trained ones, and one gain each, fitted by least squares on training activations. "
+    "What it explains needs no training of the later stages."
+)
+"""The definition of the control of a boosted ensemble."""
+CONTROL_MISSING = (
+    f"How much of that {RANDOM_STAGES} would explain is not measured; sae-ensemble evaluate adds it while the run's "
+    "activations are there."
+)
+
+
+def untrained_share(first: float | None, control: float | None, trained: float | None) -> float | None:
+    """The share of what later stages explain that random stages explain, too; None where these explain nothing.
+
+    Args:
+        first: Explained variance of stage 1.
+        control: Of stage 1 and random stages.
+        trained: Of all trained stages.
+    """
+    if first is None or control is None or trained is None or trained <= first:
+        return None
+    return (control - first) / (trained - first)
+
+
+NOISE_NULL = (
+    "Noise: two SAEs trained as that stage, with two seeds, on Gaussian noise of the mean and covariance of what it "
+    "reads, and matched one to one. They share nothing but that covariance, so only what a stage has above them is "
+    "structure that two trainings agree on. Random: unit atoms of uniformly random directions."
+)
+"""The definition of the null of boosted stages over trainings."""
+WORTH = 0.01
+"""Explained variance that a member has to add for as much training arithmetic as the first one took."""
+RULE = (
+    f"Stop before the first member that adds less than {WORTH:g} of explained variance for as much training arithmetic "
+    "as the first member took."
+)
+
+
+def texts_in_words(facts: Mapping[str, Any]) -> str:
+    """What figures over seeds of a spurious task are means over: the texts of a seed, and how many another one shares.
+
+    Args:
+        facts: A task of evaluation/spurious.json; earlier runs do not say what is shared.
+    """
+    seeds, shared = len(facts["seeds"]), facts.get("shared_texts") or {}
+    sizes = [
+        f"{facts[key]:,} {part}" for part in ("confounded", "balanced", "test") if (key := f"{part}_texts") in facts
+    ]
+    each = f" of {', '.join(sizes)} texts" if sizes else ""
+    said = f"{seeds} draw{'' if seeds == 1 else 's'}{each}"
+    if seeds == 1:
+        return said
+    if shared.get("test") is None:
+        return f"{said}, which share an unknown part of their texts"
+    if not shared["test"] and not shared["train"]:
+        return f"{said}, which share none"
+    both = f"{shared['test']:.0%} of their test and {shared['train']:.0%} of their training texts"
+    return f"{said}; two of them share {both}"
+
+
+def where_to_stop(steps: Sequence[Mapping[str, Any]], *, worth: float = WORTH) -> int | None:
+    """The number of members at which `RULE` says to stop; None if the last one was still worth its cost.
+
+    Args:
+        steps: As `sae_core.analysis.cost.cost.marginal` gives them.
+        worth: Explained variance that a member has to add for the cost of the first one.
+    """
+    for before, step in pairwise(steps):
+        if step["added_per_cost"] is not None and step["added_per_cost"] < worth:
+            return int(before["members"])
+    return None

@@ -1,0 +1,20 @@
+"""The trained ensembles of a run, loaded for an evaluation."""
+
+from __future__ import annotations
+
+from sae_core.ensembles.ensemble import Ensemble, load_ensemble
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.run import Run
+
+
+def trained_ensembles(run: Run, device: str) -> dict[str, Ensemble]:
+    """The ensembles of a run by name, ready for inference.
+
+    Raises:
+        UserError: If there is none, or one of them is damaged or was trained on activations of another dimension.
+    """
+    d_in = run.facts("corpus").get("d_in")
+    ensembles = {folder.name: load_ensemble(folder, device=device, d_in=d_in) for folder in run.ensembles()}
+    if not ensembles:
+        raise UserError(f"{run.path} holds no trained ensemble; run sae-ensemble train on it first.")
+    return ensembles

@@ -1,0 +1,1 @@
+"""Which features are alike: by their atoms, by what they fire on; one to one, nearest, in families."""

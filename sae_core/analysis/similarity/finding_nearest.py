@@ -1,0 +1,55 @@
+"""Finds the nearest atoms of every feature within its own member, exactly: its duplicates, and parts it was split into.
+
+All cosines of a member are computed once, some rows at a time, so that memory grows with its width and not with the
+square of it: 2·D·N² operations for a member of N atoms in D dimensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sae_core.analysis.similarity.cosines import CELLS, Atoms, cosine_blocks, random_best
+from sae_core.analysis.similarity.nearest import FORMAT, KEPT
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.files.mapped_tensors import writing_tensors
+from sae_core.foundation.progress import Progress, Tick, silent
+
+
+@torch.no_grad()
+def write_nearest(
+    ensemble: Ensemble, path: Path, *, kept: int = KEPT, cells: int = CELLS, progress: Progress = silent
+) -> None:
+    """Find the nearest atoms of every feature in its own member and write them.
+
+    Args:
+        ensemble: The ensemble; cosines are computed where it is.
+        path: The file.
+        kept: Nearest atoms kept of a feature.
+        cells: Cosines that exist at a time, about.
+        progress: Told the features done.
+    """
+    features = ensemble.offsets[-1]
+    layout = {
+        "nearest": (np.int32, (features, kept)),
+        "cosines": (np.float32, (features, kept)),
+        "chance": (np.float32, (features,)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_tensors(path, layout, {"format": FORMAT}) as writer:
+        for member, offset in zip(ensemble, ensemble.offsets, strict=False):
+            width, atoms = member.width, Atoms(member.W_dec.detach())
+            chance = random_best(width, width - 1, member.d_in) if width > 1 else 0.0
+            writer.write("chance", offset, np.full(width, chance, np.float32))
+            for start, cosine_bN in cosine_blocks(atoms, atoms, cells=cells):
+                rows_b = torch.arange(len(cosine_bN), device=cosine_bN.device)
+                # Only the atom itself is left out: its duplicates are what is looked for.
+                cosine_bN[rows_b, start + rows_b] = -torch.inf
+                best_bK, places_bK = cosine_bN.topk(min(kept, width - 1), dim=1)
+                first, missing = offset + start, ((0, 0), (0, kept - best_bK.shape[1]))
+                nearest_bK = np.pad(places_bK.cpu().numpy() + offset, missing, constant_values=-1)
+                writer.write("nearest", first * kept, nearest_bK)
+                writer.write("cosines", first * kept, np.pad(best_bK.clamp(-1, 1).cpu().numpy(), missing))
+                progress(Tick("nearest atoms", first + len(rows_b), features, unit="features"))

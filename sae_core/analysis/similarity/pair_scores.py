@@ -1,0 +1,105 @@
+"""How alike the few features of a family are, by all three measures, from their own atoms and activations alone.
+
+Plain NumPy, as pages ask for it that are not to wait for torch or for compiled code. `family_table` does the same for
+all families at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_core.analysis.index.examples import strongest
+from sae_core.analysis.index.reading import ActivationIndex, Positions
+from sae_core.foundation.files.mapped_tensors import map_tensors
+from sae_core.foundation.folders import WEIGHTS, EnsembleFolder
+
+CONTEXT = 32
+"""Tokens of a context: the indexed corpus is cut into stretches of so many."""
+TOP_CONTEXTS = 64
+"""Contexts of a feature that are compared: those in which its largest activation is largest."""
+
+
+def atom_cosines(folder: EnsembleFolder, widths: Sequence[int], feature: int, others: Sequence[int]) -> list[float]:
+    """The cosine of a feature's atom with those of others.
+
+    Only these rows are read, so that it takes no longer for wide members.
+
+    Args:
+        folder: The ensemble.
+        widths: Features of each member.
+        feature: Number of the feature in the ensemble.
+        others: Numbers of the others.
+
+    Raises:
+        UserError: If a member's weights are missing or damaged.
+    """
+    starts = list(accumulate(widths, initial=0))
+    atoms = {number: _atom(folder, starts, number) for number in {feature, *others}}
+    return [_cosine(atoms[feature], atoms[other]) for other in others]
+
+
+def _atom(folder: EnsembleFolder, starts: Sequence[int], feature: int) -> NDArray[np.float64]:
+    member = int(np.searchsorted(starts, feature, side="right")) - 1
+    tensors, _ = map_tensors(folder.member(member) / WEIGHTS)
+    return np.asarray(tensors["W_dec"][feature - starts[member]], dtype=np.float64)
+
+
+def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(a @ b) / norms if norms > 0 else 0.0
+
+
+def correlations(index: ActivationIndex, features: Sequence[int]) -> list[float]:
+    """Pearson correlation of the activations of every pair of features over all tokens, 0 where one is constant.
+
+    Pairs are in the order of `itertools.combinations`.
+    """
+    tokens, values_T = max(index.tokens, 1), np.zeros(index.tokens, np.float32)
+    entries = [index.feature(feature) for feature in features]
+    sums_F, squares_F = np.array([_sums(values) for _, values in entries]).reshape(-1, 2).T
+    deviation_F, mean_F = deviations(sums_F, squares_F, tokens), sums_F / tokens
+    found = []
+    for one, (positions, values) in enumerate(entries):
+        values_T[positions] = values
+        for other in range(one + 1, len(entries)):
+            there, theirs = entries[other]
+            product = float(values_T[there].astype(np.float64) @ theirs.astype(np.float64))
+            covariance = product / tokens - float(mean_F[one] * mean_F[other])
+            scale = float(deviation_F[one] * deviation_F[other])
+            found.append(min(1.0, max(-1.0, covariance / scale)) if scale > 0 else 0.0)
+        values_T[positions] = 0
+    return found
+
+
+def _sums(values: NDArray[np.float32]) -> tuple[float, float]:
+    return float(values.sum(dtype=np.float64)), float(np.square(values, dtype=np.float64).sum())
+
+
+def deviations(sum_N: NDArray[np.float64], square_N: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Standard deviations of columns with these sums of their entries and of the squares of these."""
+    mean_square_N = square_N / max(rows, 1)
+    variance_N = mean_square_N - (sum_N / max(rows, 1)) ** 2
+    # What is left of a constant column is rounding.
+    return np.sqrt(np.where(variance_N > 1e-12 * mean_square_N, variance_N, 0.0))
+
+
+def top_contexts(index: ActivationIndex, feature: int) -> Positions:
+    """The `TOP_CONTEXTS` stretches of `CONTEXT` tokens in which a feature's largest activation is largest, ascending.
+
+    Of equals the earlier ones.
+    """
+    positions, values = index.feature(feature)
+    contexts = positions // CONTEXT
+    starts = np.flatnonzero(np.diff(contexts, prepend=-1))
+    peaks = np.maximum.reduceat(values, starts) if len(starts) else np.empty(0, np.float32)
+    return np.sort(contexts[starts[strongest(peaks, TOP_CONTEXTS)]])
+
+
+def overlaps(index: ActivationIndex, features: Sequence[int]) -> list[float]:
+    """Jaccard index of the top contexts of every pair of features, in the same order; 0 where neither has any."""
+    contexts = [set(top_contexts(index, feature).tolist()) for feature in features]
+    return [len(ours & theirs) / max(len(ours | theirs), 1) for ours, theirs in combinations(contexts, 2)]

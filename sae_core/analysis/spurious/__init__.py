@@ -1,0 +1,1 @@
+"""Removing spurious correlations by ablating features."""

@@ -1,0 +1,304 @@
+"""Generated biographies: a profession, and a gender that only names and pronouns give away, marked to the character.
+
+In the published set (De-Arteaga et al. 2019, Bias in Bios) nobody knows which tokens carry the gender. Here it is
+known, so a feature that fires on those tokens can be told from one that only looks as if it did. Everything but names
+and pronouns is drawn without regard to the gender.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sae_core.foundation.errors import UserError
+
+SENTENCES = (3, 6)
+"""Sentences of a biography after the first one, at least and at most."""
+GENDERED = ("name", "he", "his", "him", "himself")
+"""Fields of a template that give the gender away."""
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(text.split(", "))
+
+
+NAMES = (
+    _listed(
+        "Aaron, Adam, Albert, Andrew, Anthony, Arthur, Benjamin, Brian, Carl, Charles, Christopher, Daniel, David, "
+        "Dennis, Edward, Eric, Frank, Frederick, George, Gregory, Harold, Henry, Jack, James, Jeffrey, John, Joseph, "
+        "Kenneth, Kevin, Lawrence, Mark, Martin, Matthew, Michael, Nathan, Patrick, Paul, Peter, Philip, Raymond, "
+        "Richard, Robert, Roger, Ronald, Samuel, Stephen, Thomas, Walter, William"
+    ),
+    _listed(
+        "Abigail, Alice, Amanda, Amy, Angela, Anna, Barbara, Betty, Brenda, Carol, Catherine, Christine, Cynthia, "
+        "Deborah, Diana, Dorothy, Elizabeth, Emily, Emma, Frances, Gloria, Grace, Hannah, Helen, Irene, Jane, Janet, "
+        "Jennifer, Jessica, Joan, Judith, Julia, Karen, Laura, Linda, Margaret, Maria, Martha, Mary, Nancy, Olivia, "
+        "Pamela, Patricia, Rachel, Rebecca, Ruth, Sarah, Sophia, Susan, Victoria"
+    ),
+)
+"""First names of men and of women."""
+PRONOUNS = (
+    {"he": "he", "his": "his", "him": "him", "himself": "himself"},
+    {"he": "she", "his": "her", "him": "her", "himself": "herself"},
+)
+SURNAMES = _listed(
+    "Abbott, Barlow, Calder, Dalton, Ellison, Farrow, Garner, Holt, Ingram, Jarvis, Kessler, Lowell, Mercer, "
+    "Norwood, Osborne, Parrish, Quill, Redfern, Sawyer, Thorne, Underhill, Vance, Whitlock, Yates, Ashby, Brandt, "
+    "Corwin, Draper, Eastman, Fenwick, Gaines, Hadley, Irving, Keller, Langley, Marlow, Nolan, Orwin, Prescott, "
+    "Rowland, Selby, Tilden, Upton, Vickers, Walden, Yarrow"
+)
+TOWNS = _listed(
+    "Ashford, Brookfield, Carlton, Dunmore, Eastvale, Fairview, Glenwood, Harwich, Ironbridge, Kingsport, Lakeside, "
+    "Millbrook, Northgate, Oakham, Pinehurst, Queensbury, Riverton, Stonehaven, Thornbury, Valewood, Westbrook, "
+    "Yarmouth, Cedarville, Danbury, Elmstead, Foxborough, Greystone, Hillcrest, Larchmont, Maplewood"
+)
+HOBBIES = _listed(
+    "paints landscapes, plays the cello, repairs old clocks, walks in the hills, bakes bread, collects stamps, grows "
+    "tomatoes, swims in the lake, reads crime novels, sings in a choir, builds model ships, watches birds, plays "
+    "chess by post, rides a bicycle to the coast, learns Italian, keeps bees, restores furniture, takes photographs "
+    "of bridges, runs before sunrise, throws pots"
+)
+COMPANIONS = _listed(
+    "two cats, an old dog, three children, a large garden, a friend from school, two colleagues, a parrot, a growing "
+    "library, an elderly neighbor, four hens, a piano, a fish tank"
+)
+OPENINGS = (
+    "{name} {surname} {work} {thing} at {place}.",
+    "For {years} years {name} {surname} has worked at {place}, where {he} {work} {thing}.",
+    "At {place} everybody knows {name} {surname}, who {work} {thing}.",
+    "Since {year} {name} {surname} {work} {thing} in {town}.",
+    "{name} {surname} came to {place} in {year} and still {work} {thing} there.",
+    "Born in {town}, {name} {surname} now {work} {thing} at {place}.",
+)
+SENTENCES_ABOUT = (
+    "{He} {work} {thing} and {work} {thing}.",
+    "Most days {he} {work} {thing}, and on Fridays {he} {work} {thing}.",
+    "{His} colleagues say that nobody {work} {thing} as patiently.",
+    "Before that {he} spent {years} years at {place}.",
+    "{He} learnt {skill} in {town}.",
+    "In {year} {he} was asked to speak about {skill} at {place}.",
+    "{His} interest in {skill} goes back to a summer in {town}.",
+    "A prize for {skill} was given to {him} in {year}.",
+    "What matters to {him} is {skill}.",
+    "{He} taught {himself} {skill} after moving to {town}.",
+    "In {his} free time {he} {hobby}.",
+    "{He} lives near {town} with {companion}.",
+    "On weekends {he} {hobby} and {hobby}.",
+    "Friends describe {him} as someone who {hobby} whenever it rains.",
+    "{He} shares {his} house in {town} with {companion}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profession:
+    """What people of a profession do; every entry belongs to this profession alone.
+
+    Attributes:
+        work: What they do, as a verb in the third person.
+        things: To or with what.
+        places: Where.
+        skills: What they have learnt.
+    """
+
+    work: tuple[str, ...]
+    things: tuple[str, ...]
+    places: tuple[str, ...]
+    skills: tuple[str, ...]
+
+
+PROFESSIONS = {
+    "professor": Profession(
+        work=_listed(
+            "lectures on, writes papers about, supervises theses on, edits a journal of, leads seminars on, reviews "
+            "grants in, publishes on, examines candidates in, gives courses in, investigates"
+        ),
+        things=_listed(
+            "medieval trade, graph theory, plate tectonics, comparative grammar, quantum optics, labor markets, "
+            "ancient coins, population genetics, moral philosophy, number theory, coral reefs, early opera"
+        ),
+        places=_listed(
+            "the faculty of science, a research university, the department of history, an institute of mathematics, "
+            "the graduate school, a college of liberal arts, the academy of sciences, the philosophy department"
+        ),
+        skills=_listed(
+            "archival research, academic writing, mathematical proof, field linguistics, peer review, lecturing, the "
+            "history of ideas, experimental design"
+        ),
+    ),
+    "nurse": Profession(
+        work=_listed(
+            "cares for, monitors, comforts, gives injections to, changes dressings for, keeps charts of, takes the "
+            "temperature of, prepares medication for, visits, explains treatments to"
+        ),
+        things=_listed(
+            "patients after surgery, premature babies, people with burns, children with asthma, stroke patients, "
+            "elderly residents, people in intensive care, patients with diabetes, new parents, people on dialysis, "
+            "accident victims, patients in pain"
+        ),
+        places=_listed(
+            "the emergency ward, a children's hospital, the intensive care unit, a hospice, the maternity ward, a "
+            "community clinic, the dialysis center, a rehabilitation clinic"
+        ),
+        skills=_listed(
+            "wound care, palliative care, triage, infection control, bedside ultrasound, pain management, neonatal "
+            "care, drawing blood"
+        ),
+    ),
+    "software engineer": Profession(
+        work=_listed(
+            "debugs, designs, refactors, maintains, writes tests for, deploys, profiles, documents, reviews code of, "
+            "rewrites"
+        ),
+        things=_listed(
+            "distributed databases, payment systems, compilers, web browsers, mobile apps, search engines, embedded "
+            "firmware, scheduling services, graphics drivers, message queues, build tools, logging pipelines"
+        ),
+        places=_listed(
+            "a startup, the platform team, a cloud provider, a games studio, the infrastructure group, an open "
+            "source foundation, a robotics company, the security team"
+        ),
+        skills=_listed(
+            "functional programming, network protocols, continuous integration, memory management, user interfaces, "
+            "version control, concurrent programming, reading assembly"
+        ),
+    ),
+    "journalist": Profession(
+        work=_listed(
+            "reports on, interviews people about, writes columns about, uncovers, covers, broadcasts news of, "
+            "comments on, follows, films documentaries about, fact-checks stories about"
+        ),
+        things=_listed(
+            "local elections, corruption in city hall, housing shortages, football clubs, court cases, floods, farm "
+            "strikes, the stock exchange, refugee camps, railway delays, school closures, wildfires"
+        ),
+        places=_listed(
+            "a daily newspaper, the evening news, a radio station, a press agency, the foreign desk, a weekly "
+            "magazine, the city desk, a television channel"
+        ),
+        skills=_listed(
+            "shorthand, investigative reporting, cutting film, protecting sources, headline writing, photo editing, "
+            "live broadcasting, press law"
+        ),
+    ),
+    "chef": Profession(
+        work=_listed("grills, seasons, fillets, plates, roasts, simmers, braises, pickles, glazes, smokes"),
+        things=_listed(
+            "sea bass, lamb shoulders, wild mushrooms, duck breasts, winter vegetables, river trout, dumplings, "
+            "venison, artichokes, sourdough flatbreads, lobster tails, beetroot"
+        ),
+        places=_listed(
+            "a seafood restaurant, the hotel kitchen, a bistro by the harbor, a tasting menu restaurant, the canteen "
+            "of a theater, a mountain inn, a noodle bar, the station brasserie"
+        ),
+        skills=_listed(
+            "making stock, knife skills, butchery, fermentation, pastry, composing menus, sauces, curing ham"
+        ),
+    ),
+    "lawyer": Profession(
+        work=_listed(
+            "defends, represents, drafts contracts for, advises, negotiates for, sues, files appeals for, "
+            "cross-examines, settles disputes between, writes opinions for"
+        ),
+        things=_listed(
+            "tenants, shipping companies, inventors, insurers, trade unions, heirs, landowners, banks, charities, "
+            "witnesses, shareholders, publishers"
+        ),
+        places=_listed(
+            "a law firm, the district court, the office of the public defender, a notary's chambers, the court of "
+            "appeal, a legal aid center, the patent bar, a ministry of justice"
+        ),
+        skills=_listed(
+            "contract law, oral argument, mediation, patent claims, criminal procedure, tax law, arbitration, the "
+            "law of evidence"
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Biography:
+    """One biography.
+
+    Attributes:
+        text: The text.
+        profession: The key in `PROFESSIONS`.
+        woman: Whether it is about a woman.
+        gendered: First and last character (exclusive) of every name and pronoun that says so, in order.
+    """
+
+    text: str
+    profession: str
+    woman: bool
+    gendered: tuple[tuple[int, int], ...]
+
+
+def make_biographies(professions: Sequence[str], each: int, *, seed: int) -> list[Biography]:
+    """Biographies of as many men as women of every profession, all different, cell after cell.
+
+    Args:
+        professions: Keys of `PROFESSIONS`.
+        each: Biographies of the men, and of the women, of one profession.
+        seed: The same seed gives the same biographies.
+
+    Raises:
+        UserError: If a profession is unknown.
+    """
+    unknown = [name for name in professions if name not in PROFESSIONS]
+    if unknown:
+        raise UserError(f"There is no profession {unknown[0]!r}; choose from {', '.join(PROFESSIONS)}.")
+    chance = np.random.default_rng(seed)
+    found: dict[str, Biography] = {}
+    for profession in professions:
+        for woman in (False, True):
+            wanted = len(found) + each
+            while len(found) < wanted:
+                biography = _make(profession, woman, chance)
+                found.setdefault(biography.text, biography)
+    return list(found.values())
+
+
+def _make(profession: str, woman: bool, chance: np.random.Generator) -> Biography:
+    sentences = [_pick(OPENINGS, chance)]
+    count = int(chance.integers(SENTENCES[0], SENTENCES[1] + 1))
+    sentences += [SENTENCES_ABOUT[place] for place in chance.permutation(len(SENTENCES_ABOUT))[:count]]
+    text, gendered = "", []
+    for sentence in sentences:
+        text += " " if text else ""
+        for literal, field, _, _ in string.Formatter().parse(sentence):
+            text += literal
+            if field:
+                word = _word(field, PROFESSIONS[profession], woman, chance)
+                if field.lower() in GENDERED:
+                    gendered.append((len(text), len(text) + len(word)))
+                text += word
+    return Biography(text, profession, woman, tuple(gendered))
+
+
+def _word(field: str, profession: Profession, woman: bool, chance: np.random.Generator) -> str:
+    """What takes the place of a field."""
+    pronouns = PRONOUNS[woman]
+    if field in pronouns:
+        return pronouns[field]
+    if field.lower() in pronouns:
+        return pronouns[field.lower()].capitalize()
+    if field in ("years", "year"):
+        return str(chance.integers(2, 31) if field == "years" else chance.integers(1975, 2024))
+    choices = {
+        "name": NAMES[woman],
+        "surname": SURNAMES,
+        "town": TOWNS,
+        "hobby": HOBBIES,
+        "companion": COMPANIONS,
+        "work": profession.work,
+        "thing": profession.things,
+        "place": profession.places,
+        "skill": profession.skills,
+    }
+    return _pick(choices[field], chance)
+
+
+def _pick(choices: Sequence[str], chance: np.random.Generator) -> str:
+    return choices[int(chance.integers(len(choices)))]

@@ -1,0 +1,137 @@
+"""Spurious tasks as a run keeps them: texts pooled by features, figures; and the bench for ablating features by hand.
+
+Nothing here reads a text with a language model, so that pages need not wait for what does.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from sae_core.analysis.shared.terms import RANDOM, SPURIOUS
+from sae_core.analysis.spurious.ablation import Workbench
+from sae_core.analysis.spurious.removal import PooledTask
+from sae_core.analysis.spurious.tasks import SpuriousTask
+from sae_core.ensembles.ensemble import load_ensemble
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.mapped_tensors import map_tensors
+from sae_core.foundation.files.whole_files import (
+    parse_json,
+    read_object,
+    read_table,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from sae_core.foundation.run import Run
+
+_PARTS = ("data", "indices", "indptr")
+
+
+def write_pooled(run: Run, pooled: PooledTask) -> None:
+    """Keep a pooled task in the run, its texts first."""
+    task = pooled.task
+    columns = {"text": task.texts, "target": task.target_X, "spurious": task.spurious_X, "test": task.test_X}
+    write_table(run.spurious_texts(task.name), pd.DataFrame(columns))
+    tensors = {"acts": torch.from_numpy(pooled.acts_XD), "random": torch.from_numpy(pooled.random_ND)}
+    for name, codes_XM in pooled.codes.items():
+        for part in _PARTS:
+            tensors[f"{name}.{part}"] = torch.from_numpy(getattr(codes_XM, part))
+        if name in pooled.marked:
+            tensors[f"{name}.marked"] = torch.from_numpy(pooled.marked[name])
+    facts = {
+        "name": task.name,
+        "description": task.description,
+        "target": task.target,
+        "spurious": task.spurious,
+        "dealt": task.dealt,
+        "features": {name: codes_XM.shape[1] for name, codes_XM in pooled.codes.items()},
+    }
+    write_tensors(run.spurious(task.name), tensors, {"task": json.dumps(facts)})
+
+
+def read_pooled(run: Run, task: str) -> PooledTask:
+    """A pooled task, memory-mapped.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    path = run.spurious(task)
+    arrays, metadata = map_tensors(path)
+    table = read_table(run.spurious_texts(task))
+    try:
+        facts = parse_json(metadata["task"])
+        codes = {
+            name: sparse.csr_array(
+                tuple(arrays[f"{name}.{part}"] for part in _PARTS), shape=(len(arrays["acts"]), features)
+            )
+            for name, features in facts["features"].items()
+        }
+        target, spurious, test = (table[column].to_numpy(dtype=np.bool_) for column in ("target", "spurious", "test"))
+        names = tuple(facts["target"]), tuple(facts["spurious"])
+        known = SpuriousTask(
+            *(facts["name"], facts["description"], *names, table["text"].tolist(), target, spurious, test),
+            dealt=facts.get("dealt", False),
+        )
+        marked = {name: arrays[f"{name}.marked"] for name in codes if f"{name}.marked" in arrays}
+        return PooledTask(known, arrays["acts"], codes, marked, arrays["random"])
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged; delete it and run sae-ensemble spurious again.") from None
+
+
+def pooled_tasks(run: Run) -> list[str]:
+    """Names of the tasks that were measured; those that `open_workbench` can open."""
+    return [str(facts["task"]) for facts in measured_tasks(run)]
+
+
+def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tuple[Workbench, PooledTask]:
+    """What a person needs who ablates features by hand: made in a second, it answers in milliseconds.
+
+    Args:
+        run: The run.
+        task: Name of a task that was measured.
+        ensemble: Name of an ensemble, or `RANDOM`.
+        seed: Which texts are drawn; the first of the seeds measured gives that seed's figures.
+
+    Returns:
+        (the bench, the texts with their labels and the share of each feature on marked tokens).
+
+    Raises:
+        UserError: If the task was not measured, or the ensemble is missing.
+    """
+    if task not in pooled_tasks(run):
+        raise UserError(f"Task {task} was not measured in {run.path}; run: sae-ensemble spurious {run.path}")
+    pooled = read_pooled(run, task)
+    if ensemble not in pooled.codes:
+        raise UserError(f"Task {task} was measured for {', '.join(pooled.codes)}, not for {ensemble}.")
+    atoms = pooled.random_ND
+    if ensemble != RANDOM:
+        atoms = load_ensemble(run.ensemble(ensemble)).dictionary.detach().numpy()
+    texts = pooled.texts(run.settings.evaluation.spurious_texts, seed=seed)
+    return Workbench(texts, pooled.codes[ensemble], atoms), pooled
+
+
+def measured_tasks(run: Run) -> list[dict[str, Any]]:
+    """The ``tasks`` of evaluation/spurious.json; none where nothing was measured."""
+    path = run.evaluation(SPURIOUS)
+    if not path.exists() or not run.evaluation_table(SPURIOUS).exists():
+        return []
+    return list(read_object(path, tasks=list)["tasks"])
+
+
+def write_measured(run: Run, tasks: list[dict[str, Any]], table: pd.DataFrame) -> None:
+    """Write the figures of all tasks, and the table of one in place of what it has of it; the table first.
+
+    So where there is a JSON file, its table is there too.
+    """
+    path = run.evaluation_table(SPURIOUS)
+    if path.exists():
+        rows = read_table(path)
+        table = pd.concat([rows[rows["task"] != table["task"].iloc[0]], table], ignore_index=True)
+    write_table(path, table)
+    write_json(run.evaluation(SPURIOUS), {"tasks": tasks})

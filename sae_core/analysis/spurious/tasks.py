@@ -1,0 +1,338 @@
+"""Texts with a target label T and a spurious one S: docstrings, generated biographies, Bias in Bios, or any file.
+
+In the confounded training texts T = S; the balanced training texts and the test texts have as many of all four groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_core.activations.origins.text import hub
+from sae_core.activations.origins.text.documents import Document
+from sae_core.analysis.concepts.task_names import identity_of
+from sae_core.analysis.concepts.tasks import KINDS, passages_by_cell
+from sae_core.analysis.spurious.biographies import make_biographies
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files import row_files as tables
+
+Bools = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+Spans = tuple[tuple[int, int], ...]
+
+DOCSTRINGS, BIOGRAPHIES, BIAS_IN_BIOS = "docstrings", "biographies", "bias_in_bios"
+BIAS_IN_BIOS_ID = "LabHC/bias_in_bios"
+PROFESSOR, NURSE, MALE, FEMALE = "21", "13", "0", "1"
+"""Labels of Bias in Bios (Ravfogel et al. 2020)."""
+POOL = 5
+"""Texts of a group that are read, over those that a seed uses, so that as many seeds have texts of their own."""
+TEST_PERCENT = 30
+LEAST = 5
+"""Texts of a group without which a task is not usable."""
+
+GROUPS = tuple((target, spurious) for target in (False, True) for spurious in (False, True))
+
+
+@dataclass(frozen=True, slots=True)
+class SpuriousTask:
+    """Texts with two labels.
+
+    Attributes:
+        name: Short name.
+        description: What the labels are and where they come from.
+        target: What T is called where it is false, and where it is true.
+        spurious: The same for S.
+        texts: All texts, each once.
+        target_X: T of each text.
+        spurious_X: S of each text.
+        test_X: Whether a text is for testing.
+        marked: Where in each text S stands, as first and last (exclusive) characters, where that is known.
+        file: What the file is known by that it comes from, if from one.
+        dealt: Whether seeds get texts dealt out, as `draw_split` says; earlier runs drew them with each seed anew.
+    """
+
+    name: str
+    description: str
+    target: tuple[str, str]
+    spurious: tuple[str, str]
+    texts: list[str]
+    target_X: Bools
+    spurious_X: Bools
+    test_X: Bools
+    marked: list[Spans] | None = field(default=None)
+    file: str | None = None
+    dealt: bool = True
+
+    def group(self, target: bool, spurious: bool, *, test: bool) -> Integers:
+        """Numbers of the texts of one group, for training or for testing."""
+        return np.flatnonzero((self.target_X == target) & (self.spurious_X == spurious) & (self.test_X == test))
+
+
+class Split(NamedTuple):
+    """Numbers of texts: confounded and balanced ones for training, and balanced ones for testing."""
+
+    confounded: Integers
+    balanced: Integers
+    test: Integers
+
+
+def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
+    """Draw the texts of one seed.
+
+    Of each group the texts are shuffled and dealt to `POOL` seeds in turn, which share none if there are enough, and as
+    few as can be otherwise; further seeds shuffle them again. `shared_texts` says how many two seeds share.
+
+    Args:
+        task: The task.
+        texts: Confounded, balanced and test texts, at most so many of each.
+        seed: The same seed gives the same texts.
+
+    Raises:
+        UserError: If a group has too few texts.
+    """
+    chance = np.random.default_rng([seed // POOL if task.dealt else seed, *task.name.encode()])
+    train, test = (
+        {group: _dealt(task, chance.permutation(task.group(*group, test=is_test)), seed) for group in GROUPS}
+        for is_test in (False, True)
+    )
+    agreeing = [group for group in GROUPS if group[0] == group[1]]
+    # Of the groups with T = S a third is balanced, so that there are as many balanced as confounded texts.
+    balanced = min(texts // 4, *(len(rows) for rows in train.values()), *(len(train[g]) // 3 for g in agreeing))
+    confounded = min(texts // 2, *(len(train[group]) - balanced for group in agreeing))
+    tested = min(texts // 4, *(len(rows) for rows in test.values()))
+    if min(balanced, confounded, tested) < LEAST:
+        sizes = ", ".join(f"{len(train[group])} and {len(test[group])}" for group in GROUPS)
+        raise UserError(
+            f"Task {task.name} has too few texts: its four groups have {sizes} for training and testing; "
+            f"{LEAST} and {LEAST} are the least, and {3 * LEAST} for training where both labels agree."
+        )
+    return Split(
+        np.concatenate([train[group][balanced : balanced + confounded] for group in agreeing]),
+        np.concatenate([train[group][:balanced] for group in GROUPS]),
+        np.concatenate([test[group][:tested] for group in GROUPS]),
+    )
+
+
+def _dealt(task: SpuriousTask, shuffled: Integers, seed: int) -> Integers:
+    """The texts of a group with those first that are a seed's."""
+    return np.roll(shuffled, -(seed % POOL * len(shuffled) // POOL)) if task.dealt else shuffled
+
+
+def shared_texts(splits: Sequence[Split]) -> dict[str, float | None]:
+    """Mean share of the texts of one seed that another one has, too: of ``train`` and of ``test`` texts.
+
+    None where there is one seed.
+    """
+    parts = {
+        "train": [{*split.confounded.tolist(), *split.balanced.tolist()} for split in splits],
+        "test": [set(split.test.tolist()) for split in splits],
+    }
+    found: dict[str, float | None] = {}
+    for name, sets in parts.items():
+        shares = [len(one & other) / len(one) for one, other in combinations(sets, 2)]
+        found[name] = sum(shares) / len(shares) if shares else None
+    return found
+
+
+def docstring_task(documents: Sequence[Document], texts: int) -> SpuriousTask | None:
+    """Two libraries (T) and two kinds of passage (S); None if no two libraries have enough of both kinds.
+
+    Args:
+        documents: Passages with the metadata package, module and kind; those that the SAEs never saw come first.
+        texts: As in `draw_split`.
+    """
+    train, test = passages_by_cell(documents)
+    listed, told = KINDS
+
+    def scarcest(pair: tuple[str, str]) -> int:
+        # Of tests fewer are needed.
+        sizes = [
+            (len(train.get((one, kind), ())), 2 * len(test.get((one, kind), ()))) for one in pair for kind in KINDS
+        ]
+        return min(min(size) for size in sizes)
+
+    pairs = list(combinations(sorted({library for library, _ in train}), 2))
+    best = max(pairs, key=scarcest, default=None)
+    if best is None or scarcest(best) < 3 * LEAST:
+        return None
+    rows = [
+        _Row(text, library == best[1], kind == listed, is_test)
+        for is_test, side in ((False, train), (True, test))
+        for library in best
+        for kind in KINDS
+        for text in side[library, kind]
+    ]
+    return _task(
+        DOCSTRINGS,
+        f"{best[1]} or {best[0]}, where in training all {best[1]} passages are parameter lists and all {best[0]} "
+        "passages prose. Labels come from where a passage was found and how it is laid out.",
+        best,
+        (told, listed),
+        _limited(rows, texts),
+    )
+
+
+def biography_task(texts: int, *, professions: tuple[str, str] = ("nurse", "professor"), seed: int = 0) -> SpuriousTask:
+    """Generated biographies: a profession (T) and a gender (S), with every name and pronoun marked."""
+    each = _needed(texts, test=False) + _needed(texts, test=True)
+    made = make_biographies(professions, each, seed=seed)
+    rows = []
+    for number, one in enumerate(made):
+        is_test = number % each >= _needed(texts, test=False)
+        rows.append(_Row(one.text, one.profession == professions[1], not one.woman, is_test, one.gendered))
+    return _task(
+        BIOGRAPHIES,
+        f"{professions[1]} or {professions[0]}, where in training every {professions[1]} is a man and every "
+        f"{professions[0]} a woman. Generated; only names and pronouns say the gender.",
+        professions,
+        ("woman", "man"),
+        rows,
+    )
+
+
+def bias_in_bios_task(texts: int) -> SpuriousTask:
+    """Professors and nurses of the hub data set LabHC/bias_in_bios, with their gender.
+
+    Raises:
+        UserError: If the hub or the package datasets is missing.
+    """
+
+    def rows(split: str, is_test: bool) -> Iterator[_Row]:
+        found = hub.stream_rows(
+            BIAS_IN_BIOS_ID,
+            ("hard_text", "profession", "gender"),
+            split=split,
+            instead="give a local copy of it with --file",
+            check="try again later, or give a local copy of it with --file",
+        )
+        wanted = {PROFESSOR: True, NURSE: False}
+        for row in found:
+            if str(row["profession"]) in wanted:
+                yield _Row(row["hard_text"], wanted[str(row["profession"])], str(row["gender"]) == MALE, is_test)
+
+    sides = [
+        row for split, is_test in (("train", False), ("test", True)) for row in _limited(rows(split, is_test), texts)
+    ]
+    return _task(
+        BIAS_IN_BIOS,
+        "Professor or nurse, where in training every professor is a man and every nurse a woman (De-Arteaga et al. "
+        "2019).",
+        ("nurse", "professor"),
+        ("female", "male"),
+        sides,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Where in a file texts and labels stand; the defaults are those of Bias in Bios.
+
+    Attributes:
+        text: Column of the text.
+        target: Column of T.
+        target_values: The value where T is false, and the one where it is true; rows with others are passed over.
+        spurious: Column of S.
+        spurious_values: The same for S.
+    """
+
+    text: str = "hard_text"
+    target: str = "profession"
+    target_values: tuple[str, str] = (NURSE, PROFESSOR)
+    spurious: str = "gender"
+    spurious_values: tuple[str, str] = (FEMALE, MALE)
+
+
+def file_task(path: Path, columns: Columns, texts: int, *, name: str | None = None) -> SpuriousTask:
+    """A task from a CSV, JSONL or Parquet file; some texts are for testing, by a hash of the text.
+
+    It has the file's name if no other is given.
+
+    Raises:
+        UserError: If the file or a column is missing, or a label never occurs.
+    """
+
+    def rows() -> Iterator[_Row]:
+        seen_target: set[str] = set()
+        seen_spurious: set[str] = set()
+        for row in tables.read_rows(path, (columns.text, columns.target, columns.spurious)):
+            target, spurious = _plain(row[columns.target]), _plain(row[columns.spurious])
+            seen_target.add(target)
+            seen_spurious.add(spurious)
+            known = target in columns.target_values and spurious in columns.spurious_values
+            if known and isinstance(row[columns.text], str) and row[columns.text].strip():
+                digest = hashlib.sha1(row[columns.text].encode("utf-8", "surrogatepass")).digest()
+                is_test = int.from_bytes(digest[:4], "big") % 100 < TEST_PERCENT
+                labels = target == columns.target_values[1], spurious == columns.spurious_values[1]
+                yield _Row(row[columns.text], *labels, is_test)
+        _require(columns.target, columns.target_values, seen_target, path)
+        _require(columns.spurious, columns.spurious_values, seen_spurious, path)
+
+    task = _task(
+        name or path.name,
+        f"{columns.target} of {path.name}, where in training it goes together with {columns.spurious}.",
+        columns.target_values,
+        columns.spurious_values,
+        _limited(rows(), texts),
+    )
+    return replace(task, file=identity_of(path))
+
+
+class _Row(NamedTuple):
+    text: str
+    target: bool
+    spurious: bool
+    is_test: bool
+    marked: Spans | None = None
+
+
+def _require(column: str, wanted: Iterable[str], there: set[str], path: Path) -> None:
+    for value in wanted:
+        if value not in there:
+            some = ", ".join(sorted(there)[:10])
+            raise UserError(f"Column {column!r} of {path} never is {value!r}; it is, for example, {some}.")
+
+
+def _plain(value: Any) -> str:
+    """A label as people write it: 21 for 21.0, as a column of whole numbers with gaps is read."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _needed(texts: int, *, test: bool) -> int:
+    """Texts of one group to read: those that `draw_split` takes at most, for `POOL` seeds."""
+    return POOL * (texts // 4 if test else texts // 2 + texts // 4)
+
+
+def _limited(rows: Iterable[_Row], texts: int) -> list[_Row]:
+    """The first rows of each group that are needed, each text once. All rows are read, but few are kept."""
+    kept: dict[str, _Row] = {}
+    counts: dict[tuple[bool, bool, bool], int] = {}
+    for row in rows:
+        group = (row.target, row.spurious, row.is_test)
+        if row.text not in kept and counts.get(group, 0) < _needed(texts, test=row.is_test):
+            kept[row.text] = row
+            counts[group] = counts.get(group, 0) + 1
+    return list(kept.values())
+
+
+def _task(
+    name: str, description: str, target: tuple[str, str], spurious: tuple[str, str], rows: Sequence[_Row]
+) -> SpuriousTask:
+    marked = [row.marked for row in rows if row.marked is not None]
+    return SpuriousTask(
+        name,
+        description,
+        target,
+        spurious,
+        [row.text for row in rows],
+        np.array([row.target for row in rows], dtype=np.bool_),
+        np.array([row.spurious for row in rows], dtype=np.bool_),
+        np.array([row.is_test for row in rows], dtype=np.bool_),
+        marked if rows and len(marked) == len(rows) else None,
+    )

@@ -1,0 +1,1 @@
+"""Whether training again finds the same features."""

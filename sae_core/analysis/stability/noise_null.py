@@ -1,0 +1,157 @@
+"""The null of boosted stages over trainings: SAEs trained on Gaussian noise of their residual's mean and covariance.
+
+Two such SAEs share nothing but the covariance of what they read, and yet match better than random atoms, as both learn
+the directions in which it is large. Only what real stages match beyond them is structure that two trainings agree on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_core.analysis.shared.random_twin import has_control
+from sae_core.analysis.shared.sample import training_sample
+from sae_core.analysis.similarity.cosines import Atoms
+from sae_core.analysis.stability.stability import measure_stability
+from sae_core.ensembles.ensemble import load_dictionaries, load_ensemble
+from sae_core.foundation.progress import Progress, silent
+from sae_core.foundation.run import Run
+from sae_core.training.members import make_trainer
+from sae_core.training.stage import Plan, Target, train_stage
+
+ROWS = 32_768
+"""Training activations on which the mean and covariance of residuals are measured."""
+_NOISE = 11
+"""Sets the seeds of noise apart from all others."""
+KEPT = ("pw_mcc", "mmcs", "null_matched", "null_best")
+GONE = "the activations of the run, which residuals are made from, are gone"
+
+
+@dataclass(frozen=True, slots=True)
+class GaussianNoise:
+    """A source of noise to train on: every step has rows of its own, as a seed and the step decide.
+
+    Attributes:
+        mean_D: Its mean [D].
+        root_DD: A root R of its covariance, R·Rᵀ [D, D].
+        rows: How many rows it is said to have; it has no end.
+    """
+
+    mean_D: Tensor
+    root_DD: Tensor
+    rows: int
+
+    @classmethod
+    def like(cls, acts_BD: Tensor, *, rows: int) -> GaussianNoise:
+        """Noise with the mean and covariance of some activations [B, D]."""
+        acts_BD = acts_BD.double()
+        values_D, vectors_DD = torch.linalg.eigh(torch.cov(acts_BD.T).reshape(acts_BD.shape[1], -1))
+        root_DD = vectors_DD * values_D.clamp_min(0.0).sqrt()
+        return cls(acts_BD.mean(dim=0).float().cpu(), root_DD.float().cpu(), rows)
+
+    @property
+    def d_in(self) -> int:
+        """Dimension, D."""
+        return len(self.mean_D)
+
+    @property
+    def scale(self) -> float:
+        """√(D / E‖x‖²)."""
+        energy = float(self.root_DD.double().square().sum() + self.mean_D.double().square().sum())
+        return float(np.sqrt(self.d_in / max(energy, 1e-30)))
+
+    def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
+        """Noise [batch_size, D] without end, from batch ``first_step`` on."""
+        step = first_step
+        while True:
+            drawn = np.random.SeedSequence([_NOISE, seed, step]).generate_state(1, np.uint64)[0] >> 1
+            chance = torch.Generator().manual_seed(int(drawn))
+            yield self.mean_D + torch.randn(batch_size, self.d_in, generator=chance) @ self.root_DD.T
+            step += 1
+
+
+def trained_on_noise(
+    run: Run, noise: GaussianNoise, stage: int, *, device: torch.device, progress: Progress = silent
+) -> Tensor:
+    """The atoms [N, D] of an SAE trained on noise as a stage of a run is trained: settings, seed, steps and all.
+
+    Args:
+        run: The run whose settings and seed it has.
+        noise: What it is trained on.
+        stage: The stage, from 0.
+        device: Where it is trained.
+        progress: Told the tokens done.
+    """
+    settings = run.settings
+    plan = Plan.of(f"on noise, stage {stage + 1}, seed {settings.training.seed}", noise, settings.training, device)
+    part = plan.part(range(stage, stage + 1))
+    mean_D = noise.mean_D * noise.scale
+    trainer = make_trainer(settings, mean_D, plan, member=stage, width=settings.sae.width, part=part)
+    target = Target.activations(noise, first_member=stage)
+    with TemporaryDirectory() as folder:
+        train_stage(
+            [trainer], target, plan, checkpoint=Path(folder) / "noise.safetensors", progress=progress, part=part
+        )
+    return trainer.sae.W_dec.detach()
+
+
+@torch.no_grad()
+def residuals_of(run: Run, name: str, device: str) -> list[Tensor]:
+    """What each stage but the first of a boosted ensemble is trained on [B, D], on a sample of training activations."""
+    ensemble = load_ensemble(run.ensemble(name), device=device)
+    left_BD = training_sample(run, ROWS).to(device)
+    found = []
+    for weight, member in zip(ensemble.weights[:-1], list(ensemble)[:-1], strict=True):
+        left_BD = torch.cat([part_BD - weight * member(part_BD) for part_BD in left_BD.split(2048)])
+        found.append(left_BD)
+    return found
+
+
+def stages_over_trainings(
+    runs: Sequence[Run], name: str, *, noise: bool, device: str, progress: Progress = silent
+) -> dict[str, Any] | None:
+    """How stable the stages of a boosted ensemble are over trainings, each beside its nulls; None without stages.
+
+    Args:
+        runs: A run, then retrains of it.
+        name: The ensemble.
+        noise: Whether to train SAEs on noise: two for each stage but the first, with the settings and seeds of the
+            first two runs. That costs less than twice what training the ensemble did.
+        device: Where to train and compare.
+        progress: Told the tokens done, and the pairs compared.
+
+    Returns:
+        ``by_stage``: of each ``stage`` (from 1) pw_mcc and mmcs over the runs, the same of random dictionaries
+        (null_matched, null_best) and of SAEs trained on noise (noise_matched, noise_best, or None); and ``noise``: why
+        there are none, or the ``rows`` their covariance is of and the ``tokens`` that each was trained on.
+    """
+    if not has_control(load_ensemble(runs[0].ensemble(name), device=device)):
+        return None
+    dictionaries = [load_dictionaries(run.ensemble(name), device) for run in runs]
+    seed = runs[0].settings.training.seed
+    stages: list[dict[str, Any]] = []
+    for number, same in enumerate(zip(*dictionaries, strict=True), start=1):
+        figures = measure_stability([Atoms(each) for each in same], seed=seed, stage=f"compare stage {number}")[0]
+        stages.append({"stage": number, **{key: figures[key] for key in KEPT}})
+    reason = None if noise else "it was left out (--no-noise-null)"
+    if reason is None and not runs[0].activations.exists():
+        reason = GONE
+    facts: dict[str, Any] = {"reason": reason}
+    residuals = residuals_of(runs[0], name, device) if reason is None else []
+    for number, left_BD in enumerate(residuals, start=1):
+        source = GaussianNoise.like(left_BD, rows=runs[0].settings.data.train_tokens)
+        pair = [
+            trained_on_noise(run, source, number, device=torch.device(device), progress=progress) for run in runs[:2]
+        ]
+        figures = measure_stability(pair, seed=seed, stage=f"compare noise of stage {number + 1}")[0]
+        stages[number] |= {"noise_matched": figures["pw_mcc"], "noise_best": figures["mmcs"]}
+        facts |= {"rows": len(left_BD), "tokens": runs[0].settings.training.tokens}
+    nothing = {"noise_matched": None, "noise_best": None}
+    return {"by_stage": [{**nothing, **stage} for stage in stages], "noise": facts}

@@ -1,0 +1,66 @@
+"""How far figures of what is found of a known dictionary can be trusted after one training: bootstrap intervals.
+
+An interval of recall, MCC and F1 draws the true features anew, one of precision the ensemble's atoms. So it tells how
+much depends on which features this dictionary happens to have (and this ensemble happens to have learnt), with the
+atoms, the matching and the activations as they are. It knows nothing of another training, another dictionary or other
+activations, which change all features' figures together: for these there are seeds. Where all units agree, as where
+nothing at all is found, it is a point, though another dictionary might show otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from sae_core.analysis.reconstruction.reconstruction import defined
+from sae_core.analysis.shared.bootstrap import ABOVE, Floats, differences, interval, mean_draws, share_draws
+from sae_core.analysis.shared.terms import PRECISION, RANDOM
+from sae_core.analysis.truth.files import MEANS, values_of
+
+
+def truth_intervals(
+    table: pd.DataFrame, atoms: Mapping[str, Sequence[tuple[float, int]]], *, samples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """For each ensemble 95 % intervals of recall, MCC, F1 and precision, and of what they are above others.
+
+    MCC counts a drawn feature without an atom as 0, F1 is a mean over those that fire at all.
+
+    Args:
+        table: One row per ensemble and true feature, with the columns of `MEANS` and the same of random twins.
+        atoms: By ensemble precision and number of its de-duplicated atoms, then the same of its random twin.
+        samples: Bootstrap samples.
+        seed: Of the draws.
+
+    Returns:
+        By ensemble ``<figure>_interval``, and ``<figure>_above``: by other ensembles and ``random`` the interval of the
+        difference, paired but for precision.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name in atoms}
+    by_name = {name: table[table["ensemble"] == name] for name in atoms}
+    for figure in MEANS:
+        values = {name: values_of(figure, rows) for name, rows in by_name.items()}
+        floors = {f"{RANDOM} {name}": values_of(figure, rows, random=True) for name, rows in by_name.items()}
+        # All at once, so that all see the same draws of the features.
+        draws = mean_draws({**values, **floors}, samples=samples, seed=seed)
+        _add(found, figure, {name: draws[name] for name in atoms}, {name: draws[f"{RANDOM} {name}"] for name in atoms})
+    own: dict[str, Floats] = {}
+    twins: dict[str, Floats] = {}
+    for number, (name, both) in enumerate(atoms.items()):
+        # Each from draws of its own, as sharing them would make differences of unlike atoms look surer than they are.
+        own[name], twins[name] = (
+            share_draws(share, count, samples=samples, seed=[seed, number, twin])
+            for twin, (share, count) in enumerate(both)
+        )
+    _add(found, PRECISION, own, twins)
+    return found
+
+
+def _add(
+    found: Mapping[str, dict[str, Any]], figure: str, draws: Mapping[str, Floats], floors: Mapping[str, Floats]
+) -> None:
+    """Put the intervals of a figure into what was found of each ensemble."""
+    for name, own in draws.items():
+        found[name][f"{figure}_interval"] = [defined(end) for end in interval(own)]
+        found[name][f"{figure}{ABOVE}"] = differences({**draws, RANDOM: floors[name]})[name]

@@ -1,0 +1,185 @@
+"""Runs on a known truth: each is scored by itself, and runs that differ in their seeds together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sae_core.activations.origins.known.drawing import known_activations
+from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
+from sae_core.analysis.shared.seeds import difference, over_seeds
+from sae_core.analysis.shared.terms import RANDOM, RANDOM_STAGES
+from sae_core.analysis.shared.trained import trained_ensembles
+from sae_core.analysis.truth.files import CAP, STAGE, read_truth
+from sae_core.analysis.truth.scores import RANDOM_FIGURES, measure_truth
+from sae_core.foundation.files.whole_files import write_json, write_table
+from sae_core.foundation.machine.device import resolve_device
+from sae_core.foundation.methods import BASELINES
+from sae_core.foundation.numbers import signed
+from sae_core.foundation.progress import Progress, silent
+from sae_core.foundation.run import Run, evaluation_of_runs
+
+FIGURES = (
+    *("recall", "mcc", "precision", "precision_alive", "f1", "uniqueness", "latents.f1"),
+    *("explained_variance", "l0", "features", "dead_fraction", "deduplicated", CAP),
+    *(f"random.{name}" for name in RANDOM_FIGURES),
+    *("control.explained_variance", "control.untrained_share"),
+)
+"""What is averaged over seeds."""
+COMPARED = ("recall", "mcc", "precision", "f1", "explained_variance")
+
+
+def score_run(run: Run, *, progress: Progress = silent, device: str | None = None) -> None:
+    """Score the ensembles of a run whose activations come from a known dictionary; skipped if that was done.
+
+    Args:
+        run: The run, trained. Its activations are drawn anew, so its caches may be gone.
+        progress: Told about activations and dictionaries.
+        device: Where to encode; the one in the settings if not given.
+
+    Raises:
+        UserError: If the truth is not known, or nothing is trained.
+    """
+    if run.is_finished(f"evaluate/{STAGE}"):
+        return
+    started = time.perf_counter()
+    device = resolve_device(device or run.settings.training.device)
+    known = known_activations(run, "evaluation")
+    ensembles = trained_ensembles(run, device)
+    facts, table = measure_truth(
+        ensembles,
+        known,
+        run.settings.data.evaluation_tokens,
+        fit_BD=known_activations(run, "train").read(0, min(SAMPLE_ROWS, run.settings.data.train_tokens)),
+        bootstrap=run.settings.evaluation.bootstrap,
+        seed=run.settings.training.seed,
+        device=device,
+        progress=progress,
+    )
+    write_table(run.evaluation_table(STAGE), table)
+    write_json(run.evaluation(STAGE), facts)
+    files = [run.evaluation(STAGE), run.evaluation_table(STAGE)]
+    run.finish(f"evaluate/{STAGE}", {"seconds": time.perf_counter() - started, "device": device}, files=files)
+
+
+def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
+    """Put the scores of several runs together and write them to the folder in which these lie.
+
+    Args:
+        path: The folder.
+        runs: Scored runs that differ in their seeds.
+
+    Returns:
+        ``seeds``, ``truth`` (the settings), ``threshold`` and for each of the ``ensembles`` mean, 95 % interval and
+        values of every figure, of recall and F1 by frequency (``by_frequency``), and ``against_single``,
+        so for the others of `BASELINES`, and ``against_random``: of the difference to that SAE, or to its
+        own random twin, of the same seed. ``interval`` says whose they are: of the mean over ``seeds``, or of one
+        training by ``bootstrap`` (see `truth_intervals`), for those figures that have one.
+    """
+    scores = [read_truth(run) for run in runs]
+    names = [name for name in scores[0]["ensembles"] if all(name in score["ensembles"] for score in scores)]
+    ensembles = {}
+    for name in names:
+        own = [score["ensembles"][name] for score in scores]
+        figures = over_seeds(own, FIGURES)
+        if len(runs) == 1:
+            figures = {key: _ended(figure, own[0].get(f"{key}_interval")) for key, figure in figures.items()}
+        ensembles[name] = {**figures, "by_frequency": _by_frequency(own)}
+        for other in (other for other in BASELINES if other in names and other != name):
+            theirs = [score["ensembles"][other] for score in scores]
+            ensembles[name][f"against_{other}"] = _against(own, theirs, other, COMPARED)
+        twins = [one["random"] for one in own]
+        ensembles[name][f"against_{RANDOM}"] = _against(own, twins, RANDOM, RANDOM_FIGURES)
+    settings = runs[0].settings
+    facts = {
+        "seeds": [run.settings.training.seed for run in runs],
+        "runs": [run.name for run in runs],
+        "threshold": scores[0]["threshold"],
+        "rows": scores[0]["rows"],
+        "interval": "seeds" if len(runs) > 1 else "bootstrap",
+        "truth": {**scores[0]["truth"], "settings": settings.truth.model_dump(mode="json")},
+        "ensembles": ensembles,
+    }
+    write_json(evaluation_of_runs(path, STAGE), facts)
+    return facts
+
+
+def _against(
+    own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str, names: Sequence[str]
+) -> dict[str, Any]:
+    """By how much figures are above another ensemble's, seed by seed; of one seed with its bootstrap interval."""
+    found = {name: difference([one[name] for one in own], [one[name] for one in theirs]) for name in names}
+    if len(own) > 1:
+        return found
+    return {name: _ended(figure, own[0].get(f"{name}{ABOVE}", {}).get(other)) for name, figure in found.items()}
+
+
+def _ended(figure: dict[str, Any], ends: Sequence[float | None] | None) -> dict[str, Any]:
+    """The figure of one run with an interval, where that run has one."""
+    low, high = ends or (None, None)
+    return {**figure, "low": low, "high": high}
+
+
+def _by_frequency(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The bins of the first seed, with the figures of all; probabilities depend on the settings alone, so do bins."""
+    return [
+        {
+            **{key: own[0]["by_frequency"][number][key] for key in ("from", "to", "features")},
+            **over_seeds([one["by_frequency"][number] for one in own], ("recall", "cosine", "f1")),
+        }
+        for number in range(len(own[0]["by_frequency"]))
+    ]
+
+
+_TITLES = {"recall": "recall", "mcc": "MCC", "precision": "precision", "f1": "F1"}
+
+
+def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    """One ensemble of `score_together` for people: means, with half the width of their intervals."""
+
+    def plain(key: str, style: str = ".3f") -> str:
+        return "–" if figures[key]["mean"] is None else format(figures[key]["mean"], style)
+
+    rows = {"ensemble": name, "features": plain("features", ".0f"), "L0": plain("l0", ".1f")}
+    rows["recall at most (width)"] = plain(CAP)
+    for key, title in _TITLES.items():
+        rows[title] = _cell(figures[key])
+        rows[f"  random {title}"] = plain(f"random.{key}")
+    for part in figures["by_frequency"]:
+        rows[f"recall, p from {part['from']:g}"] = _cell(part["recall"])
+    rows["explained variance"] = _cell(figures["explained_variance"])
+    rows[f"  {RANDOM_STAGES}"] = plain("control.explained_variance")
+    rows["dead"] = plain("dead_fraction", ".1%")
+    return rows
+
+
+def differences_as_text(ensembles: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What ensembles of `score_together` find more than others, in hundredths; a dash where both are the same."""
+    others = [other for other in (RANDOM, *BASELINES) if any(f"against_{other}" in own for own in ensembles.values())]
+    rows = []
+    for name, own in ensembles.items():
+        row = {"ensemble": name}
+        for key, title in _TITLES.items():
+            for other in others:
+                found = own.get(f"against_{other}", {}).get(key)
+                row[f"{title} − {other}"] = _points(found) if found else "–"
+        rows.append(row)
+    return rows
+
+
+def _points(figure: Mapping[str, Any]) -> str:
+    """+16.0 ± 3.0: shorter than shares, so that rows fit a terminal."""
+    if figure["mean"] is None:
+        return "–"
+    text = signed(100 * figure["mean"], 1)
+    return text if figure["low"] is None else f"{text} ± {50 * (figure['high'] - figure['low']):.1f}"
+
+
+def _cell(figure: Mapping[str, Any], style: str = ".3f") -> str:
+    if figure["mean"] is None:
+        return "–"
+    text = format(figure["mean"], style)
+    return text if figure["low"] is None else f"{text} ± {(figure['high'] - figure['low']) / 2:.3f}"

@@ -1,0 +1,133 @@
+"""The commands index and evaluate, which go on where train has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_core.cli import console
+from sae_core.cli.common import (
+    RunPath,
+    command_line,
+    facts_by_run,
+    print_by_run,
+    print_summary,
+    started_together,
+    stoppable,
+    summary,
+    trained_runs,
+)
+from sae_core.cli.options import AsJson
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.machine import launch
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.sections import PUBLIC_SETS, PUBLIC_TEXTS
+from sae_core.runs import whole_way as pipeline
+
+
+def index(run: RunPath, as_json: AsJson = False) -> None:
+    """Index every activation by feature, match features over members and map the atoms, for the dashboard.
+
+    Started by torchrun (torchrun --nproc-per-node 2 -m sae_core index RUN), several processes share the indexing.
+    """
+    with started_together() as processes:
+        opened = processes.together(lambda: trained_runs(run)) if processes else trained_runs(run)
+        if processes:
+            processes.require_same_folder(run)
+        with stoppable(command_line("index", run)), console.drawn_progress() as progress:
+            for each in opened:
+                pipeline.prepare(each, progress=progress, processes=processes)
+    if launch.rank():
+        return
+    facts = facts_by_run(opened, "index")
+    if as_json:
+        print_by_run(facts)
+        return
+    for name, ensembles in facts.items():
+        console.say(f"Indexed {', '.join(ensembles)}{f' of {name}' if len(facts) > 1 else ''}.")
+    console.say(f"Next: {command_line('evaluate', run)}, {command_line('dashboard', run)}")
+
+
+def _identity(task: str) -> str:
+    """What tells a task from others: the name of a public data set, or the whole path of a file."""
+    return task if task in PUBLIC_SETS else str(Path(task).resolve())
+
+
+def _require(run: Run, tasks: list[str], folder: Path | None, retrains: list[Path], columns: dict[str, str]) -> None:
+    """Refuse tasks and retrains that could not be measured."""
+    for name in tasks:
+        if name in PUBLIC_SETS:
+            pipeline.require_public(run, name, folder)
+        else:
+            pipeline.require_task(run, Path(name), **columns)
+    if retrains:
+        pipeline.retrains_of(run, retrains)
+
+
+def evaluate(
+    run: RunPath,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also detect the labels in this CSV, JSONL or Parquet file, or those of a public data set "
+            f"({', '.join(PUBLIC_SETS)}); repeatable."
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --task that holds the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
+    task_texts: Annotated[
+        int,
+        typer.Option(min=40, max=10**8, help="Training texts per concept of a public data set; for testing a quarter."),
+    ] = PUBLIC_TEXTS,
+    task_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Copies of public data sets in folders of their ids (LabHC/bias_in_bios), in place of the hub."
+        ),
+    ] = None,
+    retrain: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Also measure how stable the features are over this run, which is RUN trained with another seed (or a "
+            "folder of such runs); repeatable."
+        ),
+    ] = None,
+    noise_null: Annotated[
+        bool,
+        typer.Option(
+            help="With --retrain and a boosted ensemble: also train two SAEs a later stage on Gaussian noise of its "
+            "residual's mean and covariance, as the null of its stability. Takes up to twice as long as training did."
+        ),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost."""
+    for name in task or []:
+        if name not in PUBLIC_SETS and not Path(name).suffix and not Path(name).exists():
+            raise UserError(f"--task {name} is neither a file nor one of {', '.join(PUBLIC_SETS)}.")
+        if [_identity(other) for other in task or []].count(_identity(name)) > 1:
+            raise UserError(f"--task {name} is given twice; leave one of them out.")
+    opened = trained_runs(run)
+    if retrain and len(opened) > 1:
+        raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")
+    columns = {"text_column": text_column, "label_column": label_column}
+    with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
+        # What is wrong with a file is said before hours of measuring, not after them.
+        for each in opened:
+            _require(each, task or [], task_folder, retrain or [], columns)
+        for each in opened:
+            pipeline.evaluate(each, progress=progress)
+            for name in task or []:
+                if name in PUBLIC_SETS:
+                    pipeline.evaluate_public(each, name, train_texts=task_texts, folder=task_folder, progress=progress)
+                else:
+                    pipeline.evaluate_task(each, Path(name), **columns, progress=progress)
+            if retrain:
+                pipeline.evaluate_retrains(each, retrain, noise=noise_null, progress=progress)
+    if as_json:
+        print_by_run({each.name: summary(each) for each in opened})
+        return
+    for each in opened:
+        print_summary(each, as_json=False)

@@ -1,0 +1,156 @@
+"""What commands share: arguments, opening runs, several processes, Ctrl-C, and printing what came out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
+from sae_core.cli import console
+from sae_core.cli.options import Chosen
+from sae_core.cli.serve import LAST_PORT
+from sae_core.foundation.errors import ElsewhereError, UserError
+from sae_core.foundation.faults import disk_sentence
+from sae_core.foundation.machine import environment as variables
+from sae_core.foundation.machine import launch
+from sae_core.foundation.run import Run, find_runs, holds_runs, is_run
+from sae_core.foundation.settings.sections import RunSettings
+
+if TYPE_CHECKING:
+    from sae_core.training.processes import Processes
+
+MOST_SEEDS = 10_000
+"""More than an interval can need."""
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+
+RunPath = Annotated[Path, typer.Argument(help="The run folder.", show_default=False)]
+Port = Annotated[
+    int,
+    typer.Option(min=1, max=LAST_PORT, help="Port of the dashboard; if it is taken, the next free one is used."),
+]
+Host = Annotated[
+    str, typer.Option(help="Address to listen on. Anyone who can reach it can read the run and write labels.")
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Name under which people reach the dashboard besides --host and localhost, such as that of a proxy; "
+        "repeatable. Requests for any other are refused.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Database that people share for the labels of all runs, as SQLAlchemy writes it: "
+        "postgresql://NAME@HOST/DATABASE. Without it labels lie in the run folder. A password is better given in the "
+        "variable, where no list of processes shows it.",
+        envvar=variables.LABELS,
+        show_default=False,
+    ),
+]
+
+
+def open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = None) -> Run:
+    """The run at ``path``, made if there is none. What is not given is as in a begun run, else as in ``start``."""
+    if not chosen and is_run(path):
+        return Run.open(path)
+    return Run.create(path, settings_for(path, chosen, start))
+
+
+def settings_for(path: Path, chosen: Chosen, start: RunSettings | None = None) -> RunSettings:
+    """The settings of a run at ``path``, whether it is there or not, with those that were chosen."""
+    there = Run.open(path) if is_run(path) else None
+    if there and not chosen:
+        return there.settings
+    base = there.settings if there and there.manifest["finished"] else start
+    return chosen.settings(base)
+
+
+def trained_runs(path: Path) -> list[Run]:
+    """The run at ``path``, or the runs in that folder.
+
+    Raises:
+        UserError: If one of them has no trained ensemble.
+    """
+    runs = [Run.open(found) for found in (find_runs(path) if holds_runs(path) else [path])]
+    for run in runs:
+        if not run.ensembles():
+            raise UserError(f"{run.path} has no trained ensemble yet; run: {command_line('train', path)}")
+    return runs
+
+
+@contextmanager
+def started_together() -> Iterator[Processes | None]:
+    """The processes that torchrun has started, if it has. The first one's errors are said by `cli.main`."""
+    if launch.processes() == 1:
+        yield None
+        return
+    from sae_core.training.processes import joined
+
+    try:
+        with joined() as processes:
+            yield processes
+    except (UserError, OSError) as error:
+        if launch.rank() and not isinstance(error, ElsewhereError):
+            console.complain(disk_sentence(error) if isinstance(error, OSError) else str(error))
+        raise
+
+
+def command_line(*words: object) -> str:
+    """A command line to copy."""
+    return shlex.join(["sae-ensemble", *map(str, words)])
+
+
+@contextmanager
+def stoppable(command: str) -> Iterator[None]:
+    """Ctrl-C ends the work with a sentence that says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say(f"Stopped; what is finished is kept. To go on: {command}")
+        raise typer.Exit(STOPPED) from None
+
+
+def about_text(run: Run) -> list[str]:
+    """What text a run asked for and got, and what to do where that is too little."""
+    facts = run.facts("corpus")
+    said = (asked_and_got(run.settings, facts), what_is_short(run.settings, facts), *facts.get("remarks", ()))
+    return [text for text in said if text]
+
+
+def facts_by_run(runs: list[Run], stage: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """What was recorded of a stage such as ``train``, for each ensemble of each run."""
+    return {run.name: {folder.name: run.facts(f"{stage}/{folder.name}") for folder in run.ensembles()} for run in runs}
+
+
+def print_by_run(values: dict[str, Any]) -> None:
+    """JSON of one run as it is, and of several by their names."""
+    console.print_json(values if len(values) > 1 else next(iter(values.values())))
+
+
+def summary(run: Run) -> list[dict[str, Any]]:
+    """The main figures of a run, one row an ensemble."""
+    if not run.ensembles():
+        return []
+    from sae_core.analysis.summary import summarize
+
+    return summarize(run)
+
+
+def print_summary(run: Run, *, as_json: bool) -> None:
+    """Print the main figures of a run."""
+    rows = summary(run)
+    if as_json:
+        console.print_json(rows)
+    elif rows:
+        from sae_core.analysis.summary import as_text
+
+        console.print_rows([as_text(row) for row in rows], title=f"{run.name}: {run.path}")

@@ -1,0 +1,64 @@
+"""The commands that only look at what is there: dashboard and info."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_core.cli import console
+from sae_core.cli.common import (
+    AllowHost,
+    Host,
+    Labels,
+    Port,
+    RunPath,
+    about_text,
+    command_line,
+    print_summary,
+    summary,
+)
+from sae_core.cli.options import AsJson
+from sae_core.cli.serve import serve_dashboard
+from sae_core.foundation.run import Run, find_runs
+from sae_core.runs import whole_way as pipeline
+
+
+def dashboard(
+    path: Annotated[Path, typer.Argument(help="A run folder, or a folder of runs.", show_default=False)],
+    port: Port = 8501,
+    host: Host = "localhost",
+    labels: Labels = None,
+    allow_host: AllowHost = None,
+) -> None:
+    """Serve the dashboard."""
+    find_runs(path)
+    if labels:
+        from sae_core.labels import check_address
+
+        console.say(f"Labels: {check_address(labels)}")
+    serve_dashboard(path, port=port, host=host, labels=labels, names=allow_host or (), announce=console.say)
+
+
+def info(run: RunPath, as_json: AsJson = False) -> None:
+    """Say what a run is, what in it is finished and what it measured."""
+    opened = Run.open(run)
+    if as_json:
+        console.print_json({**opened.manifest, "summary": summary(opened)})
+        return
+    settings = opened.settings
+    console.say(f"Run {opened.name}: {settings.model.name}, {settings.model.site} after block {settings.model.layer}")
+    console.say(f"Text: {settings.text.source}; SAE: {settings.sae.architecture}, width {settings.sae.width}")
+    for sentence in about_text(opened):
+        console.say(sentence)
+    console.say(f"Finished: {', '.join(opened.manifest['finished']) or 'nothing yet'}")
+    for done, command in (
+        (pipeline.is_trained(opened), "train"),
+        (pipeline.is_prepared(opened), "index"),
+        (pipeline.is_evaluated(opened), "evaluate"),
+    ):
+        if not done:
+            console.say(f"Not finished; to go on: {command_line(command, run)}")
+            break
+    print_summary(opened, as_json=False)

@@ -1,0 +1,183 @@
+"""Options that commands share: how what is given on the command line becomes settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import update_wrapper
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.run import is_run, layer_folder
+from sae_core.foundation.settings.presets import PRESETS, preset_settings
+from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.foundation.settings.toml_files import parse_value
+
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"Start from the paper's settings or the demo's: {', '.join(PRESETS)}; other options take precedence.",
+    ),
+]
+ConfigPath = Annotated[Path | None, typer.Option("--config", help="Read settings from this TOML file.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set any setting by its dotted name, e.g. sae.k=32; repeatable."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,…",
+        help="Comma-separated: train a run for each of these layers, in a folder of its own inside the run folder. The "
+        "model reads the text once for all.",
+    ),
+]
+Sites = Annotated[str | None, typer.Option(metavar="SITE,…", help="The same for several sites of each layer.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output.")]
+
+SETTINGS = {
+    "text": "text.source",
+    "text_column": "text.text_column",
+    "cut": "text.cut",
+    "model": "model.name",
+    "layer": "model.layer",
+    "site": "model.site",
+    "architecture": "sae.architecture",
+    "width": "sae.width",
+    "k": "sae.k",
+    "methods": "training.methods",
+    "members": "training.members",
+    "tokens": "training.tokens",
+    "seed": "training.seed",
+    "device": "training.device",
+    "precision": "training.precision",
+    "kernels": "training.kernels",
+}
+"""The settings that have an option of their own, by its name. The others are given by --set or --config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The settings that were given to a command.
+
+    Attributes:
+        config: A TOML file of settings.
+        overrides: Settings by their dotted names; they take precedence.
+        preset: The name of settings over which the others take precedence.
+    """
+
+    config: Path | None
+    overrides: dict[str, Any]
+    preset: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any was given."""
+        return self.config is not None or bool(self.overrides) or self.preset is not None
+
+    def settings(self, base: RunSettings | None = None) -> RunSettings:
+        """All settings; what was not given is as in ``base``.
+
+        Raises:
+            UserError: If there is no such preset, or a setting is unknown or out of range.
+        """
+        if self.preset is not None:
+            base = preset_settings(self.preset, base=base)
+        return load_settings(self.config, self.overrides, base=base)
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command have the options of `SETTINGS`, --preset, --config and --set, in place of its ``chosen``."""
+
+    def with_options(*, preset: str | None, config: Path | None, assignments: list[str] | None, **given: Any) -> None:
+        overrides = {dotted: value for name, dotted in SETTINGS.items() if (value := given.pop(name)) is not None}
+        if isinstance(methods := overrides.get("training.methods"), str):
+            overrides["training.methods"] = methods.split(",")
+        assigned = parse_assignments(assignments)
+        if both := [name for name in SETTINGS if SETTINGS[name] in overrides and SETTINGS[name] in assigned]:
+            option = both[0].replace("_", "-")
+            raise UserError(f"Both --{option} and --set {SETTINGS[both[0]]} are given; leave one of them out.")
+        command(chosen=Chosen(config, {**overrides, **assigned}, preset), **given)
+
+    own = inspect.signature(command, eval_str=True).parameters
+    options = [
+        _parameter("preset", Preset),
+        _parameter("config", ConfigPath),
+        *(_parameter(name, _option(dotted)) for name, dotted in SETTINGS.items()),
+        _parameter("assignments", Assignments),
+    ]
+    parameters = [new for name, old in own.items() for new in (options if name == "chosen" else [old])]
+    update_wrapper(with_options, command)
+    # Typer reads a command's options from its signature.
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
+def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | None) -> dict[Path, Chosen]:
+    """What --layers and --sites ask for: the folders of the runs, each with its settings.
+
+    Args:
+        run: The folder in which they lie.
+        chosen: The settings that they share.
+        layers: Layers, comma-separated; the one of the settings if not given.
+        sites: Sites, likewise.
+
+    Raises:
+        UserError: If a layer is not a number, one of both is also given by itself, or there is a run in the folder.
+    """
+    for name, given in (("layer", layers), ("site", sites)):
+        if given and f"model.{name}" in chosen.overrides:
+            raise UserError(f"Both --{name}s and model.{name} are given; leave one of them out.")
+    if is_run(run):
+        raise UserError(f"{run} holds a run, so runs of several layers cannot lie in it; choose another folder.")
+    shared = chosen.settings().model
+    try:
+        numbers = [int(layer) for layer in layers.split(",")] if layers else [shared.layer]
+    except ValueError:
+        raise UserError(f"--layers {layers} is not of the form N,N,…, e.g. --layers 2,4,6.") from None
+    places = [(layer, site.strip()) for layer in numbers for site in (sites.split(",") if sites else [shared.site])]
+    if twice := [place for number, place in enumerate(places) if place in places[:number]]:
+        raise UserError(f"Layer {twice[0][0]}, site {twice[0][1]}, is given twice; leave one of them out.")
+    return {
+        layer_folder(run, layer, site): replace(
+            chosen, overrides={**chosen.overrides, "model.layer": layer, "model.site": site}
+        )
+        for layer, site in places
+    }
+
+
+def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
+    """``["sae.k=32"]`` as ``{"sae.k": 32}``: values are TOML, and plain text where they are not.
+
+    Raises:
+        UserError: If one is not of the form section.name=value, or a name comes twice.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments or []:
+        name, equals, text = assignment.partition("=")
+        if not equals or not all(name.split(".")) or "." not in name:
+            raise UserError(f"--set {assignment} is not of the form section.name=value, e.g. --set sae.k=32.")
+        if name in values:
+            raise UserError(f"--set {name} is given twice; leave one of them out.")
+        values[name] = parse_value(text)
+    return values
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+
+
+def _option(dotted: str) -> Any:
+    """The option of one setting; its help is the setting's docstring in config.py, and its default."""
+    section, _, name = dotted.partition(".")
+    model = RunSettings.model_fields[section].annotation
+    field = model.model_fields[name]  # type: ignore[union-attr]
+    many = isinstance(field.default, tuple)
+    default = ",".join(field.default) if many else field.default
+    text = f"{'Comma-separated. ' if many else ''}{field.description} ({dotted}, default {default})"
+    return Annotated[(int if field.annotation is int else str) | None, typer.Option(help=text)]

@@ -1,0 +1,55 @@
+"""The command plan: what a run would take, before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_core.cli import console
+from sae_core.cli.common import settings_for
+from sae_core.cli.options import AsJson, Chosen, Layers, Sites, choose_places, takes_settings
+from sae_core.foundation.errors import UserError
+from sae_core.runs.planning.machines import FOUND, MACHINES
+
+
+@takes_settings
+def plan(
+    chosen: Chosen,
+    run: Annotated[Path, typer.Argument(help="Where the run is to be kept; nothing is written there.")] = Path("runs"),
+    machine: Annotated[
+        str, typer.Option(help=f"found (this machine, measured for some seconds) or a name: {', '.join(MACHINES)}.")
+    ] = FOUND,
+    layers: Layers = None,
+    sites: Sites = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100_000, help="Processes that torchrun will start, each with such a machine or GPU for itself."
+        ),
+    ] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Say what train, index and evaluate would take: time, memory, disk and arithmetic. Takes the options of train."""
+    from sae_core.runs.planning import report
+    from sae_core.runs.planning.plan import make_plan
+
+    settings = [settings_for(run, chosen)]
+    if layers or sites:
+        if processes > 1:
+            raise UserError("Several processes train one run; plan for one layer and site, or leave --processes out.")
+        settings = [settings_for(folder, own) for folder, own in choose_places(run, chosen, layers, sites).items()]
+    last = max(settings, key=lambda each: each.model.layer)
+    with console.drawn_progress() as progress:
+        made = make_plan(
+            last, machine=machine, folder=run, processes=processes, places=len(settings), progress=progress
+        )
+    if as_json:
+        console.print_json(made.as_json())
+        return
+    console.print_rows(
+        report.table(made), title=f"Plan for {made.work.settings.model.name} on {made.work.machine.name}"
+    )
+    for sentence in report.sentences(made):
+        console.say(sentence)

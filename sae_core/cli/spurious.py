@@ -1,0 +1,98 @@
+"""The command spurious: how well features that mean a spurious attribute can be found and removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sae_core.cli import console
+from sae_core.cli.common import MOST_SEEDS, RunPath, command_line, print_by_run, stoppable, trained_runs
+from sae_core.cli.options import AsJson
+from sae_core.foundation.errors import UserError
+from sae_core.runs import whole_way as pipeline
+
+if TYPE_CHECKING:
+    from sae_core.analysis.spurious.tasks import Columns
+
+
+def spurious(
+    run: RunPath,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="biographies (generated), docstrings (of the embedded text) or bias_in_bios (from the hub); "
+            "repeatable. The first two if nothing is given."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A CSV, JSONL or Parquet file of texts, by default with Bias in Bios' columns.")
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of --file that holds the text.")] = "hard_text",
+    target: Annotated[
+        str, typer.Option(metavar="COLUMN=A,B", help="Column of --file that holds the target, and its two values.")
+    ] = "profession=13,21",
+    attribute: Annotated[
+        str, typer.Option(metavar="COLUMN=A,B", help="The same for what goes together with it: B with B, A with A.")
+    ] = "gender=1,0",
+    seeds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_SEEDS,
+            help="Seeds; up to five have texts of their own where there are enough, and what they share is said.",
+        ),
+    ] = 5,
+    retrain: Annotated[bool, typer.Option("--retrain", help="Also train the probe again after each ablation.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ablate the features that tie a probe to a spurious attribute (SHIFT, SCR) and measure what that leaves.
+
+    A probe is trained where the attribute goes together with the target, and tested where it does not.
+    """
+    columns = _columns(text_column, target, attribute) if file else None
+    opened = trained_runs(run)
+    with stoppable(command_line("spurious", run)), console.drawn_progress() as progress:
+        # All of them first: what is wrong with one is said before any is measured.
+        asked = [pipeline.spurious_tasks(each, task or [], file, columns) for each in opened]
+        found = {
+            each.name: pipeline.measure_spurious(each, own, seeds=seeds, retrain=retrain, progress=progress)
+            for each, own in zip(opened, asked, strict=True)
+        }
+    if as_json:
+        print_by_run(found)
+        return
+    for tasks in found.values():
+        for facts in tasks:
+            _print(facts)
+
+
+def _columns(text: str, target: str, attribute: str) -> Columns:
+    from sae_core.analysis.spurious.tasks import Columns
+
+    target_column, target_values = _column("--target", target)
+    attribute_column, attribute_values = _column("--attribute", attribute)
+    return Columns(text, target_column, target_values, attribute_column, attribute_values)
+
+
+def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
+    """``profession=13,21`` as a column and its two values."""
+    column, _, values = given.rpartition("=")
+    parts = [value.strip() for value in values.split(",")]
+    if not column or len(parts) != 2 or not all(parts) or parts[0] == parts[1]:
+        raise UserError(f"{option} {given} is not of the form COLUMN=A,B, e.g. {option} profession=13,21.")
+    return column, (parts[0], parts[1])
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from sae_core.activations.origins.text.asked import what_was_read
+    from sae_core.analysis.shared.terms import texts_in_words
+    from sae_core.analysis.spurious.removal import as_text
+
+    target, spurious = (" or ".join(facts[label][::-1]) for label in ("target", "spurious"))
+    console.print_rows(as_text(facts), title=f"{facts['task']}: T is {target}, S {spurious}")
+    console.say(facts["description"])
+    console.say(f"Means over {texts_in_words(facts)}.")
+    if read := what_was_read(facts.get("read", {})):
+        console.say(read)

@@ -1,0 +1,87 @@
+"""The command train, for one run or those of several layers, in one process or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sae_core.cli import console
+from sae_core.cli.common import (
+    RunPath,
+    about_text,
+    command_line,
+    facts_by_run,
+    open_or_create,
+    print_by_run,
+    settings_for,
+    started_together,
+    stoppable,
+)
+from sae_core.cli.options import AsJson, Chosen, Layers, Sites, choose_places, takes_settings
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.machine import launch
+from sae_core.foundation.run import Run, find_runs, holds_runs
+from sae_core.runs import whole_way as pipeline
+
+if TYPE_CHECKING:
+    from sae_core.training.processes import Processes
+
+
+@takes_settings
+def train(run: RunPath, chosen: Chosen, layers: Layers = None, sites: Sites = None, as_json: AsJson = False) -> None:
+    """Gather activations and train the ensembles. Stopped, it goes on where it was.
+
+    Started by torchrun (torchrun --nproc-per-node 2 -m sae_core train RUN), several processes train together.
+    """
+    with started_together() as processes:
+        opened = _open(run, chosen, layers, sites, processes)
+        with stoppable(command_line("train", run)), console.drawn_progress() as progress:
+            if processes:
+                pipeline.train(opened[0], progress=progress, processes=processes)
+            else:
+                pipeline.train_together(opened, progress=progress)
+    if launch.rank():
+        return
+    facts = facts_by_run(opened, "train")
+    if as_json:
+        print_by_run(facts)
+        return
+    for each in opened:
+        seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts[each.name].items())
+        peak = max((fact.get("peak_memory_bytes", 0) for fact in facts[each.name].values()), default=0)
+        memory = f"; peak memory {peak / 1e9:.1f} GB" if peak else ""
+        for sentence in about_text(each):
+            console.say(sentence)
+        console.say(f"Trained in {each.path}: {seconds}{memory}.")
+    console.say(f"Next: {command_line('index', run)}")
+
+
+def _open(path: Path, chosen: Chosen, layers: str | None, sites: str | None, processes: Processes | None) -> list[Run]:
+    """The run, or those of several layers and sites."""
+    if processes:
+        if layers or sites or holds_runs(path):
+            raise UserError("Several processes train one run; train the runs of several layers one after another.")
+        return [_open_together(path, chosen, processes)]
+    if layers or sites:
+        return _open_places(choose_places(path, chosen, layers, sites))
+    if not chosen and holds_runs(path):
+        return [Run.open(found) for found in find_runs(path)]
+    return [open_or_create(path, chosen)]
+
+
+def _open_places(places: dict[Path, Chosen]) -> list[Run]:
+    """The runs of several places, all or none: what is wrong with one is said before another one is made."""
+    wanted = {folder: settings_for(folder, own) for folder, own in places.items()}
+    new = [settings.model for folder, settings in wanted.items() if not Run.begun(folder, settings)]
+    if new:
+        from sae_core.activations.origins.language_model.model.finding_shape import find_shape
+
+        find_shape(max(new, key=lambda model: model.layer))  # refuses a layer that the model does not have
+    return [Run.create(folder, settings) for folder, settings in wanted.items()]
+
+
+def _open_together(path: Path, chosen: Chosen, processes: Processes) -> Run:
+    """The run, made or opened by the first process and then opened by all."""
+    processes.first(lambda: open_or_create(path, chosen))
+    processes.require_same_folder(path)
+    return processes.together(lambda: Run.open(path))

@@ -1,1 +1,0 @@
-"""Figures: reconstruction, the dictionary, concepts, cost."""

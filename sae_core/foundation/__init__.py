@@ -1,0 +1,1 @@
+"""What every other room stands on: the run folder, settings, files, errors, numbers, progress."""

@@ -1,0 +1,128 @@
+"""Safetensors files larger than memory: written piece by piece, read memory-mapped, checked when opened."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import damaged, parse_json, reading, replacing
+
+Array = NDArray[Any]
+_DTYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "U32": "<u4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+_NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
+_READABLE = {**_DTYPES, "BF16": "<i2"}
+"""bfloat16 is mapped as the integers with the same bits, since numpy has no such type."""
+
+
+class TensorWriter:
+    """Writes pieces of tensors to their places in one open safetensors file."""
+
+    def __init__(self, file: IO[bytes], starts: Mapping[str, int], dtypes: Mapping[str, np.dtype[Any]]) -> None:
+        self._file, self._starts, self._dtypes = file, starts, dtypes
+
+    def write(self, name: str, first: int, values: Array) -> None:
+        """Put ``values`` into tensor ``name``, beginning at its element number ``first``."""
+        dtype = self._dtypes[name]
+        # Plain writes and not a writable map: on a full disk they raise, where a map would kill the process.
+        self._file.seek(self._starts[name] + first * dtype.itemsize)
+        self._file.write(np.ascontiguousarray(values, dtype=dtype).data)
+
+
+@contextmanager
+def writing_tensors(
+    path: Path, layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> Iterator[TensorWriter]:
+    """Write a safetensors file of known shapes piece by piece; it appears at ``path`` only when all went well.
+
+    Args:
+        path: The file.
+        layout: For each tensor its dtype (``BF16`` for bfloat16, given as integers) and shape. Put the widest dtypes
+            first, so that all stay aligned.
+        metadata: Strings kept in the header.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {})}
+    dtypes, places, end = {}, {}, 0
+    for name, (dtype, shape) in layout.items():
+        dtypes[name], places[name] = np.dtype(_READABLE["BF16"] if dtype == "BF16" else dtype), end
+        end += math.prod(shape) * dtypes[name].itemsize
+        header[name] = {
+            "dtype": _NAMES.get(dtypes[name], "BF16"),
+            "shape": list(shape),
+            "data_offsets": [places[name], end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as partial, partial.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        yield TensorWriter(file, {name: 8 + len(text) + place for name, place in places.items()}, dtypes)
+
+
+def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Map the tensors of a safetensors file into memory, read-only; nothing is read before it is used.
+
+    Returns:
+        (arrays by name, the header's metadata).
+
+    Raises:
+        UserError: If the file is missing, cut off or no safetensors file.
+    """
+    with reading(path):
+        data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    try:
+        body = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        header = parse_json(data[8:body].tobytes().decode("utf-8"))
+        metadata = header.pop("__metadata__", {})
+        arrays = {name: _view(data, body, entry) for name, entry in header.items()}
+        if max((entry["data_offsets"][1] for entry in header.values()), default=0) != len(data) - body:
+            raise ValueError("its length is not the one that its header gives")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(damaged(path, error)) from None
+    return arrays, metadata
+
+
+@contextmanager
+def opened_table(path: Path, kind: str, what: str) -> Iterator[tuple[dict[str, Array], dict[str, str]]]:
+    """`map_tensors` of a file that says in its header what it is; the block checks that its arrays fit each other.
+
+    Args:
+        path: The file.
+        kind: What its header has to say as ``format``.
+        what: What people read for that, such as ``an activation index``.
+
+    Raises:
+        UserError: If it is missing or cut off, says something else, or the block finds a KeyError, ValueError or
+            IndexError in it.
+    """
+    arrays, metadata = map_tensors(path)
+    try:
+        if metadata["format"] != kind:
+            raise ValueError(f"format {metadata['format']!r} instead of {kind!r}")
+        yield arrays, metadata
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not {what} ({error}); delete it and index again.") from None
+
+
+def tensor_places(path: Path) -> dict[str, int]:
+    """Where in an intact safetensors file the contents of each tensor begin, in bytes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = parse_json(file.read(length).decode("utf-8"))
+    header.pop("__metadata__", None)
+    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
+
+
+def _view(data: Array, body: int, entry: Mapping[str, Any]) -> Array:
+    first, end = entry["data_offsets"]
+    dtype, shape = np.dtype(_READABLE[entry["dtype"]]), tuple(entry["shape"])
+    if not 0 <= first <= end <= len(data) - body or end - first != math.prod(shape) * dtype.itemsize:
+        raise ValueError("it is cut off, or its header does not fit its contents")
+    return data[body + first : body + end].view(dtype).reshape(shape)

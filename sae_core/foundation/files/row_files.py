@@ -1,0 +1,249 @@
+"""Rows of local files, one after another in little memory: JSON lines, CSV, TSV and Parquet.
+
+Text is cleaned where it enters. What cannot be read rightly is refused in a sentence that names the file and the place.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.clean_text import clean_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Row = dict[str, Any]
+FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
+MOST_NULS = 0.01
+"""A text file of which more than this share is NUL characters is no text, or UTF-16 without a mark."""
+_LONGEST_FIELD = 2**31 - 1
+_LONGEST_NAME, _MOST_NAMES = 40, 20
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a file, with all columns that hold plain values, and with ``columns`` whatever they hold.
+
+    Dates, times and decimals of a Parquet file come as text, but for those in ``columns``.
+
+    Raises:
+        UserError: If the file is missing, of an unknown format, damaged, has a column twice, or lacks one of
+            ``columns``.
+    """
+    check_is_file(path)
+    readers = {".jsonl": _json_lines, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path} is of no known format; give a file that ends in {', '.join(FORMATS)}.")
+    for number, row in enumerate(reader(path, columns), start=1):
+        require_columns(row, columns, f"{path} (row {number})")
+        yield row
+
+
+def require_columns(row: Row, columns: Sequence[str], where: str) -> None:
+    """Check that a row has the columns.
+
+    Raises:
+        UserError: If one is missing; the message names those that are there.
+    """
+    for column in columns:
+        if column not in row:
+            names = [name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…" for name in map(str, row)]
+            there = ", ".join([*names[:_MOST_NAMES], *["…"][: len(names) > _MOST_NAMES]]) or "none"
+            raise UserError(f"{where} has no column {column!r}; choose one of those it has: {there}.")
+
+
+def cleaned(row: Row) -> Row:
+    """A row whose texts, and those of objects in it, are clean."""
+    return {
+        name: clean_text(value) if isinstance(value, str) else cleaned(value) if isinstance(value, dict) else value
+        for name, value in row.items()
+    }
+
+
+def read_text_file(path: Path) -> str:
+    """A whole text file.
+
+    Raises:
+        UserError: If it is missing, unreadable, not UTF-8 or no text.
+    """
+    check_is_file(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    if text.count("\x00") > MOST_NULS * len(text):
+        raise UserError(f"{path} is full of NUL characters, so it is no UTF-8 text; convert it to UTF-8.")
+    return clean_text(text)
+
+
+def check_is_file(path: Path) -> None:
+    """Check that a file is there, and no folder, pipe or device, which cannot be read twice or never end.
+
+    Raises:
+        UserError: If not.
+    """
+    try:
+        if path.is_file():
+            return
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; give the path of a file.")
+        if path.exists():
+            raise UserError(f"{path} is a pipe or a device; write what comes from it into a file and give that.")
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    raise UserError(f"The file {path} does not exist; check the path.")
+
+
+def _json_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line, object_pairs_hook=_object)
+                if not isinstance(row, dict):
+                    raise UserError(f"Line {number} of {path} is no JSON object; give one object a line.")
+                yield row
+    except _TwiceError as error:
+        raise UserError(
+            f"Line {number} of {path} has the key {error.args[0]!r} twice; leave one of them out."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    except RecursionError:
+        raise UserError(f"Line {number} of {path} is nested too deeply to be read; leave it out.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"Line {number} of {path} is not JSON ({error}); correct it or leave it out.") from None
+    except ValueError:  # an integer of more digits than Python reads
+        raise UserError(f"Line {number} of {path} has a number that is too long to be read; leave it out.") from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+class _TwiceError(Exception):
+    """A key stands twice in a JSON object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """A JSON object with clean keys and texts, each key once."""
+    row: Row = {}
+    for key, value in pairs:
+        name = clean_text(key)
+        if name in row:
+            raise _TwiceError(name)
+        row[name] = clean_text(value) if isinstance(value, str) else value
+    return row
+
+
+def _csv(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_FIELD)  # the default of 128 KiB is less than a long document
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    line = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            # Strict, as a quotation mark that is never closed would otherwise swallow the rest of the file.
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            names = [clean_text(name) for name in next(reader, [])]
+            _refuse_twice(names, path)
+            for row in reader:
+                if not row:
+                    continue
+                line = reader.line_num
+                if len(row) > len(names):
+                    raise UserError(
+                        f"Line {line} of {path} has more fields than the header; put text that holds {delimiter!r} in "
+                        "quotation marks."
+                    )
+                if len(row) < len(names):
+                    raise UserError(
+                        f"Line {line} of {path} has {len(row)} of the header's {len(names)} fields; add those that are "
+                        "missing, or leave the line out."
+                    )
+                # A column without a name, such as the row numbers that pandas writes, cannot be asked for.
+                yield {name: clean_text(value) for name, value in zip(names, row, strict=True) if name}
+    except csv.Error as error:
+        raise UserError(f"{path} is not readable as CSV after line {line} ({error}); correct that line.") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    done = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            _refuse_twice([clean_text(name) for name in file.schema_arrow.names], path)
+            # Columns of lists, such as embeddings, are heavy and say nothing to a person.
+            names = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
+            wanted = [*names, *(name for name in columns if name in file.schema_arrow.names and name not in names)]
+            for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                lists = [_values(batch.column(name), name, path, done, plain=name not in columns) for name in wanted]
+                done += len(batch)
+                for values in zip(*lists, strict=True):
+                    yield cleaned(dict(zip(map(clean_text, wanted), values, strict=True)))
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from None
+
+
+def _values(column: pa.Array, name: str, path: Path, done: int, *, plain: bool) -> list[Any]:
+    """A column of some rows, of which ``done`` came before. With ``plain``, dates and decimals are text."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if plain and (pa.types.is_temporal(column.type) or pa.types.is_decimal(column.type)):
+        # Arrow knows more dates than Python does.
+        with suppress(pa.ArrowException):  # it has no text for durations
+            column = column.cast(pa.string())
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        row, byte = _first_undecodable(column)
+        raise UserError(
+            f"Column {name!r} of {path}, row {done + row}, is not UTF-8 text (byte {byte:#x}); convert it to UTF-8."
+        ) from None
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"Column {name!r} of {path}, rows {done + 1} to {done + len(column)}, cannot be read ({error}); leave it "
+            "out, or write it as text."
+        ) from None
+    return values
+
+
+def _first_undecodable(column: pa.Array) -> tuple[int, int]:
+    """The first row, counted from 1, that is not UTF-8, and the byte that is not."""
+    for row, value in enumerate(column, start=1):
+        try:
+            value.as_py()
+        except UnicodeDecodeError as error:
+            return row, error.object[error.start]
+    raise AssertionError("every row is UTF-8 by itself")
+
+
+def _refuse_twice(names: Sequence[str], path: Path) -> None:
+    """Refuse a header in which a name stands twice: one column would take the other's place."""
+    twice = next((name for number, name in enumerate(names) if name and name in names[:number]), None)
+    if twice is not None:
+        raise UserError(f"{path} has the column {twice!r} twice; rename one of them or leave it out.")
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+    return UserError(f"{path} is not UTF-8 text (byte {error.object[error.start]:#x}); convert it to UTF-8.")
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return UserError(f"{path} cannot be read ({reason}); check that the file is whole and that you may read it.")

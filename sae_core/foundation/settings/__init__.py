@@ -1,0 +1,1 @@
+"""Settings of a run: their bounds, the settings themselves, presets and files of them."""

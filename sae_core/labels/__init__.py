@@ -1,0 +1,43 @@
+"""People's labels of features: in SQLite or on a server, safe with several people writing, with history and undo."""
+
+from sae_core.labels.csv_file import LARGEST_MB, parse_csv, read_label_file
+from sae_core.labels.database import shown_address
+from sae_core.labels.importing import ImportPlan, plan_import
+from sae_core.labels.opening import check_address, labels_of
+from sae_core.labels.records import (
+    COLUMNS,
+    LONGEST,
+    Change,
+    Conflict,
+    Copy,
+    Edit,
+    Label,
+    Saved,
+    Source,
+    Step,
+    Undone,
+)
+from sae_core.labels.store import LabelStore
+
+__all__ = [
+    "COLUMNS",
+    "LARGEST_MB",
+    "LONGEST",
+    "Change",
+    "Conflict",
+    "Copy",
+    "Edit",
+    "ImportPlan",
+    "Label",
+    "LabelStore",
+    "Saved",
+    "Source",
+    "Step",
+    "Undone",
+    "check_address",
+    "labels_of",
+    "parse_csv",
+    "plan_import",
+    "read_label_file",
+    "shown_address",
+]

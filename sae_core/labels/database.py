@@ -1,0 +1,356 @@
+"""Where labels lie: a SQLite file, or a server that any SQLAlchemy address names. Passwords never leave this module."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from sae_core.foundation.errors import UserError
+from sae_core.labels.schema import FORMAT, READABLE, format_of, make_current
+
+_WAIT_SECONDS = 30.0
+_EXAMPLE = "postgresql://name@host/database or sqlite:///labels.sqlite"
+_SECRET_WORDS = ("pass", "secret", "token", "key", "pwd")
+
+
+class _Database:
+    """What a file and a server have in common: how they are read."""
+
+    shown: str
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection | None]:
+        """A connection for reading; None while nobody has written a label."""
+        with self._sentences("read"):
+            held = _HELD.get()
+            if held is None or held.place != self._place():
+                with self._opened() as connection:
+                    yield connection
+                return
+            try:
+                yield held.opened(self._opened)
+            except BaseException:
+                _let_go()
+                raise
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this, all that a thread reads comes through one connection, until it writes.
+
+        Opening one takes longer than reading a label. Nothing is opened before something is read.
+        """
+        held = _HELD.get()
+        if held is not None and held.place == self._place():
+            yield
+            return
+        with ExitStack() as stack:
+            before = _HELD.set(_Held(self._place(), stack))
+            try:
+                yield
+            finally:
+                _HELD.reset(before)
+
+    def _place(self) -> str:
+        raise NotImplementedError
+
+    def _opened(self) -> AbstractContextManager[Connection | None]:
+        raise NotImplementedError
+
+    def _sentences(self, deed: str) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+
+@dataclass(slots=True)
+class _Held:
+    """The connection that a thread reads through, once it has read."""
+
+    place: str
+    stack: ExitStack
+    connection: Connection | None = None
+
+    def opened(self, open_one: Callable[[], AbstractContextManager[Connection | None]]) -> Connection | None:
+        if self.connection is None:
+            with ExitStack() as opening:
+                self.connection = opening.enter_context(open_one())
+                # A server without labels has given a connection that nobody reads through, and has few of them.
+                if self.connection is not None:
+                    self.stack.push(opening.pop_all())
+        return self.connection
+
+
+_HELD: ContextVar[_Held | None] = ContextVar("connection of labels", default=None)
+
+
+def _let_go() -> None:
+    """Close what this thread reads through: it would not see what is written next, and could keep it from being."""
+    held = _HELD.get()
+    if held is not None:
+        _HELD.set(None)
+        held.stack.close()
+
+
+class SQLiteFile(_Database):
+    """A SQLite file. Every call opens its own connection, so threads and processes may share a file.
+
+    Args:
+        path: The file.
+        in_run: Whether it lies in a run folder, which is never made for it.
+    """
+
+    def __init__(self, path: Path, *, in_run: bool = False) -> None:
+        self.path, self.shown, self._in_run = path, str(path), in_run
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection within a transaction that is kept if all goes well."""
+        _let_go()
+        with self._sentences("saved"):
+            if self._in_run and not self.path.parent.is_dir():
+                raise UserError(
+                    f"Labels cannot be saved in {self.path}, as its folder is gone; restore the run or open another."
+                )
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _engine_of_file(str(self.path), "write").begin() as connection:
+                _refuse_newer(format_of(connection), self.shown)
+                make_current(connection)
+                yield connection
+
+    @contextmanager
+    def _opened(self) -> Iterator[Connection | None]:
+        """A connection for reading; None while there is no file. A file of an older format is made one of this."""
+        if not self.path.exists():
+            yield None
+            return
+        with _engine_of_file(str(self.path), "read").connect() as connection:
+            there = FORMAT if self._key() in _CURRENT else format_of(connection)
+            _refuse_newer(there, self.shown)
+            if there == FORMAT:
+                _CURRENT.add(self._key())
+                yield connection
+                return
+        if self._was_made_current():
+            with _engine_of_file(str(self.path), "read").connect() as connection:
+                yield connection
+        else:
+            with _engine(lambda: _copied(self.path), "BEGIN").connect() as connection:
+                make_current(connection)
+                yield connection
+
+    @contextmanager
+    def _sentences(self, deed: str) -> Iterator[None]:
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+            where, remedy = {
+                "read": ("from", "restore or remove the file"),
+                "saved": ("in", "make the folder writable, or make room"),
+            }[deed]
+            raise UserError(f"Labels cannot be {deed} {where} {self.path} ({_reason(error)}); {remedy}.") from None
+
+    def _place(self) -> str:
+        return self.shown
+
+    def _key(self) -> tuple[str, int]:
+        # Another file may take this one's place.
+        about = self.path.stat()
+        return str(self.path), hash((about.st_ino, about.st_mtime_ns))
+
+    def _was_made_current(self) -> bool:
+        """Make the file one of this format; False where it may not be written, and is read as a copy in memory."""
+        try:
+            with self.writing():
+                return True
+        except UserError:
+            return False
+
+
+@lru_cache(maxsize=64)
+def _engine_of_file(path: str, purpose: str) -> Engine:
+    if purpose == "read":
+        return _engine(lambda: _connect(Path(path), "mode=ro"), "BEGIN")
+    # The lock is taken before reading, so that nobody writes between reading the old label and the new.
+    return _engine(lambda: _connect(Path(path), "mode=rwc"), "BEGIN IMMEDIATE")
+
+
+def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    """A connection that has proved to work; on a read-only medium WAL needs to be told that nobody writes."""
+    # Without an isolation level Python's module begins no transactions; the events above do.
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?{options}",
+        uri=True,
+        timeout=_WAIT_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if options == "mode=rwc":
+            connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.Error as error:
+        connection.close()
+        if options != "mode=ro" or not isinstance(error, sqlite3.OperationalError):
+            raise
+        return _connect(path, "mode=ro&immutable=1")
+    return connection
+
+
+def _copied(path: Path) -> sqlite3.Connection:
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with closing(_connect(path, "mode=ro")) as connection:
+        connection.backup(memory)
+    return memory
+
+
+class Server(_Database):
+    """A database server such as PostgreSQL.
+
+    Args:
+        url: Its address.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self._url, self.shown = url, _masked(url)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Connection | None]:
+        with self._engine().connect() as connection:
+            there = FORMAT if self._key() in _CURRENT else format_of(connection)
+            _refuse_newer(there, self.shown)
+            if there == FORMAT:
+                _CURRENT.add(self._key())
+            yield connection if there in READABLE else None
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A connection within a transaction that is kept if all goes well."""
+        _let_go()
+        with self._sentences("saved"):
+            if self._key() not in _CURRENT:
+                self._make_tables()
+            with self._engine().begin() as connection:
+                yield connection
+
+    def _make_tables(self) -> None:
+        for last in (False, True):
+            try:
+                with self._engine().begin() as connection:
+                    _refuse_newer(format_of(connection), self.shown)
+                    make_current(connection)
+            except (IntegrityError, DBAPIError):
+                # Two programs that start at once both make the tables; the second finds those of the first.
+                if last:
+                    raise
+            else:
+                break
+        _CURRENT.add(self._key())
+
+    def _place(self) -> str:
+        return self._key()[0]
+
+    def _engine(self) -> Engine:
+        return _engine_of_server(*self._key())
+
+    def _key(self) -> tuple[str, int]:
+        # A forked process may not share the connections of the one it comes from.
+        return self._url.render_as_string(hide_password=False), os.getpid()
+
+    @contextmanager
+    def _sentences(self, deed: str) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            reason = _reason(error)
+            for secret in _secrets(self._url):
+                reason = reason.replace(secret, "***")
+            _CURRENT.discard(self._key())
+            raise UserError(
+                f"Labels cannot be {deed} at {self.shown} ({reason}); look whether the server runs and lets you in."
+            ) from None
+
+
+_CURRENT: set[tuple[str, int]] = set()
+"""Files and servers whose tables were seen to be of this format."""
+
+
+@lru_cache(maxsize=8)
+def _engine_of_server(address: str, process: int) -> Engine:
+    return create_engine(make_url(address), pool_pre_ping=True, pool_size=5, max_overflow=15)
+
+
+def database_at(address: str) -> SQLiteFile | Server:
+    """The database that an address names.
+
+    Args:
+        address: An address as SQLAlchemy has them; ``postgresql://`` alone means the driver psycopg.
+
+    Raises:
+        UserError: If it is no address, or its driver is not installed. The sentence does not repeat a password.
+    """
+    try:
+        url = make_url(address.strip())
+    except (ArgumentError, ValueError):
+        raise UserError(f"The address of the labels is no database address; give one such as {_EXAMPLE}.") from None
+    if url.get_backend_name() == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise UserError(f"Labels in memory would be lost; give an address such as {_EXAMPLE}.")
+        return SQLiteFile(Path(str(url.database)))
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    try:
+        url.get_dialect().import_dbapi()
+    except NoSuchModuleError:
+        raise UserError(f"SQLAlchemy knows no database {url.drivername!r}; give one such as {_EXAMPLE}.") from None
+    except ImportError as error:
+        remedy = "pip install -e '.[postgres]'" if "psycopg" in url.drivername else f"install {error.name or 'it'}"
+        raise UserError(f"The driver of {url.drivername} is not installed; {remedy}.") from None
+    return Server(url)
+
+
+def shown_address(address: str) -> str:
+    """An address as people may see it: without its password.
+
+    Raises:
+        UserError: If it is no address.
+    """
+    return database_at(address).shown
+
+
+def _masked(url: URL) -> str:
+    hidden = {name: "***" for name in url.query if any(word in name.lower() for word in _SECRET_WORDS)}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def _secrets(url: URL) -> list[str]:
+    named = [str(value) for name, value in url.query.items() if any(word in name.lower() for word in _SECRET_WORDS)]
+    return [secret for secret in (str(url.password or ""), *named) if secret]
+
+
+def _refuse_newer(there: int, shown: str) -> None:
+    if there > FORMAT:
+        raise UserError(f"The labels in {shown} are of a newer sae-ensemble (format {there}); update this one.")
+
+
+def _reason(error: Exception) -> str:
+    """What the database says, in one line, without the statement and its values."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return " ".join((said.splitlines() or [type(error).__name__])[0].split())

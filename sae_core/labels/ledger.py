@@ -1,0 +1,297 @@
+"""Reading and writing labels within one transaction that has locked its run: each change goes into the history.
+
+A version is the number of a change. An undo restores what an earlier change made, and counts as that one where a later
+undo asks whether anybody has changed the label since; so one's own steps can be taken back one after the other. A redo
+takes back an undo in the same way, and what it restores counts as the step that is in force again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from sae_core.foundation.errors import UserError
+from sae_core.labels.records import Conflict, Copy, Edit, Kind, Label, Saved, Source, now, require_fit
+from sae_core.labels.schema import history, labels, steps
+
+_AT_ONCE = 500
+"""Values in one query; databases limit how many there may be."""
+_Key = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One change: what is there, what is to be there, and for an undo or redo the change whose outcome comes back."""
+
+    old: Label | None
+    new: Label | None
+    previous: int
+    author: str
+    time: str
+    restores: int | None = None
+
+    @property
+    def place(self) -> Label:
+        """A label that says where the change is."""
+        place = self.old or self.new
+        assert place is not None, "a change from nothing to nothing"
+        return place
+
+
+class Ledger:
+    """The labels of one run within a transaction.
+
+    Args:
+        connection: A connection that is within a transaction.
+        run: The run's name in the database.
+    """
+
+    def __init__(self, connection: Connection, run: str) -> None:
+        self._connection, self._run = connection, run
+
+    def labels(self, keys: Iterable[_Key]) -> dict[_Key, Label]:
+        """The labels of features, of those that have one."""
+        found = {}
+        for ensemble, features in _by_ensemble(keys):
+            query = select(labels).where(*self._of(labels, ensemble), labels.c.feature.in_(features))
+            found.update({label.key: label for label in map(label_from, self._connection.execute(query))})
+        return found
+
+    def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
+        """The last change of each feature that was ever labelled."""
+        return {feature: version for (_, feature), version in self._versions((ensemble, f) for f in features).items()}
+
+    def step(self, number: int) -> Row[Any] | None:
+        """A step of this run."""
+        query = select(steps).where(steps.c.run == self._run, steps.c.id == number)
+        return self._connection.execute(query).one_or_none()
+
+    def save(
+        self, edits: Sequence[Edit], author: str, kind: Kind, text: str, copies: Mapping[_Key, Sequence[Copy]]
+    ) -> Saved:
+        """Make the changes that edits ask for, or none; see `LabelStore.save`."""
+        wanted = {edit.wanted.key: edit for edit in edits}
+        there, versions = self.labels(wanted), self._versions(wanted)
+        moves, clashing = [], []
+        for key, edit in wanted.items():
+            old, version = there.get(key), versions.get(key, 0)
+            if _same_text(old, edit.wanted):
+                continue
+            if edit.seen is not None and edit.seen != version:
+                clashing.append((edit.wanted, old, version))
+                continue
+            new = None if edit.wanted.empty else edit.wanted
+            require_fit(edit.wanted)  # what stays as it is may be longer: older versions took it
+            moves.append(_Move(old, new, version, edit.wanted.author or author, edit.wanted.time))
+        if clashing:
+            return Saved(None, conflicts=tuple(self._conflicts(clashing)))
+        given = list(self._given(copies, moves, author))
+        followers = self._followers([*moves, *given], author)
+        step, versions = self._write([*moves, *given, *followers], author, kind, text)
+        return Saved(step, len(moves), len(given), len(followers), versions=versions)
+
+    def _given(self, copies: Mapping[_Key, Sequence[Copy]], moves: Sequence[_Move], author: str) -> Iterator[_Move]:
+        """What giving labels to families changes, once ``moves`` are made; labels from elsewhere stay."""
+        made = {move.place.key: move.new for move in moves}
+        targets = {(ensemble, copy.feature) for (ensemble, _), family in copies.items() for copy in family}
+        there = self.labels({*copies, *targets})
+        versions, done, time = self._versions(targets), {*made}, now()
+        for (ensemble, feature), family in copies.items():
+            source = made.get((ensemble, feature), there.get((ensemble, feature)))
+            if source is None or not source.label:
+                raise UserError(f"Feature {feature} of {ensemble} has no label to give to others; write one first.")
+            for copy in family:
+                key = (ensemble, copy.feature)
+                old = there.get(key)
+                is_own = old is not None and (old.source is None or old.source.feature != feature)
+                is_there = old is not None and old.label == source.label
+                if is_own or is_there or key in done or copy.feature == feature:
+                    continue
+                done.add(key)
+                origin = Source(feature, source.member, source.latent, round(copy.score, 4))
+                new = Label(ensemble, copy.member, copy.latent, copy.feature, source.label, "", author, time, origin)
+                yield _Move(old, new, versions.get(key, 0), author, time)
+
+    def take_back(self, step: Row[Any], author: str) -> tuple[int, int, int | None]:
+        """Take a step back, or an undo; see `LabelStore.undo` and `LabelStore.redo`.
+
+        Returns:
+            (labels that are as before the step, labels that were left since somebody has changed them after it, number
+            of the step that this is, None where it changes nothing).
+        """
+        made = self._changes(history.c.step == step.id)
+        keys = [(row.ensemble, row.feature) for row in made.values()]
+        there, versions = self.labels(keys), self._versions(keys)
+        near = made | self._changes_numbered({*versions.values(), *(row.previous for row in made.values())})
+        targets = {number: _effective(near, row.previous) for number, row in made.items()}
+        before = self._changes_numbered(targets.values())
+        moves, left, time = [], 0, now()
+        for number, row in made.items():
+            key = (row.ensemble, row.feature)
+            if _effective(near, versions[key]) != _effective(near, number):
+                left += 1
+                continue
+            old, target = there.get(key), targets[number]
+            new = _outcome(before[target]) if target else None
+            if old or new:
+                author_then, time_then = (new.author, new.time) if new else (author, time)
+                moves.append(_Move(old, new, versions[key], author_then, time_then, restores=target))
+        followers = self._followers(moves, author)
+        self._mark([step.id], undone=1)
+        kind: Kind = "redo" if step.kind == "undo" else "undo"
+        if kind == "redo" and moves:
+            # What an undo has restored (its followers restore nothing) was made by the step that it took back.
+            self._mark({before[targets[number]].step for number, row in made.items() if row.restores is not None})
+        written, _ = self._write([*moves, *followers], author, kind, f"{step.kind} {step.id}")
+        return len(moves), left, written
+
+    def _mark(self, numbers: Iterable[int], *, undone: int = 0) -> None:
+        these = (steps.c.run == self._run) & steps.c.id.in_(sorted(numbers))
+        self._connection.execute(update(steps).where(these).values(undone=undone))
+
+    def _followers(self, moves: Sequence[_Move], author: str) -> list[_Move]:
+        """Propagated labels that are still as they came, and now change with their source."""
+        known, found, sources = {move.place.key for move in moves}, [], {move.place.key: move.new for move in moves}
+        while sources:
+            copies: list[Label] = []
+            for ensemble, features in _by_ensemble(sources):
+                query = select(labels).where(*self._of(labels, ensemble), labels.c.source.in_(features))
+                copies += map(label_from, self._connection.execute(query))
+            changed: dict[_Key, Label | None] = {}
+            for copy in copies:
+                assert copy.source is not None, "asked for by its source"
+                source = sources[copy.ensemble, copy.source.feature]
+                if copy.key not in known and (source is None or source.label != copy.label):
+                    known.add(copy.key)
+                    keeps = source is not None and bool(source.label)
+                    new = replace(copy, label=source.label, author=author, time=now()) if source and keeps else None
+                    changed[copy.key] = new
+                    found.append(_Move(copy, new, copy.version, author, now()))
+            sources = changed
+        return found
+
+    def _write(self, moves: Sequence[_Move], author: str, kind: str, text: str) -> tuple[int | None, dict[_Key, int]]:
+        """Make changes as one step, and give its number and the new versions; nothing to change is no step."""
+        if not moves:
+            return None, {}
+        step, first = self._next(steps), self._next(history)
+        row = {"run": self._run, "id": step, "kind": kind, "author": author, "time": now(), "text": text}
+        self._connection.execute(insert(steps).values(**row, labels=len(moves), undone=0))
+        changes, rows = [], []
+        for number, move in enumerate(moves, first):
+            place = {"ensemble": move.place.ensemble, "feature": move.place.feature}
+            # A removal may not know where in its member the feature is; the label that it removes does.
+            place |= {"run": self._run, "member": move.place.member, "latent": move.place.latent}
+            origin = _source_columns(move.new.source if move.new else None)
+            made: dict[str, Any] = {"id": number, "step": step, "previous": move.previous, "restores": move.restores}
+            made |= dict(zip(("old_label", "old_note"), _texts(move.old), strict=True))
+            made |= dict(zip(("new_label", "new_note"), _texts(move.new), strict=True))
+            changes.append({**place, **origin, **made, "author": move.author, "time": move.time})
+            if move.new:
+                texts = {"label": move.new.label, "note": move.new.note}
+                who = {"author": move.new.author, "time": move.new.time, "version": number}
+                rows.append({**place, **origin, **texts, **who})
+        self._connection.execute(insert(history), changes)
+        for ensemble, features in _by_ensemble(move.place.key for move in moves):
+            self._connection.execute(delete(labels).where(*self._of(labels, ensemble), labels.c.feature.in_(features)))
+        if rows:
+            self._connection.execute(insert(labels), rows)
+        return step, {move.place.key: number for number, move in enumerate(moves, first)}
+
+    def _conflicts(self, clashing: Sequence[tuple[Label, Label | None, int]]) -> Iterator[Conflict]:
+        changes = self._changes_numbered(version for _, _, version in clashing)
+        by_step = {row.step for row in changes.values()} - {None}
+        names = {}
+        for part in _chunks(sorted(by_step)):
+            query = select(steps.c.id, steps.c.author).where(steps.c.run == self._run, steps.c.id.in_(part))
+            names.update({row.id: row.author for row in self._connection.execute(query)})
+        for wanted, theirs, version in clashing:
+            change = changes.get(version)
+            author = names.get(change.step, change.author) if change else ""
+            yield Conflict(wanted, theirs, version, author, change.time if change else "")
+
+    def _versions(self, keys: Iterable[_Key]) -> dict[_Key, int]:
+        found = {}
+        for ensemble, features in _by_ensemble(keys):
+            query = (
+                select(history.c.feature, func.max(history.c.id).label("last"))
+                .where(*self._of(history, ensemble), history.c.feature.in_(features))
+                .group_by(history.c.feature)
+            )
+            found.update({(ensemble, row.feature): row.last for row in self._connection.execute(query)})
+        return found
+
+    def _changes(self, condition: Any) -> dict[int, Row[Any]]:
+        query = select(history).where(history.c.run == self._run, condition).order_by(history.c.id)
+        return {row.id: row for row in self._connection.execute(query)}
+
+    def _changes_numbered(self, numbers: Iterable[int]) -> dict[int, Row[Any]]:
+        found: dict[int, Row[Any]] = {}
+        for part in _chunks(sorted(set(numbers))):
+            found.update(self._changes(history.c.id.in_(part)))
+        return found
+
+    def _next(self, table: Any) -> int:
+        query = select(func.max(table.c.id)).where(table.c.run == self._run)
+        return int(self._connection.execute(query).scalar() or 0) + 1
+
+    def _of(self, table: Any, ensemble: str) -> tuple[Any, Any]:
+        return table.c.run == self._run, table.c.ensemble == ensemble
+
+
+def label_from(row: Row[Any]) -> Label:
+    """The label in a row of the table of labels."""
+    place = (row.ensemble, row.member, row.latent, row.feature)
+    return Label(*place, row.label, row.note, row.author, row.time, source_from(row), row.version)
+
+
+def source_from(row: Row[Any]) -> Source | None:
+    """Where the label in a row comes from."""
+    if row.source is None:
+        return None
+    return Source(row.source, row.source_member, row.source_latent, float(row.score))
+
+
+def _texts(label: Label | None) -> tuple[str | None, str | None]:
+    return (label.label, label.note) if label else (None, None)
+
+
+def _source_columns(source: Source | None) -> dict[str, Any]:
+    values = (source.feature, source.member, source.latent, source.score) if source else (None,) * 4
+    return dict(zip(("source", "source_member", "source_latent", "score"), values, strict=True))
+
+
+def _outcome(row: Row[Any]) -> Label | None:
+    """The label that a change made; None if it removed one."""
+    if row.new_label is None:
+        return None
+    place = (row.ensemble, row.member, row.latent, row.feature)
+    return Label(*place, row.new_label, row.new_note or "", row.author, row.time, source_from(row))
+
+
+def _effective(changes: dict[int, Row[Any]], number: int) -> int:
+    """The change whose outcome stands after change ``number``: itself, unless it has restored that of another one."""
+    row = changes.get(number)
+    return number if row is None or row.restores is None else int(row.restores)
+
+
+def _same_text(old: Label | None, wanted: Label) -> bool:
+    return wanted.empty if old is None else (old.label, old.note) == (wanted.label, wanted.note)
+
+
+def _by_ensemble(keys: Iterable[_Key]) -> Iterator[tuple[str, Sequence[int]]]:
+    """Features by ensemble, in pieces that fit into one query."""
+    features: dict[str, list[int]] = defaultdict(list)
+    for ensemble, feature in keys:
+        features[ensemble].append(feature)
+    for ensemble, numbers in features.items():
+        for part in _chunks(numbers):
+            yield ensemble, part
+
+
+def _chunks(values: Sequence[int]) -> Iterator[Sequence[int]]:
+    return (values[start : start + _AT_ONCE] for start in range(0, len(values), _AT_ONCE))

@@ -1,0 +1,42 @@
+"""Which labels belong to a run: the file in its folder, or those of its identity in the database of a team."""
+
+from __future__ import annotations
+
+import os
+
+from sae_core.foundation.machine import environment as variables
+from sae_core.foundation.run import Run
+from sae_core.labels.database import database_at
+from sae_core.labels.store import LabelStore
+
+
+def labels_of(run: Run, address: str | None = None) -> LabelStore:
+    """The labels of a run.
+
+    Args:
+        run: The run.
+        address: A database that holds the labels of several runs, told apart by their identity. If not given, the
+            one that the environment variable `variables.LABELS` names, else the file in the run folder.
+
+    Raises:
+        UserError: If the address is none, or its driver is not installed.
+    """
+    address = address or os.environ.get(variables.LABELS)
+    if not address:
+        return LabelStore(run.labels, run.name)
+    created = str(run.manifest.get("created", ""))
+    return LabelStore.shared(database_at(address), run.name, identity=run.identity, created=created)
+
+
+def check_address(address: str) -> str:
+    """Try whether labels can be read at an address.
+
+    Returns:
+        The address as people may see it, without its password.
+
+    Raises:
+        UserError: If it is no address, its driver is missing, or the server does not answer or lets nobody in.
+    """
+    database = database_at(address)
+    with database.reading():
+        return database.shown

@@ -1,0 +1,340 @@
+"""The labels of one run: read, written with optimistic versions, propagated, taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Self
+
+import pandas as pd
+from sqlalchemy import Connection, Row, desc, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from sae_core.foundation import numbering
+from sae_core.foundation.errors import UserError
+from sae_core.labels import csv_file
+from sae_core.labels.database import Server, SQLiteFile
+from sae_core.labels.ledger import Ledger, label_from, source_from
+from sae_core.labels.records import (
+    COLUMNS,
+    Change,
+    Copy,
+    Edit,
+    Kind,
+    Label,
+    Saved,
+    Step,
+    Undone,
+    cells_of,
+    clean,
+    now,
+    require_distinct,
+)
+from sae_core.labels.schema import history, labels, runs, steps
+
+_TAKING_BACK = ("undo", "redo")
+
+
+class LabelStore:
+    """The labels of one run. Threads, processes and, on a server, machines may share them.
+
+    Args:
+        path: The SQLite file of the run; it is made with the first label.
+        run_name: Named in the table and in the CSV file.
+    """
+
+    def __init__(self, path: Path, run_name: str) -> None:
+        self.path, self.run_name = path, run_name
+        self._database: SQLiteFile | Server = SQLiteFile(path, in_run=True)
+        # A file in a run folder is copied and renamed with it, so it does not name its run.
+        self._run, self._created, self._is_known = "", "", False
+
+    @classmethod
+    def shared(cls, database: SQLiteFile | Server, run_name: str, *, identity: str = "", created: str = "") -> Self:
+        """The labels of a run in a database that holds those of several.
+
+        Args:
+            database: As `database_at` gives it.
+            run_name: What people call the run; it may change.
+            identity: Tells the runs apart, see `Run.identity`; the name does if it is not given.
+            created: When the run was made. Labels that older versions kept under its name are its own if they say the
+                same; if no identity is given, a run of the same name that was made at another time is refused.
+        """
+        store = cls(getattr(database, "path", Path()), run_name)
+        store._database, store._run, store._created = database, identity or run_name, created
+        return store
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether they lie in a database of several runs, and not in the run folder."""
+        return self._run != ""
+
+    @property
+    def place(self) -> str:
+        """Where the labels lie, as people may see it: a path, or an address without its password."""
+        return self._database.shown
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """Within this, all that this thread reads of labels comes through one connection, until it writes some."""
+        return self._database.at_once()
+
+    def get(self, ensemble: str, feature: int) -> Label | None:
+        """The label of a feature, numbered as in the ensemble; None if it has none."""
+        with self._reading() as (connection, key):
+            query = select(labels).where(
+                labels.c.run == key, labels.c.ensemble == ensemble, labels.c.feature == feature
+            )
+            row = connection.execute(query).one_or_none() if connection else None
+        return label_from(row) if row else None
+
+    def all(self, ensemble: str | None = None) -> list[Label]:
+        """All labels, or those of one ensemble, in the order of features."""
+        with self._reading() as (connection, key):
+            query = select(labels).where(labels.c.run == key)
+            if ensemble is not None:
+                query = query.where(labels.c.ensemble == ensemble)
+            found = [label_from(row) for row in connection.execute(query)] if connection else []
+        return sorted(found, key=lambda label: label.key)  # databases differ in how they order text
+
+    def table(self) -> pd.DataFrame:
+        """All labels with the columns `COLUMNS`."""
+        return self.table_of(self.all())
+
+    def table_of(self, found: Iterable[Label]) -> pd.DataFrame:
+        """Labels with the columns `COLUMNS`."""
+        table = pd.DataFrame([cells_of(one, self.run_name) for one in found], columns=list(COLUMNS))
+        sources = {f"source_{name}": "Int64" for name in numbering.COLUMNS}
+        return table.astype({**dict.fromkeys(numbering.COLUMNS, "int64"), **sources, "score": "float64"})
+
+    def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
+        """The version of each feature, with a label or without one; 0 where nothing was ever written."""
+        wanted = sorted(set(features))
+        with self._reading() as (connection, key):
+            if connection is None:
+                return dict.fromkeys(wanted, 0)
+            found = Ledger(connection, key).versions(ensemble, wanted)
+        return {feature: found.get(feature, 0) for feature in wanted}
+
+    def revision(self) -> int:
+        """A number that grows with every change of any label of the run."""
+        with self._reading() as (connection, key):
+            if connection is None:
+                return 0
+            query = select(func.max(history.c.id)).where(history.c.run == key)
+            return int(connection.execute(query).scalar() or 0)
+
+    def set(
+        self, ensemble: str, member: int, latent: int, feature: int, label: str, note: str = "", author: str = ""
+    ) -> None:
+        """Write the label of a feature, whatever is there; an empty label without a note removes it.
+
+        Args:
+            ensemble: Name of the ensemble.
+            member: Number of the member.
+            latent: Number of the feature within the member.
+            feature: Number of the feature in the ensemble.
+            label: A few words.
+            note: Anything longer.
+            author: Who writes.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        self.save([Edit(Label(ensemble, member, latent, feature, label, note, author, now()))], author=author)
+
+    def delete(self, ensemble: str, feature: int, author: str = "") -> None:
+        """Remove the label of a feature, if it has one.
+
+        Raises:
+            UserError: If it cannot be written.
+        """
+        self.save([Edit(Label(ensemble, 0, 0, feature, "", "", author, now()))], author=author)
+
+    def save(
+        self,
+        edits: Sequence[Edit],
+        *,
+        author: str,
+        kind: Kind = "edit",
+        text: str = "",
+        copies: Mapping[tuple[str, int], Sequence[Copy]] = MappingProxyType({}),
+    ) -> Saved:
+        """Write labels as one step, all or none; labels that were propagated from them follow while they are untouched.
+
+        Nothing is written if somebody has changed one of the features since it was seen, unless to what is wanted here.
+
+        Args:
+            edits: What is wanted, one edit a feature.
+            author: Who makes the step.
+            kind: What the step is.
+            text: More about the step.
+            copies: By ensemble and feature, other features that its label is then propagated to; each keeps its source
+                and match score. Features that have a label of their own, or one from another source, keep it.
+
+        Raises:
+            UserError: If a feature has no label to propagate, two edits are of one feature, a text is too long, or it
+                cannot be written.
+        """
+        cleaned = [Edit(edit.wanted.cleaned(), edit.seen) for edit in edits]
+        require_distinct(edit.wanted for edit in cleaned)
+        with self._writing() as ledger:
+            return ledger.save(cleaned, clean(author), kind, clean(text), copies)
+
+    def propagate(self, ensemble: str, feature: int, copies: Sequence[Copy], *, author: str) -> Saved:
+        """Give a feature's label to others of its family; as `save` does, without an edit."""
+        return self.save([], author=author, kind="family", copies={(ensemble, feature): copies})
+
+    def last_step(self, author: str, among: Iterable[int] | None = None) -> Step | None:
+        """The last step of an author that is not taken back; ``among`` restricts it to some steps."""
+        return self._last(author, among, steps.c.kind.not_in(_TAKING_BACK), steps.c.undone == 0)
+
+    def last_undo(self, author: str, among: Iterable[int] | None = None) -> Step | None:
+        """The last undo of an author that can be taken back: none if it was, or the author has gone on otherwise."""
+        taken_back = (steps.c.kind == "undo") & (steps.c.undone == 0)
+        last = self._last(author, among, or_(steps.c.kind.not_in(_TAKING_BACK), taken_back))
+        return last if last and last.kind == "undo" else None
+
+    def _last(self, author: str, among: Iterable[int] | None, *conditions: Any) -> Step | None:
+        with self._reading() as (connection, key):
+            if connection is None:
+                return None
+            query = select(steps).where(steps.c.run == key, steps.c.author == clean(author), *conditions)
+            if among is not None:
+                query = query.where(steps.c.id.in_(sorted(among)))
+            row = connection.execute(query.order_by(desc(steps.c.id)).limit(1)).one_or_none()
+        return _step(row) if row else None
+
+    def undo(self, author: str, number: int) -> Undone:
+        """Take one's own step back, as a step of its own: labels get back what they had, with author and time.
+
+        A label that somebody has changed after the step stays as it is.
+
+        Raises:
+            UserError: If the author has no such step, or it is taken back already.
+        """
+        with self._writing() as ledger:
+            row = ledger.step(number)
+            if row is None or row.author != clean(author) or row.undone or row.kind in _TAKING_BACK:
+                raise UserError(f"{author} has no step {number} to take back; load the page again.")
+            return Undone(_step(row), *ledger.take_back(row, clean(author)))
+
+    def redo(self, author: str, number: int) -> Undone:
+        """Take one's own undo back, as a step of its own: labels get back what it took, with author and time.
+
+        A label that somebody has changed after the undo stays as it is. The step that is in force again can be taken
+        back as before.
+
+        Raises:
+            UserError: If the author has no such undo, or it is taken back already.
+        """
+        with self._writing() as ledger:
+            row = ledger.step(number)
+            if row is None or row.author != clean(author) or row.undone or row.kind != "undo":
+                raise UserError(f"{author} has taken back nothing as step {number}; load the page again.")
+            return Undone(_step(row), *ledger.take_back(row, clean(author)))
+
+    def steps(self, limit: int = 50) -> list[Step]:
+        """The last steps of everybody, the latest first."""
+        with self._reading() as (connection, key):
+            query = select(steps).where(steps.c.run == key).order_by(desc(steps.c.id)).limit(limit)
+            return [_step(row) for row in connection.execute(query)] if connection else []
+
+    def history(self, ensemble: str, feature: int) -> list[Change]:
+        """All changes of a feature's label, the first one first."""
+        of_step = (steps.c.run == history.c.run) & (steps.c.id == history.c.step)
+        chosen = (
+            select(history, steps.c.kind.label("kind"), steps.c.author.label("step_author"))
+            .select_from(history.outerjoin(steps, of_step))
+            .where(history.c.ensemble == ensemble, history.c.feature == feature)
+            .order_by(history.c.id)
+        )
+        with self._reading() as (connection, key):
+            rows = connection.execute(chosen.where(history.c.run == key)).all() if connection else []
+        return [
+            Change(
+                *(row.old_label, row.new_label, row.old_note, row.new_note, row.author, row.time),
+                *(row.kind or "", row.step_author or "", source_from(row)),
+            )
+            for row in rows
+        ]
+
+    def to_csv(self) -> str:
+        """All labels as CSV; cells that a spreadsheet would take for a formula get an apostrophe in front."""
+        return csv_file.write_csv(self.all(), self.run_name)
+
+    def from_csv(self, text: str, widths: Mapping[str, Sequence[int]], author: str = "") -> int:
+        """Read labels from CSV, all or none; a label that is already there is replaced.
+
+        Args:
+            text: A file with at least the columns ensemble, label and feature (the number in the ensemble), or member
+                and latent (the number within the member) in place of it, or all three, in any order. One with feature
+                and member and without latent is of an older version, whose feature is the number within the member.
+            widths: Features of each member, for every ensemble of the run.
+            author: Who imports.
+
+        Returns:
+            The number of labels read.
+
+        Raises:
+            UserError: One sentence naming the line and column at fault.
+        """
+        found = csv_file.parse_csv(text, widths, self.run_name).labels
+        self.save([Edit(label) for label in found], author=author, kind="import")
+        return len(found)
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[Connection | None, str]]:
+        """A connection for reading, None while nobody has written a label, and what the run is called there."""
+        with self._database.reading() as connection:
+            yield connection, self._key(connection) if connection else self._run
+
+    def _key(self, connection: Connection) -> str:
+        """What the run is called in the database: its identity, or its name where an older version has written."""
+        if self._run in ("", self.run_name) or self._is_known:
+            return self._run
+        query = select(runs.c.run, runs.c.created).where(runs.c.run.in_([self._run, self.run_name]))
+        found = {row.run: row.created for row in connection.execute(query)}
+        self._is_known = self._run in found
+        is_ours = not self._is_known and bool(self._created) and found.get(self.run_name) == self._created
+        return self.run_name if is_ours else self._run
+
+    def _adopt(self, connection: Connection) -> None:
+        """Put the run's identity in the place of its name, under which an older version has written."""
+        if self._key(connection) == self._run:
+            return
+        ours = (runs.c.run == self.run_name) & (runs.c.created == self._created)
+        renamed = update(runs).where(ours).values(run=self._run, name=self.run_name)
+        if connection.execute(renamed).rowcount:  # else somebody else was faster
+            for table in (labels, history, steps):
+                mine = update(table).where(table.c.run == self.run_name)
+                connection.execute(mine.values(run=self._run))
+
+    @contextmanager
+    def _writing(self) -> Iterator[Ledger]:
+        """The run's labels, locked against everybody else who writes them."""
+        with self._database.writing() as connection:
+            self._lock(connection)
+            yield Ledger(connection, self._run)
+
+    def _lock(self, connection: Connection) -> None:
+        self._adopt(connection)
+        query = select(runs.c.created).where(runs.c.run == self._run).with_for_update()
+        created = connection.execute(query).scalar_one_or_none()
+        if created is None:
+            try:
+                with connection.begin_nested():
+                    connection.execute(insert(runs).values(run=self._run, name=self.run_name, created=self._created))
+            except IntegrityError:
+                pass  # somebody else was faster
+            created = connection.execute(query).scalar_one()
+        if self._created and created != self._created:
+            raise UserError(
+                f"{self.place} has labels of another run called {self.run_name!r}, made {created}; rename this run's "
+                "folder."
+            )
+
+
+def _step(row: Row[Any]) -> Step:
+    return Step(row.id, row.kind, row.author, row.time, row.text, row.labels, bool(row.undone))

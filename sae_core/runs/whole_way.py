@@ -1,0 +1,255 @@
+"""The whole way from text to a run that can be browsed, stage by stage; every stage that is finished is skipped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.foundation.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
+
+if TYPE_CHECKING:
+    from sae_core.analysis.spurious.tasks import Columns, SpuriousTask
+    from sae_core.training.processes import Processes
+
+# The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
+# is served at once.
+
+
+def train(run: Run, *, progress: Progress = silent, processes: Processes | None = None) -> None:
+    """Gather activations and train every ensemble that the settings name.
+
+    Args:
+        run: The run folder.
+        progress: Told how far it is.
+        processes: Those that train together; the first one gathers the activations for all.
+    """
+    if is_trained(run):
+        shutil.rmtree(run.dealt, ignore_errors=True)  # in case that training was killed before it did so
+        return
+    from sae_core.activations.harvest import harvest
+    from sae_core.training import train_run
+    from sae_core.training.processes import ALONE
+
+    processes = processes or ALONE
+    processes.first(lambda: harvest(run, progress=progress))
+    train_run(run, progress=progress, processes=processes)
+
+
+def train_together(runs: Sequence[Run], *, progress: Progress = silent) -> None:
+    """`train` for several runs. Those that differ in layer and site alone share one pass through the model."""
+    alike: dict[str, list[Run]] = {}
+    for run in runs:
+        if not is_trained(run):
+            settings = run.settings.model_dump(mode="json")
+            for name in ("layer", "site"):
+                del settings["model"][name]
+            alike.setdefault(json.dumps(settings), []).append(run)
+    for group in alike.values():
+        from sae_core.activations.harvest import harvest_together
+
+        harvest_together(group, progress=progress)
+        for run in group:
+            train(run, progress=partial(_tell_of, run.name, progress) if len(runs) > 1 else progress)
+
+
+def _tell_of(name: str, progress: Progress, tick: Tick) -> None:
+    progress(replace(tick, stage=f"{name}: {tick.stage}"))
+
+
+def prepare(run: Run, *, progress: Progress = silent, processes: Processes | None = None) -> None:
+    """Index, match, map: everything that people look at.
+
+    Args:
+        run: The run folder.
+        progress: Told how far it is.
+        processes: Those that index together; the first one gathers activations that are no longer there for all.
+    """
+    if processes.of_first(is_prepared(run))[0] if processes else is_prepared(run):
+        return
+    from sae_core.activations.harvest import harvest
+    from sae_core.analysis.prepare import prepare_run
+    from sae_core.training.processes import ALONE
+
+    processes = processes or ALONE
+    processes.first(lambda: harvest(run, progress=progress) if _activations_wanted(run) else None)
+    prepare_run(run, progress=progress, processes=processes)
+
+
+def _activations_wanted(run: Run) -> bool:
+    """Whether the corpus or a stage that reads activations is missing; else, in an older run, they may be deleted."""
+    if not run.is_finished("corpus"):
+        return True
+    for folder in run.ensembles():
+        boosted = read_object(folder.manifest, wiring=str)["wiring"] == "residual"
+        stages = ("index", "energy") if boosted else ("index",)
+        if not all(run.is_finished(f"{stage}/{folder.name}") for stage in stages):
+            return True
+    return False
+
+
+def evaluate(run: Run, *, stages: Collection[str] = EVALUATION_STAGES, progress: Progress = silent) -> None:
+    """Measure reconstruction, dictionaries, concept detection and cost, or those ``stages`` of it that are given."""
+    if is_evaluated(run, stages):
+        return
+    from sae_core.activations.harvest import harvest
+    from sae_core.analysis.evaluate import evaluate_run
+
+    harvest(run, progress=progress)
+    evaluate_run(run, stages=stages, progress=progress)
+
+
+def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, progress: Progress = silent) -> None:
+    """Detect the labels of a CSV, JSONL or Parquet file and add the figures to the run's concepts."""
+    from sae_core.analysis.concepts.runs import evaluate_task as evaluate_task_file
+
+    evaluate_task_file(run, path, text_column=text_column, label_column=label_column, progress=progress)
+
+
+def require_task(run: Run, path: Path, *, text_column: str, label_column: str) -> None:
+    """Read a file of a task as `evaluate_task` does, which refuses it before anything is computed."""
+    from sae_core.analysis.concepts.runs import task_of_file
+
+    task_of_file(run, path, text_column=text_column, label_column=label_column)
+
+
+def require_public(run: Run, name: str, folder: Path | None) -> None:
+    """Refuse a public data set that `evaluate_public` could not measure, as far as is known without the hub."""
+    from sae_core.analysis.concepts.public_tasks import require_copies
+    from sae_core.analysis.concepts.runs import require_language_model
+
+    require_language_model(run)
+    if folder is not None:
+        require_copies(name, folder)
+
+
+def spurious_tasks(run: Run, names: Sequence[str], file: Path | None, columns: Columns | None) -> list[SpuriousTask]:
+    """The spurious tasks that are asked for of a run, refused where they could not be measured.
+
+    Args:
+        run: The run folder.
+        names: Tasks by name; without any, and without a file, those that need no hub.
+        file: A file that holds a task.
+        columns: Its columns.
+    """
+    from sae_core.analysis.spurious.runs import make_tasks, require_tasks
+
+    tasks = make_tasks(run, names, file, columns)
+    require_tasks(run, tasks)
+    return tasks
+
+
+def measure_spurious(
+    run: Run, tasks: Sequence[SpuriousTask], *, seeds: int, retrain: bool = False, progress: Progress = silent
+) -> list[dict[str, Any]]:
+    """Measure how well spurious correlations are removed by ablating features; see `evaluate_spurious`.
+
+    Args:
+        run: The run folder.
+        tasks: What `spurious_tasks` gives.
+        seeds: How many seeds.
+        retrain: Also fit a new probe after each ablation.
+        progress: Told how far it is.
+    """
+    from sae_core.analysis.spurious.runs import evaluate_spurious
+
+    return evaluate_spurious(run, tasks, seeds=range(seeds), retrain=retrain, progress=progress)
+
+
+def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent) -> dict[str, Any]:
+    """Train runs on activations of known dictionaries and score them, each by itself and all together.
+
+    Args:
+        path: The folder in which they lie.
+        runs: Runs that differ in their seeds.
+        progress: Told how far it is.
+
+    Returns:
+        What `score_together` gives.
+    """
+    from sae_core.analysis.truth.runs import score_run, score_together
+
+    for run in runs:
+        tell = partial(_tell_of, run.name, progress)
+        train(run, progress=tell)
+        score_run(run, progress=tell)
+    return score_together(path, runs)
+
+
+def evaluate_retrains(run: Run, paths: Sequence[Path], *, noise: bool = True, progress: Progress = silent) -> None:
+    """Measure how stable a run's ensembles are over independent trainings.
+
+    Args:
+        run: The run.
+        paths: Runs with other seeds, or folders of such runs, in which ``run`` itself is passed over.
+        noise: Whether SAEs are trained on noise, which boosted stages are compared with.
+        progress: Told how far it is.
+    """
+    from sae_core.analysis.stability.retrains import evaluate_retrains as evaluate_runs
+
+    evaluate_runs(run, retrains_of(run, paths), noise=noise, progress=progress)
+
+
+def retrains_of(run: Run, paths: Sequence[Path]) -> list[Run]:
+    """The runs that `evaluate_retrains` compares a run with; whatever it would refuse of them is refused here.
+
+    Raises:
+        UserError: If a path is given twice, is the run itself, or holds no retrain of it.
+    """
+    from sae_core.analysis.stability.retrains import require_retrains
+
+    given = [path.resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if given[number] in given[:number]:
+            raise UserError(f"{path} is given twice; leave one of them out.")
+        if given[number] == run.path.resolve():
+            raise UserError(f"{path} is the run itself, which is no retrain of it; give runs with other seeds.")
+    found = {each.resolve(): each for path in paths for each in find_runs(path)}
+    found.pop(run.path.resolve(), None)
+    if not found:
+        raise UserError(f"{paths[0]} holds no run but {run.path} itself; give runs that were trained with other seeds.")
+    retrains = [Run.open(each) for each in found.values()]
+    require_retrains(run, retrains)
+    return retrains
+
+
+def evaluate_public(
+    run: Run, name: str, *, train_texts: int, folder: Path | None = None, progress: Progress = silent
+) -> None:
+    """Detect the concepts of a public data set and add the figures to the run's concepts."""
+    from sae_core.analysis.concepts.runs import evaluate_public as evaluate_public_set
+
+    evaluate_public_set(run, name, train_texts=train_texts, folder=folder, progress=progress)
+
+
+def run_everything(run: Run, *, progress: Progress = silent) -> None:
+    """All of it, in order."""
+    train(run, progress=progress)
+    prepare(run, progress=progress)
+    evaluate(run, progress=progress)
+
+
+def is_trained(run: Run) -> bool:
+    """Whether the corpus is there and every ensemble of the settings is trained."""
+    return run.is_finished("corpus") and all(
+        run.is_finished(f"train/{method}") for method in run.settings.training.methods
+    )
+
+
+def is_prepared(run: Run) -> bool:
+    """Whether every trained ensemble is indexed, matched and mapped."""
+    return is_trained(run) and all(
+        run.is_finished(f"{stage}/{folder.name}") for folder in run.ensembles() for stage in INDEX_STAGES
+    )
+
+
+def is_evaluated(run: Run, stages: Collection[str] = EVALUATION_STAGES) -> bool:
+    """Whether every evaluation is there, or those ``stages`` of them."""
+    return all(run.is_finished(f"evaluate/{stage}") for stage in stages)

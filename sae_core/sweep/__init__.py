@@ -1,1 +1,0 @@
-"""Many runs over combinations of settings: which there are, doing them, and choosing among them."""

@@ -1,0 +1,1 @@
+"""The fast training step on a GPU."""

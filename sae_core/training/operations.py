@@ -1,0 +1,171 @@
+"""What training costs, in closed forms: operations, as planned and as recorded; memory and bytes on disk beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from sae_core.foundation.methods import Method
+from sae_core.foundation.settings.sections import Architecture, RunSettings
+from sae_core.sae import SAE
+
+FLOAT, IDLE = 4, 8
+"""Bytes of a weight and of the counter that every feature has."""
+KEY_ENTRIES = 2**23
+"""As `kernels.screen.CHUNK_ENTRIES`; that module cannot be imported without a compiler."""
+BIAS_COLUMNS = 16
+"""As in `kernels.screen`."""
+COLLECTED = 3
+"""Entries that the fast step looks at for each that BatchTopK keeps, and room to grow."""
+KEY_COUNTS = 2**20
+"""Bytes in which BatchTopK counts keys, on two threads."""
+
+Boosting = Literal["cached", "recomputed", "pipelined"]
+
+
+@dataclass(frozen=True, slots=True)
+class SAEShape:
+    """What decides the cost of one SAE.
+
+    Attributes:
+        architecture: Its architecture.
+        d_in: Dimension of the activations, D.
+        width: Features, N.
+        k: Active features per token, for topk and batchtopk.
+    """
+
+    architecture: Architecture
+    d_in: int
+    width: int
+    k: int
+
+    @classmethod
+    def of(cls, settings: RunSettings, d_in: int, method: Method) -> Self:
+        """One member of the ensemble of a method."""
+        sae = settings.sae_of(method)
+        return cls(sae.architecture, d_in, sae.width, sae.k)
+
+    @classmethod
+    def of_sae(cls, sae: SAE) -> Self:
+        """That of an SAE which is there."""
+        return cls(sae.architecture, sae.d_in, sae.width, int(getattr(sae, "k", 0)))
+
+    @property
+    def selects(self) -> bool:
+        """Whether the number of active features is fixed, so that only the encoder is a dense product."""
+        return self.architecture in ("topk", "batchtopk")
+
+    @property
+    def parameters(self) -> int:
+        """Encoder and decoder, their biases, and JumpReLU's thresholds."""
+        thresholds = self.width if self.architecture == "jumprelu" else 0
+        return 2 * self.d_in * self.width + self.width + self.d_in + thresholds
+
+    @property
+    def step_flops(self) -> int:
+        """Operations of one training step for one activation; AuxK and the optimiser are not counted.
+
+        A dense product has 2·D·N. Trained through sparse codes, an SAE needs one and four sums over k rows; trained
+        densely, five products: encoder, decoder and three for gradients.
+        """
+        product = 2 * self.d_in * self.width
+        return product + 8 * self.d_in * self.k if self.selects else 5 * product
+
+    def help_flops(self, dead: int) -> int:
+        """Operations that help for dead features adds to a step, for one activation; as the fast kernels do it.
+
+        AuxK has five products of the dead features with the activation or what is left of it: for codes,
+        reconstruction, slopes, and the gradients of atoms and encoder. Pulling up a preactivation has two.
+        """
+        return (10 if self.selects else 4) * self.d_in * dead
+
+    @property
+    def run_flops(self) -> int:
+        """Operations to encode and reconstruct one activation."""
+        product = 2 * self.d_in * self.width
+        return product + 2 * self.d_in * self.k if self.selects else 2 * product
+
+    @property
+    def state_bytes(self) -> int:
+        """What a member keeps between steps: weights, Adam's two moments and how long each feature was silent."""
+        return 3 * FLOAT * self.parameters + IDLE * self.width
+
+    @property
+    def weight_bytes(self) -> int:
+        """Its weights on disk, without the file's header of some hundred bytes; BatchTopK has one threshold each."""
+        constants = self.width if self.architecture == "batchtopk" else 0
+        return FLOAT * (self.parameters + constants)
+
+    def fast_step_bytes(self, batch: int, *, low_precision: bool) -> int:
+        """Buffers of the fast step, which the trainers share, and one member's reconstruction.
+
+        Args:
+            batch: Activations in a step, B.
+            low_precision: Whether features are chosen by a product in bfloat16.
+        """
+        rows = max(1, min(batch, KEY_ENTRIES // self.width))
+        chunk = rows * self.width * (2 if low_precision else 2 + FLOAT)
+        rounded = (batch + self.width) * (2 * (self.d_in + BIAS_COLUMNS) + 2 * FLOAT) if low_precision else 0
+        looked_at = COLLECTED if self.architecture == "batchtopk" else 1
+        entries = batch * self.k * (6 * FLOAT * looked_at) + (KEY_COUNTS if looked_at > 1 else 0)
+        return chunk + rounded + entries + 3 * FLOAT * batch * self.d_in
+
+    def plain_step_bytes(self, batch: int) -> int:
+        """What the plain step allocates at its highest: dense tables [B, N], gradients [N, D] and their like."""
+        tables = 2 if self.selects else 5  # preactivations and their groups; with autograd also codes and gradients
+        gradients = 4  # of W_enc and W_dec, and what normalising and clipping make of them
+        return FLOAT * (tables * batch * self.width + gradients * self.d_in * self.width + 4 * batch * self.d_in)
+
+    @property
+    def kept_gradient_bytes(self) -> int:
+        """Gradients that the plain step leaves with every trainer until its next one."""
+        return FLOAT * self.parameters
+
+
+def ensemble_flops(members: Sequence[SAEShape], *, tokens: int, boosting: Boosting | None = None, rows: int = 0) -> int:
+    """Operations to train an ensemble; AuxK and the optimiser are not counted.
+
+    A boosted stage also runs the members before it for every activation; where residuals are cached, each member but
+    the last runs once over all rows instead, and in a pipeline none does, as the steps themselves give what is left.
+
+    Args:
+        members: Its members.
+        tokens: Activations that each is trained on.
+        boosting: How stages get what they learn; None for members side by side.
+        rows: Different activations, of which cached residuals have each once.
+    """
+    total = sum(tokens * member.step_flops for member in members)
+    for number, member in enumerate(members):
+        later = len(members) - 1 - number
+        runs = {"cached": min(later, 1) * rows, "recomputed": later * tokens}.get(boosting or "", 0)
+        total += runs * member.run_flops
+    return total
+
+
+def kept_residuals(settings: RunSettings, *, rows: int, steps: int, batch: int, free: int | None) -> bool:
+    """Whether sequential stages will keep residuals on disk, as `boosting.Residuals` decides it.
+
+    Args:
+        settings: Those of the run.
+        rows: Different activations.
+        steps: Steps of a stage.
+        batch: Activations in a step.
+        free: Whether there is room is asked too: bytes free on disk less those needed; None if that is unknown.
+    """
+    training = settings.training
+    if settings.data.storage == "stream" or training.residuals != "auto":
+        return training.residuals == "cached"
+    work = 2 * rows * (training.members - 1) < steps * batch * math.comb(training.members, 2)
+    return work and (free is None or free >= 0)
+
+
+def residual_bytes(rows: int, d_in: int) -> int:
+    """Disk that kept residuals take at most: the one being written and the one it is made from."""
+    return 2 * rows * d_in * FLOAT
+
+
+def checkpoint_bytes(members: Sequence[SAEShape]) -> int:
+    """A checkpoint of members that are trained side by side, without names and curves."""
+    return sum(member.state_bytes for member in members)

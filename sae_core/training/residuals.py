@@ -1,0 +1,202 @@
+"""Boosting: member j learns the residual that the frozen members before it leave (section 3.2 of the paper).
+
+A residual is made anew for every batch, through all finished stages, or once after each stage for all rows, and kept on
+disk. Several passes over few rows are several times cheaper from disk. Nothing is biased by it: a finished stage does
+not change any more, residuals are kept in float32, in which they are computed for a batch too, and row r is the
+residual of activation r, so that a seed gives the same batches in the same order. What differs is the rounding of
+float32, and that mean and scale of a kept residual are exact where otherwise a sample has to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import read_json, write_json
+from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.foundation.settings.sections import Kernels
+from sae_core.foundation.settings.sections import Residuals as Wanted
+from sae_core.sae import SAE
+from sae_core.training.kernels.frozen import FrozenEncoder
+from sae_core.training.source import Source, StoredSource
+from sae_core.training.stage import Plan, Target
+
+SAMPLED_BATCHES = 16
+"""Batches on which a stage's mean residual and scale are measured if it is recomputed; the first it will train on."""
+
+BLOCK_ROWS = 2048
+"""Rows whose residual is computed at once. Shards end with blocks, so a continued pass computes the same blocks."""
+
+PASS_SHARDS = 8
+"""A small residual is written in about this many shards, so that little is lost when it is interrupted."""
+
+
+class Residuals:
+    """What the stages of a boosted ensemble are trained on.
+
+    Args:
+        source: The activations.
+        plan: The plan of the stages.
+        wanted: The setting ``training.residuals``.
+        folder: The folder of the checkpoint, in which residuals are kept.
+        kernels: The setting ``training.kernels``, for running finished stages.
+        progress: Told the rows whose residual is written.
+
+    Raises:
+        UserError: If residuals must be cached and the source has no fixed order of rows.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        *,
+        wanted: Wanted,
+        folder: Path,
+        kernels: Kernels = "auto",
+        progress: Progress = silent,
+    ) -> None:
+        if wanted == "cached" and not isinstance(source, StoredSource):
+            raise UserError("training.residuals is cached, but the activations have no fixed order; set it to auto.")
+        self._source, self._plan, self._wanted = source, plan, wanted
+        self._folder, self._encoder, self._progress = folder, FrozenEncoder(kernels), progress
+
+    @property
+    def cached(self) -> bool:
+        """Whether residuals are kept on disk. Decided once: an interrupted training goes on in the same way."""
+        decision, processes = self._folder / "residuals.json", self._plan.processes
+        if not processes.of_first(decision.exists())[0]:
+            processes.first(lambda: write_json(decision, "cached" if self._worth_caching() else "recomputed"))
+        return bool(read_json(decision) == "cached")
+
+    def after(self, members: Sequence[SAE]) -> Target:
+        """What finished stages leave to the next one; the activations if there are none.
+
+        Raises:
+            UserError: If an activation is not finite or the cache of activations is damaged.
+        """
+        source, stage = self._source, len(members)
+        if not members:
+            return Target.activations(source)
+        if isinstance(source, StoredSource) and self.cached:
+            self._plan.processes.first(lambda: self._kept(source, members))
+            kept = ActivationCache.open(self._cache(stage))
+            variance = source.d_in / source.scale**2 - float(source.mean_D.double().square().sum())
+            seconds = _seconds(kept.folder)
+            mean_D = kept.mean_D.float()
+            return Target(kept, mean_D, kept.scale, stage, first_member=stage, variance=variance, seconds=seconds)
+        members = list(members)  # the caller's list will grow
+
+        def frozen(acts_BD: Tensor) -> Tensor:
+            return self._reconstruct(members, acts_BD)
+
+        mean_D, scale = residual_statistics(frozen, source, self._plan)
+        (scale,) = self._plan.processes.of_first(scale)
+        return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
+
+    def _reconstruct(self, members: Sequence[SAE], acts_BD: Tensor) -> Tensor:
+        """What finished stages make of activations together, as `Ensemble.forward` does."""
+        whole_BD, left_BD = torch.zeros_like(acts_BD), acts_BD
+        for member in members:
+            part_BD = self._encoder.reconstruct(member, left_BD)
+            whole_BD, left_BD = whole_BD + part_BD, left_BD - part_BD
+        return whole_BD
+
+    def _worth_caching(self) -> bool:
+        source, plan = self._source, self._plan
+        if not isinstance(source, StoredSource) or self._wanted != "auto":
+            return self._wanted == "cached"
+        # In rows run through a stage; to write a row and read it again is taken to cost as much as that.
+        write = 2 * source.rows * (plan.stages - 1)
+        recompute = plan.steps * plan.batch_size * math.comb(plan.stages, 2)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # While a residual is made from the one before it, both are there.
+        room = shutil.disk_usage(self._folder).free >= 2 * source.rows * source.d_in * torch.float32.itemsize
+        return write < recompute and room
+
+    def _cache(self, stage: int) -> Path:
+        return self._folder / "residual" / f"after_{stage}"
+
+    def _kept(self, source: StoredSource, members: Sequence[SAE]) -> ActivationCache:
+        """The residual after members, from disk as far as it is there; the one before it is then removed."""
+        stage = len(members)
+        folders = [self._cache(number) for number in (stage - 1, stage)]
+        shard_rows = min(SHARD_BYTES // (source.d_in * torch.float32.itemsize), source.rows // PASS_SHARDS)
+        shard_rows = max(1, shard_rows // BLOCK_ROWS) * BLOCK_ROWS
+        contents = f"residual {_identity(source, members)}"
+        writer = CacheWriter(
+            folders[1],
+            d_in=source.d_in,
+            dtype="float32",
+            contents=contents,
+            shard_rows=shard_rows,
+            piles=source.piles if isinstance(source, ActivationCache) else None,
+        )
+        if writer.rows < source.rows:
+            before = source if stage == 1 else self._kept(source, members[:-1])
+            self._write(writer, before, members[-1], f"residual after stage {stage}", shard_rows)
+        kept = writer.finish()
+        shutil.rmtree(folders[0], ignore_errors=True)
+        return kept
+
+    @torch.no_grad()
+    def _write(self, writer: CacheWriter, before: StoredSource, member: SAE, label: str, shard_rows: int) -> None:
+        """Append what a member leaves of the rows that are not yet written, a shard at a time."""
+        began = time.perf_counter() - (_seconds(writer.folder) if writer.rows else 0.0)
+        for first in range(writer.rows, before.rows, shard_rows):
+            last = min(first + shard_rows, before.rows)
+            for start in range(first, last, BLOCK_ROWS):
+                target_BD = before.read(start, min(start + BLOCK_ROWS, last)).to(self._plan.device)
+                left_BD = target_BD - self._encoder.reconstruct(member, target_BD)
+                if not left_BD.isfinite().all():
+                    raise UserError(
+                        f"The {label} is not finite; look for activations that are not, or train again in a new folder "
+                        "with a lower training.learning_rate."
+                    )
+                writer.append(left_BD)
+            if last == before.rows:
+                writer.finish()  # before anybody is told
+            write_json(writer.folder / "seconds.json", time.perf_counter() - began)
+            self._progress(Tick(label, last, before.rows))
+
+
+@torch.no_grad()
+def residual_statistics(frozen: Callable[[Tensor], Tensor], source: Source, plan: Plan) -> tuple[Tensor, float]:
+    """(mean [D] of the residual r that finished stages leave, √(D / E‖r‖²)).
+
+    Residuals are smaller than activations, so every stage is trained on residuals brought to the same scale: learning
+    rates, penalties and thresholds then mean the same in every stage. The factor is folded into the finished member.
+    """
+    batches = source.batches(batch_size=plan.batch_size, seed=plan.seed)
+    count, energy, sum_D = 0, 0.0, torch.zeros(source.d_in, dtype=torch.float64)
+    for _ in range(min(SAMPLED_BATCHES, plan.steps)):
+        acts_BD = next(batches).to(plan.device)
+        residual_BD = acts_BD - frozen(acts_BD)
+        count += len(residual_BD)
+        energy += float(residual_BD.double().square().sum())
+        sum_D += residual_BD.double().sum(dim=0).cpu()
+    return (sum_D / count).float(), math.sqrt(source.d_in * count / max(energy, 1e-30))
+
+
+def _seconds(folder: Path) -> float:
+    """Seconds that a kept residual has cost so far."""
+    path = folder / "seconds.json"
+    return float(read_json(path)) if path.exists() else 0.0
+
+
+def _identity(source: StoredSource, members: Sequence[SAE]) -> str:
+    """Hash of what a residual is made from, so that one of other activations or members is never taken for it."""
+    digest = hashlib.sha256(source.fingerprint.encode())
+    for member in members:
+        for parameter in member.parameters():
+            digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
