@@ -33,7 +33,7 @@ def main() -> None:
     """Profile one page and print what takes longest."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("page", help="A module of dashboard/views.")
+    parser.add_argument("page", help="A folder of dashboard/views.")
     parser.add_argument("--ensemble", default="bagged")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--lines", type=int, default=35)
@@ -61,7 +61,7 @@ def main() -> None:
     app.run()
     script_runner.exec_func_with_error_handling = timed
     if options.page != "overview":
-        app.switch_page(f"views/{options.page}.py")
+        app.switch_page(f"views/{options.page}/page.py")
     for number in range(options.rounds + 1):
         if options.page == "feature":
             app.query_params["feature"] = str(np.random.default_rng(number).choice(alive))

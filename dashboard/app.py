@@ -11,9 +11,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import address, pins, queries, visitor
-from dashboard.faults import in_a_sentence
-from dashboard.parts.style import stylesheet
+from dashboard.shared import address, pins, visitor
+from dashboard.shared.faults import in_a_sentence
+from dashboard.shared.look.style import stylesheet
+from dashboard.shared.reads import opening
+from dashboard.shared.reads.opening import EnsembleInfo
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
 
@@ -29,16 +31,20 @@ ICON = (
 
 def _pages() -> list[st.Page]:
     return [
-        st.Page("views/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-        st.Page("views/features.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"),
-        st.Page("views/feature.py", title="Feature", url_path="feature", visibility="hidden"),
-        st.Page("views/text.py", title="Type a text", icon=":material/keyboard:", url_path="text"),
-        st.Page("views/pinned.py", title="Pinned features", icon=":material/keep:", url_path="pinned"),
-        st.Page("views/compare.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
-        st.Page("views/atom_map.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
-        st.Page("views/concepts.py", title="Concepts", icon=":material/category:", url_path="concepts"),
-        st.Page("views/spurious.py", title="Spurious correlations", icon=":material/link_off:", url_path="spurious"),
-        st.Page("views/labels.py", title="Labels", icon=":material/sell:", url_path="labels"),
+        st.Page("views/overview/page.py", title="Overview", icon=":material/dashboard:", default=True),
+        st.Page(
+            "views/features/page.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"
+        ),
+        st.Page("views/feature/page.py", title="Feature", url_path="feature", visibility="hidden"),
+        st.Page("views/text/page.py", title="Type a text", icon=":material/keyboard:", url_path="text"),
+        st.Page("views/pinned/page.py", title="Pinned features", icon=":material/keep:", url_path="pinned"),
+        st.Page("views/compare/page.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page("views/map/page.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
+        st.Page("views/concepts/page.py", title="Concepts", icon=":material/category:", url_path="concepts"),
+        st.Page(
+            "views/spurious/page.py", title="Spurious correlations", icon=":material/link_off:", url_path="spurious"
+        ),
+        st.Page("views/labels/page.py", title="Labels", icon=":material/sell:", url_path="labels"),
     ]
 
 
@@ -59,7 +65,7 @@ def _picked_ensemble(key: str) -> None:
 
 
 def _pick_run(root: Path, asked: Mapping[str, str | None]) -> tuple[dict[str, Path], Run]:
-    runs = queries.runs(root)
+    runs = opening.runs(root)
     names = list(runs)
     requested, remembered = asked.get(address.RUN), st.session_state.get("run")
     shown = address.shown(requested, remembered, names)
@@ -72,12 +78,10 @@ def _pick_run(root: Path, asked: Mapping[str, str | None]) -> tuple[dict[str, Pa
         )
     name = address.choose("run", requested, remembered, names)
     st.session_state["run"] = name
-    return runs, queries.open_run(runs[name])
+    return runs, opening.open_run(runs[name])
 
 
-def _pick_ensemble(
-    infos: dict[str, queries.EnsembleInfo], asked: Mapping[str, str | None]
-) -> queries.EnsembleInfo | None:
+def _pick_ensemble(infos: dict[str, EnsembleInfo], asked: Mapping[str, str | None]) -> EnsembleInfo | None:
     if not infos:
         return None
     # Several members are what this is about, so the first such ensemble is shown first.
@@ -100,7 +104,7 @@ def _pick_ensemble(
     return infos[name]
 
 
-def _shape(info: queries.EnsembleInfo) -> str:
+def _shape(info: EnsembleInfo) -> str:
     return f"{info.members} × {info.widths[0]:,}"
 
 
@@ -109,7 +113,7 @@ def _look() -> address.Here:
     picked: dict[str, str | None] = st.session_state.pop(_PICKED, {})
     asked = {**st.query_params.to_dict(), **picked}
     runs, run = _pick_run(root, asked)
-    infos = queries.ensembles(run)
+    infos = opening.ensembles(run)
     ensemble = _pick_ensemble(infos, asked)
     here = address.Here(root, runs, run, infos, ensemble, visitor.name_field())
     address.write({**picked, **here.link(), **pins.remember(here, asked.get(address.PINS))})
@@ -131,7 +135,7 @@ def _links(pages: list[st.Page], here: address.Here | None) -> None:
 
 
 def _way_back() -> None:
-    st.page_link("views/overview.py", label="Back to the overview", icon=":material/arrow_back:")
+    st.page_link("views/overview/page.py", label="Back to the overview", icon=":material/arrow_back:")
 
 
 def main() -> None:

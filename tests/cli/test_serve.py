@@ -133,9 +133,11 @@ def test_a_server_that_does_not_end_when_told_to_is_killed(monkeypatch: pytest.M
 IMPORTING = """
 import importlib, pkgutil, sys
 import dashboard.__main__ as start
-from dashboard import parts
-names = [*start.FOR_ALL_PAGES, "dashboard.queries", "dashboard.sections.reporting", "dashboard.sections.label_form"]
-names += [part.name for part in pkgutil.iter_modules(parts.__path__, "dashboard.parts.")]
+from dashboard import shared, views
+names = [*start.FOR_ALL_PAGES, *start.of_pages()]
+for room in (shared, views):
+    found = pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+    names += [one.name for one in found if not one.name.endswith(".page")]
 large = {"torch", "sklearn", "numba", "scipy.stats", "transformers"}
 for some in (names, start.FOR_SOME):
     for name in some:

@@ -7,7 +7,7 @@ from html import unescape
 
 import pytest
 
-from dashboard.parts.report import figures_table
+from dashboard.views.overview.findings import figures_table
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, STAGES, TRUTH, Columns
 from sae_core.report.figures import SOURCES
 from sae_core.report.parts import by_ensemble

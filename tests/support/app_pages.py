@@ -19,7 +19,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, page: str = "overview
     app = AppTest.from_file(str(APP), default_timeout=60)
     if page != "overview":
         app.run()  # registers the pages
-        app.switch_page(f"views/{page}.py")
+        app.switch_page(f"views/{page}/page.py")
     for key, value in query.items():
         app.query_params[key] = value
     return app.run()

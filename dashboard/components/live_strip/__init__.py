@@ -11,7 +11,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.parts.colors import activation_css
+from sae_core.foundation.colours import activation_css
 
 HERE = Path(__file__).parent
 

@@ -113,7 +113,7 @@ def addresses(world: World) -> Iterator[Case]:
         wrong = [element.value for element in app.exception]
         return Outcome(1, "", f"Traceback: {wrong[0]}") if wrong else Outcome(0, "", "")
 
-    for page in sorted(path.stem for path in (APP.parent / "views").glob("*.py") if path.stem != "__init__"):
+    for page in sorted(path.parent.name for path in (APP.parent / "views").glob("*/page.py")):
         for _ in range(4):
             query = {key: world.chance.choice(ODD) for key in world.chance.sample(keys, 3)}
             shown = ", ".join(f"{key}={value[:12]!r}" for key, value in query.items())

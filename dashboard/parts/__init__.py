@@ -1,1 +1,0 @@
-"""Pure functions from data to figure or HTML."""

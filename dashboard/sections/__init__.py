@@ -1,1 +1,0 @@
-"""Sections of pages that are too long for the page's own file."""

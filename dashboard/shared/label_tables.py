@@ -1,0 +1,286 @@
+"""Labels as people edit them: the table, what was edited in it, lists of features, and texts side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, Protocol
+
+import pandas as pd
+
+from dashboard.shared.look.cards import Cell, Column, table
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.numbers import decimal, moment, whole
+from sae_core.labels import Change, Edit, Label, Source, Step
+from sae_core.labels.records import now
+
+SEPARATOR = "; "
+"""Stands between a label and what is appended to it."""
+ACTIONS = {"set": "Set the label", "append": "Append to the label", "remove": "Remove the label"}
+_PROPAGATED = "propagated from "
+_KINDS = {
+    "edit": "label",
+    "bulk": "several labels",
+    "import": "import",
+    "family": "given to a family",
+    "undo": "taken back",
+    "redo": "made again",
+    "": "label",
+}
+
+
+class Placed(Protocol):
+    """What an ensemble says of its features' places."""
+
+    @property
+    def name(self) -> str:
+        """The ensemble's name."""
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of each member."""
+
+    def place(self, feature: int) -> tuple[int, int]:
+        """(member, number within the member) of a feature."""
+
+
+def edited_table(labels: Sequence[Label]) -> pd.DataFrame:
+    """The table that people edit, one row a label."""
+    return pd.DataFrame(
+        {
+            "open": ["Open"] * len(labels),
+            "place": [f"{one.ensemble} {one.feature}" for one in labels],
+            "label": [one.label for one in labels],
+            "note": [one.note for one in labels],
+            "source": [source_text(one.source).removeprefix(_PROPAGATED) for one in labels],
+            "author": [one.author for one in labels],
+            "time": [moment(one.time) for one in labels],
+            "changes": ["Changes"] * len(labels),
+        }
+    )
+
+
+def source_text(source: Source | None) -> str:
+    """Where a propagated label comes from; empty for one that a person wrote."""
+    if source is None:
+        return ""
+    return f"{_PROPAGATED}feature {source.feature}, cosine {decimal(source.score)}"
+
+
+def matching(labels: Iterable[Label], search: str, *, ensemble: str = "", kind: str = "") -> list[Label]:
+    """Labels that hold every word of a search in label, note or author.
+
+    Args:
+        labels: All labels.
+        search: Words; upper and lower case are the same.
+        ensemble: Only labels of this one, if given.
+        kind: ``own`` or ``propagated``; all, if not given.
+    """
+    words = search.lower().split()
+    return [
+        one
+        for one in labels
+        if (not ensemble or one.ensemble == ensemble)
+        and (not kind or (one.source is not None) == (kind == "propagated"))
+        and all(word in f"{one.label} {one.note} {one.author}".lower() for word in words)
+    ]
+
+
+def edits_in_table(
+    labels: Sequence[Label], edited: Mapping[int, Mapping[str, Any]], done: Mapping[int, Mapping[str, Any]], author: str
+) -> list[Edit]:
+    """What was edited in the table since the last time.
+
+    Args:
+        labels: The labels that the table shows, in its order.
+        edited: By row and column what people put into the table since it was made; the table keeps all of it.
+        done: What of it was saved before.
+        author: Who edits.
+    """
+    edits = []
+    for row, cells in edited.items():
+        fresh = {name: value for name, value in cells.items() if done.get(row, {}).get(name, _NOTHING) != value}
+        if row < len(labels) and fresh.keys() & {"label", "note"}:
+            one = labels[row]
+            texts = {"label": one.label, "note": one.note} | {name: value or "" for name, value in fresh.items()}
+            edits.append(
+                Edit(changed(one, label=str(texts["label"]), note=str(texts["note"]), author=author), one.version)
+            )
+    return edits
+
+
+_NOTHING = object()
+
+
+def changed(one: Label, *, label: str, note: str, author: str) -> Label:
+    """A label with other texts, as a person's own."""
+    return Label(one.ensemble, one.member, one.latent, one.feature, label, note, author, now())
+
+
+def listed(text: str, info: Placed) -> list[int]:
+    """The features of a list such as ``3, 17-20, 1:6``: numbers in the ensemble, ranges, and member:number.
+
+    Raises:
+        UserError: If a part of it names no feature.
+    """
+    total = sum(info.widths)
+    found: dict[int, None] = {}
+    for part in text.replace(",", " ").replace(";", " ").split():
+        member, colon, rest = part.rpartition(":")
+        start, end, shift = 0, total, 0
+        if colon:
+            if not _is_number(member) or int(member) >= len(info.widths):
+                raise UserError(f"“{part[:80]}” names no member; they are numbered 0 to {len(info.widths) - 1}.")
+            shift, end = sum(info.widths[: int(member)]), info.widths[int(member)]
+        first, _, last = rest.partition("-")
+        last = last or first
+        if not (_is_number(first) and _is_number(last) and start <= int(first) <= int(last) < end):
+            raise UserError(f"“{part[:80]}” names no feature; numbers go from 0 to {end - 1:,}, as in 3, 17-20, 1:6.")
+        found.update(dict.fromkeys(range(shift + int(first), shift + int(last) + 1)))
+    return list(found)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 12
+
+
+def bulk_edits(
+    info: Placed,
+    features: Sequence[int],
+    there: Mapping[int, Label],
+    versions: Mapping[int, int],
+    *,
+    action: str,
+    text: str,
+    author: str,
+) -> list[Edit]:
+    """One edit for each of several features whose label changes; notes stay, except those of a label that is removed.
+
+    Args:
+        info: The ensemble.
+        features: The features.
+        there: Their labels, of those that have one.
+        versions: Their versions.
+        action: A key of `ACTIONS`.
+        text: What is set or appended.
+        author: Who edits.
+    """
+    edits = []
+    for feature in features:
+        old = there.get(feature)
+        label, note = (old.label, old.note) if old else ("", "")
+        if action == "remove":
+            label, note = "", ""
+        elif action == "set":
+            label = text
+        elif text.lower() not in [part.strip().lower() for part in label.split(SEPARATOR.strip())]:
+            label = f"{label}{SEPARATOR}{text}" if label else text
+        if (label, note) != ((old.label, old.note) if old else ("", "")):
+            member, latent = info.place(feature)
+            wanted = Label(info.name, member, latent, feature, label, note, author, now())
+            edits.append(Edit(wanted, versions.get(feature, 0)))
+    return edits
+
+
+def side_by_side(pairs: Sequence[tuple[Label, Label | None, str]]) -> pd.DataFrame:
+    """Two texts for each feature, and a box that says which is taken; given as (wanted, there, who changed it)."""
+    return pd.DataFrame(
+        {
+            "replace": [False] * len(pairs),
+            "ensemble": [wanted.ensemble for wanted, _, _ in pairs],
+            "feature": [wanted.feature for wanted, _, _ in pairs],
+            "member": [wanted.member for wanted, _, _ in pairs],
+            "latent": [wanted.latent for wanted, _, _ in pairs],
+            "there": [both_texts(there) for _, there, _ in pairs],
+            "yours": [both_texts(wanted) for wanted, _, _ in pairs],
+            "by": [by for _, _, by in pairs],
+        }
+    )
+
+
+def both_texts(label: Label | None) -> str:
+    """Label and note in one line."""
+    if label is None or label.empty:
+        return "(no label)"
+    return f"{label.label} — {label.note}" if label.note else label.label
+
+
+def two_texts(wanted: Label, there: Label | None, by: str, time: str) -> str:
+    """What is there and what a person wants, beside each other."""
+    theirs = f"saved by {by or 'somebody'}, {moment(time)}" if time else f"saved by {by or 'somebody'}"
+    title = f"Removed by {by or 'somebody'}" if there is None else f"There now, {theirs}"
+    cells = ((title, there), ("Yours", wanted))
+    return (
+        '<div class="sae tiles">'
+        + "".join(
+            f'<div><span class="k">{escape(name)}</span><span class="v" style="font-size:1rem">'
+            f"{escape(one.label if one and one.label else '(no label)')}</span>"
+            f'<span class="s">{escape(one.note if one else "")}</span></div>'
+            for name, one in cells
+        )
+        + "</div>"
+    )
+
+
+def history_table(changes: Sequence[Change]) -> str:
+    """A feature's history, the latest change first."""
+    columns = (
+        Column("Label"),
+        Column("Note", "The note after the change"),
+        Column("Was", "The label before the change"),
+        Column("What", "What the change was part of"),
+        Column("By", "Who made the change; an import may bring labels of others"),
+        Column("Time"),
+    )
+    rows = [
+        [
+            Cell(one.new_label or "(removed)" if one.new_label is None or one.new_label else "(no label)"),
+            Cell(one.new_note or "", source_text(one.source)),
+            Cell(one.old_label if one.old_label is not None else "(none)"),
+            Cell(_KINDS.get(one.kind, one.kind)),
+            Cell(one.by or one.author, f"label of {one.author}" if one.by and one.by != one.author else ""),
+            Cell(moment(one.time)),
+        ]
+        for one in reversed(changes)
+    ]
+    return _left(table(columns, rows))
+
+
+def steps_table(steps: Sequence[Step]) -> str:
+    """What people did, the latest first."""
+    columns = (
+        Column("What"),
+        Column("Labels", "How many labels it changed"),
+        Column("By"),
+        Column("Time"),
+        Column("More", "The file of an import, or the label of a family"),
+    )
+    rows = [
+        [
+            Cell(_KINDS.get(step.kind, step.kind), _since(step)),
+            Cell(whole(step.labels)),
+            Cell(step.author or "anonymous"),
+            Cell(moment(step.time)),
+            Cell(step.text[:80] if step.kind not in ("undo", "redo") else ""),
+        ]
+        for step in steps
+    ]
+    return _left(table(columns, rows))
+
+
+def _since(step: Step) -> str:
+    if not step.undone:
+        return ""
+    return "made again since" if step.kind == "undo" else "taken back since"
+
+
+def step_text(step: Step) -> str:
+    """A step in a few words."""
+    count = f"{whole(step.labels)} label{'' if step.labels == 1 else 's'}"
+    what = {"edit": "change of", "bulk": "change of", "import": "import of", "family": "giving to a family of"}
+    return f"{what.get(step.kind, 'change of')} {count}, {moment(step.time)}"
+
+
+def _left(html: str) -> str:
+    """Text in every column, so all are aligned left and may wrap."""
+    return html.replace('<div class="sae scroll">', '<div class="sae scroll words">', 1)

@@ -1,0 +1,169 @@
+"""Token strips: tokens in context with the activation as background colour. Everything is escaped; nothing is HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from html import escape
+from typing import Protocol
+
+from sae_core.activations.origins.text.shown import NEWLINE, SPACE, TAB, show_alone, visible
+from sae_core.activations.origins.text.token_texts import PARTIAL
+from sae_core.foundation.colours import ACTIVATION_LEVELS, activation_level
+from sae_core.foundation.numbers import decimal, whole
+
+__all__ = ["NEWLINE", "PART", "SPACE", "TAB", "show_alone", "show_in_context"]
+
+PART = "▫"
+_IN_CONTEXT = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "", "\u00a0": SPACE, PARTIAL: PART})
+_KEPT = 20_000  # texts of tokens, of which the same come again and again
+
+
+class ExampleLike(Protocol):
+    """What a strip needs of an example (`sae_core.analysis.index.examples.Example`)."""
+
+    @property
+    def position(self) -> int:
+        """Token position of the peak in the corpus."""
+
+    @property
+    def start(self) -> int:
+        """Token position of the window's first token."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The window's tokens."""
+
+    @property
+    def values(self) -> Sequence[float]:
+        """The feature's activation at each of them."""
+
+    @property
+    def peak(self) -> float:
+        """The activation at ``position``."""
+
+    @property
+    def metadata(self) -> Mapping[str, object]:
+        """What is known of the document."""
+
+
+@lru_cache(_KEPT)
+def show_in_context(text: str) -> str:
+    """A token within running text: only line ends and tabs get a sign. Not escaped."""
+    return visible(text.translate(_IN_CONTEXT))
+
+
+def source_of(metadata: Mapping[str, object]) -> str:
+    """Where a passage comes from, in a few words: ``scipy.optimize · minimize``, ``notes.csv · row 12 · passage 3``."""
+    parts = [str(metadata[key]) for key in ("module", "name") if metadata.get(key)]
+    if not parts and metadata.get("source"):
+        parts = [str(metadata["source"])]
+        if metadata.get("row") not in (None, ""):
+            parts.append(f"row {metadata['row']}")
+    if metadata.get("passage") not in (None, "") and "document" in metadata:
+        parts.append(f"passage {metadata['passage']}")
+    return " · ".join(parts)
+
+
+def describe(metadata: Mapping[str, object]) -> str:
+    """Everything that is known of a document, for a tooltip."""
+    return ", ".join(f"{key}: {value}" for key, value in metadata.items() if value not in (None, ""))
+
+
+def whole_character(texts: Sequence[str], number: int) -> str:
+    """The character that a token has only some bytes of, if it is whole within the texts; else nothing."""
+    if not texts[number].endswith(PARTIAL):
+        return ""
+    later = (text for text in texts[number + 1 :] if text.strip(PARTIAL))
+    return next((text[0] for text in later if text[0] != PARTIAL), "")
+
+
+def token_span(
+    text: str, value: float, peak: float, *, position: int, source: str, is_peak: bool, character: str = ""
+) -> str:
+    """One active token as a span with its class and tooltip.
+
+    Args:
+        text: What it reads like.
+        value: The activation there.
+        peak: The feature's largest activation anywhere.
+        position: Where in the corpus it is.
+        source: Where the text comes from.
+        is_peak: Whether the window is shown for this token.
+        character: The character that it has only some bytes of, if so.
+    """
+    level = activation_level(value, peak)
+    part = f" (some bytes of “{show_alone(character)}”)" if character else ""
+    shown = show_in_context(text) if PARTIAL in text else show_alone(text)
+    title = f"{shown}{part}\nactivation {decimal(value, 3)}\ntoken {whole(position)} of the corpus"
+    if source:
+        title += f"\n{source}"
+    mark = " pk" if is_peak else ""
+    # Leading spaces stay outside the colour, so that lines break before the word and not within the box.
+    # A token of nothing but spaces shows them, since there is no word to see where it is.
+    word = text.lstrip(" ") or text.replace(" ", SPACE)
+    space = text[: len(text) - len(word)]
+    return f'{space}<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(word))}</span>'
+
+
+def strip(example: ExampleLike, peak: float) -> str:
+    """One example's tokens as HTML; only active tokens get a span.
+
+    Args:
+        example: The example.
+        peak: The feature's largest activation anywhere, which gets the strongest colour.
+    """
+    source = source_of(example.metadata)
+    pieces = []
+    for number, (text, value) in enumerate(zip(example.texts, example.values, strict=True)):
+        position = example.start + number
+        text = text if number else text.lstrip(" ") or text
+        if value > 0:
+            is_peak, character = position == example.position, whole_character(example.texts, number)
+            pieces.append(
+                token_span(text, value, peak, position=position, source=source, is_peak=is_peak, character=character)
+            )
+        else:
+            pieces.append(escape(show_in_context(text)))
+    return "".join(pieces)
+
+
+def strips(examples: Sequence[ExampleLike], peak: float, *, heading: str = "", note: str = "") -> str:
+    """A block of examples: the peak's activation, the strip, the source.
+
+    Args:
+        examples: The examples, in the order in which they appear.
+        peak: The feature's largest activation anywhere.
+        heading: Small heading above, escaped here.
+        note: One sentence beside the heading, escaped here.
+    """
+    rows = "".join(
+        f'<div class="ex"><span class="val">{decimal(example.peak)}</span>'
+        f'<div class="txt">{strip(example, peak)}</div>'
+        f'<span class="src" title="{escape(describe(example.metadata))}">{escape(source_of(example.metadata))}</span>'
+        "</div>"
+        for example in examples
+    )
+    head = f'<div class="sub"><b>{escape(heading)}</b><span>{escape(note)}</span></div>' if heading else ""
+    return f'<div class="sae strips">{head}{rows}</div>'
+
+
+def legend(peak: float) -> str:
+    """What the colours mean: a ramp from just above 0 to the feature's peak."""
+    boxes = "".join(f'<i class="a{level}"></i>' for level in range(1, ACTIVATION_LEVELS + 1))
+    return (
+        '<div class="sae legend"><span>activation&nbsp; 0</span>'
+        f'<span class="ramp">{boxes}</span><span>{decimal(peak)} (peak)</span>'
+        f"<span>{NEWLINE} line end&ensp;{TAB} tab&ensp;{SPACE} space that fires&ensp;{PART} part of a character&ensp;"
+        "outlined: the window's peak&ensp;hover for details</span></div>"
+    )
+
+
+def token_chip(text: str) -> str:
+    """A token on its own, as a small box with its spaces visible."""
+    return f'<code class="tok">{escape(show_alone(text))}</code>'
+
+
+def token_chips(texts: Sequence[str]) -> str:
+    """Several tokens in a row."""
+    return "".join(token_chip(text) for text in texts)

@@ -1,0 +1,88 @@
+"""Which runs and ensembles there are, and what their manifests say of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard.shared.reads.cached import ENTRIES, modified
+from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbering import feature_at, place_of
+from sae_core.foundation.run import Run, find_runs
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleInfo:
+    """What the manifest says of an ensemble."""
+
+    name: str
+    method: str
+    wiring: str
+    widths: tuple[int, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """What people read for its name."""
+        return title_of(self.name)
+
+    @property
+    def members(self) -> int:
+        """The number of members, J."""
+        return len(self.widths)
+
+    @property
+    def features(self) -> int:
+        """All features, M."""
+        return sum(self.widths)
+
+    @property
+    def staged(self) -> bool:
+        """Whether members are stages that encode what the ones before left."""
+        return self.wiring == "residual" and self.members > 1
+
+    @property
+    def member_word(self) -> str:
+        """What a member is called."""
+        return "stage" if self.staged else "member"
+
+    def place(self, feature: int) -> tuple[int, int]:
+        """(member, number within the member) of a feature."""
+        place = place_of(int(feature), self.widths)
+        return place.member, place.latent
+
+    def feature(self, member: int, latent: int) -> int:
+        """The inverse of `place`."""
+        return feature_at(member, latent, self.widths)
+
+
+def runs(root: Path) -> dict[str, Path]:
+    """The runs at ``root`` by name."""
+    return {path.name: path for path in find_runs(root)}
+
+
+def open_run(path: Path) -> Run:
+    """A run, opened anew if its manifest has changed."""
+    return _run(str(path), modified(path / "run.json"))
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _run(path: str, modified: int) -> Run:
+    return Run.open(Path(path))
+
+
+def ensembles(run: Run) -> dict[str, EnsembleInfo]:
+    """The trained ensembles by name, in the order of the settings."""
+    infos = [_info(str(folder.manifest), modified(folder.manifest), folder.name) for folder in run.ensembles()]
+    return {info.name: info for info in infos}
+
+
+@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
+def _info(path: str, modified: int, name: str) -> EnsembleInfo:
+    manifest = read_object(Path(path), method=str, wiring=str, widths=list, weights=list)
+    return EnsembleInfo(
+        name, manifest["method"], manifest["wiring"], tuple(manifest["widths"]), tuple(manifest["weights"])
+    )

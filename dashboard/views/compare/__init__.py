@@ -1,0 +1,1 @@
+"""Members of an ensemble compared: how alike, families of features, one text through all, stages."""

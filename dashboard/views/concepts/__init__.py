@@ -1,0 +1,1 @@
+"""How well few features detect a concept."""

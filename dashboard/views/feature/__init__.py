@@ -1,0 +1,1 @@
+"""One feature: examples, histogram, what is near, its label."""

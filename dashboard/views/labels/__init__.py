@@ -1,0 +1,1 @@
+"""All labels of a run: the table, several at once, files, history."""

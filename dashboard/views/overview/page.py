@@ -1,0 +1,348 @@
+"""Overview: what was trained, on what, and how the ensembles compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard.shared.address import Here, here
+from dashboard.shared.common import chart, choice, missing
+from dashboard.shared.look.cards import Cell, Column, chip, heading, notice, section, table
+from dashboard.shared.look.charts import CONFIG
+from dashboard.shared.look.colors import method_color
+from dashboard.shared.reads import tables
+from dashboard.shared.reads.opening import EnsembleInfo
+from dashboard.views.overview import conclusions as reporting
+from dashboard.views.overview import data
+from dashboard.views.overview.charts import by_members, cost, training
+from dashboard.views.overview.findings import found_by_members
+from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
+from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES, SCALED, control_name
+from sae_core.analysis.summary import by_ensemble
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
+from sae_core.foundation.run import EVALUATION_STAGES
+from sae_core.report.parts import nats
+
+COLUMNS = (
+    Column("Ensemble"),
+    Column("SAEs × features", "Members of the ensemble and features of each"),
+    Column("Explained variance", "1 − E‖a−â‖² / (E‖a‖² − ‖E a‖²) on held-out tokens, with a 95 % interval"),
+    Column(
+        "Loss recovered",
+        "How far the language model predicts as well as with its own activations, if reconstructions take their place: "
+        "0 % as without this layer (zero ablation), 100 % as it is; with a 95 % interval, and below it the share "
+        "that is recovered of what setting activations to their mean costs, which is less",
+    ),
+    Column(
+        "Nats",
+        "Cross-entropy of the next token with reconstructions, in nats a prediction; below it that of the model itself",
+    ),
+    Column("MSE", "Mean over held-out tokens of the squared error summed over dimensions"),
+    Column("L0", "Features active on a token, summed over the members"),
+    Column("Dead", "Share of features that fire on none of the evaluation tokens"),
+    Column("Diverse", "Share of features whose cosine with every other feature is below 0.7"),
+    Column(
+        "Member stability",
+        "Mean cosine of members' features matched one to one; below it random dictionaries. Where other trainings were "
+        "compared: the whole ensemble over trainings, and a boosted stage 2, beside SAEs that were trained on Gaussian "
+        "noise like its residual",
+    ),
+    Column(
+        "Detection",
+        f"Mean accuracy of detecting a concept with the best 5 standardised features, its 95 % interval, and with 1 "
+        f"feature; confounded task left out. {SCALED}",
+    ),
+    Column(
+        "Training",
+        "Wall-clock time of training; below it the activations that each SAE is trained on, the steps of the optimiser "
+        "one after another, counted operations and the parameters trained",
+    ),
+)
+MAX_BUTTONS = 4
+"""Measures that fit side by side; more are a menu."""
+GAINS = {
+    "explained_variance": "explained variance",
+    "explained_variance_per_dimension": "per dimension",
+    "loss_recovered": "loss recovered",
+    "kl_recovered": "KL recovered",
+    "recall": "true features found",
+    "detection_1": "detection, 1 feature",
+    "detection_5": "detection, 5 features",
+}
+"""What the first members reach; all of them are shares."""
+CURVES = {
+    "explained_variance": "explained variance (of a batch)",
+    "loss": "loss (summed squared error)",
+    "l0": "L0 (features a token)",
+}
+
+
+def show(here: Here) -> None:
+    """The whole page."""
+    settings = here.run.settings
+    st.html(heading(here.run.path.name, _story(here), _chips(here)))
+    if not here.ensembles:
+        missing(here, "train")
+        return
+    _text(here)
+    reporting.verdict(here)
+    _comparison(here)
+    reporting.what_it_comes_to(here)
+    _charts(here)
+    reporting.where_to_stop(here)
+    reporting.all_figures(here)
+    if here.ensemble is not None:
+        _curves(here, here.ensemble)
+    with st.expander("Settings and progress of this run", icon=":material/tune:"):
+        st.html(_progress(here))
+        st.json(settings.model_dump(mode="json"), expanded=1)
+
+
+def _story(here: Here) -> str:
+    settings, facts = here.run.settings, here.run.facts("corpus")
+    site = {"residual": "the residual stream after", "mlp": "the MLP output of", "attention": "the attention output of"}
+    model = "the embedded language model" if settings.model.name == "embedded" else settings.model.name
+    text = "Python docstrings (the embedded corpus)" if settings.text.source == "embedded" else settings.text.source
+    trained = f"Each member saw {compact(settings.training.tokens)} token activations"
+    indexed = f"; {compact(facts['index_tokens'])} tokens can be browsed" if "index_tokens" in facts else ""
+    return (
+        f"Sparse autoencoders on {site[settings.model.site]} block {settings.model.layer} of {model}, "
+        f"reading {text}. {trained}{indexed}."
+    )
+
+
+def _text(here: Here) -> None:
+    """What text was asked for and what was got."""
+    facts = here.run.facts("corpus")
+    got, short = asked_and_got(here.run.settings, facts), what_is_short(here.run.settings, facts)
+    if short:
+        st.html(notice(short, got))
+    elif got:
+        st.caption(got)
+    for remark in facts.get("remarks", ()):
+        st.html(notice(remark))
+
+
+def _chips(here: Here) -> list[str]:
+    sae, facts = here.run.settings.sae, here.run.facts("corpus")
+    chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
+    if sae.architecture in ("topk", "batchtopk"):
+        member_k = here.run.settings.training.member_k
+        own = f", by member {', '.join(map(str, member_k))}" if member_k else ""
+        chips.append(chip(f"k = {sae.k}{own}"))
+    if "d_in" in facts:
+        chips.append(chip(f"d = {facts['d_in']}"))
+    if "documents" in facts:
+        chips.append(chip(f"{whole(facts['documents'])} documents indexed"))
+    chips.append(chip(f"seed {here.run.settings.training.seed}"))
+    return chips
+
+
+def _comparison(here: Here) -> None:
+    st.html(
+        section("How the ensembles compare", "One row an ensemble; point at an underlined heading for its definition.")
+    )
+    rows = tables.summary(here.run)
+    cells = [(_row(row), _control(row)) for row in rows]
+    st.html(table(COLUMNS, [each for own in cells for each in own if each]))
+    references = next((row["cross_entropies"] for row in rows if row["cross_entropies"]), None)
+    if references and None not in references.values():
+        st.caption(nats(references))
+    if any(control for _, control in cells):
+        st.caption(f"{RANDOM_STAGES.capitalize()}: {CONTROL}")
+    if all(row["explained_variance"] is None for row in rows):
+        missing(here, "evaluate", "The held-out figures are not measured yet")
+
+
+def _row(row: dict[str, Any]) -> list[Cell]:
+    return [
+        Cell(title_of(row["ensemble"]), color=method_color(row["ensemble"])),
+        Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
+        Cell(
+            percent(row["explained_variance"], 2),
+            interval(row["explained_variance_low"], row["explained_variance_high"]),
+        ),
+        Cell(percent(row["loss_recovered"], 2), _loss_notes(row)),
+        Cell(decimal(row["cross_entropy"], 3), _nats_notes(row["cross_entropies"])),
+        Cell(decimal(row["mse"])),
+        Cell(decimal(row["l0"], 1)),
+        Cell(percent(row["dead_fraction"])),
+        Cell(percent(row["diversity_fraction"])),
+        Cell(decimal(row["member_stability"]), _stability_notes(row)),
+        _detection(row),
+        Cell(seconds(row["train_seconds"]), _training_notes(row)),
+    ]
+
+
+def _training_notes(row: dict[str, Any]) -> str:
+    """At how many tokens, steps and operations, and of how many parameters."""
+    words = {"train_tokens": "tokens an SAE", "train_steps": "steps", "train_flops": "FLOP", "parameters": "param."}
+    return "\n".join(f"{compact(row[key])} {word}" for key, word in words.items() if row[key] is not None)
+
+
+def _loss_notes(row: dict[str, Any]) -> str:
+    """The interval, and the same with mean ablation."""
+    mean = row["loss_recovered_mean"]
+    notes = [interval(row["loss_recovered_low"], row["loss_recovered_high"])]
+    return "\n".join(note for note in [*notes, "" if mean is None else f"over mean {percent(mean)}"] if note)
+
+
+def _nats_notes(references: dict[str, float | None] | None) -> str:
+    """What the model itself reaches."""
+    own = (references or {}).get("model")
+    return "" if own is None else f"model {decimal(own, 3)}"
+
+
+def _detection(row: dict[str, Any], prefix: str = "") -> Cell:
+    """What five features detect, the interval, and what one feature detects."""
+    one, five = (f"{prefix}concept_accuracy_{m}_standardised" for m in (1, 5))
+    notes = [
+        interval(row[f"{five}_low"], row[f"{five}_high"]),
+        "" if row[one] is None else f"{percent(row[one])} with 1",
+    ]
+    return Cell(percent(row[five]), "\n".join(note for note in notes if note))
+
+
+def _control(row: dict[str, Any]) -> list[Cell]:
+    """The row of a boosted ensemble's control; nothing for the others."""
+    if row["stages"] < 2:
+        return []
+    share = row["control_untrained_share"]
+    small = "" if share is None else f"{percent(share, 0)} of the gain over stage 1"
+    if row["control_explained_variance"] is None:
+        small = "not measured; sae-ensemble evaluate adds it"
+    cells = [
+        Cell(control_name(row["ensemble"]), small),
+        Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
+        Cell(
+            percent(row["control_explained_variance"], 2),
+            interval(row["control_explained_variance_low"], row["control_explained_variance_high"]),
+        ),
+        Cell(percent(row["control_loss_recovered"], 2)),
+        Cell(decimal(row["control_cross_entropy"], 3)),
+        Cell(decimal(row["control_mse"])),
+        Cell(decimal(row["control_l0"], 1)),
+        Cell(percent(row["control_dead_fraction"])),
+        Cell(MISSING),
+        Cell(MISSING),
+        _detection(row, "control_"),
+    ]
+    return [*cells, *(Cell(MISSING) for _ in COLUMNS[len(cells) :])]
+
+
+def _stability_notes(row: dict[str, Any]) -> str:
+    """What random dictionaries reach, and independent trainings if there are any; of boosting stage 2 beside noise."""
+    notes = [] if row["member_stability_null"] is None else [f"random {decimal(row['member_stability_null'])}"]
+    if row["retrain_stability"] is not None:
+        notes.append(f"{row['retrains']} trainings {decimal(row['retrain_stability'])}")
+    if row["stage_2_stability"] is not None:
+        noise = row["stage_2_stability_noise"]
+        beside = "" if noise is None else f", on noise {decimal(noise, 3)}"
+        notes.append(f"their stage 2 {decimal(row['stage_2_stability'], 3)}{beside}")
+    return " · ".join(notes)
+
+
+def _charts(here: Here) -> None:
+    reconstruction, costs = tables.evaluation(here.run, "reconstruction"), tables.evaluation(here.run, "cost")
+    if data.report(here.run) is None:
+        return
+    left, right = st.columns(2, gap="large")
+    with left:
+        _gains(here, reconstruction)
+    if costs is not None:
+        with right:
+            chart(
+                cost(tables.summary(here.run), by_ensemble(costs)),
+                "What it costs to use",
+                "Higher explains more, further right computes more for each token; bars are 95 % intervals.",
+                key="cost",
+            )
+    if reconstruction is not None:
+        _identities(reconstruction["ensembles"])
+
+
+def _gains(here: Here, reconstruction: dict[str, Any] | None) -> None:
+    figures: dict[str, Any] = {}
+    if reconstruction is not None:
+        figures = dict.fromkeys(("explained_variance", "explained_variance_per_dimension"), reconstruction["ensembles"])
+    loss = tables.evaluation(here.run, "loss")
+    if loss and loss["defined"]:
+        figures |= dict.fromkeys(("loss_recovered", "kl_recovered"), loss["ensembles"])
+    content = data.report(here.run) or {"ensembles": {}}
+    for name in GAINS:
+        found = {} if name in figures else found_by_members(content["ensembles"], name)
+        figures |= {name: found} if found else {}
+    if not figures:
+        return
+    title, names = "What each further member adds", {name: _capital(GAINS[name]) for name in figures}
+    above = st.container()  # the heading names the measure, which is chosen below it
+    measure = choice("gain", "What members add", list(figures), names.__getitem__, menu=len(figures) > MAX_BUTTONS)
+    how_to_read = (
+        f"{names[measure]} on held-out tokens when only the first members are used; a diamond is one SAE alone."
+    )
+    above.html(section(title, how_to_read))
+    st.plotly_chart(
+        by_members(figures[measure], measure, GAINS[measure]),
+        key=f"by-members-{measure}",
+        config=CONFIG,
+        alt=f"{title}. {how_to_read}",
+    )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _identities(ensembles: dict[str, Any]) -> None:
+    errors = [
+        f"{title_of(name)} {figures['identity_error']:.0e}"
+        for name, figures in ensembles.items()
+        if figures.get("identity_error") is not None
+    ]
+    if errors:
+        st.caption(
+            f"Relative error of the exact decomposition of each ensemble's error on these data: {', '.join(errors)}."
+        )
+
+
+def _curves(here: Here, info: EnsembleInfo) -> None:
+    curves = tables.curves(here.run, info.name)
+    if curves is None or curves.empty:
+        return
+    measures = [name for name in CURVES if name in curves]
+    st.html(
+        section(
+            f"Training of {info.title}",
+            "One line a member over the tokens it has seen; a line that still climbs has not converged.",
+        )
+    )
+    measure = st.segmented_control(
+        "Measure",
+        measures,
+        default=measures[0],
+        format_func=lambda name: CURVES[name].split(" (")[0].capitalize() if name != "l0" else "L0",
+        label_visibility="collapsed",
+        key="curve",
+    )
+    chosen = measure or measures[0]
+    st.plotly_chart(
+        training(curves, chosen, CURVES[chosen], word=info.member_word), key="training", config={"displaylogo": False}
+    )
+
+
+def _progress(here: Here) -> str:
+    stages = {"corpus": "corpus gathered", "activations": "activations read"}
+    for name in here.run.settings.training.methods:
+        title = title_of(name)
+        stages |= {f"train/{name}": f"{title} trained", f"atoms/{name}": f"{title} indexed"}
+    stages |= {f"evaluate/{name}": f"{name} measured" for name in EVALUATION_STAGES}
+    done = [text for stage, text in stages.items() if here.run.is_finished(stage)]
+    open_ = [text for stage, text in stages.items() if not here.run.is_finished(stage)]
+    return notice(
+        "Finished: " + (", ".join(done) or "nothing yet"), "Not finished: " + ", ".join(open_) if open_ else ""
+    )
+
+
+show(here())

@@ -1,0 +1,1 @@
+"""Pinned features side by side."""

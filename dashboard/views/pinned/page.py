@@ -1,0 +1,127 @@
+"""Pinned features: up to six side by side, and the list as a link."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.shared import pins
+from dashboard.shared.address import Here, here
+from dashboard.shared.common import FEATURES_PAGE, feature_link, missing, trained_ensemble
+from dashboard.shared.look.cards import heading, notice
+from dashboard.shared.look.tokens import show_alone
+from dashboard.shared.pins import MOST, Pin
+from dashboard.shared.reads import finding, tables
+from dashboard.shared.reads.opening import EnsembleInfo
+from dashboard.views.pinned import data
+from dashboard.views.pinned.side_by_side import Beside, side_by_side
+from sae_core.foundation.numbers import decimal, is_missing, percent, whole
+from sae_core.foundation.run import Run
+
+BESIDE = 6
+"""Features side by side."""
+
+
+def show(here: Here) -> None:
+    """The whole page."""
+    trained_ensemble(here)
+    st.html(
+        heading(
+            "Pinned features",
+            f"Up to {BESIDE} side by side. The list travels with the address of this page: send the link, and your "
+            "colleague sees the same features.",
+        )
+    )
+    unknown = pins.unknown()
+    if unknown:
+        names = ", ".join(f"“{part[:40]}”" for part in unknown[:5])
+        st.html(notice("Not all of the link can be shown", f"This run has no feature {names}."))
+    pinned = pins.pinned(here)
+    if not pinned:
+        st.html(
+            notice(
+                "No feature is pinned",
+                f"Press the star beside a feature, in the table or on its page, to put it on the list; {MOST} fit.",
+            )
+        )
+        st.page_link(FEATURES_PAGE, label="To the features", icon=":material/arrow_forward:", query_params=here.link())
+        return
+    shown = _shown(pinned)
+    _controls(here, shown)
+    columns = [column for pin in shown if (column := _column(here, pin)) is not None]
+    if columns:
+        st.html(side_by_side(columns))
+    if len(columns) < len(shown):
+        missing(here, "index", "Not every ensemble is indexed yet")
+
+
+def _shown(pinned: Sequence[Pin]) -> Sequence[Pin]:
+    """The pins of the chosen six."""
+    if len(pinned) <= BESIDE:
+        return pinned
+    starts = list(range(0, len(pinned), BESIDE))
+    start = st.segmented_control(
+        "Which of them",
+        starts,
+        default=0,
+        format_func=lambda start: f"{start + 1} to {min(start + BESIDE, len(pinned))}",
+        key=f"pinned-part-{len(starts)}",
+        required=True,
+        label_visibility="collapsed",
+    )
+    return pinned[start : start + BESIDE]
+
+
+def _controls(here: Here, shown: Sequence[Pin]) -> None:
+    with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+        for pin in shown:
+            with st.container(horizontal=True, gap=None, width="content", vertical_alignment="center"):
+                feature_link(
+                    here, pin.feature, f"{here.ensembles[pin.ensemble].title} {pin.feature:,}", ensemble=pin.ensemble
+                )
+                pins.pin_button(here, pin.feature, ensemble=pin.ensemble, text=False)
+        st.button("Unpin all", icon=":material/keep_off:", on_click=pins.replace, args=(here, ()), key="unpin-all")
+
+
+def _column(here: Here, pin: Pin) -> Beside | None:
+    info = here.ensembles[pin.ensemble]
+    table = finding.features(here.run, info)
+    view = data.pin_view(here.run, pin.ensemble, pin.feature)
+    if table is None or view is None:
+        return None
+    member, _ = info.place(pin.feature)
+    return Beside(
+        feature=pin.feature,
+        ensemble=info.title,
+        method=info.name,
+        member=member,
+        staged=info.staged,
+        label=str(table["label"].iloc[pin.feature]),
+        figures=_figures(here.run, info, pin.feature),
+        examples=view.top,
+        edges=view.edges,
+        counts=view.counts,
+        peak=view.peak,
+    )
+
+
+def _figures(run: Run, info: EnsembleInfo, feature: int) -> list[tuple[str, str, str]]:
+    table = tables.atoms(run, info.name)
+    assert table is not None
+    row = table.iloc[feature]
+    token = show_alone(str(row["top_token"])) if row["top_token"] else "–"
+    shared = percent(row["stability"], 0) if not is_missing(row["stability"]) else "–"
+    return [
+        ("Density", percent(row["density"], 2), "Share of the indexed tokens on which it fires"),
+        ("Fires on", whole(row["count"]), "Indexed tokens on which it fires"),
+        ("Peak", decimal(row["peak"]), "Its largest activation"),
+        ("Mean when active", decimal(row["mean_active"]), "Mean of its activations that are not 0"),
+        ("Stability", shared, "Share of the other members that have it too, with a cosine of at least 0.7"),
+        ("Closest match", decimal(row["best_cosine"]), "Largest cosine with an atom of another member"),
+        ("Family", whole(row["family_size"]), "Features that match one to one over the members; 1 is alone"),
+        ("Top token", token, "The most frequent token among its strongest activations; · is a space"),
+    ]
+
+
+show(here())

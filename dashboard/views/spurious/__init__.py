@@ -1,0 +1,1 @@
+"""Removing a spurious correlation by hand: features to ablate, and what comes of it."""

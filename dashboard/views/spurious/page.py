@@ -1,0 +1,91 @@
+"""Spurious correlations: pick by hand the features that carry one, and see at once what ablating them does (SHIFT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import streamlit as st
+
+from dashboard.shared.address import Here, here
+from dashboard.shared.common import chart, choice, missing, trained_ensemble
+from dashboard.shared.look.cards import chip, heading, notice, plain, section
+from dashboard.views.spurious import data
+from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
+from dashboard.views.spurious.workbench import workbench
+from sae_core.activations.origins.text.asked import what_was_read
+from sae_core.analysis.shared.terms import BIASED, ORACLE, texts_in_words
+from sae_core.foundation.methods import title_of
+from sae_core.foundation.numbers import whole
+from sae_core.foundation.settings.sections import KNOWN
+
+MAX_BUTTONS = 4
+"""Ensembles that fit side by side; more are a menu."""
+
+
+def show(here: Here) -> None:
+    """The whole page."""
+    st.html(
+        heading(
+            "Remove a spurious correlation",
+            "A probe for a target was trained where an attribute always goes together with it, so it leans on the "
+            "attribute, too. Tick the features that mean the attribute and not the target: they are set to 0 in the "
+            "activations, and the probe is tested where the two no longer go together.",
+        )
+    )
+    info = trained_ensemble(here)
+    if here.run.settings.model.name == KNOWN:
+        st.html(notice("There are no texts", "The activations of this run come from a known dictionary."))
+        return
+    tasks = {str(facts["task"]): facts for facts in data.spurious(here.run)}
+    if not tasks:
+        missing(here, "spurious")
+        return
+    with st.container(horizontal=True, gap="medium"):
+        task = choice("correlation", "Task", list(tasks))
+        facts = tasks[task]
+        methods = _methods(facts)
+        default = info.name if info.name in methods else methods[0]
+        method = choice("bench", "Features of", methods, title_of, menu=len(methods) > MAX_BUTTONS, default=default)
+        seeds = [str(seed) for seed in facts["seeds"]]
+        seed = choice("seed", "Texts", seeds, lambda seed: f"texts of seed {seed}", menu=True)
+    _about(facts)
+    workbench(here, facts, method, int(seed))
+    _automatic(task, facts)
+
+
+def _methods(facts: Mapping[str, Any]) -> list[str]:
+    return [name for name in dict.fromkeys(row["method"] for row in facts["figures"]) if name not in (BIASED, ORACLE)]
+
+
+def _about(facts: Mapping[str, Any]) -> None:
+    names = Names.of(facts)
+    st.markdown(plain(str(facts["description"])))
+    chips = [
+        chip(f"target: {' or '.join(names.target[::-1])}", title="What the probe is to tell"),
+        chip(f"spurious: {' or '.join(names.spurious[::-1])}", title="What it is not to go by"),
+        chip(
+            f"{whole(facts['confounded_texts'])} confounded texts",
+            title=f"The probe is trained on them: all are {names.group(True, True)} or {names.group(False, False)}",
+        ),
+        chip(f"{whole(facts['balanced_texts'])} balanced texts", title="Features are ranked on them"),
+        chip(f"{whole(facts['test_texts'])} test texts", title="Balanced over the four groups; used for testing alone"),
+    ]
+    st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
+    if read := what_was_read(facts.get("read", {})):
+        st.caption(read)
+
+
+def _automatic(task: str, facts: Mapping[str, Any]) -> None:
+    st.html(section("What automatic ablation reaches", "The top features of the ranking, whatever they mean."))
+    measure = choice("reached", "Measure", list(MEASURES), lambda name: MEASURES[name].split(" (")[0])
+    chart(
+        automatic_chart(facts["figures"], measure),
+        f"{task}: {MEASURES[measure]}",
+        f"Means over {texts_in_words(facts)}. Bars are 95 % intervals over these; the dotted line is a random "
+        "dictionary, which shows what ablating anything at all does.",
+        key=f"automatic-{task}-{measure}",
+    )
+
+
+show(here())

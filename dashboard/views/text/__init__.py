@@ -1,0 +1,1 @@
+"""A typed text, and the features that fire on it."""
