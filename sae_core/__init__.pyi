@@ -1,0 +1,20 @@
+from .ensembles.ensemble import Ensemble as Ensemble
+from .ensembles.ensemble import load_ensemble as load_ensemble
+from .ensembles.ensemble import save_ensemble as save_ensemble
+from .foundation.errors import UserError as UserError
+from .foundation.run import Run as Run
+from .foundation.settings.presets import preset_settings as preset_settings
+from .foundation.settings.sections import RunSettings as RunSettings
+from .foundation.settings.sections import load_settings as load_settings
+from .runs.whole_way import evaluate as evaluate
+from .runs.whole_way import prepare as prepare
+from .runs.whole_way import run_everything as run_everything
+from .runs.whole_way import train as train
+from .sae import SAE as SAE
+from .sae import BatchTopKSAE as BatchTopKSAE
+from .sae import JumpReLUSAE as JumpReLUSAE
+from .sae import ReLUSAE as ReLUSAE
+from .sae import TopKSAE as TopKSAE
+from .sae import make_sae as make_sae
+
+__version__: str
