@@ -26,8 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from sae_core.activations.origins.language_model.reading import LanguageModel
-from sae_core.analysis.index.building import ENTRIES_IN_MEMORY
-from sae_core.analysis.index.external_sort import EntrySorter, write_merged
+from sae_core.analysis.index.placing import KeptEntries, write_placed
 from sae_core.analysis.index.reading import FORMAT
 from sae_core.analysis.prepare import prepare_run
 from sae_core.analysis.similarity import matching
@@ -199,22 +198,23 @@ def _concept_atoms(table_VS: NDArray[np.uint16], ranks: int, directions_VD: torc
 
 
 def write_index(run: Run, name: str, world: World, tokens_T: NDArray[np.int32], members: int, seed: int) -> int:
-    """Draw every activation and sort it by feature, in bounded memory; how many there are."""
+    """Draw every activation and place it by feature, in bounded memory; how many there are."""
     folder = run.ensemble(name)
     folder.index.parent.mkdir(parents=True, exist_ok=True)
     width = world.scale_JN.shape[1]
     with tempfile.TemporaryDirectory(prefix=".index-", dir=folder.index.parent) as scratch:
-        sorter = EntrySorter(Path(scratch), members * width, ENTRIES_IN_MEMORY)
-        for start in range(0, len(tokens_T), BLOCK):
-            block_B = tokens_T[start : start + BLOCK]
-            rows = np.repeat(np.arange(start, start + len(block_B)), world.strata)
-            for member, (features_BS, values_BS) in enumerate(world.codes(block_B, members, (seed, 3 + start))):
-                sorter.add(features_BS.ravel() + member * width, rows, values_BS.ravel() / members)
+        entries = Path(scratch) / "entries"
+        with KeptEntries(entries) as kept:
+            for start in range(0, len(tokens_T), BLOCK):
+                block_B = tokens_T[start : start + BLOCK]
+                rows = np.repeat(np.arange(start, start + len(block_B)), world.strata)
+                for member, (features_BS, values_BS) in enumerate(world.codes(block_B, members, (seed, 3 + start))):
+                    kept.add(features_BS.ravel() + member * width, rows, values_BS.ravel() / members)
         metadata = {"format": FORMAT, "tokens": str(len(tokens_T))}
-        write_merged(folder.index, sorter.finish(), members * width, ENTRIES_IN_MEMORY, metadata)
-    entries = len(tokens_T) * world.strata * members
-    run.finish(f"index/{name}", {"entries": entries, "processes": 1}, files=[folder.index])
-    return entries
+        write_placed(folder.index, [entries], members * width, metadata)
+    count = len(tokens_T) * world.strata * members
+    run.finish(f"index/{name}", {"entries": count, "processes": 1}, files=[folder.index])
+    return count
 
 
 def write_matches(run: Run, ensemble: Ensemble, world: World) -> None:

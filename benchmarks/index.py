@@ -106,7 +106,6 @@ class Stopwatch:
 def build(folder: Path) -> dict[str, Any]:
     """(Ours) Build the index of all features."""
     from sae_core.analysis.index import building as indexing
-    from sae_core.analysis.index import external_sort
     from sae_core.ensembles.ensemble import Ensemble
     from sae_core.sae.formats.saelens import load_sae
 
@@ -120,8 +119,7 @@ def build(folder: Path) -> dict[str, Any]:
         __call__ = watch.timing("encoder", indexing.FrozenEncoder.__call__)
 
     indexing.FrozenEncoder = TimedEncoder
-    external_sort.sort_entries = watch.timing("sort", external_sort.sort_entries)
-    indexing.write_merged = watch.timing("write", indexing.write_merged)
+    indexing.write_placed = watch.timing("place", indexing.write_placed)
     began = time.perf_counter()
     indexing.build_index(ensemble, reader(acts_TD), len(acts_TD), path)
     seconds = time.perf_counter() - began
@@ -293,7 +291,7 @@ def measure(folder: Path, peer: str, *, width: int, k: int, tokens: int, feature
 def report(row: dict[str, Any]) -> str:
     """A row as text."""
     ours, width = row["ours"], row["width"]
-    shares = ", ".join(f"{name} {ours[name] / ours['seconds']:.1%}" for name in ("encoder", "sort", "write"))
+    shares = ", ".join(f"{name} {ours[name] / ours['seconds']:.1%}" for name in ("encoder", "place"))
     lines = [
         f"{row['tokens']} tokens, d {row['d_in']}, {width} features, k {row['k']}",
         f"ours: {ours['seconds']:.1f} s for all features ({shares}), {ours['bytes'] / width / 1000:.2f} kB a feature,"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ _DTYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "U32": "<u4", "I64": "<i8", "
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _READABLE = {**_DTYPES, "BF16": "<i2"}
 """bfloat16 is mapped as the integers with the same bits, since numpy has no such type."""
+_ZEROS = 2**24
 
 
 class TensorWriter:
@@ -48,22 +50,61 @@ def writing_tensors(
             first, so that all stay aligned.
         metadata: Strings kept in the header.
     """
-    header: dict[str, Any] = {"__metadata__": dict(metadata or {})}
-    dtypes, places, end = {}, {}, 0
-    for name, (dtype, shape) in layout.items():
-        dtypes[name], places[name] = np.dtype(_READABLE["BF16"] if dtype == "BF16" else dtype), end
-        end += math.prod(shape) * dtypes[name].itemsize
-        header[name] = {
-            "dtype": _NAMES.get(dtypes[name], "BF16"),
-            "shape": list(shape),
-            "data_offsets": [places[name], end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    head, entries = _header(layout, metadata or {})
     with replacing(path) as partial, partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-        yield TensorWriter(file, {name: 8 + len(text) + place for name, place in places.items()}, dtypes)
+        file.write(head)
+        file.truncate(len(head) + _end(entries))
+        starts = {name: len(head) + entry["data_offsets"][0] for name, entry in entries.items()}
+        dtypes = {name: np.dtype(_READABLE[entry["dtype"]]) for name, entry in entries.items()}
+        yield TensorWriter(file, starts, dtypes)
+
+
+@contextmanager
+def mapping_new_tensors(
+    path: Path, layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Array]]:
+    """Write a safetensors file of known shapes as arrays that are mapped into memory; the rest as `writing_tensors`.
+
+    Raises:
+        OSError: If the disk has no room for all of it, before anything is mapped.
+    """
+    head, entries = _header(layout, metadata or {})
+    with replacing(path) as partial:
+        with partial.open("wb") as file:
+            file.write(head)
+            file.flush()
+            _make_room(file, len(head), _end(entries))
+        data = np.memmap(partial, dtype=np.uint8, mode="r+")
+        yield {name: _view(np.asarray(data), len(head), entry) for name, entry in entries.items()}
+        data.flush()
+
+
+def _header(
+    layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, Any]]:
+    """The beginning of a safetensors file, up to the first tensor, and what it says of each tensor."""
+    entries, end = dict[str, Any](), 0
+    for name, (kind, shape) in layout.items():
+        dtype, start = np.dtype(_READABLE["BF16"] if kind == "BF16" else kind), end
+        end += math.prod(shape) * dtype.itemsize
+        entries[name] = {"dtype": _NAMES.get(dtype, "BF16"), "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps({"__metadata__": dict(metadata), **entries}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, entries
+
+
+def _end(entries: Mapping[str, Any]) -> int:
+    return max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+
+
+def _make_room(file: IO[bytes], start: int, size: int) -> None:
+    """Take all bytes of a file from the disk now: writing to a map of a file that has a hole on a full disk kills."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, max(1, size))
+        file.truncate(start + size)
+    else:
+        for first in range(0, size, _ZEROS):
+            file.write(bytes(min(_ZEROS, size - first)))
 
 
 def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -82,7 +123,7 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
         header = parse_json(data[8:body].tobytes().decode("utf-8"))
         metadata = header.pop("__metadata__", {})
         arrays = {name: _view(data, body, entry) for name, entry in header.items()}
-        if max((entry["data_offsets"][1] for entry in header.values()), default=0) != len(data) - body:
+        if _end(header) != len(data) - body:
             raise ValueError("its length is not the one that its header gives")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(damaged(path, error)) from None
@@ -109,15 +150,6 @@ def opened_table(path: Path, kind: str, what: str) -> Iterator[tuple[dict[str, A
         yield arrays, metadata
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"{path} is not {what} ({error}); delete it and index again.") from None
-
-
-def tensor_places(path: Path) -> dict[str, int]:
-    """Where in an intact safetensors file the contents of each tensor begin, in bytes."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = parse_json(file.read(length).decode("utf-8"))
-    header.pop("__metadata__", None)
-    return {name: 8 + length + entry["data_offsets"][0] for name, entry in header.items()}
 
 
 def _view(data: Array, body: int, entry: Mapping[str, Any]) -> Array:

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from random_saes import random_ensemble
 
-from sae_core.analysis.index.building import build_index, build_index_shard, merge_index_shards, shard_bounds
-from sae_core.analysis.index.external_sort import EntrySorter, write_merged
+from sae_core.analysis.index.building import build_index, shard_bounds
+from sae_core.analysis.index.placing import KeptEntries, write_placed
 from sae_core.analysis.index.reading import ActivationIndex
-from sae_core.ensembles.ensemble import Ensemble, Wiring
+from sae_core.ensembles.ensemble import Wiring
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors, writing_tensors
 from sae_core.foundation.progress import Tick
@@ -37,7 +37,7 @@ def test_the_index_is_the_dense_code(
 ) -> None:
     ensemble = random_ensemble(architecture, wiring)
     monkeypatch.setattr("sae_core.analysis.index.building.BLOCK", 50)
-    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index", entries_in_memory=200)
+    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
     index = ActivationIndex.open(tmp_path / "index")
     with torch.no_grad():
         dense_TM = ensemble.encode(acts_TD).numpy()
@@ -65,17 +65,8 @@ def test_decoding_the_index_gives_the_reconstruction(tmp_path: Path, acts_TD: to
         torch.testing.assert_close(ensemble.decode(coefs_TM), ensemble(acts_TD), rtol=1e-4, atol=1e-5)
 
 
-def test_the_bytes_do_not_depend_on_how_much_fits_into_memory(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    ensemble = random_ensemble("topk", "parallel")
-    for name, entries in (("small", 1), ("middle", 57), ("large", 10**6)):
-        build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / name, entries_in_memory=entries)
-    assert (tmp_path / "small").read_bytes() == (tmp_path / "large").read_bytes()
-    assert (tmp_path / "middle").read_bytes() == (tmp_path / "large").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["large", "middle", "small"]  # no temporary is left
-
-
 def sorted_plainly(features: Array, positions: Array, values: Array, count: int) -> tuple[Array, Array, Array]:
-    """The plain twin of the compiled sort and merge."""
+    """The plain twin of counting and placing."""
     order = np.argsort(features, kind="stable")
     pointers = np.searchsorted(features[order], np.arange(count + 1))
     return pointers, positions[order], values[order]
@@ -88,46 +79,49 @@ def random_entries(count: int, features: int, seed: int = 0) -> tuple[Array, Arr
     return uneven, np.sort(generator.integers(0, 10**6, count)), generator.random(count, np.float32)
 
 
+def keep(path: Path, columns: tuple[Array, Array, Array], step: int) -> Path:
+    with KeptEntries(path) as kept:
+        for start in range(0, len(columns[0]), step):
+            kept.add(*(column[start : start + step] for column in columns))
+    return path
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("count", "features"), [(0, 5), (1, 1), (1000, 1), (1000, 7), (20_000, 3000), (50, 4000)])
-def test_the_compiled_sort_is_the_plain_one(tmp_path: Path, count: int, features: int, threads: int) -> None:
+def test_placing_is_a_stable_sort_by_feature(tmp_path: Path, count: int, features: int, threads: int) -> None:
     columns = random_entries(count, features)
-    pointers, positions, values = sorted_plainly(*columns, features)
+    half = count // 2
+    halves = [tuple(column[part] for column in columns) for part in (slice(half), slice(half, None))]
+    files = [keep(tmp_path / f"kept_{number}", part, 300) for number, part in enumerate(halves)]  # type: ignore[arg-type]
     torch.set_num_threads(threads)
     try:
-        for capacity in (max(1, count // 7), count + 1):
-            sorter = EntrySorter(tmp_path, features, capacity)
-            for start in range(0, count, 300):
-                sorter.add(*(column[start : start + 300] for column in columns))
-            runs = sorter.finish()
-            assert (len(runs) > 1) == (count > max(capacity, features))
-            write_merged(tmp_path / "merged", runs, features, capacity, {})
-            arrays, _ = map_tensors(tmp_path / "merged")
-            assert np.array_equal(arrays["pointers"], pointers)
-            assert np.array_equal(arrays["positions"], positions)
-            assert np.array_equal(arrays["values"], values)
+        write_placed(tmp_path / "placed", files, features, {"key": "value"})
     finally:
         torch.set_num_threads(1)
+    arrays, metadata = map_tensors(tmp_path / "placed")
+    assert metadata == {"key": "value"}
+    for name, plain in zip(("pointers", "positions", "values"), sorted_plainly(*columns, features), strict=True):
+        assert np.array_equal(arrays[name], plain)
 
 
-def test_sorting_and_merging_hold_no_more_than_they_may(tmp_path: Path) -> None:
-    features, capacity, pieces = 500, 100_000, [random_entries(30_000, 500, seed) for seed in range(40)]
-    tracemalloc.start()  # numpy tells it of every array
+def test_placing_holds_one_block_at_a_time(tmp_path: Path) -> None:
+    features, block = 500, 30_000
+    files = [keep(tmp_path / f"kept_{seed}", random_entries(block, features, seed), block) for seed in range(40)]
+    tracemalloc.start()  # numpy tells it of every array but those that are mapped
     try:
-        sorter = EntrySorter(tmp_path, features, capacity)
-        for number, (which, positions, values) in enumerate(pieces):
-            sorter.add(which, np.minimum(positions, 10**6 - 1) + number * 10**6, values)
-        runs = sorter.finish()
-        sorting = tracemalloc.get_traced_memory()[1]
-        tracemalloc.reset_peak()
-        write_merged(tmp_path / "merged", runs, features, capacity, {})
-        merging = tracemalloc.get_traced_memory()[1]
+        write_placed(tmp_path / "placed", files, features, {})
+        placing = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert len(runs) == 12
-    assert sorting < 24 * capacity + 100_000
-    assert merging < 24 * capacity + 100_000
-    assert merging > 10 * capacity  # it was traced at all
+    assert 12 * block < placing < 3 * 12 * block  # it was traced at all, and far from 40 blocks
+
+
+def test_kept_entries_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    whole = keep(tmp_path / "kept", random_entries(1000, 7), 300)
+    whole.write_bytes(whole.read_bytes()[:-1])
+    with pytest.raises(UserError, match="kept is cut off"):
+        write_placed(tmp_path / "placed", [whole], 7, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_encoding_holds_as_much_however_many_tokens(tmp_path: Path) -> None:
@@ -135,59 +129,10 @@ def test_encoding_holds_as_much_however_many_tokens(tmp_path: Path) -> None:
     peaks = []
     for tokens in (20_000, 200_000):
         tracemalloc.start()
-        build_index(
-            ensemble,
-            lambda a, b: acts_BD[torch.arange(a, b) % 1000],
-            tokens,
-            tmp_path / "index",
-            entries_in_memory=10**5,
-        )
+        build_index(ensemble, lambda a, b: acts_BD[torch.arange(a, b) % 1000], tokens, tmp_path / "index")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.1 * peaks[0]
-
-
-def build_shards(folder: Path, ensemble: Ensemble, acts_TD: torch.Tensor, bounds: list[tuple[int, int]]) -> list[Path]:
-    paths = [folder / f"shard_{start}" for start, _ in bounds]
-    for path, (start, stop) in zip(paths, bounds, strict=True):
-
-        def read(first: int, end: int, start: int = start, stop: int = stop) -> torch.Tensor:
-            assert start <= first < end <= stop  # a process needs its own part of the activations only
-            return acts_TD[first:end]
-
-        build_index_shard(ensemble, read, start, stop, path, entries_in_memory=100)
-    return paths
-
-
-@pytest.mark.parametrize("wiring", ["parallel", "residual"])
-@pytest.mark.parametrize("architecture", ["relu", "topk", "batchtopk", "jumprelu"])
-def test_shards_merge_to_the_bytes_of_one_process(
-    tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, wiring: Wiring
-) -> None:
-    """Three shards of unequal size, merged in any order, with much memory or little."""
-    ensemble = random_ensemble(architecture, wiring)
-    if architecture != "topk":
-        for member in ensemble:  # so that codes are sparse enough for the compiled loops
-            member.b_enc.data.sub_(2.5)
-    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
-    assert ActivationIndex.open(tmp_path / "whole").entries > 100
-    first, second, third = build_shards(tmp_path, ensemble, acts_TD, [(0, 31), (31, 32), (32, TOKENS)])
-    for entries in (7, 10**6):
-        merge_index_shards([third, first, second], tmp_path / "merged", entries_in_memory=entries)
-        assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
-
-
-@pytest.mark.parametrize("architecture", ["relu", "topk"])
-def test_plainly_encoded_shards_that_start_where_blocks_do_merge_to_the_same_bytes(
-    tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sae_core.analysis.index.building.BLOCK", 16)
-    monkeypatch.setattr("sae_core.training.kernels.frozen.use_fast", lambda *_: False)
-    ensemble = random_ensemble(architecture, "residual")
-    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
-    bounds = [shard_bounds(TOKENS, rank, 3) for rank in range(3)]
-    merge_index_shards(build_shards(tmp_path, ensemble, acts_TD, bounds), tmp_path / "merged")
-    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
 def test_shard_bounds_cover_the_corpus_in_whole_blocks() -> None:
@@ -198,30 +143,6 @@ def test_shard_bounds_cover_the_corpus_in_whole_blocks() -> None:
         assert all(start % 8192 == 0 or start == tokens for start, _ in bounds)
         sizes = [stop - start for start, stop in bounds]
         assert max(sizes) - min(sizes) <= 2 * 8192
-
-
-def test_shards_that_do_not_make_a_whole_are_refused(tmp_path: Path, acts_TD: torch.Tensor) -> None:
-    ensemble = random_ensemble("topk", "parallel")
-    first, second, third = build_shards(tmp_path, ensemble, acts_TD, [(0, 40), (40, 90), (90, TOKENS)])
-    for shards, message in (
-        ([first, third], "shard_90 begins at token 90 and not at 40"),
-        ([second, third], "shard_40 begins at token 40 and not at 0"),
-        ([first, first], "shard_0 begins at token 0 and not at 40"),
-        ([first, tmp_path / "shard_7"], "shard_7 does not exist"),
-        ([], "no shards"),
-    ):
-        with pytest.raises(UserError, match=message):
-            merge_index_shards(shards, tmp_path / "merged")
-    (other,) = build_shards(tmp_path, random_ensemble("topk", "parallel", (24,)), acts_TD, [(40, TOKENS)])
-    with pytest.raises(UserError, match=r"shard_40 has 24 features and .*shard_0 has 80"):
-        merge_index_shards([first, other], tmp_path / "merged")
-    build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "whole")
-    with pytest.raises(UserError, match="whole is not a shard of an index"):
-        merge_index_shards([tmp_path / "whole"], tmp_path / "merged")
-    third.write_bytes(third.read_bytes()[:-1])
-    with pytest.raises(UserError, match="shard_90 is damaged"):
-        merge_index_shards([first, second, third], tmp_path / "merged")
-    assert not (tmp_path / "merged").exists()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -52,7 +52,6 @@ def _index(rank: int, folder: Path, block: int, broken: int | None) -> tuple[int
             folder / "together",
             shards=folder / "shards",
             processes=processes,
-            entries_in_memory=300,
             progress=ticks.append,
         )
     return min(acts.seen, default=0), max(acts.seen, default=0), [tick.done / tick.total for tick in ticks]

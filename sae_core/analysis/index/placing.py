@@ -1,0 +1,104 @@
+"""Entries of a code, kept in files as they come, and then placed by feature straight into a mapped index.
+
+Two passes read what was kept: the first counts the entries of every feature, the second puts each entry behind those
+that its feature already has. So memory holds one block of entries at a time, and a feature's entries stay in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_core.analysis.index import placing_loops
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.mapped_tensors import mapping_new_tensors
+from sae_core.training.kernels.cpu import team
+
+_COLUMNS = (np.dtype("<i4"), np.dtype("<i4"), np.dtype("<f4"))
+"""What a block holds of its entries, after their number: features, positions and values."""
+Block = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
+
+
+class KeptEntries:
+    """A file of entries, which is written in a ``with`` block."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(
+        self, features_E: NDArray[np.integer], positions_E: NDArray[np.integer], values_E: NDArray[np.floating]
+    ) -> None:
+        """Keep a block of entries; for one feature, positions must not fall below those of earlier blocks."""
+        self._file.write(len(features_E).to_bytes(8, "little"))
+        for column_E, dtype in zip((features_E, positions_E, values_E), _COLUMNS, strict=True):
+            self._file.write(np.ascontiguousarray(column_E, dtype).data)
+
+
+def kept_blocks(path: Path) -> Iterator[Block]:
+    """The blocks of a file of entries, in order.
+
+    Raises:
+        UserError: If the file is cut off.
+    """
+    with path.open("rb") as file:
+        while head := file.read(8):
+            sizes = [int.from_bytes(head, "little") * dtype.itemsize for dtype in _COLUMNS]
+            parts = [file.read(size) for size in sizes]
+            if [len(part) for part in parts] != sizes:
+                raise UserError(f"{path} is cut off; look for room on the disk, and index again.")
+            features_E, positions_E, values_E = map(np.frombuffer, parts, _COLUMNS)
+            yield features_E, positions_E, values_E
+
+
+def write_placed(path: Path, kept: Sequence[Path], features: int, metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file of ``pointers``, ``positions`` and ``values``: entries by feature.
+
+    Args:
+        path: The file.
+        kept: Files of `KeptEntries`; of one feature, the entries of an earlier file come before those of a later one.
+        features: How many features there are, F.
+        metadata: Strings kept in the file's header.
+
+    Raises:
+        UserError: If a file of entries is cut off.
+        OSError: If the disk has no room.
+    """
+    pointers_F = np.zeros(features + 1, np.int64)
+    for file in kept:
+        for features_E, _, _ in kept_blocks(file):
+            pointers_F[1:] += np.bincount(features_E, minlength=features)
+    np.cumsum(pointers_F, out=pointers_F)
+    entries, bounds_P, next_F = int(pointers_F[-1]), _shares(pointers_F), pointers_F[:-1].copy()
+    layout = {
+        "pointers": (np.int64, (features + 1,)),
+        "positions": (np.int32, (entries,)),
+        "values": (np.float32, (entries,)),
+    }
+    with mapping_new_tensors(path, layout, metadata) as placed:
+        placed["pointers"][:] = pointers_F
+        for file in kept:
+            for block in kept_blocks(file):
+                columns = (*block, next_F, placed["positions"], placed["values"])
+                team.run(placing_loops.place_entries, bounds_P, *columns)
+
+
+def _shares(pointers_F: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the features of each part start, such that parts have about as many entries; at the end, F."""
+    parts = team.count_parts()
+    entries_P = np.arange(parts + 1) * pointers_F[-1] // parts
+    bounds_P: NDArray[np.int64] = np.searchsorted(pointers_F, entries_P).astype(np.int64)
+    bounds_P[0], bounds_P[-1] = 0, len(pointers_F) - 1
+    return bounds_P
