@@ -59,8 +59,8 @@ def kept_blocks(path: Path) -> Iterator[Block]:
             parts = [file.read(size) for size in sizes]
             if [len(part) for part in parts] != sizes:
                 raise UserError(f"{path} is cut off; look for room on the disk, and index again.")
-            features_E, positions_E, values_E = map(np.frombuffer, parts, _COLUMNS)
-            yield features_E, positions_E, values_E
+            features_E, positions_E = (np.frombuffer(part, np.int32) for part in parts[:2])
+            yield features_E, positions_E, np.frombuffer(parts[2], np.float32)
 
 
 def write_placed(path: Path, kept: Sequence[Path], features: int, metadata: Mapping[str, str]) -> None:
