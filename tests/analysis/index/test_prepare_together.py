@@ -116,6 +116,7 @@ def _prepare(rank: int, path: Path, set_up: Callable[[object, str, object], None
     return told
 
 
+@pytest.mark.slow
 def test_a_run_prepared_by_two_processes_is_that_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone, run = (_new_run(tmp_path / name) for name in ("alone", "together"))
     _prepare(0, alone.path, monkeypatch.setattr)
