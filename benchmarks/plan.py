@@ -71,7 +71,7 @@ class Done(NamedTuple):
 def program(*words: str) -> Done:
     """Run the command line."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as said:
-        started = subprocess.Popen([sys.executable, "-m", "sae_core.cli.program", *words], stdout=output, stderr=said)
+        started = subprocess.Popen([sys.executable, "-m", "sae_core", *words], stdout=output, stderr=said)
         _, status, usage = os.wait4(started.pid, 0)
         started.returncode = os.waitstatus_to_exitcode(status)
         if started.returncode:
