@@ -50,7 +50,7 @@ def served(run: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "sae_core.cli.program", "dashboard", str(run), "--port", str(port)]
+    command = [sys.executable, "-m", "sae_core", "dashboard", str(run), "--port", str(port)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         address = f"http://localhost:{port}"
