@@ -1,1 +1,1 @@
-"""What every other room stands on: the run folder, settings, files, errors, numbers, progress."""
+"""The basis of all other rooms: the run folder, settings, files, errors, numbers, progress."""

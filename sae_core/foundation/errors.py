@@ -1,8 +1,8 @@
-"""The one exception that a person sees: bad input, said in one sentence with its remedy."""
+"""The exception that people see: one sentence that says what is wrong and how to fix it."""
 
 
 class UserError(Exception):
-    """Bad input or a fault of the surroundings.
+    """Bad input, or a fault of the machine or the network.
 
     The message is one clear sentence that names the file, field or value and says what to do. The command line prints
     it without a traceback and ends with exit code 2.
@@ -10,10 +10,10 @@ class UserError(Exception):
 
 
 class ElsewhereError(UserError):
-    """Another process that works on the same task has failed; that one says why, and this one says nothing."""
+    """Another process of the same job has failed. The other process reports the fault, so this one prints nothing."""
 
 
 def short(text: str) -> str:
-    """A name or a value as far as a sentence can hold it, on one line whatever is in it."""
+    """Shorten a name or a value to one line that fits into a sentence."""
     shown = text if text.isprintable() and text.isascii() else text.encode("unicode_escape").decode("ascii")
     return shown if len(shown) <= 80 else f"{shown[:79]}…"

@@ -1,4 +1,4 @@
-"""What goes wrong in a command as one sentence: wrong options, and faults of the disk."""
+"""Say in one sentence what went wrong in a command: wrong options, or faults of the disk."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import typer
 from typer.core import TyperCommand
 
 UsageError: Any = typer.BadParameter.__base__
-"""What a wrong option or argument raises; Typer exports only this subclass of it."""
+"""The exception for a wrong option or argument; Typer exports only this subclass of the class."""
 
 
 class OnceCommand(TyperCommand):
-    """A command that refuses an option that is given twice, of which the second would take the first's place."""
+    """A command that refuses an option given twice; otherwise the second value would silently replace the first."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse what is given to the command."""
+        """Parse the command's arguments."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         options = [each for each in given if each.param_type_name == "option" and not each.multiple]
         for number, option in enumerate(options):
@@ -26,7 +26,7 @@ class OnceCommand(TyperCommand):
 
 
 def usage_sentence(error: Any) -> str:
-    """The sentence for a `UsageError`; empty where Typer has printed the help, as it does without any command."""
+    """The sentence for a `UsageError`; empty if Typer has already printed the help because no command was given."""
     message = error.format_message().strip().rstrip(".")
     command = error.ctx.command_path if error.ctx else "sae-ensemble"
     joint = " See" if message.endswith("?") else "; see"
@@ -34,7 +34,7 @@ def usage_sentence(error: Any) -> str:
 
 
 def disk_sentence(error: OSError) -> str:
-    """The sentence for a fault of the disk, with the file's name and what to do."""
+    """The sentence for a disk error: the file's name, the fault and the remedy."""
     where = error.filename or "standard output"
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:

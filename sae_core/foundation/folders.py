@@ -1,4 +1,4 @@
-"""Names of the files in a run's folders of its corpus and of each ensemble."""
+"""Name the files in a run's corpus folder and in its ensemble folders."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-"""The files of a member, which are SAELens' own."""
+"""The files of a member, named as SAELens names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusFolder:
-    """Paths of the indexed corpus. Special tokens are not stored, so a position is a row of the activations."""
+    """Paths of the indexed corpus. Special tokens are not stored, so token t belongs to row t of the activations."""
 
     path: Path
 
@@ -23,31 +23,34 @@ class CorpusFolder:
 
     @property
     def documents(self) -> Path:
-        """Parquet: one row a passage: its document's metadata (``source`` and whatever the text source gives), and its
-        ``document`` and ``passage``, int64 counted from 1. Older runs lack these two: each passage is a document.
+        """Parquet: one row per passage, with the metadata of its document (``source`` and what the text source gives).
+
+        The columns ``document`` and ``passage`` are int64 and count from 1. Runs of older versions lack both columns;
+        there, each passage is a document.
         """
         return self.path / "documents.parquet"
 
     @property
     def texts(self) -> Path:
-        """Parquet: every passage for training and evaluation: text, number of tokens, held_out, metadata (JSON), and
-        document and passage as above.
+        """Parquet: every passage for training and evaluation.
+
+        The columns are text, number of tokens, held_out, metadata (JSON), and document and passage as above.
         """
         return self.path / "texts.parquet"
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer in transformers format; absent for activations that do not come from text."""
+        """The tokenizer in transformers format; absent if the activations do not come from text."""
         return self.path / "tokenizer"
 
     @property
     def vocabulary(self) -> Path:
-        """Parquet: what each token reads like, where the tokenizer has no tokenizer.json; absent in older runs."""
+        """Parquet: the readable text of each token, for tokenizers without a tokenizer.json; absent in older runs."""
         return self.path / "vocabulary.parquet"
 
     @property
     def lens(self) -> Path:
-        """Safetensors: the model's path to its logits as a norm and a matrix, for the logit lens without the model."""
+        """Safetensors: the model's final norm and unembedding matrix. The logit lens needs no more of the model."""
         return self.path / "lens.safetensors"
 
 
@@ -59,7 +62,7 @@ class EnsembleFolder:
 
     @property
     def name(self) -> str:
-        """The ensemble's name: the folder's."""
+        """The ensemble's name, which is the name of its folder."""
         return self.path.name
 
     @property
@@ -78,7 +81,7 @@ class EnsembleFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the training checkpoint; gone when training is finished."""
+        """Folder of the training checkpoint, deleted when training is finished."""
         return self.path / "checkpoint"
 
     @property
@@ -88,7 +91,7 @@ class EnsembleFolder:
 
     @property
     def index_shards(self) -> Path:
-        """Folder of the parts of an index that several processes are building; gone when they are merged."""
+        """Folder for the parts of an index that several processes build, deleted when the parts are merged."""
         return self.path / "index" / "shards"
 
     @property
@@ -98,12 +101,12 @@ class EnsembleFolder:
 
     @property
     def together(self) -> Path:
-        """Safetensors, memory-mapped: the features that fire on the same tokens as each one, and how often."""
+        """Safetensors, memory-mapped: for each feature, the features that fire on the same tokens, and how often."""
         return self.path / "index" / "together.safetensors"
 
     @property
     def atoms(self) -> Path:
-        """Parquet: one row a feature: density, peak, stability, family, map position, …"""
+        """Parquet: one row per feature: density, peak, stability, family, map position, …"""
         return self.path / "atoms.parquet"
 
     @property
@@ -118,7 +121,7 @@ class EnsembleFolder:
 
     @property
     def match_summary(self) -> Path:
-        """JSON: mean matched cosines of each pair of members, and of random dictionaries of the same sizes."""
+        """JSON: the mean matched cosine of each pair of members, and of random dictionaries of the same sizes."""
         return self.path / "matches.json"
 
     @property
@@ -128,31 +131,31 @@ class EnsembleFolder:
 
     @property
     def families(self) -> Path:
-        """Parquet: one row a family of features of different members, for each way of matching them."""
+        """Parquet: one row per family of features of different members, for each way of matching."""
         return self.path / "families.parquet"
 
     @property
     def family_summary(self) -> Path:
-        """JSON: figures of each pair of members by what features do, families of each size, and what chance gives."""
+        """JSON: how alike each pair of members fires, how many families have each size, and the same by chance."""
         return self.path / "families.json"
 
     @property
     def stage_energy(self) -> Path:
-        """Parquet: one row a feature of a boosted ensemble, the residual energy that it removes."""
+        """Parquet: one row per feature of a boosted ensemble, with the residual energy that the feature removes."""
         return self.path / "energy.parquet"
 
     @property
     def stage_energy_summary(self) -> Path:
-        """JSON: the residual energy before and after each stage, and on how many tokens it is measured."""
+        """JSON: the residual energy before and after each stage, and the number of tokens it was measured on."""
         return self.path / "energy.json"
 
     @property
     def map(self) -> Path:
-        """Parquet: one row a feature, its place on the atom map (x, y) and its cluster there."""
+        """Parquet: one row per feature: its place on the atom map (x, y) and its cluster."""
         return self.path / "map.parquet"
 
     def joint_map(self, other: str) -> Path:
-        """Parquet: the atoms of this and of another ensemble on one map; ``other`` names that one."""
+        """Parquet: the atoms of this ensemble and of the ensemble named ``other`` on one map."""
         return self.path / "joint_maps" / f"{file_name(other)}.parquet"
 
     @property
@@ -162,10 +165,10 @@ class EnsembleFolder:
 
     @property
     def suggestions(self) -> Path:
-        """Parquet: one row a feature, a label suggested for it and how well that foretells where it fires."""
+        """Parquet: one row per feature: a suggested label, and how well the label predicts where the feature fires."""
         return self.path / "suggestions.parquet"
 
 
 def file_name(name: str) -> str:
-    """A name as one that every file system takes."""
+    """Change a name into one that every file system accepts."""
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "_"

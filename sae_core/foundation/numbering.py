@@ -1,6 +1,6 @@
-"""How features are numbered, declared once: within their ensemble, and within their member; the columns of both.
+"""Number features: within their ensemble, and within their member.
 
-Every table of features that leaves the program has the columns `COLUMNS`, so that any two of them can be joined.
+Every table of features that the program exports has the columns `COLUMNS`, so that any two tables can be joined.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 COLUMNS = ("feature", "member", "latent")
 """A feature's number in the ensemble, its member's number, and its number within the member."""
 MOST = 2**31 - 1
-"""The largest number that every database of labels keeps."""
+"""The largest number that every supported database can store."""
 
 
 class Place(NamedTuple):
@@ -24,16 +24,16 @@ class Place(NamedTuple):
 
     @property
     def within(self) -> str:
-        """Member and number within it, as people read and type them: ``1:6``."""
+        """The member and the number within the member, as people read and type them: ``1:6``."""
         return within(self.member, self.latent)
 
 
 def place_of(feature: int, widths: Sequence[int]) -> Place:
-    """The place of a feature.
+    """Return the place of a feature.
 
     Args:
-        feature: Its number in the ensemble.
-        widths: Features of each member.
+        feature: The feature's number in the ensemble.
+        widths: Number of features of each member.
 
     Raises:
         IndexError: If the ensemble has no such feature.
@@ -47,7 +47,7 @@ def place_of(feature: int, widths: Sequence[int]) -> Place:
 
 
 def feature_at(member: int, latent: int, widths: Sequence[int]) -> int:
-    """The number in the ensemble of a feature that is number ``latent`` of a member."""
+    """The number in the ensemble of feature ``latent`` of a member."""
     return sum(widths[:member]) + latent
 
 
@@ -59,12 +59,12 @@ def place_columns(features: Iterable[int], widths: Sequence[int]) -> dict[str, l
 
 
 def within(member: int, latent: int) -> str:
-    """Member and number within it, as people read and type them: ``1:6``."""
+    """The member and the number within the member, as people read and type them: ``1:6``."""
     return f"{member}:{latent}"
 
 
 def named(word: str) -> tuple[int, int] | None:
-    """(member, number within it) that a word such as ``1:6`` names; None for any other word."""
+    """Parse a word such as ``1:6`` as (member, number within the member); None for any other word."""
     member, colon, latent = word.partition(":")
     if not (colon and all(part.isascii() and part.isdigit() and len(part) <= 12 for part in (member, latent))):
         return None
@@ -72,7 +72,7 @@ def named(word: str) -> tuple[int, int] | None:
 
 
 def whole_number(text: str, end: int) -> int | None:
-    """The number from 0 to ``end - 1`` that plain digits name; None for anything else."""
+    """Parse plain digits as a number from 0 to ``end - 1``; None for anything else."""
     if not (text.isascii() and text.isdigit()) or len(text) > 12:
         return None
     number = int(text)

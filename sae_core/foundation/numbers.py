@@ -1,4 +1,4 @@
-"""Numbers as people read them: 91.4 %, 3.2k, 1 in 320, 2 min 5 s. A missing figure is a dash."""
+"""Format numbers for people: 91.4 %, 3.2k, 1 in 320, 2 min 5 s. A missing figure is a dash."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ THIN_SPACE = "\u202f"
 
 
 def is_missing(value: Any) -> bool:
-    """Whether there is no figure: None, NaN or pandas' NA."""
+    """Whether a figure is missing: None, NaN or pandas' NA."""
     if value is None:
         return True
     try:
@@ -46,13 +46,13 @@ def whole(count: Any) -> str:
 
 
 def decimal(value: Any, digits: int = 2) -> str:
-    """A figure with a fixed number of decimals; a small one that would read as zero in scientific notation."""
+    """A figure with a fixed number of decimals; in scientific notation if the decimals would all be zero."""
     if is_missing(value):
         return MISSING
     figure = float(value)
     if figure != 0 and abs(figure) < 0.5 * 10**-digits:
         return f"{figure:.1e}"
-    return f"{figure + 0.0:,.{digits}f}"  # + 0.0 takes the sign from a negative zero
+    return f"{figure + 0.0:,.{digits}f}"  # + 0.0 removes the sign of a negative zero
 
 
 def signed(value: Any, digits: int = 3) -> str:
@@ -61,14 +61,14 @@ def signed(value: Any, digits: int = 3) -> str:
 
 
 def interval(low: Any, high: Any) -> str:
-    """A share's interval, as ``90.8 – 92.0 %``; empty if there is none."""
+    """The interval of a share, as ``90.8 – 92.0 %``; empty if there is no interval."""
     if is_missing(low) or is_missing(high):
         return ""
     return f"{100 * float(low):.1f} – {100 * float(high):.1f}{THIN_SPACE}%"
 
 
 def one_in(density: Any) -> str:
-    """A density as ``1 in 320 tokens``; a dead feature ``never``."""
+    """A density as ``1 in 320 tokens``; ``never`` for a dead feature."""
     if is_missing(density):
         return MISSING
     if float(density) <= 0:

@@ -1,4 +1,4 @@
-"""How long jobs tell what they are doing; they never print."""
+"""Report the progress of long jobs to a callback; the jobs themselves never print."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ class Tick:
     """One report of progress.
 
     Attributes:
-        stage: What is being done, in a few words, e.g. ``train bagged``.
-        done: Work done, in ``unit``.
+        stage: The work in a few words, e.g. ``train bagged``.
+        done: The work done so far, in ``unit``.
         total: All the work, in ``unit``; 0 if unknown.
-        unit: What is counted, e.g. ``tokens``.
+        unit: The unit of work, e.g. ``tokens``.
         figures: Figures worth watching, e.g. ``{"explained variance": 0.91}``.
-        note: A sentence that people should read, told once.
+        note: A sentence for people to read, sent once.
     """
 
     stage: str
@@ -31,4 +31,4 @@ Progress = Callable[[Tick], None]
 
 
 def silent(tick: Tick) -> None:
-    """A progress callback that does nothing."""
+    """Ignore all progress: the callback for callers who want none."""

@@ -1,19 +1,19 @@
-"""Text as it enters from outside: what is no character becomes U+FFFD, so that no later step meets it."""
+"""Clean text where it enters the program: replace code points that are no characters by U+FFFD."""
 
 from __future__ import annotations
 
 import re
 
 REPLACEMENT = "\ufffd"
-"""Stands for what is no character, as everywhere in Unicode."""
+"""Unicode's replacement character."""
 _HALF_OR_NUL = re.compile("[\x00\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
-    """A text without halves of surrogate pairs and without NUL characters; each of them becomes U+FFFD.
+    """Replace every lone surrogate and every NUL character of a text by U+FFFD.
 
-    Two halves that make a pair become the character that they stand for. A half can be encoded by nothing, and a NUL
-    ends a text in databases and is no character in HTML. Other control characters stay: models have tokens for them.
+    A surrogate pair becomes the character that it stands for. No encoding can write a lone surrogate. A NUL ends a text
+    in databases and is no character in HTML. Other control characters stay, since models have tokens for them.
     """
     if _HALF_OR_NUL.search(text) is None:
         return text

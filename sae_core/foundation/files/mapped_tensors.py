@@ -1,4 +1,4 @@
-"""Safetensors files larger than memory: written piece by piece, read memory-mapped, checked when opened."""
+"""Write safetensors files larger than memory piece by piece, and map them into memory to read them."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Array = NDArray[Any]
 _DTYPES = {"I8": "<i1", "U8": "<u1", "I32": "<i4", "U32": "<u4", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 _NAMES = {np.dtype(code): name for name, code in _DTYPES.items()}
 _READABLE = {**_DTYPES, "BF16": "<i2"}
-"""bfloat16 is mapped as the integers with the same bits, since numpy has no such type."""
+"""Numpy types by safetensors' names. numpy has no bfloat16, so such tensors are mapped as integers of the same bits."""
 _ZEROS = 2**24
 
 
 class TensorWriter:
-    """Writes pieces of tensors to their places in one open safetensors file."""
+    """Write pieces of tensors to their places in one open safetensors file."""
 
     def __init__(self, file: IO[bytes], starts: Mapping[str, int], dtypes: Mapping[str, np.dtype[Any]]) -> None:
         self._file, self._starts, self._dtypes = file, starts, dtypes
 
     def write(self, name: str, first: int, values: Array) -> None:
-        """Put ``values`` into tensor ``name``, beginning at its element number ``first``."""
+        """Write ``values`` into the tensor ``name``, from element ``first`` on."""
         dtype = self._dtypes[name]
-        # Plain writes and not a writable map: on a full disk they raise, where a map would kill the process.
+        # Write plainly and not through a map: on a full disk a write raises, but a map kills the process.
         self._file.seek(self._starts[name] + first * dtype.itemsize)
         self._file.write(np.ascontiguousarray(values, dtype=dtype).data)
 
@@ -42,13 +42,13 @@ class TensorWriter:
 def writing_tensors(
     path: Path, layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> Iterator[TensorWriter]:
-    """Write a safetensors file of known shapes piece by piece; it appears at ``path`` only when all went well.
+    """Write a safetensors file of known shapes piece by piece; the file appears at ``path`` when the block succeeds.
 
     Args:
         path: The file.
-        layout: For each tensor its dtype (``BF16`` for bfloat16, given as integers) and shape. Put the widest dtypes
-            first, so that all stay aligned.
-        metadata: Strings kept in the header.
+        layout: The dtype (``BF16`` for bfloat16, given as integers) and the shape of each tensor. Put the widest dtypes
+            first, so that all tensors stay aligned.
+        metadata: Strings for the header.
     """
     head, entries = _header(layout, metadata or {})
     with replacing(path) as partial, partial.open("wb") as file:
@@ -63,10 +63,10 @@ def writing_tensors(
 def mapping_new_tensors(
     path: Path, layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Array]]:
-    """Write a safetensors file of known shapes as arrays that are mapped into memory; the rest as `writing_tensors`.
+    """Write a safetensors file of known shapes through arrays mapped into memory; otherwise like `writing_tensors`.
 
     Raises:
-        OSError: If the disk has no room for all of it, before anything is mapped.
+        OSError: If the disk has no room for the whole file. The error comes before anything is mapped.
     """
     head, entries = _header(layout, metadata or {})
     with replacing(path) as partial:
@@ -82,7 +82,7 @@ def mapping_new_tensors(
 def _header(
     layout: Mapping[str, tuple[Any, tuple[int, ...]]], metadata: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Any]]:
-    """The beginning of a safetensors file, up to the first tensor, and what it says of each tensor."""
+    """Return the bytes of a safetensors file before the first tensor, and the header's entry for each tensor."""
     entries, end = dict[str, Any](), 0
     for name, (kind, shape) in layout.items():
         dtype, start = np.dtype(_READABLE["BF16"] if kind == "BF16" else kind), end
@@ -98,7 +98,7 @@ def _end(entries: Mapping[str, Any]) -> int:
 
 
 def _make_room(file: IO[bytes], start: int, size: int) -> None:
-    """Take all bytes of a file from the disk now: writing to a map of a file that has a hole on a full disk kills."""
+    """Reserve all bytes of a file now. On a full disk, writing into a hole of a mapped file would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), start, max(1, size))
         file.truncate(start + size)
@@ -108,13 +108,13 @@ def _make_room(file: IO[bytes], start: int, size: int) -> None:
 
 
 def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
-    """Map the tensors of a safetensors file into memory, read-only; nothing is read before it is used.
+    """Map the tensors of a safetensors file into memory, read-only; each part is read when used.
 
     Returns:
         (arrays by name, the header's metadata).
 
     Raises:
-        UserError: If the file is missing, cut off or no safetensors file.
+        UserError: If the file is missing, is cut off or is no safetensors file.
     """
     with reading(path):
         data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
@@ -132,16 +132,16 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
 
 @contextmanager
 def opened_table(path: Path, kind: str, what: str) -> Iterator[tuple[dict[str, Array], dict[str, str]]]:
-    """`map_tensors` of a file that says in its header what it is; the block checks that its arrays fit each other.
+    """Map a file whose header names its format; the block checks that the arrays fit together.
 
     Args:
         path: The file.
-        kind: What its header has to say as ``format``.
-        what: What people read for that, such as ``an activation index``.
+        kind: The ``format`` that the header must name.
+        what: The name of the format in messages, such as ``an activation index``.
 
     Raises:
-        UserError: If it is missing or cut off, says something else, or the block finds a KeyError, ValueError or
-            IndexError in it.
+        UserError: If the file is missing or cut off, names another format, or the block raises a KeyError, ValueError
+            or IndexError.
     """
     arrays, metadata = map_tensors(path)
     try:

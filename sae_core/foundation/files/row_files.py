@@ -1,6 +1,6 @@
-"""Rows of local files, one after another in little memory: JSON lines, CSV, TSV and Parquet.
+"""Read local files row by row in little memory: JSON lines, CSV, TSV and Parquet.
 
-Text is cleaned where it enters. What cannot be read rightly is refused in a sentence that names the file and the place.
+The text of every row is cleaned. A row that cannot be read correctly is refused, with its file and line in the message.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
 MOST_NULS = 0.01
-"""A text file of which more than this share is NUL characters is no text, or UTF-16 without a mark."""
+"""A file with a larger share of NUL characters than this is no text, or is UTF-16 without a byte order mark."""
 _LONGEST_FIELD = 2**31 - 1
 _LONGEST_NAME, _MOST_NAMES = 40, 20
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a file, with all columns that hold plain values, and with ``columns`` whatever they hold.
+    """Yield the rows of a file, with ``columns`` and with every other column that holds plain values.
 
-    Dates, times and decimals of a Parquet file come as text, but for those in ``columns``.
+    Dates, times and decimals of a Parquet file become text, except in ``columns``.
 
     Raises:
-        UserError: If the file is missing, of an unknown format, damaged, has a column twice, or lacks one of
+        UserError: If the file is missing, damaged or of an unknown format, has a column twice, or lacks one of
             ``columns``.
     """
     check_is_file(path)
@@ -49,7 +49,7 @@ def require_columns(row: Row, columns: Sequence[str], where: str) -> None:
     """Check that a row has the columns.
 
     Raises:
-        UserError: If one is missing; the message names those that are there.
+        UserError: If a column is missing; the message lists the row's columns.
     """
     for column in columns:
         if column not in row:
@@ -59,7 +59,7 @@ def require_columns(row: Row, columns: Sequence[str], where: str) -> None:
 
 
 def cleaned(row: Row) -> Row:
-    """A row whose texts, and those of objects in it, are clean."""
+    """Clean all texts of a row, also those in nested objects."""
     return {
         name: clean_text(value) if isinstance(value, str) else cleaned(value) if isinstance(value, dict) else value
         for name, value in row.items()
@@ -67,10 +67,10 @@ def cleaned(row: Row) -> Row:
 
 
 def read_text_file(path: Path) -> str:
-    """A whole text file.
+    """Read a whole text file.
 
     Raises:
-        UserError: If it is missing, unreadable, not UTF-8 or no text.
+        UserError: If the file is missing, unreadable, not UTF-8 or no text.
     """
     check_is_file(path)
     try:
@@ -85,10 +85,10 @@ def read_text_file(path: Path) -> str:
 
 
 def check_is_file(path: Path) -> None:
-    """Check that a file is there, and no folder, pipe or device, which cannot be read twice or never end.
+    """Check that a path is a regular file. A pipe cannot be read twice, and a device may never end.
 
     Raises:
-        UserError: If not.
+        UserError: If the path is missing, or is a folder, a pipe or a device.
     """
     try:
         if path.is_file():
@@ -123,7 +123,7 @@ def _json_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
         raise UserError(f"Line {number} of {path} is nested too deeply to be read; leave it out.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"Line {number} of {path} is not JSON ({error}); correct it or leave it out.") from None
-    except ValueError:  # an integer of more digits than Python reads
+    except ValueError:  # Python refuses integers with too many digits
         raise UserError(f"Line {number} of {path} has a number that is too long to be read; leave it out.") from None
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -134,7 +134,7 @@ class _TwiceError(Exception):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Row:
-    """A JSON object with clean keys and texts, each key once."""
+    """Build a JSON object with clean keys and texts; refuse a key that stands twice."""
     row: Row = {}
     for key, value in pairs:
         name = clean_text(key)
@@ -145,12 +145,12 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _csv(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
-    csv.field_size_limit(_LONGEST_FIELD)  # the default of 128 KiB is less than a long document
+    csv.field_size_limit(_LONGEST_FIELD)  # a long document exceeds the default limit of 128 KiB
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     line = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
-            # Strict, as a quotation mark that is never closed would otherwise swallow the rest of the file.
+            # Strict, because an unclosed quotation mark would otherwise swallow the rest of the file.
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             names = [clean_text(name) for name in next(reader, [])]
             _refuse_twice(names, path)
@@ -168,7 +168,7 @@ def _csv(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
                         f"Line {line} of {path} has {len(row)} of the header's {len(names)} fields; add those that are "
                         "missing, or leave the line out."
                     )
-                # A column without a name, such as the row numbers that pandas writes, cannot be asked for.
+                # Nobody can ask for a column without a name, such as the row numbers that pandas writes.
                 yield {name: clean_text(value) for name, value in zip(names, row, strict=True) if name}
     except csv.Error as error:
         raise UserError(f"{path} is not readable as CSV after line {line} ({error}); correct that line.") from None
@@ -186,7 +186,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             _refuse_twice([clean_text(name) for name in file.schema_arrow.names], path)
-            # Columns of lists, such as embeddings, are heavy and say nothing to a person.
+            # Skip columns of lists, such as embeddings: they take much memory, and no person reads them.
             names = [field.name for field in file.schema_arrow if not pa.types.is_nested(field.type)]
             wanted = [*names, *(name for name in columns if name in file.schema_arrow.names and name not in names)]
             for batch in file.iter_batches(batch_size=1024, columns=wanted):
@@ -199,14 +199,14 @@ def _parquet(path: Path, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _values(column: pa.Array, name: str, path: Path, done: int, *, plain: bool) -> list[Any]:
-    """A column of some rows, of which ``done`` came before. With ``plain``, dates and decimals are text."""
+    """The values of a column of some rows, after ``done`` earlier rows. With ``plain``, dates and decimals are text."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if plain and (pa.types.is_temporal(column.type) or pa.types.is_decimal(column.type)):
-        # Arrow knows more dates than Python does.
-        with suppress(pa.ArrowException):  # it has no text for durations
+        # Arrow's range of dates is wider than Python's.
+        with suppress(pa.ArrowException):  # Arrow cannot turn durations into text
             column = column.cast(pa.string())
     try:
         values: list[Any] = column.to_pylist()
@@ -224,7 +224,7 @@ def _values(column: pa.Array, name: str, path: Path, done: int, *, plain: bool) 
 
 
 def _first_undecodable(column: pa.Array) -> tuple[int, int]:
-    """The first row, counted from 1, that is not UTF-8, and the byte that is not."""
+    """The number (from 1) of the first row that is not UTF-8, and the offending byte."""
     for row, value in enumerate(column, start=1):
         try:
             value.as_py()
@@ -234,7 +234,7 @@ def _first_undecodable(column: pa.Array) -> tuple[int, int]:
 
 
 def _refuse_twice(names: Sequence[str], path: Path) -> None:
-    """Refuse a header in which a name stands twice: one column would take the other's place."""
+    """Refuse a header that names a column twice, since one column would silently replace the other."""
     twice = next((name for number, name in enumerate(names) if name and name in names[:number]), None)
     if twice is not None:
         raise UserError(f"{path} has the column {twice!r} twice; rename one of them or leave it out.")

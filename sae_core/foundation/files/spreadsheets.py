@@ -1,4 +1,4 @@
-"""Tables as CSV in which no text is a formula to a spreadsheet, for every CSV file that the program writes."""
+"""Write CSV in which no text runs as a spreadsheet formula; every CSV file of the program is written here."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _HARMFUL = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""A text that begins with one of these is a formula or hides one (OWASP, *CSV injection*); wide signs count too."""
+"""A text that begins with one of these runs as a formula (OWASP, *CSV injection*), full-width signs included."""
 
 
 def harmless(cell: Any) -> Any:
-    """A cell with an apostrophe in front where a spreadsheet would run its text; numbers stay as they are.
+    """Put an apostrophe before a text that a spreadsheet would run; leave numbers as they are.
 
-    A text that already begins with an apostrophe gets one more, so that `original` takes back exactly what was added.
+    A text that already begins with an apostrophe gets another one, so that `original` removes exactly what was added.
     """
     return f"'{cell}" if isinstance(cell, str) and cell.startswith((*_HARMFUL, "'")) else cell
 
 
 def original(cell: str) -> str:
-    """The text that `harmless` made a cell of."""
+    """Undo `harmless`."""
     return cell[1:] if cell.startswith("'") and cell[1:].startswith((*_HARMFUL, "'")) else cell
 
 
 def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> str:
-    """A table as CSV text, its texts made harmless."""
+    """Return a table as CSV text, with every cell made `harmless`."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator=line_end)
     writer.writerow([harmless(name) for name in columns])

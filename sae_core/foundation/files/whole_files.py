@@ -1,6 +1,6 @@
-"""Writing files so that each appears whole or not at all, and reading them back without surprises.
+"""Write files that appear whole or not at all, and read them with checks.
 
-torch and pandas are imported where they are used: commands that only look at a run's manifest start in half a second.
+The functions import torch and pandas themselves, so commands that read only a run's manifest start in half a second.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed and renamed into place, on failure removed.
+    """Yield a temporary path beside ``path``; on success flush the file and rename it to ``path``, else remove it.
 
     Raises:
         OSError: If the file cannot be written; its ``filename`` is set.
@@ -44,18 +44,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming_faults_of(path: Path) -> Iterator[None]:
-    """Give faults of the disk the type and the file name that those who report them need.
+    """Raise every disk error of a block as an `OSError` that names a file.
 
-    Writes to an open file fail without a name, and the libraries written in Rust (safetensors, tokenizers) raise
-    exceptions of their own in which only the text holds the error number.
+    A failed write to an open file raises an error without a file name. Libraries written in Rust (safetensors,
+    tokenizers) raise exceptions of another type, whose text holds the error number.
 
     Raises:
-        OSError: With ``path`` as its ``filename`` unless it names a file already.
+        OSError: With ``path`` as its ``filename`` unless the error names a file already.
     """
     try:
         yield
     except OSError as error:
-        # A folder that could not be made is what a person must know about; a temporary name is not.
+        # Keep the name of a folder that could not be made, since people need to know it; replace a temporary name.
         if error.filename is None or str(error.filename).endswith(".partial"):
             error.filename = str(path)
         raise
@@ -75,24 +75,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; see `parse_json` for what is none.
+    """Read JSON as strictly as `parse_json`.
 
     Raises:
-        UserError: If the file is missing, is no file, or is not JSON.
+        UserError: If the file is missing, is not a regular file, or is not JSON.
     """
     with reading(path):
         return parse_json(path.read_text(encoding="utf-8"))
 
 
 def read_object(path: Path, **needs: type) -> dict[str, Any]:
-    """Read JSON that has to be an object with certain values.
+    """Read a JSON object that must hold certain values.
 
     Args:
         path: The file.
-        needs: The type of each value without which the file is of no use.
+        needs: The type of each value that the object must hold, by its name.
 
     Raises:
-        UserError: As `read_json`, or if it is something else.
+        UserError: As `read_json`, or if the file holds no such object.
     """
     content = read_json(path)
     if not isinstance(content, dict):
@@ -104,11 +104,11 @@ def read_object(path: Path, **needs: type) -> dict[str, Any]:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON, as strictly as it is written here.
+    """Parse JSON strictly.
 
     Raises:
-        ValueError: If it is none, or holds what is not in it or has no one meaning: NaN, infinity, whole numbers
-            beyond 64 bits, a name twice in one object, or more levels than Python's parser can follow.
+        ValueError: If the text is not JSON, or holds NaN, infinity, an integer beyond 64 bits, a name twice in one
+            object, or more levels than Python's parser can follow.
     """
     try:
         return _DECODER.decode(text)
@@ -147,11 +147,11 @@ _DECODER = json.JSONDecoder(parse_int=_whole, parse_float=_finite, parse_constan
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say what is wrong with a file of a run that is being read, in one sentence.
+    """Read a file of a run in a block, and say in one sentence what is wrong with the file.
 
     Raises:
-        UserError: If the file is missing, is no file (reading a pipe would wait for ever), or is damaged.
-        OSError: If it may not be read.
+        UserError: If the file is missing, is not a regular file (reading a pipe would wait for ever), or is damaged.
+        OSError: If this process may not read the file.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -163,7 +163,7 @@ def reading(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise
         raise UserError(damaged(path, error.strerror or error)) from None
-    except (ValueError, MemoryError) as error:  # pyarrow's faults, and those of JSON and UTF-8, are ValueErrors
+    except (ValueError, MemoryError) as error:  # errors of pyarrow, JSON and UTF-8 are ValueErrors
         raise UserError(damaged(path, error)) from None
 
 
@@ -201,7 +201,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
-        # safetensors makes files that only their owner can read, whatever the umask; a run is there to be shared.
+        # safetensors ignores the umask and makes files that only their owner can read, but runs are shared.
         partial.touch()
         mode = partial.stat().st_mode & 0o777
         save_file(contiguous, partial, metadata=dict(metadata or {}))
@@ -219,15 +219,15 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
     with reading(path):
         try:
             return dict(load_file(path, device=device))
-        except Exception as error:  # safetensors raises its own SafetensorError, which is no subclass of ValueError
+        except Exception as error:  # safetensors raises SafetensorError, which is no subclass of ValueError
             raise UserError(damaged(path, error)) from None
 
 
 def read_tensor(path: Path, name: str, device: str = "cpu") -> torch.Tensor:
-    """Read one tensor of a safetensors file. On the CPU it is mapped: parts are read when they are used.
+    """Read one tensor of a safetensors file. On the CPU the tensor is mapped, and each part is read when used.
 
     Raises:
-        UserError: If the file is missing or cut off, or holds no such tensor.
+        UserError: If the file is missing or cut off, or lacks the tensor.
     """
     from safetensors import safe_open
 
@@ -241,13 +241,13 @@ def read_tensor(path: Path, name: str, device: str = "cpu") -> torch.Tensor:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, line ends as they are."""
+    """Write UTF-8 text without changing line ends."""
     with replacing(path) as partial:
         partial.write_bytes(text.encode("utf-8"))
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text, line ends as they are; a byte order mark is dropped.
+    """Read UTF-8 text without changing line ends; drop a byte order mark.
 
     Raises:
         UserError: If the file is missing or is not UTF-8.

@@ -1,4 +1,4 @@
-"""Which device a job runs on, and what happens when its memory is full."""
+"""Choose the device of a job, and recognise full memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sae_core.foundation.errors import UserError
 
 
 def resolve_device(wanted: str) -> str:
-    """The torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; auto is a GPU if there is one.
+    """Return the torch device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` is a GPU if there is one.
 
     Raises:
         UserError: If the device does not exist here.
@@ -31,22 +31,22 @@ def resolve_device(wanted: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory was asked for which is not there, on a GPU or a CPU."""
-    # For the memory of a CPU torch has no exception of its own.
+    """Whether an exception says that the memory of a GPU or of the machine is full."""
+    # Torch has an exception class for full GPU memory, but none for full CPU memory.
     told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or told
 
 
 @contextmanager
 def naming_full_memory(device: object, remedy: str) -> Iterator[None]:
-    """Within this, memory that is full is bad input, for which there is a remedy.
+    """Turn out-of-memory errors of a block into a `UserError` with a remedy.
 
     Args:
-        device: Whose memory it is, as people call it.
+        device: The device's name in the message.
         remedy: What to do, e.g. ``lower model.batch_size``.
 
     Raises:
-        UserError: If something does not fit.
+        UserError: If the memory is full.
     """
     try:
         yield

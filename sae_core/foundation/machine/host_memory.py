@@ -1,4 +1,4 @@
-"""How much memory of the machine this process may still take."""
+"""Measure how much more memory this process may take."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 
 def free_host_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may still take, from the files of Linux below ``root``; None if they do not say.
+    """Bytes that this process may still allocate, read from Linux's files below ``root``; None if these are missing.
 
-    The smaller one of what Linux counts as available and of what control groups, which containers are made with, still
-    allow; pages of files that the system can give up are included.
+    Two limits apply, and the smaller one counts: the memory that Linux calls available, and the memory that the
+    process's control groups (of a container, for example) still allow. Both include cached file pages, since the
+    system can drop them.
     """
     lines = _text(root / "proc/meminfo").splitlines()
     available = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
@@ -18,7 +19,7 @@ def free_host_memory(root: Path = Path("/")) -> int | None:
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """Bytes left in each control group, of version 2 or 1, that this process is in and that has a limit."""
+    """Yield the bytes left in each control group (version 2 or 1) that limits this process."""
     mounted = root / "sys/fs/cgroup"
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -29,12 +30,12 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             cache = "total_inactive_file"
         else:
             continue
-        # In a container the path is that of the host, while the limit that holds stands at the top.
+        # In a container the path is the host's path, but the limit in force is the one at the top.
         own = top / path.strip("/")
         for group in (own, *(parent for parent in own.parents if parent.is_relative_to(top))):
             values = [_text(group / name).strip() for name in (limit, used)]
             if all(value.isdecimal() for value in values):
-                # Files that were read and are kept in memory count as used, but make room.
+                # Linux counts cached files as used memory, although it drops them when memory is needed.
                 stat = dict(entry.split() for entry in _text(group / "memory.stat").splitlines())
                 yield int(values[0]) - int(values[1]) + int(stat.get(cache, 0))
 

@@ -1,4 +1,4 @@
-"""What torchrun tells a process of its place among others, in the environment; without torchrun it is alone."""
+"""Read this process's rank from the environment variables of torchrun; without torchrun there is one process."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sae_core.foundation.errors import UserError
 
 
 def rank() -> int:
-    """Number of this process, from 0; alone 0."""
+    """Number of this process, counted from 0."""
     return _number("RANK", 0)
 
 
 def is_another() -> bool:
-    """Whether this process is known not to be the first; what the environment holds may be nonsense."""
+    """Whether this process is certainly not the first one. A malformed variable counts as the first process."""
     try:
         return rank() > 0
     except UserError:
@@ -21,7 +21,7 @@ def is_another() -> bool:
 
 
 def processes() -> int:
-    """How many processes there are, on all machines."""
+    """Number of processes on all machines together."""
     return _number("WORLD_SIZE", 1)
 
 
@@ -31,7 +31,7 @@ def local_rank() -> int:
 
 
 def local_processes() -> int:
-    """How many processes there are on this machine."""
+    """Number of processes on this machine."""
     return _number("LOCAL_WORLD_SIZE", 1)
 
 

@@ -1,1 +1,1 @@
-"""Settings of a run: their bounds, the settings themselves, presets and files of them."""
+"""The settings of a run: their sections, bounds, presets and TOML files."""

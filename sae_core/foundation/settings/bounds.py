@@ -1,4 +1,4 @@
-"""What a setting may be at all: kinds of numbers and names, each with the bounds beyond which nothing can be right."""
+"""Types of settings: numbers and names with the bounds that a valid value cannot exceed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo
 
 LARGEST_SEED = 2**32 - 1
-"""torch's generator on a CPU keeps the low 32 bits of a seed, so that larger ones would name others' weights."""
+"""torch's CPU generator keeps only the low 32 bits of a seed, so two larger seeds could give the same weights."""
 LARGEST_INDEX = 2**31 - 1
-"""Features, tokens' numbers and positions in a batch are kept in 32 bits."""
+"""Feature numbers, token ids and positions in a batch are stored in 32 bits."""
 LARGEST_FLOAT = 3e38
-"""What float32 can hold."""
+"""The largest magnitude that float32 holds."""
 MOST_TOKENS = 10**14
-"""More than any text has; a larger number is a slip of the finger."""
+"""More tokens than any corpus has; a larger number is a typing error."""
 STORED = {"stored": True}
-"""Context of a validation of settings that a run was made with; what was allowed then still opens."""
+"""The validation context for a stored run's settings, so that runs made before a bound was added still open."""
 
 
 def _no_truth(value: Any) -> Any:
-    """Refuse true and false, which Python counts as 1 and 0."""
+    """Refuse true and false, which Python would accept as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("it has to be a number")
     return value
@@ -44,7 +44,7 @@ Natural = Annotated[int, Field(ge=0, le=LARGEST_INDEX), BeforeValidator(_no_trut
 Tokens = Annotated[int, Field(gt=0, le=MOST_TOKENS), BeforeValidator(_no_truth)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(_no_truth)]
-"""A decay rate of Adam; with 1 it would divide by zero."""
+"""A decay rate of Adam; a rate of 1 would divide by zero."""
 Rate = Annotated[float, Field(gt=0, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Weight = Annotated[float, Field(ge=0, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Size = Annotated[float, Field(gt=0, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]

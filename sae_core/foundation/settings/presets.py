@@ -1,10 +1,10 @@
-"""The paper's settings as named configurations (Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, 2505.16077).
+"""Name the paper's settings (Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, 2505.16077) and the demo's.
 
-The demo's are beside them. Each of the others is what the paper's published configuration says: model, place,
-context, SAE and training. What it does not say is as everywhere here, but for what 800M tokens call for: activations
-are not kept on disk, where they would take 0.8 TB (d = 512) to 3.7 TB (d = 2304), a feature counts as dead after as
-many tokens as in Gao et al. 2024, and as many documents are read at once as fit beside the model. ``sae.sparsity``
-weighs a penalty on scaled activations here, so it may have to be found anew (`sae-ensemble sweep`); the paper aims at
+A preset of the paper takes the model, the layer, the context, the SAE and the training from the paper's published
+configuration. All other settings keep their defaults, with three exceptions that 800M tokens call for. Activations are
+streamed, since on disk they would take 0.8 TB (d = 512) to 3.7 TB (d = 2304). A feature counts as dead after as many
+tokens as in Gao et al. 2024. The model reads as many documents at once as fit into memory. ``sae.sparsity`` weighs a
+penalty on scaled activations here, so a new value may be needed (`sae-ensemble sweep` finds one); the paper aims at
 about 90 % explained variance for one SAE.
 """
 
@@ -28,7 +28,7 @@ PAPER: Mapping[str, Any] = {
     "training.learning_rate": 3e-4,
     "training.beta1": 0.0,
 }
-"""What the paper's four have in common; a batch is 10k activations."""
+"""The settings that the paper's four presets share; a batch is 10k activations."""
 
 DEMO: Mapping[str, Any] = {
     "data.train_tokens": 250_000,
@@ -38,8 +38,9 @@ DEMO: Mapping[str, Any] = {
     "training.batch_size": 512,
     "training.learning_rate": 4e-3,
 }
-"""What the demo sets otherwise: it is to be over soon on two slow cores. Small steps at a high rate reach in a third
-of the tokens what the defaults reach; they suit this small model and so short a training, no advice for others."""
+"""The demo's settings, chosen to finish soon on two slow cores. Small batches at a high learning rate reach the result
+of the defaults with a third of the tokens. They suit this small model and a short training; for other models use the
+defaults."""
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "gelu-1l": {
@@ -67,7 +68,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "model.layer": 12,
         "model.context": 8192,
         "model.batch_size": 4,
-        # A residual stream so large that half precision would overflow.
+        # Gemma's residual stream is so large that half precision would overflow.
         "data.dtype": "bfloat16",
         "sae.architecture": "jumprelu",
         "sae.width": 16_128,
@@ -88,11 +89,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     "demo": DEMO,
 }
-"""Settings by the name of the preset, by their dotted names."""
+"""The settings of each preset, by their dotted names."""
 
 
 def preset_settings(name: str, *, base: RunSettings | None = None) -> RunSettings:
-    """The settings of a preset; what it does not name is as in ``base``, by default the defaults.
+    """Return the settings of a preset; settings that the preset does not name come from ``base`` or the defaults.
 
     Raises:
         UserError: If there is no such preset.

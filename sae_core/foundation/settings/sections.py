@@ -1,4 +1,4 @@
-"""Settings of a run, validated: one class per concern, one docstring per setting (also the command line's help)."""
+"""The settings of a run: one class per section, one docstring per setting (also the command line's help)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Residuals = Literal["auto", "cached", "recomputed"]
 SELECTING: tuple[Architecture, ...] = ("topk", "batchtopk")
 """Architectures whose L0 is set."""
 PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "europarl")
-"""Labelled data sets that can be named; `analysis.concepts.public_tasks` describes them."""
-PUBLIC_TEXTS = 4000  # training texts of a concept of such a data set, as in SAEBench (Karvonen et al. 2025)
+"""Public data sets with labels; `analysis.concepts.public_tasks` describes them."""
+PUBLIC_TEXTS = 4000  # training texts per concept of a public data set, as in SAEBench (Karvonen et al. 2025)
 EMBEDDED = "embedded"
-"""Source and model name that mean the ones that come with the package."""
+"""The name of the text and of the model that come with the package."""
 KNOWN = "known"
-"""Source and model name that mean activations drawn from a known dictionary."""
+"""The text source and model name of activations drawn from a known dictionary."""
 
 
 class _Settings(BaseModel):
@@ -34,7 +34,7 @@ class _Settings(BaseModel):
 
 
 class TextSettings(_Settings):
-    """Where the text comes from."""
+    """The text."""
 
     source: bounds.Name = EMBEDDED
     """embedded, a local file (.txt, .jsonl, .csv, .parquet) or the id of a hub data set."""
@@ -47,14 +47,14 @@ class TextSettings(_Settings):
     max_documents: bounds.Positive | None = None
     """Read at most this many documents."""
     cut: Cut = "passages"
-    """passages (a text longer than the context becomes several passages) or first (only its first tokens are read)."""
+    """passages (cut a text longer than the context into several passages) or first (read only its first tokens)."""
 
 
 class ModelSettings(_Settings):
-    """Which activations are read."""
+    """The model, and the layer whose activations are read."""
 
     name: bounds.Name = EMBEDDED
-    """embedded, a local folder in transformers format, a hub id, or transformer-lens: and a name of TransformerLens."""
+    """embedded, a local folder in transformers format, a hub id, or transformer-lens:NAME (a TransformerLens model)."""
     revision: bounds.Name | None = None
     """Revision of a hub model."""
     layer: bounds.Natural = 4
@@ -62,27 +62,27 @@ class ModelSettings(_Settings):
     site: Site = "residual"
     """residual (the block's output), mlp or attention (what that part adds to the residual stream)."""
     context: bounds.Positive = 256
-    """Tokens of a passage of text, at most, with the special ones around it."""
+    """Largest number of tokens in a passage of text, special tokens included."""
     batch_size: bounds.Positive = 32
     """Passages in one forward pass."""
 
 
 class DataSettings(_Settings):
-    """How many activations are used for what."""
+    """How many activations are gathered, and how they are stored."""
 
     train_tokens: bounds.Tokens = 400_000
-    """Different token activations gathered for training."""
+    """Number of different token activations gathered for training."""
     index_tokens: bounds.Tokens = 150_000
-    """Token activations that are indexed, and so browsable; they are the first of the corpus."""
+    """Number of token activations to index, from the start of the corpus. Only indexed tokens can be browsed."""
     evaluation_tokens: bounds.Tokens = 50_000
-    """Held-out token activations on which reconstruction is measured."""
+    """Number of held-out token activations on which reconstruction is measured."""
     storage: Literal["disk", "stream"] = "disk"
-    """disk (training activations are gathered once) or stream (every pass runs the model again and fills no disk)."""
+    """disk (gather the training activations once and keep them) or stream (run the model again in every pass)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the activation cache."""
     shuffle: Literal["auto", "memory", "disk"] = "auto"
-    """memory (rows are drawn from all over the cache), disk (they are first dealt to random piles on disk, which are
-    then read one after another) or auto (disk if the cache is larger than the free memory and the disk has room)."""
+    """memory (draw rows from the whole cache), disk (first deal the rows to random piles on disk, then read one pile
+    after another) or auto (disk if the cache is larger than the free memory and the disk has room)."""
 
 
 class SAESettings(_Settings):
@@ -97,9 +97,9 @@ class SAESettings(_Settings):
     sparsity: bounds.Weight = 1.0
     """Weight of the sparsity penalty, for relu and jumprelu, on activations scaled to E‖a‖² = d."""
     aux_coefficient: bounds.Weight = 1 / 32
-    """Weight of AuxK, which lets dead features explain what is left (Gao et al. 2024, appendix A.2)."""
+    """Weight of AuxK, which trains dead features on the reconstruction error (Gao et al. 2024, appendix A.2)."""
     dead_after_tokens: bounds.Tokens = 100_000
-    """A feature that fired on none of this many tokens counts as dead in training."""
+    """In training, a feature counts as dead if it has not fired for this many tokens."""
     bandwidth: bounds.Size = 0.03
     """Width of JumpReLU's straight-through kernel, on scaled activations (Rajamanoharan et al. 2024)."""
     initial_threshold: bounds.Size = 0.05
@@ -114,11 +114,11 @@ class TrainingSettings(_Settings):
     their total width and total k, for topk and batchtopk); and single_long, expanded_long, expanded_l0_long: the same
     SAE for as many times the steps as there are members, as many as boosted stages take together."""
     members: bounds.Positive = 4
-    """Members of the bagged and of the boosted ensemble, J; the expanded SAEs are J times as wide."""
+    """J, the number of members of the bagged and of the boosted ensemble; an expanded SAE is J times as wide."""
     tokens: bounds.Tokens = 1_200_000
-    """Token activations each member sees; more than there are means several passes."""
+    """Number of token activations that each member sees. If fewer are gathered, training makes several passes."""
     batch_size: bounds.Positive = 1024
-    """Activations in one step."""
+    """Number of activations per step."""
     learning_rate: bounds.Rate = 1e-3
     """Peak learning rate of Adam. The paper uses 3e-4 for 80,000 steps of 10k; short runs need more."""
     beta1: bounds.Decay = 0.9
@@ -126,42 +126,44 @@ class TrainingSettings(_Settings):
     beta2: bounds.Decay = 0.999
     """Adam's second decay rate."""
     warmup: bounds.Fraction = 0.05
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps, at the start, in which the learning rate rises from 0."""
     decay: bounds.Fraction = 0.2
-    """Share of the steps, the last ones, in which the learning rate falls to 0."""
+    """Share of the steps, at the end, in which the learning rate falls to 0."""
     sparsity_warmup: bounds.Fraction = 0.2
     """Share of the steps in which the sparsity penalty rises to its full weight (relu and jumprelu)."""
     clip: bounds.Size = 1.0
-    """Largest norm of the gradient of the loss per dimension."""
+    """The gradient of the loss per dimension is clipped to this norm."""
     seed: bounds.Seed = 0
-    """Member j is initialised from this seed and j; the order of activations comes from it too."""
+    """Seed of the initial weights (member j uses this seed and j) and of the order of activations."""
     member_seeds: tuple[bounds.Seed, ...] | None = None
-    """Seed of each member of the bagged ensemble, and of each stage of the boosted one: such a member starts as the
-    single SAE of a run with that seed. The order of activations stays that of training.seed."""
+    """Seed of each member of the bagged ensemble and of each stage of the boosted ensemble. A member with seed s starts
+    with the weights of the single SAE of a run with training.seed s; training.seed still decides the order of
+    activations."""
     member_k: tuple[bounds.Positive, ...] | None = None
-    """sae.k of each member of the bagged ensemble, and of each stage of the boosted one."""
+    """sae.k of each member of the bagged ensemble and of each stage of the boosted ensemble."""
     member_sparsity: tuple[bounds.Weight, ...] | None = None
-    """sae.sparsity of each member of the bagged ensemble, and of each stage of the boosted one."""
+    """sae.sparsity of each member of the bagged ensemble and of each stage of the boosted ensemble."""
     member_learning_rates: tuple[bounds.Rate, ...] | None = None
-    """training.learning_rate of each member of the bagged ensemble, and of each stage of the boosted one."""
+    """training.learning_rate of each member of the bagged ensemble and of each stage of the boosted ensemble."""
     group: bounds.Natural = 0
-    """Members of the bagged ensemble that are trained in one pass over the activations; 0 means as many as fit into the
-    free memory. Their weights do not depend on it, but what the whole ensemble explains is not followed in groups."""
+    """Number of members of the bagged ensemble to train in one pass over the activations; 0 means as many as fit into
+    the free memory. The weights do not depend on this number. If several passes are needed, the training curves lack
+    the explained variance of the whole ensemble."""
     device: bounds.Name = "auto"
     """auto, cpu, cuda or cuda:N."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the encoder product; auto is bfloat16 on a GPU that has it and float32 elsewhere.
-    The fast kernels of a CPU only choose features by it, and take bfloat16 where the processor has it; those of a GPU
-    read everything that they multiply in it, and add in float32."""
+    """Precision of the encoder product; auto is bfloat16 on a GPU that supports it and float32 elsewhere.
+    The fast CPU kernels use this precision only to choose features, and use bfloat16 if the processor supports it. The
+    fast GPU kernels multiply in this precision and add in float32."""
     kernels: Kernels = "auto"
-    """plain (PyTorch), fast (compiled code: Numba on a CPU, Triton on a CUDA device, in float32 the same result) or
-    auto (fast where it runs). Several processes that split batches among them always use the plain ones."""
+    """plain (PyTorch), fast (compiled code: Numba on a CPU, Triton on a CUDA device; in float32 the result is the same)
+    or auto (fast if it runs here). Processes that split batches among them always use the plain kernels."""
     boosting: Literal["sequential", "pipelined"] = "sequential"
-    """sequential (a stage begins when the one before it is finished) or pipelined (all stages learn side by side, each
-    from what those before it leave at that step; about as fast as bagging)."""
+    """sequential (train one stage after another) or pipelined (train all stages at once, each on the residual that the
+    earlier stages leave at that step; about as fast as bagging)."""
     residuals: Residuals = "auto"
-    """What sequentially boosted stages learn: cached (written to disk after each stage), recomputed (for every batch,
-    through all earlier stages) or auto (cached if that is less work and the disk has room)."""
+    """How sequential boosting gets its residuals: cached (written to disk after each stage), recomputed (for every
+    batch, through all earlier stages) or auto (cached if that is less work and the disk has room)."""
 
 
 MEMBER_SETTINGS = {
@@ -170,11 +172,11 @@ MEMBER_SETTINGS = {
     "member_sparsity": "sparsity",
     "member_learning_rates": "learning_rate",
 }
-"""Settings with one value a member, and the settings of one SAE that these take the place of."""
+"""Settings with one value per member, and the setting of one SAE that each of them replaces."""
 
 
 class EvaluationSettings(_Settings):
-    """What is measured after training."""
+    """The evaluations after training."""
 
     concept_features: bounds.Counts = (1, 2, 5, 10, 20)
     """Numbers of features m that a concept detector may use."""
@@ -183,50 +185,50 @@ class EvaluationSettings(_Settings):
     test_texts: bounds.Positive = 400
     """Test texts per concept, half of them positive."""
     tokens_per_text: bounds.Positive = 128
-    """First tokens of each text that are pooled."""
+    """Number of tokens to pool, from the start of each text."""
     pool_texts: bounds.Positive = 1200
-    """Different texts that the embedded tasks draw on; each passes once through the model and every ensemble."""
+    """Number of different texts in the embedded tasks; the model and every ensemble read each text once."""
     loss_tokens: bounds.Natural = 2048
-    """Held-out tokens on which reconstructions are put back into the language model, whole texts; 0 leaves that out."""
+    """Number of held-out tokens, in whole texts, for measuring loss recovered; 0 skips this evaluation."""
     bootstrap: bounds.Positive = 200
-    """Bootstrap samples behind an interval."""
+    """Number of bootstrap samples for an interval."""
     spurious_texts: bounds.Positive = 400
-    """Confounded, balanced and test texts of a spurious correlation, so many of each."""
+    """Number of confounded texts for a spurious correlation, and also of balanced texts and of test texts."""
 
 
 class TruthSettings(_Settings):
-    """The known dictionary from which activations are drawn, where model.name and text.source are known."""
+    """The known dictionary, used if model.name and text.source are known."""
 
     features: bounds.Positive = 512
-    """True features, F."""
+    """Number of true features, F."""
     dimension: bounds.Positive = 64
     """Dimension of the activations, D."""
     active: bounds.Size = 8.0
-    """True features that are active at a time, on average."""
+    """Mean number of true features per activation."""
     zipf: bounds.Spread = 1.0
-    """The firing probability of the feature of rank r is proportional to 1/r to this power."""
+    """Zipf exponent: the feature of rank r fires with a probability proportional to 1/r to this power."""
     most: bounds.Share = 0.3
     """No feature fires on more than this share of the activations."""
     topics: bounds.Positive = 8
-    """Topics, of which an activation has one and a feature belongs to one."""
+    """Number of topics. Each activation has one topic, and each feature belongs to one."""
     correlation: bounds.Fraction = 0.3
-    """How much the features of a topic keep to it: 0 not at all, 1 entirely."""
+    """How strongly features keep to their topic: 0 not at all, 1 entirely."""
     children: bounds.Fraction = 0.3
-    """Share of the features that fire only where another one does, their parent."""
+    """Share of the features that have a parent; such a feature fires only where its parent fires."""
     magnitudes: bounds.Spread = 0.3
     """Spread of the features' mean coefficients: the standard deviation of their logarithm."""
     spread: bounds.Spread = 0.25
-    """Standard deviation of one feature's coefficients where it fires, over their mean."""
+    """Standard deviation of a feature's coefficients where it fires, divided by their mean."""
     noise: bounds.Weight = 0.02
-    """Energy of the noise, over that of the features."""
+    """Energy of the noise, divided by the energy of the features."""
     offset: bounds.Weight = 0.5
-    """Length of the bias that all activations share, over the root of the features' energy."""
+    """Length of the bias that all activations share, divided by the square root of the features' energy."""
     seed: bounds.Seed | None = None
-    """Seed of the dictionary and of the activations; training.seed if not given."""
+    """Seed of the dictionary and of the activations; training.seed by default."""
 
 
 class RunSettings(_Settings):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     text: TextSettings = TextSettings()
     model: ModelSettings = ModelSettings()
@@ -334,15 +336,15 @@ class RunSettings(_Settings):
 def load_settings(
     path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, base: RunSettings | None = None
 ) -> RunSettings:
-    """Settings from a TOML file, then from dotted overrides such as ``{"sae.k": 32}``.
+    """Load settings from a TOML file, then apply dotted overrides such as ``{"sae.k": 32}``.
 
     Args:
         path: The TOML file.
-        overrides: Settings by their dotted names.
-        base: What is not given is as it is here; by default the defaults.
+        overrides: Settings by their dotted names, which take precedence over the file.
+        base: The values of settings that are not given; the defaults if None.
 
     Raises:
-        UserError: If the file is missing or not TOML, or a setting is unknown or out of range; the message names it.
+        UserError: If the file is missing or not TOML, or a setting is unknown or out of range.
     """
     values: dict[str, Any] = base.model_dump() if base else {}
     if path is not None:
@@ -362,8 +364,8 @@ def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = Fal
 
     Args:
         values: The settings.
-        origin: Where they are from, for messages.
-        stored: Whether a run was made with them; what was allowed then is allowed to open.
+        origin: Where the settings come from, for messages.
+        stored: Whether a run was made with these settings. Bounds that are newer than the run then do not apply.
 
     Raises:
         UserError: One sentence that names the first offending setting and its origin.
@@ -382,13 +384,13 @@ def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = Fal
 
 
 def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as an older version has written them, with what it did although it had no setting for it."""
+    """Complete the settings of a run of an older version: add settings for behaviour that was fixed in that version."""
     text = values.get("text", {})
     return {**values, "text": {"cut": "first", **text}} if isinstance(text, Mapping) else dict(values)
 
 
 def _known_beside(name: str) -> str:
-    """The names that would have been valid in the place of a dotted setting name."""
+    """List the valid names beside an unknown dotted setting name."""
     section = name.split(".")[0]
     field = RunSettings.model_fields.get(section)
     if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
