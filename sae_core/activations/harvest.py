@@ -25,6 +25,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import parse_json, read_table, reading, replacing, write_table, write_tensors
 from sae_core.foundation.machine.device import naming_full_memory, resolve_device
 from sae_core.foundation.machine.host_memory import free_host_memory
+from sae_core.foundation.methods import has_stages
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import KNOWN
@@ -282,7 +283,7 @@ def choose_shuffle(run: Run, cache: ActivationCache) -> str:
     if data.shuffle != "auto":
         return data.shuffle
     # Boosting may keep residuals in float32 and draws them in the same order.
-    residuals = "boosted" in training.methods and training.residuals != "recomputed"
+    residuals = has_stages(run.settings) and training.residuals != "recomputed"
     itemsize = 4 if residuals or data.dtype == "float32" else 2
     room = shutil.disk_usage(run.path).free > cache.rows * cache.d_in * itemsize
     free = free_host_memory()

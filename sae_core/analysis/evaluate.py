@@ -24,6 +24,7 @@ from sae_core.analysis.stability.retrains import members_are_retrains
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.files.whole_files import read_table, write_json, write_table
 from sae_core.foundation.machine.device import resolve_device
+from sae_core.foundation.methods import REPEATS
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import CONTROL_STAGE, DETECTION, DETECTORS, EVALUATION_STAGES, Run
 
@@ -125,7 +126,7 @@ def _dictionary(run: Run, ensembles: Ensembles, device: str, progress: Progress)
     figures = measure_dictionary(
         ensembles, cache.read, cache.rows, seed=run.settings.training.seed, device=device, progress=progress
     )
-    bag = figures["ensembles"].get("bagged", {}).get("member_stability")
+    bag = figures["ensembles"].get(REPEATS, {}).get("member_stability")
     # The single SAE, trained as often as the bag has members, which are such trainings.
     figures["single_retrained"] = bag if members_are_retrains(run.settings) else None
     write_json(run.evaluation("dictionary"), figures)

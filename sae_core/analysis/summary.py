@@ -11,9 +11,11 @@ from typing import Any
 
 from sae_core.analysis.concepts.detected import Mean, means_of, read_means
 from sae_core.analysis.cost.effort import effort_of
-from sae_core.analysis.shared.terms import PLAIN, RANDOM_STAGES, STANDARDISED, control_name
+from sae_core.analysis.shared.terms import PLAIN, STANDARDISED
+from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.whole_files import read_object
-from sae_core.foundation.methods import title_of
+from sae_core.foundation.method import RANDOM_STAGES
+from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import compact
 from sae_core.foundation.run import Run
 
@@ -57,19 +59,19 @@ def summarize(run: Run) -> list[dict[str, Any]]:
         loss = measured["loss"].get("ensembles", {}).get(folder.name, {})
         loss_low, loss_high = loss.get("loss_recovered_interval", (None, None))
         stability = atoms.get("member_stability") or {}
-        manifest = read_object(folder.manifest, members=list, widths=list, wiring=str)
+        manifest = read_manifest(folder)
         effort = effort_of(run, folder.name)
         retrained = measured["stability"].get("ensembles", {}).get(folder.name, {})
         rows.append(
             {
                 "ensemble": folder.name,
-                "members": figures.get("members") or len(manifest["members"]),
-                "features": figures.get("features") or sum(manifest["widths"]),
+                "members": figures.get("members") or len(manifest.members),
+                "features": figures.get("features") or sum(manifest.widths),
                 "explained_variance": figures.get("explained_variance"),
                 "explained_variance_low": low,
                 "explained_variance_high": high,
                 "explained_variance_per_dimension": figures.get("explained_variance_per_dimension"),
-                "stages": len(manifest["members"]) if manifest["wiring"] == "residual" else 1,
+                "stages": manifest.stages,
                 **_control_figures(measured["control"].get("ensembles", {}).get(folder.name, {})),
                 **_detection(concepts, control_name(folder.name), prefix="control_"),
                 "evaluation_tokens": measured["reconstruction"].get("tokens"),

@@ -10,6 +10,8 @@ MEMBERS = ("#3a9bdc", "#e08e00", "#b8609a", "#7e8c2e", "#2fa79a", "#a8483f", "#7
 NEUTRAL = "#98a1ad"
 """The colour for no category: unlabelled features, features outside every cluster, nulls."""
 HIGHLIGHT = "#e8772e"
+MORE, LESS = "#2c7fd1", "#d9622b"
+"""For what a feature raises and what it lowers."""
 SEQUENTIAL = "Viridis"
 """Plotly's colour scale for quantities; readable in grey and by colour-blind people, on light and dark pages."""
 

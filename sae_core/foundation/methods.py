@@ -1,46 +1,75 @@
-"""The methods that can be trained: their names, titles and order, and for how many steps."""
+"""The methods that there are, found from the files of `sae_core.ensembles.methods`, and what is read of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Literal, TypeGuard
 
-Method = Literal[
-    "single", "bagged", "boosted", "expanded", "expanded_l0", "single_long", "expanded_long", "expanded_l0_long"
-]
-METHODS: tuple[Method, ...] = ("single", "bagged", "boosted", "expanded")
+from sae_core.foundation.method import RANDOM_STAGES, Method
+
+_ROOM = "sae_core.ensembles.methods"
+"""Named and not imported: it lies above this room. A file there is a method as soon as it lies there."""
+
+
+def _found() -> dict[str, Method]:
+    room = importlib.import_module(_ROOM)
+    modules = [importlib.import_module(f"{_ROOM}.{each.name}") for each in pkgutil.iter_modules(room.__path__)]
+    found = {each for module in modules for each in vars(module).values() if _is_method(each)}
+    return {each.name: each() for each in sorted(found, key=lambda each: each.place)}
+
+
+def _is_method(thing: object) -> TypeGuard[type[Method]]:
+    return isinstance(thing, type) and issubclass(thing, Method) and "name" in vars(thing)
+
+
+def _with_those_before(name: str) -> list[str]:
+    return [*(each for before in EVERY[name].first_from for each in _with_those_before(before)), name]
+
+
+EVERY = _found()
+"""All methods by name, in the order in which they are listed."""
+TRAINING_ORDER = tuple(dict.fromkeys(each for name in EVERY for each in _with_those_before(name)))
+"""All methods, each behind those whose SAEs it may take."""
+BY_DEFAULT = tuple(name for name, method in EVERY.items() if method.by_default)
 """What is trained unless the settings say otherwise."""
-LONG: Mapping[Method, Method] = {
-    "single_long": "single",
-    "expanded_long": "expanded",
-    "expanded_l0_long": "expanded_l0",
-}
-"""Methods that train the SAE of another one for J times the steps, as many as J boosted stages take together."""
-EXPANDED: tuple[Method, ...] = ("expanded", "expanded_l0", "expanded_long", "expanded_l0_long")
-"""One SAE as wide as all members together: with the k of one of them, and with that of all."""
-BASELINES: tuple[Method, ...] = ("single", "expanded", "expanded_l0", *LONG)
+BASELINES = tuple(name for name, method in EVERY.items() if method.is_baseline)
 """Methods of one SAE, with which ensembles are compared."""
-TRAINING_ORDER: tuple[Method, ...] = ("bagged", "single", "boosted", *EXPANDED, "single_long")
-"""Bagged first: its members are trained in one pass over the stream, and the first is the single SAE."""
-_TITLES = {
-    "expanded_l0": "expanded (same L0)",
-    "single_long": "single, long",
-    "expanded_long": "expanded, long",
-    "expanded_l0_long": "exp. (same L0), long",
-}
+REFERENCE = next(name for name, method in EVERY.items() if method.is_reference)
+"""The one SAE with which all others are compared."""
+REPEATS = next(name for name, method in EVERY.items() if method.repeats_reference)
+"""The ensemble whose members are further trainings of the reference."""
+
+if TYPE_CHECKING:
+    from sae_core.foundation.settings.sections import RunSettings
+
+    MethodName = str
+else:
+    MethodName = Literal[tuple(EVERY)]
 
 
-def times_the_steps(method: str, members: int) -> int:
-    """For how many times the steps of one stage an SAE of a method is trained."""
-    return members if method in LONG else 1
+def control_name(ensemble: str) -> str:
+    """What the control of an ensemble of stages is called, among methods and by people."""
+    own = EVERY[ensemble].control if ensemble in EVERY else ""
+    return own or f"{ensemble}: {RANDOM_STAGES}"
+
+
+def has_stages(settings: RunSettings) -> bool:
+    """Whether some method of the settings trains SAEs on what others leave."""
+    return any(EVERY[name].layout(settings).stages > 1 for name in settings.training.methods)
 
 
 def title_of(ensemble: str) -> str:
     """What people read for the name of an ensemble."""
-    return _TITLES.get(ensemble, ensemble)
+    return (EVERY[ensemble].title if ensemble in EVERY else "") or ensemble
 
 
 def headed(ensemble: str) -> str:
     """`title_of` at the beginning of a sentence; ``L0`` stays as it is."""
     title = title_of(ensemble)
     return title[:1].upper() + title[1:]
+
+
+def in_words() -> str:
+    """The methods and what they train, for help."""
+    return ", ".join(f"{name} ({method.summary})" if method.summary else name for name, method in EVERY.items())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sae_core.analysis.cost.effort import ABOUT, Effort, at_equal
-from sae_core.foundation.methods import LONG, headed
+from sae_core.foundation.methods import EVERY, headed
 from sae_core.foundation.settings.sections import SELECTING
 from sae_core.report.figures import compared, verdict_on
 
@@ -21,7 +21,8 @@ def at_equal_cost(content: Content) -> Iterator[str]:
     if not several:
         return
     baseline, size = _baseline(content)
-    wanted = [baseline, *(long for long, plain in LONG.items() if plain == baseline and _in_turn(content, several))]
+    long = [name for name, each in EVERY.items() if each.long_form_of == baseline]
+    wanted = [baseline, *(long if _in_turn(content, several) else ())]
     words: Mapping[str, Callable[[str], str]] = {
         "higher": lambda what: f"explains more than {what}",
         "lower": lambda what: f"explains less than {what}",
@@ -34,14 +35,14 @@ def at_equal_cost(content: Content) -> Iterator[str]:
             if found and verdict:
                 said = compared_at(content, name, other)
                 equal = f", {said}," if said else ""
-                what = f"{size}, trained for as many steps as all stages," if other in LONG else size
+                what = f"{size}, trained for as many steps as all stages," if other in long else size
                 cheaper = verdict == "lower" and _costs_no_less(content, name, other)
                 buy = ": that one is the better buy" if cheaper else ""
                 gain = change({**found, "verdict": None})
                 yield f"{headed(name)}{equal} {words[verdict](what)} ({gain}){buy}."
     missing = [each for each in wanted if each not in figures]
     if missing:
-        yield _to_train(content, missing, size)
+        yield _to_train(content, missing, [each for each in missing if each in long], size)
 
 
 def _costs_no_less(content: Content, name: str, other: str) -> bool:
@@ -53,9 +54,11 @@ def _costs_no_less(content: Content, name: str, other: str) -> bool:
 def _baseline(content: Content) -> tuple[str, str]:
     """The method of one SAE that is to be compared with, and what it is."""
     architecture = content.get("settings", {}).get("sae", {}).get("architecture", "topk")
-    if architecture in SELECTING:
-        return "expanded_l0", "one SAE of the same width and L0"
-    return "expanded", "one SAE of the same width (whose L0 follows from its penalty)"
+    fixed = architecture in SELECTING
+    name = next(
+        name for name, each in EVERY.items() if each.size and not each.long_form_of and each.needs_fixed_l0 == fixed
+    )
+    return name, EVERY[name].size
 
 
 def _in_turn(content: Content, several: list[str]) -> bool:
@@ -63,10 +66,9 @@ def _in_turn(content: Content, several: list[str]) -> bool:
     return any(content["ensembles"][name].get("stages", 1) > 1 for name in several)
 
 
-def _to_train(content: Content, missing: list[str], size: str) -> str:
+def _to_train(content: Content, missing: list[str], long: list[str], size: str) -> str:
     """What to train before ensembling is credited, and how."""
     named = " and ".join(missing)
-    long = [each for each in missing if each in LONG]
     steps = f"; {long[0]} is it for as many steps as the stages take together" if long else ""
     methods = ",".join([*content["ensembles"], *missing])
     return (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES
+from sae_core.analysis.shared.terms import CONTROL
+from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import moment, seconds
 from sae_core.report.columns import percents, plain

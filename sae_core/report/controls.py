@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sae_core.analysis.shared.seeds import difference, mean_interval
-from sae_core.analysis.shared.terms import control_name
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.files.whole_files import read_object
-from sae_core.foundation.methods import title_of
+from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.run import CONTROL_STAGE, Run
 from sae_core.report.columns import Columns
 from sae_core.report.figures import Figure, apart, figure_of, verdict_on

@@ -8,12 +8,11 @@ from typing import Any
 
 from sae_core.analysis.concepts.detected import texts_used
 from sae_core.analysis.shared.seeds import within
-from sae_core.analysis.shared.terms import COVERED, PLAIN, RAW, SCALED, STANDARDISED, control_name, texts_in_words
-from sae_core.foundation.methods import title_of
+from sae_core.analysis.shared.terms import COVERED, PLAIN, RAW, SCALED, STANDARDISED, texts_in_words
+from sae_core.foundation.methods import REFERENCE, control_name, title_of
 from sae_core.foundation.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.columns import TRUTH, percents, plain
-from sae_core.report.figures import SINGLE
 from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
 from sae_core.report.known import COMPARED
 from sae_core.report.parts import Content, by_ensemble, percent_tick
@@ -84,11 +83,11 @@ def _above_single(content: Content, counts: list[int], variant: str) -> str:
     """What ensembles detect better than one SAE, on the same texts."""
     rows = [
         [
-            Cell(f"{title_of(name)} − {title_of(SINGLE)}", method=name),
+            Cell(f"{title_of(name)} − {title_of(REFERENCE)}", method=name),
             *(number(own["against_single"].get(f"concepts.{m}.{variant}"), _points) for m in counts),
         ]
         for name, own in content["ensembles"].items()
-        if name != SINGLE and any(f"concepts.{m}.{variant}" in own["against_single"] for m in counts)
+        if name != REFERENCE and any(f"concepts.{m}.{variant}" in own["against_single"] for m in counts)
     ]
     rows += [
         [

@@ -17,10 +17,9 @@ from sae_core.analysis.shared.terms import CONFOUNDED
 from sae_core.analysis.summary import by_ensemble
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.run import Run
 
-SINGLE = "single"
-"""What the others are compared with."""
 SOURCES: Mapping[str, tuple[str, ...]] = {
     "reconstruction": (
         *("members", "features", "explained_variance", "explained_variance_per_dimension", "mse", "l0"),
@@ -196,7 +195,7 @@ def _detected(run: Run, name: str) -> list[dict[str, Any]]:
     return [{key: sum(task[key] for task in same) / len(same) for key in keys} for same in zip(*by_task, strict=True)]
 
 
-def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, other: str = SINGLE) -> Figure | None:
+def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, other: str = REFERENCE) -> Figure | None:
     """What a figure of one ensemble is above that of another one, with an interval; None if one of both is missing.
 
     With several seeds it is paired, seed by seed. With one run it is paired, too, draw by draw of the tokens or texts

@@ -10,6 +10,7 @@ from typing import Any
 from sae_core.analysis.cost.effort import effort_of
 from sae_core.analysis.shared.seeds import mean_interval
 from sae_core.analysis.shared.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
+from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
 from sae_core.report.controls import control_of
@@ -54,7 +55,7 @@ def gather(subject: Subject) -> dict[str, Any]:
                 "by_members": steps[name],
                 "stop": where_to_stop([_means(step) for step in steps[name]]),
                 "against_single": against[name],
-                "stages": _stages(runs[0], name),
+                "stages": read_manifest(runs[0].ensemble(name)).stages,
                 "effort": asdict(effort_of(runs[0], name)),
                 "control": control_of(runs, name, concepts),
             }
@@ -71,12 +72,6 @@ def gather(subject: Subject) -> dict[str, Any]:
         "sweep": subject.sweep,
     }
     return {**content, "decision": decide(content)}
-
-
-def _stages(run: Run, name: str) -> int:
-    """Members that learn one after another; 1 where they do so side by side."""
-    manifest = read_object(run.ensemble(name).manifest, members=list, wiring=str)
-    return len(manifest["members"]) if manifest["wiring"] == "residual" else 1
 
 
 def _run(run: Run) -> dict[str, Any]:

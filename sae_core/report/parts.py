@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING, NOISE_NULL, RANDOM_STAGES
+from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING, NOISE_NULL
+from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import compact, decimal, percent, seconds, size, whole
 from sae_core.report.charts import Axis, Point, Series, lines

@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from sae_core.analysis.shared.terms import RANDOM_STAGES
+from sae_core.analysis.shared.terms import colour_of
 
-COLORS = {
-    "single": "#7c8794",
-    "bagged": "#2c7fd1",
-    "boosted": "#d9622b",
-    "expanded": "#1f9e7a",
-    "expanded_l0": "#9a63c4",
-    "single_long": "#46525f",
-    "expanded_long": "#12674f",
-    "expanded_l0_long": "#6f3a94",
-    RANDOM_STAGES: "#e3a27f",
-    "raw activation": "#a68a3c",
-    "random": "#a9b1bb",
-}
-"""One colour a method, the dashboard's; they stay apart for colour-blind people, on light and dark pages."""
 OTHERS = ("#b8609a", "#7e8c2e", "#a8483f", "#7a6fd0")
 
 STYLE = """
@@ -84,4 +70,4 @@ h2{break-after:avoid}tr,figure,.answers section{break-inside:avoid}.scroll{overf
 
 def color_of(name: str, number: int = 0) -> str:
     """The colour of a method; methods with names of their own take others by their number."""
-    return COLORS.get(name, OTHERS[number % len(OTHERS)])
+    return colour_of(name) or OTHERS[number % len(OTHERS)]

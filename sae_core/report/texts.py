@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES, SCALED, THRESHOLD
+from sae_core.analysis.shared.terms import CONTROL, SCALED, THRESHOLD
+from sae_core.foundation.method import RANDOM_STAGES
 
 ANSWERS = {
     "cost": "What did it cost?",

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sae_core.analysis.shared.terms import CONTROL_MISSING, RANDOM_STAGES, control_name
-from sae_core.foundation.methods import headed, title_of
+from sae_core.analysis.shared.terms import CONTROL_MISSING
+from sae_core.foundation.method import RANDOM_STAGES
+from sae_core.foundation.methods import REFERENCE, control_name, headed, title_of
 from sae_core.foundation.numbers import compact, percent, seconds, size
 from sae_core.report.baselines import at_equal_cost, change, compared_at
-from sae_core.report.figures import SINGLE, verdict_on
+from sae_core.report.figures import verdict_on
 
 DEAD = 0.1
 """Share of dead features from which an SAE is said to be trained badly."""
@@ -53,7 +54,7 @@ def mean(content: Content, name: str, key: str) -> float | None:
 
 
 def _others(content: Content) -> list[str]:
-    return [name for name in content["ensembles"] if name != SINGLE]
+    return [name for name in content["ensembles"] if name != REFERENCE]
 
 
 def _best(content: Content) -> str | None:
@@ -69,12 +70,12 @@ def _against(content: Content, name: str, key: str) -> dict[str, Any]:
 
 def _times(content: Content, name: str, key: str) -> float | None:
     """How many times as much as for the single SAE."""
-    one, other = mean(content, name, key), mean(content, SINGLE, key)
+    one, other = mean(content, name, key), mean(content, REFERENCE, key)
     return one / other if one and other else None
 
 
 def _headline(content: Content) -> str:
-    single, best = mean(content, SINGLE, EXPLAINED), _best(content)
+    single, best = mean(content, REFERENCE, EXPLAINED), _best(content)
     if single is None:
         known = {name: mean(content, name, EXPLAINED) for name in content["ensembles"]}
         said = ", ".join(f"{title_of(name)} {percent(value)}" for name, value in known.items() if value is not None)
@@ -95,7 +96,7 @@ def _headline(content: Content) -> str:
         )
     else:
         detection = "; in detecting concepts no ensemble is clearly better."
-    found, at_first = mean(content, best, RECALL), mean(content, SINGLE, RECALL)
+    found, at_first = mean(content, best, RECALL), mean(content, REFERENCE, RECALL)
     if found is not None and at_first is not None:
         detection = f"; of the true features it finds {percent(found)} (one SAE {percent(at_first)})."
     return (
@@ -172,14 +173,14 @@ def _cost(content: Content) -> Iterator[str]:
         ):
             value, times = mean(content, name, key), _times(content, name, key)
             if value is not None:
-                factor = f" ({times:.1f}×)" if times and name != SINGLE else ""
+                factor = f" ({times:.1f}×)" if times and name != REFERENCE else ""
                 parts.append(f"{style(value)} {what}{factor}")
         if len(parts) > 1:
             yield f"{headed(name)}: {', '.join(parts)}."
 
 
 def _bought(content: Content) -> Iterator[str]:
-    if SINGLE not in content["ensembles"]:
+    if REFERENCE not in content["ensembles"]:
         yield "No single SAE was trained, so nothing can be said about what an ensemble adds to it."
         return
     for name in _others(content):
@@ -211,7 +212,7 @@ _MAIN = {
 
 def _trained_as(content: Content, name: str) -> str:
     """At equal what an ensemble is compared with the single SAE."""
-    said = compared_at(content, name, SINGLE)
+    said = compared_at(content, name, REFERENCE)
     return f", {said}" if said else ""
 
 
@@ -267,11 +268,11 @@ def _which(content: Content) -> Iterator[str]:
     if best:
         yield f"Where reconstruction counts, use {title_of(best)}."
         yield from _not_learnt(content, best)
-    elif SINGLE in content["ensembles"] and _others(content):
+    elif REFERENCE in content["ensembles"] and _others(content):
         yield "Stay with one SAE: nothing here reconstructs clearly better."
-    if SINGLE not in content["ensembles"]:
+    if REFERENCE not in content["ensembles"]:
         return
-    if mean(content, SINGLE, RECALL) is not None and _others(content):
+    if mean(content, REFERENCE, RECALL) is not None and _others(content):
         finding = _finding_more(content)
         if finding and len(content["runs"]) == 1:
             yield (

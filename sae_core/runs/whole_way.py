@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
 
@@ -88,8 +88,7 @@ def _activations_wanted(run: Run) -> bool:
     if not run.is_finished("corpus"):
         return True
     for folder in run.ensembles():
-        boosted = read_object(folder.manifest, wiring=str)["wiring"] == "residual"
-        stages = ("index", "energy") if boosted else ("index",)
+        stages = ("index", "energy") if read_manifest(folder).is_staged else ("index",)
         if not all(run.is_finished(f"{stage}/{folder.name}") for stage in stages):
             return True
     return False

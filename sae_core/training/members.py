@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.method import One
 from sae_core.foundation.settings.bounds import LARGEST_SEED
 from sae_core.foundation.settings.sections import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE, make_sae
@@ -44,23 +45,24 @@ def member_settings(settings: RunSettings, member: int | None) -> tuple[SAESetti
         The run's settings with the member's own k, sparsity and learning rate in their places. Of the settings with one
         value a member the seed alone is kept, as that of this member.
     """
-    training = settings.training
-    own: dict[str, Any] = {}
-    if member is not None:
-        given = {name: getattr(training, name) for name in MEMBER_SETTINGS}
-        own = {MEMBER_SETTINGS[name]: values[member] for name, values in given.items() if values is not None}
-    seed = own.pop("seed", None)
+    training, sae = settings.training, settings.sae
     changed: dict[str, Any] = dict.fromkeys(MEMBER_SETTINGS)
-    changed["member_seeds"] = None if seed is None else (seed,)
-    changed["learning_rate"] = own.pop("learning_rate", training.learning_rate)
-    return settings.sae.model_copy(update=own), training.model_copy(update=changed)
+    if member is not None:
+        sae = settings.sae_of_member(member)
+        if training.member_seeds is not None:
+            changed["member_seeds"] = (training.member_seeds[member],)
+        if training.member_learning_rates is not None:
+            changed["learning_rate"] = training.member_learning_rates[member]
+    return sae, training.model_copy(update=changed)
 
 
-def starts_as_single(settings: RunSettings) -> bool:
-    """Whether the first member of the bagged and of the boosted ensemble is trained as the single SAE is."""
-    (sae, training), (single, alone) = (member_settings(settings, member) for member in (0, None))
-    same_seed = initial_seed(settings, 0) == initial_seed(settings, None)
-    return sae == single and training.learning_rate == alone.learning_rate and same_seed
+def starts_alike(settings: RunSettings, one: One, other: One) -> bool:
+    """Whether two SAEs of a run become the same one if they learn the same: settings, learning rate and seed."""
+    (mine, my_rate, my_seed), (theirs, their_rate, their_seed) = (
+        (each.sae, member_settings(settings, each.number)[1].learning_rate, initial_seed(settings, each.number))
+        for each in (one, other)
+    )
+    return mine == theirs and my_rate == their_rate and my_seed == their_seed
 
 
 def make_trainer(

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from sae_core.foundation.methods import Method
-from sae_core.foundation.settings.sections import Architecture, RunSettings
+from sae_core.foundation.settings.sections import Architecture, RunSettings, SAESettings
 from sae_core.sae import SAE
 
 FLOAT, IDLE = 4, 8
@@ -42,9 +41,8 @@ class SAEShape:
     k: int
 
     @classmethod
-    def of(cls, settings: RunSettings, d_in: int, method: Method) -> Self:
-        """One member of the ensemble of a method."""
-        sae = settings.sae_of(method)
+    def of(cls, sae: SAESettings, d_in: int) -> Self:
+        """That of an SAE which is to be trained."""
         return cls(sae.architecture, d_in, sae.width, sae.k)
 
     @classmethod

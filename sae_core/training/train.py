@@ -1,33 +1,36 @@
-"""Training of a run: the single SAE, the bagged and the boosted ensemble and the expanded SAEs, one after another.
+"""Training of a run: its methods one after another, each by its layout.
 
-The single SAE is member 0 of the bagged ensemble and stage 1 of the boosted one: the same seed, the same batches in
-the same order, no influence from the other members. It is trained once and copied; costs are recorded in full. Where
-member 0 has settings of its own, only the two ensembles share it.
+As a rule the single SAE is member 0 of the bagged ensemble and stage 1 of the boosted one: the same seed, the same
+batches in the same order, no influence from the other members. It is trained once and copied; costs are recorded in
+full. Where member 0 has settings of its own, only the two ensembles share it.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
+from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
 from sae_core.foundation.folders import CONFIG, WEIGHTS, EnsembleFolder
 from sae_core.foundation.machine.device import naming_full_memory
-from sae_core.foundation.methods import TRAINING_ORDER, Method, times_the_steps
+from sae_core.foundation.method import Method, One, Several
+from sae_core.foundation.methods import EVERY, TRAINING_ORDER
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
 from sae_core.sae import SAE
 from sae_core.sae.formats.saelens import load_sae, save_sae
 from sae_core.training.checkpoint import remove_checkpoint
-from sae_core.training.distribution import SharedSource
-from sae_core.training.members import initial_seed, make_trainer, starts_as_single
+from sae_core.training.distribution import Part, SharedSource
+from sae_core.training.members import initial_seed, make_trainer, starts_alike
 from sae_core.training.memory import fitting_members, free_memory
 from sae_core.training.operations import Boosting
 from sae_core.training.pipelined import Pipeline
@@ -73,7 +76,7 @@ def train_run(
 
 def _train_missing(
     run: Run,
-    missing: Sequence[Method],
+    missing: Sequence[str],
     source: Source | None,
     progress: Progress,
     device: str | None,
@@ -89,185 +92,225 @@ def _train_missing(
     if processes.size > 1 and not isinstance(source, StoredSource):
         source = SharedSource(source, processes)
     for method in missing:
-        sequential = method == "boosted" and settings.training.boosting == "sequential"
-        stages = settings.training.members if sequential else 1
-        plan = Plan.of(method, source, settings.training, torch_device, stages, checkpoint_seconds, processes)
-        plan = replace(plan, steps=plan.steps * times_the_steps(method, settings.training.members))
+        declared = EVERY[method]
+        plan = Plan.of(method, source, settings.training, torch_device, 1, checkpoint_seconds, processes)
+        plan = replace(plan, steps=plan.steps * declared.times_the_steps(settings))
+        job = _Job(run, declared, declared.layout(settings), run.ensemble(method), source, plan, progress)
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
         with naming_full_memory(torch_device, FULL):
-            finish = _train(run, method, source, plan, progress)
+            finish = _train(job)
         peak = int(processes.largest(peak_memory(torch_device)))
-        processes.first(lambda: _record(run, method, finish(), plan, peak))  # noqa: B023
+        processes.first(lambda: _record(job, finish(), peak))  # noqa: B023
 
 
-def _is_there(run: Run, method: Method, processes: Processes) -> bool:
+def _is_there(run: Run, method: str, processes: Processes) -> bool:
     """Whether a method is finished or not wanted at all; the first process looks for all of them."""
     wanted = method in run.settings.training.methods
     return not wanted or bool(processes.of_first(run.is_finished(f"train/{method}"))[0])
 
 
-def _record(run: Run, method: Method, trained: Trained, plan: Plan, peak: int) -> None:
-    folder = run.ensemble(method)
+def _record(job: _Job, trained: Trained, peak: int) -> None:
+    run, folder = job.run, job.folder
     write_table(folder.curves, trained.curves)
     save_ensemble(trained.ensemble, folder)
     members = (folder.member(number) for number in range(len(trained.ensemble)))
     files = [folder.curves, folder.manifest, *(member / name for member in members for name in (CONFIG, WEIGHTS))]
-    run.finish(f"train/{method}", training_facts(trained, plan, peak=peak), files=files)
+    run.finish(f"train/{folder.name}", training_facts(trained, job.plan, peak=peak), files=files)
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 
-def _train(run: Run, method: Method, source: Source, plan: Plan, progress: Progress) -> Callable[[], Trained]:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An ensemble that is to be trained.
+
+    Attributes:
+        run: The run, whose settings apply.
+        method: The method.
+        layout: What it trains.
+        folder: Where the ensemble and its checkpoint lie.
+        source: The activations.
+        plan: How it is trained.
+        progress: Told the tokens done.
+    """
+
+    run: Run
+    method: Method
+    layout: Several
+    folder: EnsembleFolder
+    source: Source
+    plan: Plan
+    progress: Progress
+
+    @property
+    def ones(self) -> list[One]:
+        """The SAEs."""
+        return list(self.layout.ones())
+
+    def trainer(self, one: One, target: Target, part: Part, mean_D: Tensor | None = None) -> Trainer:
+        """A fresh SAE for a target, whose mean is given where it is not the target's."""
+        settings = self.run.settings.model_copy(update={"sae": one.sae})
+        mean_D = target.mean_D * target.scale if mean_D is None else mean_D
+        return make_trainer(settings, mean_D, self.plan, member=one.number, width=one.sae.width, part=part)
+
+    def run_stage(self, trainers: Sequence[Trainer], target: Target, part: Part) -> pd.DataFrame:
+        """The curves of trainers that have been trained to the end."""
+        checkpoint = self.checkpoint(target.stage)
+        return train_stage(trainers, target, self.plan, checkpoint=checkpoint, progress=self.progress, part=part)
+
+    def checkpoint(self, stage: int) -> Path:
+        """The checkpoint of a stage."""
+        return self.folder.checkpoint / f"stage_{stage:02d}.safetensors"
+
+    def finished(self, stage: int) -> Path:
+        """Curves of a stage; where they are, its members are finished and written."""
+        return self.folder.checkpoint / f"stage_{stage:02d}.parquet"
+
+    def is_finished(self, stage: int) -> bool:
+        """Whether a stage is finished; the first process looks for all of them."""
+        return bool(self.plan.processes.of_first(self.finished(stage).exists())[0])
+
+    def keep(self, stage: int, curves: pd.DataFrame) -> None:
+        """Note that the members of a stage are written, and with which curves they were trained."""
+        self.plan.processes.first(lambda: write_table(self.finished(stage), curves))
+        self.plan.processes.first(lambda: remove_checkpoint(self.checkpoint(stage)))
+
+    def ensemble(self, members: Sequence[SAE]) -> Ensemble:
+        """The trained ensemble."""
+        return Ensemble(members, wiring=self.layout.wiring, method=self.method.name)
+
+
+def _train(job: _Job) -> Callable[[], Trained]:
     """Train an ensemble; what comes back gives it, and is asked by the first process only."""
-    settings = run.settings
-    if method == "bagged":
-        return _train_bagged(run, source, plan, progress)
-    if method == "boosted":
-        pipelined = settings.training.boosting == "pipelined"
-        return (_train_pipelined if pipelined else _train_boosted)(run, source, plan, progress)
-    if method == "single" and (shared := _shared_member(run, method, plan)):
-        return lambda: shared
-    sae = settings.sae_of(method)
-    settings = settings.model_copy(update={"sae": sae})
-    part, target, checkpoint = plan.part(range(1)), Target.activations(source), _checkpoint(run.ensemble(method), 0)
-    trainer = make_trainer(settings, source.mean_D * source.scale, plan, member=None, width=sae.width, part=part)
-    curves = train_stage([trainer], target, plan, checkpoint=checkpoint, progress=progress, part=part)
-    ensemble = Ensemble([_finished(trainer, source.scale)], wiring="parallel", method=method)
-    return lambda: Trained(ensemble, curves, longest(curves))
+    if not job.layout.in_turn:
+        return _side_by_side(job)
+    return _pipelined(job) if job.run.settings.training.boosting == "pipelined" else _in_turn(job)
 
 
-def _train_bagged(run: Run, source: Source, plan: Plan, progress: Progress) -> Callable[[], Trained]:
+def _side_by_side(job: _Job) -> Callable[[], Trained]:
     """Groups of members, one pass over the stream each; what a finished pass gave is kept, as after boosted stages."""
-    folder, members = run.ensemble("bagged"), run.settings.training.members
-    size = _members_in_a_pass(run, plan, source.d_in)
-    firsts = range(0, members, size)
-    plan = replace(plan, stages=len(firsts), stage_name="pass")
+    ones = job.ones
+    if len(ones) == 1 and (shared := _shared_member(job, ones[0])):
+        member, curves, seconds = shared
+        return lambda: Trained(job.ensemble([member]), curves, seconds, seconds)
+    size = _members_in_a_pass(job) if len(ones) > 1 else 1
+    firsts = range(0, len(ones), size)
+    job = replace(job, plan=replace(job.plan, stages=len(firsts), stage_name="pass"))
     for number, first in enumerate(firsts):
-        finished = _finished_table(folder, number)  # written after the members
-        if not plan.processes.of_first(finished.exists())[0]:
-            group = range(first, min(first + size, members))
-            target = Target.activations(source, stage=number, first_member=first, whole=len(group) == members)
-            _train_group(run, group, target, plan, progress)
+        if not job.is_finished(number):
+            group = range(first, min(first + size, len(ones)))
+            whole = len(group) == len(ones)
+            _train_group(job, group, Target.activations(job.source, stage=number, first_member=first, whole=whole))
 
     def collected() -> Trained:
-        tables = [read_table(_finished_table(folder, number)) for number in range(len(firsts))]
-        saes = [load_sae(folder.member(number)) for number in range(members)]
-        ensemble = Ensemble(saes, wiring="parallel", method="bagged")
+        tables = [read_table(job.finished(number)) for number in range(len(firsts))]
+        ensemble = job.ensemble([load_sae(job.folder.member(number)) for number in range(len(ones))])
         seconds = sum(longest(table) for table in tables)
-        return Trained(ensemble, pd.concat(tables), seconds, side_by_side=plan.part(range(size)).side_by_side)
+        return Trained(ensemble, pd.concat(tables), seconds, side_by_side=job.plan.part(range(size)).side_by_side)
 
     return collected
 
 
-def _train_group(run: Run, group: range, target: Target, plan: Plan, progress: Progress) -> None:
-    """Train some members of the bag and write them, then their curves."""
-    settings, folder, source, part = run.settings, run.ensemble("bagged"), target.source, plan.part(group)
-    mean_D, width = source.mean_D * source.scale, settings.sae.width
-    trainers = [make_trainer(settings, mean_D, plan, member=j, width=width, part=part) for j in part.members]
-    _assert_seeds_count(run, part.members, trainers)
-    checkpoint = _checkpoint(folder, target.stage)
-    curves = train_stage(trainers, target, plan, checkpoint=checkpoint, progress=progress, part=part)
+def _train_group(job: _Job, group: range, target: Target) -> None:
+    """Train some members side by side and write them, then their curves."""
+    ones, part = job.ones, job.plan.part(group)
+    trainers = [job.trainer(ones[number], target, part) for number in part.members]
+    _assert_seeds_count(job, part.members, trainers)
+    curves = job.run_stage(trainers, target, part)
 
     def write_members() -> None:
         for number, trainer in zip(part.members, trainers, strict=True):
             if number in part.written:
-                save_sae(_finished(trainer, source.scale), folder.member(number))
+                save_sae(_finished(trainer, target.scale), job.folder.member(number))
 
-    plan.processes.together(write_members)
-    plan.processes.first(lambda: write_table(_finished_table(folder, target.stage), curves))
-    plan.processes.first(lambda: remove_checkpoint(checkpoint))
+    job.plan.processes.together(write_members)
+    job.keep(target.stage, curves)
 
 
-def _members_in_a_pass(run: Run, plan: Plan, d_in: int) -> int:
+def _members_in_a_pass(job: _Job) -> int:
     """Decided once: an interrupted training goes on in the same groups, however much memory there is then."""
-    decision, settings, processes = run.ensemble("bagged").checkpoint / "group.json", run.settings, plan.processes
-    size = settings.training.group or fitting_members(settings, plan, d_in, free=free_memory(plan.device))
-    size = -int(processes.largest(-min(size, settings.training.members)))
+    decision, settings, processes = job.folder.checkpoint / "group.json", job.run.settings, job.plan.processes
+    free = free_memory(job.plan.device)
+    size = settings.training.group or fitting_members(settings, job.plan, job.source.d_in, free=free)
+    size = -int(processes.largest(-min(size, len(job.layout.members))))
     if not processes.of_first(decision.exists())[0]:
         processes.first(lambda: write_json(decision, size))
     return int(processes.of_first(read_json(decision) if processes.rank == 0 else 0)[0])
 
 
-def _assert_seeds_count(run: Run, numbers: Sequence[int], trainers: Sequence[Trainer]) -> None:
+def _assert_seeds_count(job: _Job, numbers: Sequence[int], trainers: Sequence[Trainer]) -> None:
     """Members with the same seed, which differ otherwise, start from the same weights; all others must not."""
+    ones, settings = job.ones, job.run.settings
     by_seed = {
-        initial_seed(run.settings, number): trainer.sae for number, trainer in zip(numbers, trainers, strict=True)
+        initial_seed(settings, ones[number].number): trainer.sae
+        for number, trainer in zip(numbers, trainers, strict=True)
     }
     assert_members_differ(list(by_seed.values()))
 
 
-def _train_boosted(run: Run, source: Source, plan: Plan, progress: Progress) -> Callable[[], Trained]:
-    folder, settings, processes = run.ensemble("boosted"), run.settings, plan.processes
-    shared = _shared_member(run, "boosted", plan)
-    members: list[SAE] = [shared.ensemble[0]] if shared else []
-    tables = [shared.curves] if shared else []
-    training = settings.training
+def _in_turn(job: _Job) -> Callable[[], Trained]:
+    """One stage after another, each on what the finished ones leave."""
+    ones, training, processes = job.ones, job.run.settings.training, job.plan.processes
+    job = replace(job, plan=replace(job.plan, stages=len(ones)))
+    shared = _shared_member(job, ones[0])
+    members, tables, shared_seconds = ([shared[0]], [shared[1]], shared[2]) if shared else ([], [], 0.0)
     options: dict[str, Any] = {"wanted": training.residuals, "kernels": training.kernels}
-    residuals = Residuals(source, plan, folder=folder.checkpoint, progress=progress, **options)
-    for stage in range(len(members), plan.stages):
-        finished = _finished_table(folder, stage)  # written after the member
-        if not processes.of_first(finished.exists())[0]:
-            curves, member = _train_boosted_stage(run, residuals.after(members), members, plan, progress)
-            processes.first(lambda: save_sae(member, folder.member(stage)))  # noqa: B023
-            processes.first(lambda: write_table(finished, curves))  # noqa: B023
-            processes.first(lambda: remove_checkpoint(_checkpoint(folder, stage)))  # noqa: B023
-        members.append(load_sae(folder.member(stage), device=str(plan.device)))
-        tables.append(read_table(finished))
-    ensemble = Ensemble(members, wiring="residual", method="boosted")
-    seconds, shared_seconds = sum(longest(table) for table in tables), shared.seconds if shared else 0.0
+    residuals = Residuals(job.source, job.plan, folder=job.folder.checkpoint, progress=job.progress, **options)
+    for stage in range(len(members), len(ones)):
+        if not job.is_finished(stage):
+            curves, member = _train_next(job, ones[stage], residuals.after(members), members)
+            processes.first(lambda: save_sae(member, job.folder.member(stage)))  # noqa: B023
+            job.keep(stage, curves)
+        members.append(load_sae(job.folder.member(stage), device=str(job.plan.device)))
+        tables.append(read_table(job.finished(stage)))
+    seconds, rows = sum(longest(table) for table in tables), job.source.rows
     boosting: Boosting = "cached" if len(members) > 1 and residuals.cached else "recomputed"
-    return lambda: Trained(ensemble, pd.concat(tables), seconds, shared_seconds, boosting=boosting, rows=source.rows)
+    ensemble, curves = job.ensemble(members), pd.concat(tables)
+    return lambda: Trained(ensemble, curves, seconds, shared_seconds, boosting=boosting, rows=rows)
 
 
-def _train_boosted_stage(
-    run: Run, target: Target, before: Sequence[SAE], plan: Plan, progress: Progress
-) -> tuple[pd.DataFrame, SAE]:
+def _train_next(job: _Job, one: One, target: Target, before: Sequence[SAE]) -> tuple[pd.DataFrame, SAE]:
     """The curves and the member of the next stage."""
-    settings, stage = run.settings, target.stage
-    part = plan.part(range(stage, stage + 1))
-    mean_D, width = target.mean_D * target.scale, settings.sae.width
-    trainer = make_trainer(settings, mean_D, plan, member=stage, width=width, part=part)
+    part = job.plan.part(range(target.stage, target.stage + 1))
+    trainer = job.trainer(one, target, part)
     assert_members_differ([*before, trainer.sae])
-    checkpoint = _checkpoint(run.ensemble("boosted"), stage)
-    curves = train_stage([trainer], target, plan, checkpoint=checkpoint, progress=progress, part=part)
-    return curves, _finished(trainer, target.scale)
+    return job.run_stage([trainer], target, part), _finished(trainer, target.scale)
 
 
-def _train_pipelined(run: Run, source: Source, plan: Plan, progress: Progress) -> Callable[[], Trained]:
-    settings, members = run.settings, run.settings.training.members
-    moving = round((1 - settings.training.decay) * plan.steps)
-    pipeline = Pipeline(source.scale, members, moving_steps=max(1, moving), device=plan.device)
-    part, width = plan.part(range(members), pipelined=True), settings.sae.width
+def _pipelined(job: _Job) -> Callable[[], Trained]:
+    """All stages in one pass, each on what those before it leave at that step."""
+    ones, source, plan = job.ones, job.source, job.plan
+    moving = round((1 - job.run.settings.training.decay) * plan.steps)
+    pipeline = Pipeline(source.scale, len(ones), moving_steps=max(1, moving), device=plan.device)
+    part, target = plan.part(range(len(ones)), pipelined=True), Target.activations(source, pipeline=pipeline)
     # What a stage will leave on average is not known before it has learnt anything.
-    means = [source.mean_D * source.scale, *[torch.zeros(source.d_in)] * (members - 1)]
-    trainers = [
-        make_trainer(settings, mean_D, plan, member=number, width=width, part=part)
-        for number, mean_D in enumerate(means)
-    ]
-    _assert_seeds_count(run, range(members), trainers)
-    checkpoint = _checkpoint(run.ensemble("boosted"), 0)
-    target = Target.activations(source, pipeline=pipeline)
-    curves = train_stage(trainers, target, plan, checkpoint=checkpoint, progress=progress, part=part)
+    means = [None, *[torch.zeros(source.d_in)] * (len(ones) - 1)]
+    trainers = [job.trainer(one, target, part, mean_D) for one, mean_D in zip(ones, means, strict=True)]
+    _assert_seeds_count(job, range(len(ones)), trainers)
+    curves = job.run_stage(trainers, target, part)
     saes = [_finished(trainer, scale) for trainer, scale in zip(trainers, pipeline.scales(), strict=True)]
-    ensemble = Ensemble(saes, wiring="residual", method="boosted")
-    return lambda: Trained(ensemble, curves, longest(curves), side_by_side=members, boosting="pipelined")
+    ensemble = job.ensemble(saes)
+    return lambda: Trained(ensemble, curves, longest(curves), side_by_side=len(ones), boosting="pipelined")
 
 
-def _shared_member(run: Run, method: Method, plan: Plan) -> Trained | None:
-    """The first member of a method, if it has been trained as the single SAE or as a member of the bagged ensemble."""
-    for other in ("single", "bagged"):
-        if not run.is_finished(f"train/{other}"):
-            continue
-        if "single" in (method, other) and not starts_as_single(run.settings):
-            continue
-        folder = run.ensemble(other)
-        curves = read_table(folder.curves)
-        curves = curves[curves["member"] == 0]
-        seconds = longest(curves) / run.facts(f"train/{other}").get("side_by_side", len(load_ensemble(folder)))
-        own_seconds = curves["seconds"] * (seconds / curves["seconds"].max())
-        curves = curves.assign(explained_variance_total=curves["explained_variance"], seconds=own_seconds)
-        member = load_sae(folder.member(0), device=str(plan.device))
-        return Trained(Ensemble([member], wiring="parallel", method="single"), curves, seconds, seconds)
+def _shared_member(job: _Job, one: One) -> tuple[SAE, pd.DataFrame, float] | None:
+    """An SAE that another method has trained just as this one would be: it, its curves and the seconds that it cost."""
+    run, settings = job.run, job.run.settings
+    for other in (EVERY[name] for name in job.method.first_from if run.is_finished(f"train/{name}")):
+        layout, folder = other.layout(settings), run.ensemble(other.name)
+        # Of stages the first alone learns the activations.
+        for number, theirs in enumerate(layout.members[:1] if layout.in_turn else layout.members):
+            if not isinstance(theirs, One) or not starts_alike(settings, one, theirs):
+                continue
+            member = load_sae(folder.member(number), device=str(job.plan.device))
+            curves = read_table(folder.curves)
+            curves = curves[curves["member"] == number]
+            together = run.facts(f"train/{other.name}").get("side_by_side", len(layout.members))
+            seconds = longest(curves) / together
+            own_seconds = curves["seconds"] * (seconds / curves["seconds"].max())
+            mine, total = np.int32(one.number or 0), curves["explained_variance"]
+            curves = curves.assign(member=mine, explained_variance_total=total, seconds=own_seconds)
+            return member, curves, seconds
     return None
 
 
@@ -275,12 +318,3 @@ def _finished(trainer: Trainer, scale: float) -> SAE:
     """The trained SAE, made to work on activations that are not scaled."""
     trainer.sae.fold_input_scale(scale)
     return trainer.sae.eval().requires_grad_(False)
-
-
-def _checkpoint(folder: EnsembleFolder, stage: int) -> Path:
-    return folder.checkpoint / f"stage_{stage:02d}.safetensors"
-
-
-def _finished_table(folder: EnsembleFolder, stage: int) -> Path:
-    """Curves of a stage; where they are, its members are finished and written."""
-    return folder.checkpoint / f"stage_{stage:02d}.parquet"

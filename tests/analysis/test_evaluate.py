@@ -31,7 +31,7 @@ from sae_core.analysis.summary import as_text, summarize
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import EVALUATION_STAGES, Run
 from sae_core.foundation.settings.sections import load_settings
 from sae_core.report.build import render
@@ -81,7 +81,7 @@ def write_run(path, model, **overrides):
     run = Run.create(path, settings)
     write_table(run.corpus.texts, texts_table())
     counts = {"single": (1, N), "bagged": (2, N), "boosted": (2, N), "expanded": (1, 2 * N)}
-    for method in METHODS:
+    for method in BY_DEFAULT:
         count, width = counts[method]
         members = [make_sae(settings.sae, D, width=width, seed=seed).eval() for seed in range(count)]
         wiring = "residual" if method == "boosted" else "parallel"
@@ -119,9 +119,9 @@ def contents(run):
 def test_every_file_has_every_ensemble(evaluated):
     assert all(evaluated.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES)
     for name in ("reconstruction", "dictionary", "cost", "loss"):
-        assert list(read_json(evaluated.evaluation(name))["ensembles"]) == list(METHODS)
+        assert list(read_json(evaluated.evaluation(name))["ensembles"]) == list(BY_DEFAULT)
     rows = summarize(evaluated)
-    assert [row["ensemble"] for row in rows] == list(METHODS)
+    assert [row["ensemble"] for row in rows] == list(BY_DEFAULT)
     for row in rows:
         # A model of random weights predicts no better than without this layer, so there is no loss to recover.
         unknown = {
@@ -188,7 +188,7 @@ def test_the_bag_is_the_single_sae_retrained_unless_its_members_differ_in_more_t
 def test_concepts_cover_tasks_methods_and_variants(evaluated):
     facts, table = read_json(evaluated.evaluation("concepts")), read_table(evaluated.evaluation_table("concepts"))
     assert [task["task"] for task in facts["tasks"]] == ["library", "kind", "confounded"]
-    assert set(table["method"]) == {*METHODS, "stage 1 + random stages", "raw activation", "random"}
+    assert set(table["method"]) == {*BY_DEFAULT, "stage 1 + random stages", "raw activation", "random"}
     assert set(table["variant"]) == {"plain", "standardised"}
     assert set(table["m"]) == {0, 1, 2, 5, 10, 20}
     concepts = len(table[["task", "concept"]].drop_duplicates())

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.methods import EXPANDED, METHODS, title_of
+from sae_core.foundation.methods import BY_DEFAULT, EVERY, title_of
 from sae_core.foundation.settings.sections import RunSettings, load_settings, parse_settings
 from sae_core.foundation.settings.toml_files import parse_value
 
@@ -54,16 +54,21 @@ def test_unreadable_settings_file_is_named(tmp_path, content):
 
 def test_expanded_saes_are_as_wide_as_all_members_and_one_has_their_k():
     settings = load_settings(overrides={"sae.width": 64, "sae.k": 4, "training.members": 3})
-    sizes = {method: (settings.sae_of(method).width, settings.sae_of(method).k) for method in (*METHODS, "expanded_l0")}
+
+    def saes(settings: RunSettings, method: str) -> set[tuple[int, int]]:
+        return {(one.sae.width, one.sae.k) for one in EVERY[method].layout(settings).ones()}
+
+    sizes = {method: saes(settings, method) for method in (*BY_DEFAULT, "expanded_l0")}
     assert sizes == {
-        **dict.fromkeys(("single", "bagged", "boosted"), (64, 4)),
-        "expanded": (192, 4),
-        "expanded_l0": (192, 12),
+        **{method: {(64, 4)} for method in ("single", "bagged", "boosted")},
+        "expanded": {(192, 4)},
+        "expanded_l0": {(192, 12)},
     }
     own = load_settings(base=settings, overrides={"training.member_k": [2, 4, 8]})
-    assert (own.sae_of("expanded").k, own.sae_of("expanded_l0").k) == (4, 14)
+    assert (saes(own, "expanded"), saes(own, "expanded_l0")) == ({(192, 4)}, {(192, 14)})
+    assert saes(own, "bagged") == saes(own, "boosted") == {(64, 2), (64, 4), (64, 8)}
     titles = ["expanded", "expanded (same L0)", "expanded, long", "exp. (same L0), long"]
-    assert [title_of(method) for method in EXPANDED] == titles
+    assert [title_of(method) for method in EVERY if EVERY[method].size] == titles
 
 
 def test_what_is_not_given_is_as_in_the_base(tmp_path):

@@ -12,7 +12,7 @@ from models import build_model_folder, sample_texts
 
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.presets import PRESETS, preset_settings
 from sae_core.sae import JumpReLUSAE, ReLUSAE, TopKSAE
@@ -35,7 +35,7 @@ def test_settings_are_those_of_the_paper(name: str) -> None:
     assert (*size, training.tokens, training.learning_rate) == PAPER[name]
     assert (settings.text.source, settings.data.train_tokens) == ("monology/pile-uncopyrighted", training.tokens)
     assert (training.members, training.batch_size, training.beta1) == (8, 10_000, 0.0)
-    assert (settings.data.evaluation_tokens, training.methods, model.site) == (7_000_000, METHODS, "residual")
+    assert (settings.data.evaluation_tokens, training.methods, model.site) == (7_000_000, BY_DEFAULT, "residual")
     assert list(PRESETS) == [*PAPER, "demo"]
 
 
@@ -91,7 +91,7 @@ def test_a_preset_trains_a_model_of_its_class_that_was_built_small(name: str, tm
         ensemble = load_ensemble(folder)
         assert all(type(member) is kind for member in ensemble)
         assert {member.d_in for member in ensemble} == {32}
-    assert [folder.name for folder in run.ensembles()] == list(METHODS)
+    assert [folder.name for folder in run.ensembles()] == list(BY_DEFAULT)
     # Called again with the same words there is nothing to do; with other words it is another run.
     assert call("train", tmp_path / "run", *words, *own, *given).code == 0
     refused(call("train", tmp_path / "run", "--preset", name), "holds a run with other settings")

@@ -19,7 +19,7 @@ from sae_core.activations.origins.language_model.model.shapes import KNOWN, Mode
 from sae_core.activations.store.cache import ActivationCache, CacheWriter
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT, EVERY
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import ModelSettings, RunSettings, load_settings
 from sae_core.runs.planning import model_speed
@@ -133,8 +133,8 @@ def test_operations_are_those_that_a_boosted_training_records(tmp_path: Path, bo
 
 def test_operations_and_files_are_those_of_a_real_run(trained_run: Run) -> None:
     settings, corpus = trained_run.settings, trained_run.facts("corpus")
-    for method in METHODS:
-        members = [SAEShape.of(settings, corpus["d_in"], method)] * (3 if method in ("bagged", "boosted") else 1)
+    for method in BY_DEFAULT:
+        members = [SAEShape.of(one.sae, corpus["d_in"]) for one in EVERY[method].layout(settings).ones()]
         facts, folder = trained_run.facts(f"train/{method}"), trained_run.ensemble(method)
         boosting: Any = "cached" if method == "boosted" else None
         rows = corpus["train_tokens"]
@@ -198,7 +198,7 @@ def test_seconds_are_counted_work_times_rates() -> None:
     recomputed = seconds_of(shape, training__residuals="recomputed")["train boosted"]
     assert recomputed == pytest.approx(300 + (1 + 2 + 3) * 5000 * 1e-3)
     assert seconds_of(shape, training__boosting="pipelined")["train boosted"] == 100
-    everything = seconds_of(shape, training__methods=[*METHODS, "expanded_l0"])
+    everything = seconds_of(shape, training__methods=[*BY_DEFAULT, "expanded_l0"])
     assert everything["train expanded_l0"] == everything["train expanded"] == 100
     streamed = seconds_of(shape, data__storage="stream")
     assert streamed["read activations"] == pytest.approx(0.2)

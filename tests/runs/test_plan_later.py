@@ -14,7 +14,7 @@ from sae_core.activations.corpus import Corpus
 from sae_core.activations.origins.language_model.model.finding_shape import find_shape
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
 from sae_core.analysis.prepare import STAGES
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import EVALUATION_STAGES, Run
 from sae_core.foundation.settings.sections import ModelSettings, load_settings
 from sae_core.runs.planning import index_stages as units
@@ -187,7 +187,7 @@ def test_evaluations_that_are_not_done_take_no_time() -> None:
 def test_files_of_the_index_are_about_those_of_a_real_run(trained_run: Run) -> None:
     settings, tokens = trained_run.settings, len(Corpus.open(trained_run))
     work = Work(settings, find_shape(settings.model), Machine("one", gpu=False, disk=10**12), rates_of_one(settings))
-    for method in METHODS:
+    for method in BY_DEFAULT:
         folder, counted = trained_run.ensemble(method), Counted(method, work.members(method), tokens)
         disk = {name: stage(work, counted).disk for name, stage in INDEXING.items()}
         assert disk["together"] == payload(folder.together)

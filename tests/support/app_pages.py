@@ -9,6 +9,8 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import dashboard
+from dashboard.shared.reads.opening import EnsembleInfo
+from sae_core.ensembles.manifest import Manifest
 
 APP = Path(dashboard.__file__).parent / "app.py"
 
@@ -39,3 +41,10 @@ def save(app: AppTest) -> None:
     """Press the button that saves a label."""
     next(button for button in app.button if button.label == "Save").click().run()
     assert not app.exception
+
+
+def info(name: str, *widths: int) -> EnsembleInfo:
+    """What the dashboard knows of a bag with members of these widths."""
+    weights = (1 / len(widths),) * len(widths)
+    members = tuple(f"member_{number:02d}" for number in range(len(widths)))
+    return EnsembleInfo(name, Manifest(Path(), name, "parallel", weights, members, widths, stages=1))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble
 from sae_core.foundation.files.whole_files import read_table
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.training import train_run
@@ -35,7 +35,7 @@ def new_run(path: Path, sae: dict[str, Any] | None = None, **training: Any) -> R
         "batch_size": BATCH,
         "learning_rate": 3e-3,
         "device": "cpu",
-        "methods": METHODS,
+        "methods": BY_DEFAULT,
     }
     settings = {
         "sae": {"width": WIDTH, "k": K, "dead_after_tokens": 1000, **(sae or {})},

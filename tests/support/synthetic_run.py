@@ -31,7 +31,7 @@ from sae_core.analysis.similarity.matching import match_members
 from sae_core.analysis.suggestions.suggest import suggest_labels
 from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import read_json, write_json, write_table, write_tensors
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.sae import TopKSAE
@@ -216,7 +216,7 @@ def _ensembles(tokens_T: Tensor, vectors_VD: Tensor, members: int, width: int, s
         "boosted": Ensemble(staged, wiring="residual", method="boosted"),
         "expanded": Ensemble([wide], wiring="parallel", method="expanded"),
     }
-    return {name: ensembles[name].eval() for name in METHODS}
+    return {name: ensembles[name].eval() for name in BY_DEFAULT}
 
 
 def _member(vectors_VD: Tensor, frequent_V: Tensor, width: int, *, seed: int) -> TopKSAE:

@@ -28,7 +28,7 @@ from sources import TensorSource, sparse_data, true_atoms
 from torch import Tensor
 
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture
@@ -200,7 +200,7 @@ def test_the_scale_of_activations_does_not_matter(run: Run, tmp_path: Path) -> N
     for name, tensor in weights(run).items():
         factor = 1 if name.endswith(("W_enc", "W_dec")) else 1024
         assert torch.equal(weights(larger)[name], factor * tensor), name
-    for method in METHODS:
+    for method in BY_DEFAULT:
         rows = [curves(each, method).drop(columns="seconds") for each in (run, larger)]
         pd.testing.assert_frame_equal(*rows, check_exact=True)
 
@@ -233,7 +233,7 @@ def test_bfloat16_products_train_as_well(run: Run, tmp_path: Path) -> None:
 # --- what is recorded
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", BY_DEFAULT)
 def test_curves_have_a_row_for_every_member_and_recorded_step(run: Run, method: str) -> None:
     table = curves(run, method)
     members = MEMBERS if method in ("bagged", "boosted") else 1
@@ -318,7 +318,7 @@ def test_what_is_recorded_of_costs(run: Run) -> None:
     train, infer = 2 * D * WIDTH + 4 * 2 * D * K, 2 * D * WIDTH + 2 * D * K
     wide = 2 * D * MEMBERS * WIDTH + 4 * 2 * D * K
     flops = {"single": train, "bagged": MEMBERS * train, "boosted": MEMBERS * train + 3 * infer, "expanded": wide}
-    for method in METHODS:
+    for method in BY_DEFAULT:
         facts = run.facts(f"train/{method}")
         assert facts["tokens"] == tokens
         assert facts["steps"] == STEPS
@@ -332,7 +332,7 @@ def test_what_is_recorded_of_costs(run: Run) -> None:
 
 
 def test_seconds_of_shared_members_count_in_full_and_are_named(run: Run) -> None:
-    facts = {method: run.facts(f"train/{method}") for method in METHODS}
+    facts = {method: run.facts(f"train/{method}") for method in BY_DEFAULT}
     share = facts["bagged"]["seconds"] / MEMBERS
     assert facts["bagged"]["shared_seconds"] == facts["expanded"]["shared_seconds"] == 0
     for method in ("single", "boosted"):
@@ -374,5 +374,5 @@ def test_a_batch_is_no_larger_than_the_source(tmp_path: Path) -> None:
 
 def test_fewer_tokens_than_a_batch_are_one_step(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", tokens=1)
-    assert {run.facts(f"train/{method}")["steps"] for method in METHODS} == {1}
+    assert {run.facts(f"train/{method}")["steps"] for method in BY_DEFAULT} == {1}
     assert all(tensor.isfinite().all() for tensor in weights(run).values())

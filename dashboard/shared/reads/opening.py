@@ -8,7 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.shared.reads.cached import ENTRIES, modified
-from sae_core.foundation.files.whole_files import read_object
+from sae_core.ensembles.manifest import Manifest, read_manifest
+from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbering import feature_at, place_of
 from sae_core.foundation.run import Run, find_runs
@@ -19,10 +20,17 @@ class EnsembleInfo:
     """What the manifest says of an ensemble."""
 
     name: str
-    method: str
-    wiring: str
-    widths: tuple[int, ...]
-    weights: tuple[float, ...]
+    manifest: Manifest
+
+    @property
+    def method(self) -> str:
+        """What trained it."""
+        return self.manifest.method
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of each member."""
+        return self.manifest.widths
 
     @property
     def title(self) -> str:
@@ -42,7 +50,7 @@ class EnsembleInfo:
     @property
     def staged(self) -> bool:
         """Whether members are stages that encode what the ones before left."""
-        return self.wiring == "residual" and self.members > 1
+        return self.manifest.is_staged
 
     @property
     def member_word(self) -> str:
@@ -82,7 +90,4 @@ def ensembles(run: Run) -> dict[str, EnsembleInfo]:
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
 def _info(path: str, modified: int, name: str) -> EnsembleInfo:
-    manifest = read_object(Path(path), method=str, wiring=str, widths=list, weights=list)
-    return EnsembleInfo(
-        name, manifest["method"], manifest["wiring"], tuple(manifest["widths"]), tuple(manifest["weights"])
-    )
+    return EnsembleInfo(name, read_manifest(EnsembleFolder(Path(path).parent)))

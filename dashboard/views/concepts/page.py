@@ -32,9 +32,8 @@ from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.concepts.details import KEY
 from sae_core.analysis.concepts.detected import Mean, difference_of, means_of, texts_used
 from sae_core.analysis.shared.terms import PLAIN, SCALED, STANDARDISED
-from sae_core.foundation.methods import title_of
+from sae_core.foundation.methods import REFERENCE, title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
-from sae_core.report.figures import SINGLE
 
 TYPICAL = 5
 """Features that the page begins with, if that was measured."""
@@ -120,11 +119,11 @@ def _differences(means: pd.DataFrame, chosen: pd.DataFrame, task: str, variant: 
     """By how much each method detects the concepts of a task better than one SAE."""
     numbers = numbers_of_features(chosen)
     by_number = [difference_of(means, task, m, variant) for m in numbers]
-    methods = [name for name in dict.fromkeys(chosen["method"].astype(str)) if name != SINGLE]
+    methods = [name for name in dict.fromkeys(chosen["method"].astype(str)) if name != REFERENCE]
     rows = [
-        [Cell(title_of(name), color=method_color(name)), *(difference(own.get((name, SINGLE))) for own in by_number)]
+        [Cell(title_of(name), color=method_color(name)), *(difference(own.get((name, REFERENCE))) for own in by_number)]
         for name in methods
-        if any((name, SINGLE) in own for own in by_number)
+        if any((name, REFERENCE) in own for own in by_number)
     ]
     if rows:
         heads = [Column(f"m = {m}") for m in numbers]
@@ -218,7 +217,7 @@ def _rows(here: Here, rows: pd.DataFrame) -> list[list[Cell]]:
         above = None
         if found is not None and row["m"]:
             own = difference_of(found, str(row["task"]), int(row["m"]), str(row["variant"]))
-            above = own.get((str(row["method"]), SINGLE))
+            above = own.get((str(row["method"]), REFERENCE))
         cells.append(_row(row, above))
     return cells
 

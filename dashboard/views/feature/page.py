@@ -18,7 +18,7 @@ from dashboard.shared.common import go_to, missing, opened_key, trained_ensemble
 from dashboard.shared.faults import fragment
 from dashboard.shared.filters import Filters
 from dashboard.shared.look.cards import chip, heading, member_chip, notice, section, tile, tiles, what_to_run
-from dashboard.shared.look.colors import METHODS
+from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.histogram import SCALES, histogram_html
 from dashboard.shared.look.tokens import legend, strips
 from dashboard.shared.pins import pin_button
@@ -118,7 +118,7 @@ def _head(
     title, buttons = st.columns([2, 1.4], vertical_alignment="top")
     with title:
         chips = [
-            chip(info.title, METHODS.get(info.name, "")),
+            chip(info.title, method_color(info.name)),
             member_chip(int(row["member"]), stage=info.staged),
             chip(
                 within(int(row["member"]), int(row["latent"])),

@@ -16,9 +16,8 @@ from urllib.parse import urlencode
 import pandas as pd
 
 from dashboard.shared.look.cards import chip, member_chip, section, token_bars
-from dashboard.shared.look.colors import METHODS
 from dashboard.shared.look.tokens import token_chip, token_chips
-from sae_core.foundation.colours import HIGHLIGHT
+from sae_core.foundation.colours import HIGHLIGHT, LESS, MORE
 from sae_core.foundation.numbers import decimal, percent, whole
 
 LABELS_SHOWN = 5
@@ -132,7 +131,7 @@ def _share(row: Mapping[Any, Any]) -> str:
     )
     return (
         f'<span class="lab" title="{title}">{escape(row["label"])}</span><span class="b" title="{title}">'
-        f'<i style="width:{100 * row["share"]:.1f}%;background:{METHODS["bagged"]}"></i>'
+        f'<i style="width:{100 * row["share"]:.1f}%;background:{MORE}"></i>'
         f'<u style="left:{100 * row["corpus_share"]:.1f}%"></u></span>'
         f'<span class="n">{percent(row["share"], 0)}</span><span class="n">×{decimal(row["lift"], 1)}</span>'
     )
@@ -144,8 +143,8 @@ def lens_html(row: Mapping[Any, Any]) -> str:
     largest = max((abs(score) for score in [*up, *down]), default=0.0)
     return (
         section("What it predicts next", "Logit lens: the tokens whose logit its atom raises or lowers most, in nats.")
-        + token_bars("Promoted", list(row["promoted"]), up, METHODS["bagged"], largest=largest)
-        + token_bars("Suppressed", list(row["suppressed"]), down, METHODS["boosted"], largest=largest)
+        + token_bars("Promoted", list(row["promoted"]), up, MORE, largest=largest)
+        + token_bars("Suppressed", list(row["suppressed"]), down, LESS, largest=largest)
     )
 
 

@@ -18,9 +18,10 @@ from dashboard.views.overview import data
 from dashboard.views.overview.charts import by_members, cost, training
 from dashboard.views.overview.findings import found_by_members
 from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
-from sae_core.analysis.shared.terms import CONTROL, RANDOM_STAGES, SCALED, control_name
+from sae_core.analysis.shared.terms import CONTROL, SCALED
 from sae_core.analysis.summary import by_ensemble
-from sae_core.foundation.methods import title_of
+from sae_core.foundation.method import RANDOM_STAGES
+from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
 from sae_core.foundation.run import EVALUATION_STAGES
 from sae_core.report.parts import nats

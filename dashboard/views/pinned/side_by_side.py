@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from dashboard.shared.look.cards import chip, member_chip
-from dashboard.shared.look.colors import METHODS
+from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.histogram import histogram_html
 from dashboard.shared.look.tokens import ExampleLike, strip
 from sae_core.foundation.colours import HIGHLIGHT
@@ -68,7 +68,7 @@ def side_by_side(columns: Sequence[Beside]) -> str:
 
 
 def _column(one: Beside) -> str:
-    chips = [chip(one.ensemble, METHODS.get(one.method, "")), member_chip(one.member, stage=one.staged)]
+    chips = [chip(one.ensemble, method_color(one.method)), member_chip(one.member, stage=one.staged)]
     if one.label:
         chips.append(chip(one.label, HIGHLIGHT, title="label"))
     figures = "".join(

@@ -17,8 +17,9 @@ from sae_core.analysis.concepts.details import UNITS
 from sae_core.analysis.concepts.probes import Features, Problem, probe_rows
 from sae_core.analysis.concepts.tasks import Task, build_problems
 from sae_core.analysis.shared.pooling import Batch, Pooled, pool, random_dictionary
-from sae_core.analysis.shared.terms import RANDOM, RAW, STANDARDISED, control_name
+from sae_core.analysis.shared.terms import RANDOM, RAW, STANDARDISED
 from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.methods import REFERENCE, control_name
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.sections import EvaluationSettings
 
@@ -69,7 +70,7 @@ def measure_concepts(
     Returns:
         (content of evaluation/concepts.json, the table with `COLUMNS`).
     """
-    like = ensembles.get("single") or next(iter(ensembles.values()))
+    like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
     # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
     random = random_dictionary(like[0], sample_BD.to(device), seed=(seed + 2**31) % 2**32)
     methods = _with_controls(ensembles, controls or {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.foundation.files.whole_files import read_object
+from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.numbers import decimal
 from sae_core.foundation.run import Run
 
@@ -40,9 +40,8 @@ def steps_taken(run: Run, name: str) -> int | None:
     steps = run.facts(f"train/{name}").get("steps")
     if steps is None:
         return None
-    manifest = read_object(run.ensemble(name).manifest)
-    in_turn = manifest["wiring"] == "residual" and run.settings.training.boosting == "sequential"
-    return int(steps) * (len(manifest["members"]) if in_turn else 1)
+    in_turn = run.settings.training.boosting == "sequential"
+    return int(steps) * (read_manifest(run.ensemble(name)).stages if in_turn else 1)
 
 
 def effort_of(run: Run, name: str) -> Effort:

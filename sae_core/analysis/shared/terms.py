@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from sae_core.foundation.method import RANDOM_STAGES
+from sae_core.foundation.methods import EVERY
+
 THRESHOLD = 0.7
 """Cosine from which two atoms count as the same feature (the paper's)."""
 CORRELATED, OVERLAPPING = 0.5, 1 / 3
@@ -18,6 +21,13 @@ FAMILY_THRESHOLDS = {"cosine": THRESHOLD, "correlation": CORRELATED, "overlap": 
 
 RAW, RANDOM = "raw activation", "random"
 """Names of the two baselines beside the ensembles."""
+_COLOURS = {RAW: "#a68a3c", RANDOM: "#a9b1bb", RANDOM_STAGES: "#e3a27f"}
+
+
+def colour_of(name: str) -> str | None:
+    """The colour of a method, baseline or control, in every chart; None for others."""
+    return EVERY[name].colour if name in EVERY else _COLOURS.get(name)
+
 
 CONFOUNDED = "confounded"
 """Name of the task whose labels go together with something else in training, but not in testing. It does not measure
@@ -49,15 +59,6 @@ COVERED = (
     "training would find."
 )
 """What has to stand beside these intervals."""
-
-RANDOM_STAGES = "stage 1 + random stages"
-"""What people read for the control of a boosted ensemble."""
-
-
-def control_name(ensemble: str) -> str:
-    """What the control of a boosted ensemble is called, among methods and by people."""
-    return RANDOM_STAGES if ensemble == "boosted" else f"{ensemble}: {RANDOM_STAGES}"
-
 
 CONTROL = (
     "Stage 1 as it was trained, followed by untrained random stages: unit atoms of random directions, as wide and with "

@@ -26,6 +26,7 @@ from sae_core.analysis.shared.terms import SPURIOUS_KEYS as KEYS
 from sae_core.analysis.spurious.ablation import Outcome, Probe, Texts, Workbench, fit_probe
 from sae_core.analysis.spurious.tasks import SpuriousTask, draw_split
 from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.progress import Progress, Tick, silent
 
 ABLATED = (2, 5, 10, 20, 50, 100, 500)
@@ -87,7 +88,7 @@ def pool_task(
         device: Where to encode.
         progress: Told about texts.
     """
-    like = ensembles.get("single") or next(iter(ensembles.values()))
+    like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
     random = random_dictionary(like[0], sample_BD.to(device), seed=(seed + 2**31) % 2**32)
     methods = {**ensembles, RANDOM: Ensemble([random], wiring="parallel", method=RANDOM)}
     texts = len(task.texts)

@@ -18,6 +18,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_json, write_table
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.machine.device import resolve_device
+from sae_core.foundation.methods import REFERENCE, REPEATS
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import KNOWN, RunSettings
@@ -136,10 +137,10 @@ def _single_as_often(runs: Sequence[Run], names: Sequence[str], device: str) -> 
     An ensemble's feature is compared with all members of the other runs, that of one SAE with one SAE of each. So here
     the single SAE of each run is compared with all members of the others' bags, which are such SAEs.
     """
-    if not {"single", "bagged"} <= set(names) or not members_are_retrains(runs[0].settings):
+    if not {REFERENCE, REPEATS} <= set(names) or not members_are_retrains(runs[0].settings):
         return None
-    singles = [Atoms(*load_dictionaries(run.ensemble("single"), device)) for run in runs]
-    bags = [load_dictionaries(run.ensemble("bagged"), device) for run in runs]
+    singles = [Atoms(*load_dictionaries(run.ensemble(REFERENCE), device)) for run in runs]
+    bags = [load_dictionaries(run.ensemble(REPEATS), device) for run in runs]
     pools = [Atoms(*(atoms for bag in bags[:s] + bags[s + 1 :] for atoms in bag)) for s in range(len(runs))]
     seed = runs[0].settings.training.seed
     nulls = [random_best(len(one), len(pool), one.d_in, seed=seed) for one, pool in zip(singles, pools, strict=True)]

@@ -11,12 +11,13 @@ from sae_core.activations.origins.known.drawing import known_activations
 from sae_core.analysis.shared.bootstrap import ABOVE
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.shared.seeds import difference, over_seeds
-from sae_core.analysis.shared.terms import RANDOM, RANDOM_STAGES
+from sae_core.analysis.shared.terms import RANDOM
 from sae_core.analysis.shared.trained import trained_ensembles
 from sae_core.analysis.truth.files import CAP, STAGE, read_truth
 from sae_core.analysis.truth.scores import RANDOM_FIGURES, measure_truth
 from sae_core.foundation.files.whole_files import write_json, write_table
 from sae_core.foundation.machine.device import resolve_device
+from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import BASELINES
 from sae_core.foundation.numbers import signed
 from sae_core.foundation.progress import Progress, silent

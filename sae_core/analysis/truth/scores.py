@@ -20,7 +20,6 @@ from sae_core.analysis.reconstruction.control import control_figures, controls_o
 from sae_core.analysis.reconstruction.reconstruction import Moments, Totals, defined, explained_above
 from sae_core.analysis.shared.codes import BLOCK, Encoders
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS, random_twin
-from sae_core.analysis.shared.terms import control_name
 from sae_core.analysis.truth.files import recall_cap
 from sae_core.analysis.truth.firing import detect_features, latent_figures
 from sae_core.analysis.truth.intervals import truth_intervals
@@ -34,6 +33,7 @@ from sae_core.analysis.truth.matching import (
     nearness,
 )
 from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.methods import control_name
 from sae_core.foundation.progress import Progress, Tick, silent
 
 COLUMNS = (

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from sae_core.foundation.errors import UserError, short
-from sae_core.foundation.methods import EXPANDED, LONG, METHODS, Method
+from sae_core.foundation.methods import BY_DEFAULT, EVERY, MethodName, in_words
 from sae_core.foundation.settings import bounds
 from sae_core.foundation.settings.toml_files import read_toml
 
@@ -109,10 +109,7 @@ class SAESettings(_Settings):
 class TrainingSettings(_Settings):
     """How the members are trained."""
 
-    methods: tuple[Method, ...] = METHODS
-    """Ensembles to train: single, bagged, boosted, expanded (one SAE of the members' total width), expanded_l0 (one of
-    their total width and total k, for topk and batchtopk); and single_long, expanded_long, expanded_l0_long: the same
-    SAE for as many times the steps as there are members, as many as boosted stages take together."""
+    methods: tuple[MethodName, ...] = Field(default=BY_DEFAULT, description=f"Ensembles to train: {in_words()}.")
     members: bounds.Positive = 4
     """J, the number of members of the bagged and of the boosted ensemble; an expanded SAE is J times as wide."""
     tokens: bounds.Tokens = 1_200_000
@@ -293,12 +290,19 @@ class RunSettings(_Settings):
 
     @model_validator(mode="after")
     def _l0_can_be_set(self) -> Self:
-        named = [method for method in self.training.methods if LONG.get(method, method) == "expanded_l0"]
+        named = [method for method in self.training.methods if EVERY[method].needs_fixed_l0]
         if named and self.sae.architecture not in SELECTING:
             raise ValueError(
                 f"training.methods names {named[0]}, but the L0 of {self.sae.architecture} follows from a penalty and "
                 "cannot be set; leave it out, or set sae.architecture to topk or batchtopk"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _methods_can_be_trained(self) -> Self:
+        for method in self.training.methods:
+            if fault := EVERY[method].fault(self):
+                raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -321,16 +325,11 @@ class RunSettings(_Settings):
             raise ValueError("training.residuals is cached, which needs data.storage to be disk")
         return self
 
-    def sae_of(self, method: Method) -> SAESettings:
-        """The SAE of a method: an expanded one is as wide as all members together, expanded_l0 has their k, too."""
-        if method not in EXPANDED:
-            return self.sae
-        method = LONG.get(method, method)
-        members, changed = self.training.members, {}
-        changed["width"] = members * self.sae.width
-        if method == "expanded_l0":
-            changed["k"] = sum(self.training.member_k or [self.sae.k] * members)
-        return self.sae.model_copy(update=changed)
+    def sae_of_member(self, number: int) -> SAESettings:
+        """The SAE of a member of the bagged ensemble, or of a stage of the boosted one, with its own settings."""
+        given = {used: getattr(self.training, name) for name, used in MEMBER_SETTINGS.items()}
+        own = {used: given[used][number] for used in ("k", "sparsity") if given[used] is not None}
+        return self.sae.model_copy(update=own)
 
 
 def load_settings(

@@ -224,7 +224,7 @@ class _Calibration:
 
     def _index(self, cache: ActivationCache, seconds: float) -> Callable[[int], float]:
         def measure(width: int) -> float:
-            ensemble = Ensemble([self._finished(width, cache)], wiring="parallel", method="single")
+            ensemble = Ensemble([self._finished(width, cache)], wiring="parallel")
             path, tokens = self.folder / "index" / "activations.safetensors", min(2 * _BLOCK, cache.rows)
             build = lambda: build_index(ensemble, cache.read, tokens, path)  # noqa: E731
             return self._repeated(build, seconds) / tokens

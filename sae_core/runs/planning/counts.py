@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from sae_core.foundation.methods import Method
 from sae_core.training.operations import SAEShape
 
 
@@ -21,7 +20,7 @@ class Counted:
         tokens: How many tokens they have read.
     """
 
-    method: Method
+    method: str
     members: Sequence[SAEShape]
     tokens: int
 

@@ -13,7 +13,7 @@ from sae_core.analysis.cost.cost import REPEATS, TIMED_TOKENS
 from sae_core.analysis.reconstruction.reconstruction import IDENTITY_TOKENS
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.similarity.cosines import HELD_CELLS, SAMPLED
-from sae_core.foundation.methods import Method
+from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.settings.sections import EMBEDDED
 from sae_core.runs.planning.counts import Counted
 from sae_core.runs.planning.index_stages import kept_memory
@@ -50,10 +50,9 @@ def stages_of_evaluating(work: Work) -> list[Stage]:
     return [stage(work) for stage in EVALUATING.values()]
 
 
-def controlled(work: Work) -> list[Method]:
+def controlled(work: Work) -> list[str]:
     """The methods with later stages, which are measured beside random ones."""
-    training = work.settings.training
-    return [method for method in training.methods if method == "boosted" and training.members > 1]
+    return [method for method in work.settings.training.methods if work.stages_of(method) > 1]
 
 
 def distinct_members(work: Work) -> list[SAEShape]:
@@ -128,11 +127,11 @@ def _concepts(work: Work) -> Stage:
     tokens = round(texts * CUT * min(settings.tokens_per_text, rates.tokens_per_text))
     # A random dictionary imitates a member; the first stage of a control is the trained one.
     controls = [work.members(method)[1:] for method in controlled(work)]
-    members = [*distinct_members(work), work.sae("single"), *(member for each in controls for member in each)]
+    members = [*distinct_members(work), *work.members(REFERENCE), *(member for each in controls for member in each)]
     counts, ensembles = len(set(settings.concept_features)), work.ensembles()
     several = sum(len(ensemble) for ensemble in ensembles if len(ensemble) > 1)
     fits = PROBLEMS * (2 * counts * (len(ensembles) + len(controls) + 1) + 2 + STEPS * several)
-    coefficients = tokens * sum(Counted("single", members, 1).active) // 2  # of those of a text, many are one feature's
+    coefficients = tokens * sum(Counted(REFERENCE, members, 1).active) // 2  # many are one feature's in a text
     return Stage(
         "evaluate concepts",
         "evaluate",

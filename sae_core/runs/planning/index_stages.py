@@ -93,7 +93,7 @@ def _index(work: Work, counted: Counted) -> Stage:
     tokens, d_in = counted.tokens, work.shape.d_model
     # Each process encodes and sorts its part of the tokens; a boosted stage also takes off what those before it say.
     seconds = sum(tokens * work.rates.index[member.width] for member in counted.members)
-    if counted.method == "boosted":
+    if work.stages_of(counted.method) > 1:
         seconds += tokens * sum(counted.active[:-1]) * d_in * ROW * work.rates.pace.one
     return Stage(
         "index",
@@ -136,7 +136,7 @@ def _together(work: Work, counted: Counted) -> Stage:
 
 def _matching(work: Work) -> float:
     """Seconds to match two members by atoms."""
-    return work.rates.assign + 2 * work.shape.d_model * work.sae("bagged").width ** 2 * work.rates.flop
+    return work.rates.assign + 2 * work.shape.d_model * work.settings.sae.width**2 * work.rates.flop
 
 
 def _match(work: Work, counted: Counted) -> Stage:
@@ -237,7 +237,7 @@ def _suggest(work: Work, counted: Counted) -> Stage:
 
 
 def _energy(work: Work, counted: Counted) -> Stage:
-    if counted.method != "boosted" or len(counted.members) == 1:
+    if work.stages_of(counted.method) == 1:
         return Stage("energy", "index", seconds=0.0)
     tokens, d_in = min(counted.tokens, SAMPLE), work.shape.d_model
     # Every stage encodes, decodes and multiplies its atoms with two residuals.

@@ -9,7 +9,7 @@ from typing import Any
 
 from sae_core.activations.origins.language_model.model.finding_shape import find_shape
 from sae_core.foundation.machine.device import resolve_device
-from sae_core.foundation.methods import EXPANDED
+from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs.planning.evaluation_stages import stages_of_evaluating
@@ -140,7 +140,8 @@ class RunPlan:
                 found.append("--set data.storage=stream keeps no activations of the training text on disk")
                 found.append("a smaller data.train_tokens keeps fewer of them and goes over them more often")
             residuals = residual_bytes(self.work.rows, self.work.shape.d_model)
-            if any(stage.temporary >= residuals for stage in self.stages if stage.name == "train boosted"):
+            staged = [f"train {name}" for name in settings.training.methods if self.work.stages_of(name) > 1]
+            if any(stage.temporary >= residuals for stage in self.stages if stage.name in staged):
                 found.append("--set training.residuals=recomputed keeps no residuals")
             found.append("a smaller data.index_tokens makes a smaller index")
         if fits["memory"] is False or fits["gpu_memory"] is False:
@@ -148,7 +149,7 @@ class RunPlan:
                 "torchrun on more GPUs or machines, over which members are spread (--processes plans for them)"
             )
             found.append("a smaller --width, or a smaller training.batch_size")
-            if wide := [method for method in EXPANDED if method in settings.training.methods]:
+            if wide := [name for name in settings.training.methods if EVERY[name].size]:
                 found.append(f"--methods without {' and '.join(wide)}, which is as wide as all members together")
         return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
-from sae_core.foundation.methods import Method
+from sae_core.foundation.methods import EVERY
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs.planning.machines import Machine
 from sae_core.runs.planning.pace import AS_MEASURED, COMPILED, Pace
@@ -92,18 +92,16 @@ class Rates:
     remarks: list[str] = field(default_factory=list)
 
 
-def trained_groups(settings: RunSettings, method: Method, processes: int = 1) -> list[Group]:
+def trained_groups(settings: RunSettings, method: str, processes: int = 1) -> list[Group]:
     """What the first of some processes trains for a method, one group a pass; a bag counts as one pass."""
-    training, width = settings.training, settings.sae.width
-    pipelined = method == "boosted" and training.boosting == "pipelined"
-    if method == "boosted" and not pipelined:
-        own = training.member_k or [settings.sae.k] * training.members
-        return [Group(1, width, None if k == settings.sae.k else k, split=processes > 1) for k in own]
-    together = training.members if method == "bagged" or pipelined else 1
-    split = processes > 1 and (pipelined or together < processes)
-    sae = settings.sae_of(method)
-    k = None if sae.k == settings.sae.k else sae.k
-    return [Group(together if split else -(-together // processes), sae.width, k, split=split)]
+    training, layout = settings.training, EVERY[method].layout(settings)
+    saes, usual = [one.sae for one in layout.ones()], settings.sae.k
+    pipelined = layout.stages > 1 and training.boosting == "pipelined"
+    if layout.stages > 1 and not pipelined:
+        return [Group(1, sae.width, None if sae.k == usual else sae.k, split=processes > 1) for sae in saes]
+    split = processes > 1 and (pipelined or len(saes) < processes)
+    k = None if len(saes) > 1 or saes[0].k == usual else saes[0].k
+    return [Group(len(saes) if split else -(-len(saes) // processes), saes[0].width, k, split=split)]
 
 
 def needed_steps(settings: RunSettings, processes: int = 1) -> list[Group]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
-from sae_core.foundation.methods import Method
+from sae_core.foundation.methods import EVERY, REPEATS, has_stages
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs.planning.machines import Machine
 from sae_core.runs.planning.rates import Group, Rates, trained_groups
@@ -102,7 +102,7 @@ class Work:
         settings, machine = self.settings, self.machine
         if self.streamed or settings.data.shuffle != "auto":
             return not self.streamed and settings.data.shuffle == "disk"
-        residuals = "boosted" in settings.training.methods and settings.training.residuals != "recomputed"
+        residuals = has_stages(settings) and settings.training.residuals != "recomputed"
         drawn = self.rows * self.shape.d_model * (FLOAT if residuals else ITEM[settings.data.dtype])
         memory = machine.host_memory if machine.gpu else machine.memory
         room = machine.disk is None or machine.disk - self.places * self.drawn_bytes > drawn
@@ -144,16 +144,14 @@ class Work:
         """The model's weights while it is loaded: all of them, also those behind the layer."""
         return self.shape.weights() * (2 if self.machine.gpu else FLOAT)
 
-    def sae(self, method: Method) -> SAEShape:
-        """A member of a method's ensemble."""
-        return SAEShape.of(self.settings, self.shape.d_model, method)
+    def members(self, method: str) -> list[SAEShape]:
+        """All SAEs of a method's ensemble."""
+        ones = EVERY[method].layout(self.settings).ones()
+        return [SAEShape.of(one.sae, self.shape.d_model) for one in ones]
 
-    def members(self, method: Method) -> list[SAEShape]:
-        """All members of a method's ensemble."""
-        training, sae = self.settings.training, self.sae(method)
-        if method not in ("bagged", "boosted"):
-            return [sae]
-        return [replace(sae, k=k) for k in training.member_k or [sae.k] * training.members]
+    def stages_of(self, method: str) -> int:
+        """SAEs of a method's ensemble that learn one after another."""
+        return EVERY[method].layout(self.settings).stages
 
     @property
     def side_by_side(self) -> int:
@@ -161,11 +159,11 @@ class Work:
         training, device = self.settings.training, torch.device("cuda" if self.machine.gpu else "cpu")
         processes = Processes()
         processes.size = self.processes
-        plan = Plan("bagged", self.steps, self.batch, 1, training.seed, device, processes=processes)
+        plan = Plan(REPEATS, self.steps, self.batch, 1, training.seed, device, processes=processes)
         fitting = fitting_members(self.settings, plan, self.shape.d_model, free=self.machine.memory)
         return min(training.group or fitting, training.members)
 
-    def groups(self, method: Method) -> list[Group]:
+    def groups(self, method: str) -> list[Group]:
         """What a process trains side by side for a method, pass by pass."""
         return trained_groups(self.settings, method, self.processes)
 

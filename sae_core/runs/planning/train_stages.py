@@ -9,9 +9,9 @@ from sae_core.activations.origins.language_model.streaming import SHUFFLE_BYTES
 from sae_core.activations.store.cache import SHARD_BYTES
 from sae_core.activations.store.piles import DEALT_AT_ONCE, MAX_PILES, PILE_BYTES
 from sae_core.activations.store.shuffle import PILES_AT_ONCE
-from sae_core.foundation.methods import TRAINING_ORDER, Method, times_the_steps
+from sae_core.foundation.methods import EVERY, TRAINING_ORDER
 from sae_core.runs.planning.stages import ITEM, Stage, Work, cache_bytes
-from sae_core.training.members import starts_as_single
+from sae_core.training.members import starts_alike
 from sae_core.training.operations import (
     FLOAT,
     Boosting,
@@ -90,17 +90,18 @@ def _shuffle(work: Work) -> Stage:
     return Stage("shuffle on disk", "train", seconds, memory=memory, mapped=mapped, temporary=work.dealt_bytes)
 
 
-def _train(work: Work, method: Method) -> Stage:
-    sae, members = work.sae(method), work.members(method)
-    boosting = _boosting(work) if method == "boosted" else None
+def _train(work: Work, method: str) -> Stage:
+    members, stages = work.members(method), work.stages_of(method)
+    sae = max(members, key=lambda each: each.k)
+    boosting = _boosting(work) if stages > 1 else None
     shared = is_shared(work, method)
     groups = work.groups(method)[shared:]
-    times = times_the_steps(method, work.settings.training.members)
+    times = EVERY[method].times_the_steps(work.settings)
     tokens = times * work.trained_tokens
     passes, split = len(groups), work.groups(method)[0].split
     seconds = times * work.steps * sum(work.rates.step[group] for group in groups)
     together = work.groups(method)[0].members
-    if method == "bagged":
+    if stages == 1 < len(members):
         passes = -(-len(members) // work.side_by_side)
         together = work.side_by_side if split else -(-work.side_by_side // work.processes)
     seconds += _checkpoints(work, together, sae, seconds, times * passes)
@@ -133,7 +134,7 @@ def help_flops(work: Work, *, share: float) -> int:
     if not settings.sae.aux_coefficient:
         return 0
     for method in settings.training.methods:
-        trained = work.trained_tokens * times_the_steps(method, settings.training.members)
+        trained = work.trained_tokens * EVERY[method].times_the_steps(settings)
         tokens = max(0, trained - settings.sae.dead_after_tokens)
         members = work.members(method)[is_shared(work, method) :]
         flops += sum(tokens * member.help_flops(round(share * member.width)) for member in members)
@@ -145,28 +146,27 @@ def noise_null(work: Work) -> tuple[float, int] | None:
 
     That are two SAEs for each boosted stage but the first, on noise of which every number is drawn and mixed anew.
     """
-    training = work.settings.training
-    if "boosted" not in training.methods or training.members < 2:
-        return None
-    groups, members = work.groups("boosted"), work.members("boosted")
-    # Stages that are trained side by side share a step among them.
-    later = (len(members) - 1) / len(members)
-    seconds = 2 * later * work.steps * sum(work.rates.step[group] for group in groups)
-    mixing = 2 * work.shape.d_model**2
-    flops = 2 * sum(work.trained_tokens * (member.step_flops + mixing) for member in members[1:])
-    mixed = 2 * len(members[1:]) * work.trained_tokens * mixing * work.rates.flop
-    return work.places * (seconds + mixed), work.places * flops
+    seconds, flops, mixing = 0.0, 0, 2 * work.shape.d_model**2
+    staged = [method for method in work.settings.training.methods if work.stages_of(method) > 1]
+    for method in staged:
+        groups, members = work.groups(method), work.members(method)
+        # Stages that are trained side by side share a step among them.
+        later = (len(members) - 1) / len(members)
+        seconds += 2 * later * work.steps * sum(work.rates.step[group] for group in groups)
+        seconds += 2 * len(members[1:]) * work.trained_tokens * mixing * work.rates.flop
+        flops += 2 * sum(work.trained_tokens * (member.step_flops + mixing) for member in members[1:])
+    return (work.places * seconds, work.places * flops) if staged else None
 
 
-def is_shared(work: Work, method: Method) -> bool:
+def is_shared(work: Work, method: str) -> bool:
     """Whether another method has trained the first member already."""
-    training, alike = work.settings.training, starts_as_single(work.settings)
-    wanted = training.methods
-    if method not in ("single", "boosted") or (method == "boosted" and training.boosting != "sequential"):
+    settings, own = work.settings, EVERY[method]
+    if work.stages_of(method) > 1 and settings.training.boosting != "sequential":
         return False
-    if method == "single":
-        return "bagged" in wanted and alike
-    return "bagged" in wanted or ("single" in wanted and alike)
+    first, wanted = next(own.layout(settings).ones()), set(own.first_from) & set(settings.training.methods)
+    return any(
+        starts_alike(settings, first, theirs) for other in wanted for theirs in EVERY[other].layout(settings).ones()
+    )
 
 
 def _boosting(work: Work) -> Boosting:

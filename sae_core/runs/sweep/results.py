@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from sae_core.analysis.shared.seeds import mean_interval, within
-from sae_core.analysis.shared.terms import RANDOM_STAGES
 from sae_core.analysis.summary import by_ensemble, summarize
 from sae_core.foundation.files.whole_files import read_object
+from sae_core.foundation.method import RANDOM_STAGES
+from sae_core.foundation.methods import EVERY
 from sae_core.foundation.run import Run
 from sae_core.runs.sweep.combinations import Sweep, Values
 
@@ -68,8 +69,8 @@ def _one_sae(run: Run) -> dict[str, float | None] | None:
     """What one SAE of a run explains, and costs: the single one, or else the first member of an ensemble."""
     figures = read_object(run.evaluation("reconstruction"), ensembles=dict)["ensembles"]
     costs = by_ensemble(read_object(run.evaluation("cost"))) if run.evaluation("cost").exists() else {}
-    for name in ("single", "bagged", "boosted"):
-        if name in figures:
+    for name in figures:
+        if name in EVERY and EVERY[name].starts_with_one(run.settings):
             first = figures[name]["by_members"][0]
             cost = (costs.get(name, {}).get("by_members") or [{}])[0]
             return {

@@ -14,7 +14,7 @@ from sae_core.analysis.truth.files import STAGE as TRUTH
 from sae_core.analysis.truth.runs import score_run
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import resolve_device
-from sae_core.foundation.methods import LONG, times_the_steps
+from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import KNOWN, RunSettings
@@ -153,10 +153,10 @@ def training_bytes(settings: RunSettings, d_in: int) -> int:
     """
     most, training = 0, settings.training
     for method in training.methods:
-        sae = SAEShape.of(settings, d_in, method)
-        members = training.members if method in ("bagged", "boosted") else 1
-        gradients = members * sae.kept_gradient_bytes
-        most = max(most, checkpoint_bytes([sae] * members) + gradients + sae.plain_step_bytes(training.batch_size))
+        members = [SAEShape.of(one.sae, d_in) for one in EVERY[method].layout(settings).ones()]
+        gradients = sum(sae.kept_gradient_bytes for sae in members)
+        step = max(sae.plain_step_bytes(training.batch_size) for sae in members)
+        most = max(most, checkpoint_bytes(members) + gradients + step)
     return most
 
 
@@ -205,12 +205,11 @@ class _Whole:
 
 def _weight(settings: RunSettings) -> float:
     """How much there is to train, in features times tokens."""
-    training = settings.training
-    saes = sum(
-        (1 if LONG.get(method, method) == "single" else training.members) * times_the_steps(method, training.members)
-        for method in training.methods
+    methods = [EVERY[name] for name in settings.training.methods]
+    features = sum(
+        method.times_the_steps(settings) * one.sae.width for method in methods for one in method.layout(settings).ones()
     )
-    return float(saes * settings.sae.width * training.tokens)
+    return float(features * settings.training.tokens)
 
 
 def summed_failures(failures: Mapping[str, str], runs: int) -> str:

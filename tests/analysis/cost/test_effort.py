@@ -11,12 +11,12 @@ from sources import TensorSource
 
 from sae_core.analysis.cost.effort import Effort, at_equal, effort_of, steps_taken
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.methods import LONG, METHODS, headed
+from sae_core.foundation.methods import BY_DEFAULT, EVERY, headed
 from sae_core.foundation.run import EVALUATION_STAGES, Run
 from sae_core.report.baselines import at_equal_cost
 from sae_core.training import train_run
 
-ALL = (*METHODS, "expanded_l0", "expanded_l0_long")
+ALL = (*BY_DEFAULT, "expanded_l0", "expanded_l0_long")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,9 @@ def test_a_long_baseline_is_the_same_sae_for_as_many_steps_as_all_stages_take(ru
     mine, theirs = weights(run), weights(other)
     for name, tensor in theirs.items():
         assert torch.equal(mine[name.replace("expanded_l0", "expanded_l0_long")], tensor), name
-    assert all(run.settings.sae_of(one) == run.settings.sae_of(same) for one, same in LONG.items())
+    long = [method for method in EVERY.values() if method.long_form_of]
+    assert [method.long_form_of for method in long] == ["single", "expanded", "expanded_l0"]
+    assert all(method.layout(run.settings) == EVERY[method.long_form_of].layout(run.settings) for method in long)
 
 
 def test_further_methods_are_added_to_a_run_and_then_to_be_evaluated(run: Run, tmp_path: Path) -> None:

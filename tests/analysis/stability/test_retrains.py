@@ -16,7 +16,7 @@ from sae_core.analysis.summary import as_text, summarize
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table
-from sae_core.foundation.methods import METHODS
+from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import EVALUATION_STAGES, Run
 from sae_core.foundation.settings.sections import load_settings
 from sae_core.runs import whole_way as pipeline
@@ -39,7 +39,7 @@ def member(seed: int, width: int = N) -> TopKSAE:
 
 
 def write_run(
-    path: Path, seed: int, *, methods: tuple[str, ...] = METHODS, text: str = "same", **settings: object
+    path: Path, seed: int, *, methods: tuple[str, ...] = BY_DEFAULT, text: str = "same", **settings: object
 ) -> Run:
     overrides = {"sae.width": N, "sae.k": 3, "training.members": J, "training.device": "cpu", "training.seed": seed}
     run = Run.create(path, load_settings(overrides=overrides | settings))
@@ -69,9 +69,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 def test_every_ensemble_is_compared_as_a_whole_over_all_runs(runs: list[Run]) -> None:
     found = read_json(runs[0].evaluation("stability"))
     assert found["runs"] == [{"run": f"seed_{seed:02d}", "seed": seed} for seed in range(3)]
-    assert list(found["ensembles"]) == list(METHODS)
+    assert list(found["ensembles"]) == list(BY_DEFAULT)
     table = read_table(runs[0].evaluation_table("stability"))
-    for name in METHODS:
+    for name in BY_DEFAULT:
         ensembles = [load_ensemble(run.ensemble(name)) for run in runs]
         figures, features = measure_stability([ensemble.dictionary.detach() for ensemble in ensembles])
         own = {key: found["ensembles"][name][key] for key in figures}

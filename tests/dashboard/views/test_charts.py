@@ -125,7 +125,7 @@ def test_accuracy_over_features_has_a_line_a_method_and_a_level_one_for_all_dime
     assert list(lines["raw activation, all dimensions"].y) == pytest.approx([0.9, 0.9])
     assert (list(lines["single"].x), list(lines["single"].y)) == ([1, 10], pytest.approx([0.75, 0.85]))
     assert (list(lines["bagged"].x), list(lines["expanded (same L0)"].x)) == ([1], [10])
-    assert lines["expanded (same L0)"].line.color == colors.METHODS["expanded_l0"]
+    assert lines["expanded (same L0)"].line.color == colors.method_color("expanded_l0")
     assert concepts.by_features(table, 0.5).layout.shapes[0].y0 == 0.5
     assert not concepts.by_features(table, None).layout.shapes
 
@@ -151,7 +151,7 @@ def test_overview_charts_hold_the_figures() -> None:
     steps = [{"members": 1, "explained_variance": 0.8}, {"members": 2, "explained_variance": 0.9}]
     chart = by_members({"bagged": {"by_members": steps}, "single": {"members": 1, "explained_variance": 0.8}})
     assert list(chart.data[0].y) == [0.8, 0.9]
-    assert chart.data[0].line.color == colors.METHODS["bagged"]
+    assert chart.data[0].line.color == colors.method_color("bagged")
     losses = by_members(
         {"old": {"by_members": steps}, "new": {"members": 3, "kl_recovered": 0.7}}, "kl_recovered", "KL"
     )

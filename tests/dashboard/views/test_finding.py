@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import html, open_page
+from app_pages import html, info, open_page
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
@@ -19,7 +19,6 @@ from dashboard.shared.filters import Filters
 from dashboard.shared.pins import MOST, Pin
 from dashboard.shared.reads import finding, opening, tables, typed_text
 from dashboard.shared.reads.finding import Ranking
-from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.features import rows as feature_rows
 from dashboard.views.map import data
 from dashboard.views.pinned.side_by_side import Beside, side_by_side
@@ -33,8 +32,8 @@ from sae_core.foundation.run import Run
 from sae_core.labels import LabelStore
 
 INFOS = {
-    "bagged": EnsembleInfo("bagged", "bagged", "parallel", (24, 24), (0.5, 0.5)),
-    "odd.name": EnsembleInfo("odd.name", "odd.name", "parallel", (10,), (1.0,)),
+    "bagged": info("bagged", 24, 24),
+    "odd.name": info("odd.name", 10),
 }
 
 

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from app_pages import html, open_page, save
+from app_pages import html, info, open_page, save
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
 from dashboard.shared import label_tables
-from dashboard.shared.reads.opening import EnsembleInfo
 from sae_core.analysis.similarity.pair_scores import atom_cosines
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_table
@@ -20,7 +19,7 @@ from sae_core.foundation.machine import environment as variables
 from sae_core.foundation.run import Run
 from sae_core.labels import Change, Conflict, Edit, Label, LabelStore, Source, Step
 
-INFO = EnsembleInfo("bagged", "bagged", "parallel", (8, 8, 4), (1.0, 1.0, 1.0))
+INFO = info("bagged", 8, 8, 4)
 
 
 def label(feature: int, text: str, note: str = "", source: Source | None = None, version: int = 1) -> Label:
