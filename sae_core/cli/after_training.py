@@ -1,4 +1,4 @@
-"""The commands index and evaluate, which go on where train has ended."""
+"""The commands index and evaluate, for runs that are trained."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from sae_core.runs import whole_way as pipeline
 
 
 def index(run: RunPath, as_json: AsJson = False) -> None:
-    """Index every activation by feature, match features over members and map the atoms, for the dashboard.
+    """Prepare a run for the dashboard: index every activation by feature, match features across members, map the atoms.
 
-    Started by torchrun (torchrun --nproc-per-node 2 -m sae_core index RUN), several processes share the indexing.
+    With torchrun (torchrun --nproc-per-node 2 -m sae_core index RUN), several processes share the indexing.
     """
     with started_together() as processes:
         opened = processes.together(lambda: trained_runs(run)) if processes else trained_runs(run)
@@ -51,12 +51,12 @@ def index(run: RunPath, as_json: AsJson = False) -> None:
 
 
 def _identity(task: str) -> str:
-    """What tells a task from others: the name of a public data set, or the whole path of a file."""
+    """The identity of a task: the name of a public data set, or the full path of a file."""
     return task if task in PUBLIC_SETS else str(Path(task).resolve())
 
 
 def _require(run: Run, tasks: list[str], folder: Path | None, retrains: list[Path], columns: dict[str, str]) -> None:
-    """Refuse tasks and retrains that could not be measured."""
+    """Refuse tasks and retrained runs that cannot be measured."""
     for name in tasks:
         if name in PUBLIC_SETS:
             pipeline.require_public(run, name, folder)
@@ -71,7 +71,7 @@ def evaluate(
     task: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also detect the labels in this CSV, JSONL or Parquet file, or those of a public data set "
+            help="Also detect the labels of this CSV, JSONL or Parquet file, or of a public data set "
             f"({', '.join(PUBLIC_SETS)}); repeatable."
         ),
     ] = None,
@@ -79,26 +79,27 @@ def evaluate(
     label_column: Annotated[str, typer.Option(help="Column of --task that holds the label.")] = "label",
     task_texts: Annotated[
         int,
-        typer.Option(min=40, max=10**8, help="Training texts per concept of a public data set; for testing a quarter."),
+        typer.Option(
+            min=40, max=10**8, help="Training texts per concept of a public data set; a quarter as many test."
+        ),
     ] = PUBLIC_TEXTS,
     task_folder: Annotated[
         Path | None,
-        typer.Option(
-            help="Copies of public data sets in folders of their ids (LabHC/bias_in_bios), in place of the hub."
-        ),
+        typer.Option(help="Folder of copies of public data sets, in folders of their ids (LabHC/bias_in_bios)."),
     ] = None,
     retrain: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Also measure how stable the features are over this run, which is RUN trained with another seed (or a "
-            "folder of such runs); repeatable."
+            help="Also measure how stable the features are over trainings: compare RUN with this run, which differs "
+            "in its seed alone (or with a folder of such runs); repeatable."
         ),
     ] = None,
     noise_null: Annotated[
         bool,
         typer.Option(
-            help="With --retrain and a boosted ensemble: also train two SAEs a later stage on Gaussian noise of its "
-            "residual's mean and covariance, as the null of its stability. Takes up to twice as long as training did."
+            help="With --retrain and a boosted ensemble: also train two SAEs per later stage on Gaussian noise with "
+            "the mean and covariance of its residual, as the null of its stability. Takes up to twice as long as "
+            "training."
         ),
     ] = True,
     as_json: AsJson = False,
@@ -114,7 +115,7 @@ def evaluate(
         raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")
     columns = {"text_column": text_column, "label_column": label_column}
     with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
-        # What is wrong with a file is said before hours of measuring, not after them.
+        # Report a bad file before hours of measuring, not after them.
         for each in opened:
             _require(each, task or [], task_folder, retrain or [], columns)
         for each in opened:

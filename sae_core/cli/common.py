@@ -1,4 +1,4 @@
-"""What commands share: arguments, opening runs, several processes, Ctrl-C, and printing what came out."""
+"""Shared parts of commands: arguments, opening runs, several processes, Ctrl-C, printing results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sae_core.training.processes import Processes
 
 MOST_SEEDS = 10_000
-"""More than an interval can need."""
+"""The largest number of bootstrap samples; no interval needs more."""
 STOPPED = 130
 """Exit code after Ctrl-C."""
 
@@ -41,17 +41,17 @@ AllowHost = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Name under which people reach the dashboard besides --host and localhost, such as that of a proxy; "
-        "repeatable. Requests for any other are refused.",
+        help="A further name under which people reach the dashboard, besides --host and localhost, such as a proxy's; "
+        "repeatable. Requests for any other name are refused.",
     ),
 ]
 Labels = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Database that people share for the labels of all runs, as SQLAlchemy writes it: "
-        "postgresql://NAME@HOST/DATABASE. Without it labels lie in the run folder. A password is better given in the "
-        "variable, where no list of processes shows it.",
+        help="SQLAlchemy address of a database for the labels of all runs, shared by a team: "
+        "postgresql://NAME@HOST/DATABASE. Without it, labels are kept in the run folder. Give a password in the "
+        "environment variable, since a list of processes shows options.",
         envvar=variables.LABELS,
         show_default=False,
     ),
@@ -59,14 +59,14 @@ Labels = Annotated[
 
 
 def open_or_create(path: Path, chosen: Chosen, *, start: RunSettings | None = None) -> Run:
-    """The run at ``path``, made if there is none. What is not given is as in a begun run, else as in ``start``."""
+    """Open the run at ``path``, or make it. Settings not given come from an existing run, else from ``start``."""
     if not chosen and is_run(path):
         return Run.open(path)
     return Run.create(path, settings_for(path, chosen, start))
 
 
 def settings_for(path: Path, chosen: Chosen, start: RunSettings | None = None) -> RunSettings:
-    """The settings of a run at ``path``, whether it is there or not, with those that were chosen."""
+    """The settings of the run at ``path``, existing or not, with the chosen ones applied."""
     there = Run.open(path) if is_run(path) else None
     if there and not chosen:
         return there.settings
@@ -75,10 +75,10 @@ def settings_for(path: Path, chosen: Chosen, start: RunSettings | None = None) -
 
 
 def trained_runs(path: Path) -> list[Run]:
-    """The run at ``path``, or the runs in that folder.
+    """Open the run at ``path``, or the runs in that folder.
 
     Raises:
-        UserError: If one of them has no trained ensemble.
+        UserError: If a run has no trained ensemble.
     """
     runs = [Run.open(found) for found in (find_runs(path) if holds_runs(path) else [path])]
     for run in runs:
@@ -89,7 +89,7 @@ def trained_runs(path: Path) -> list[Run]:
 
 @contextmanager
 def started_together() -> Iterator[Processes | None]:
-    """The processes that torchrun has started, if it has. The first one's errors are said by `cli.main`."""
+    """Join the processes that torchrun has started; None without torchrun. `cli.main` prints the first one's errors."""
     if launch.processes() == 1:
         yield None
         return
@@ -105,13 +105,13 @@ def started_together() -> Iterator[Processes | None]:
 
 
 def command_line(*words: object) -> str:
-    """A command line to copy."""
+    """Return a command line that people can copy."""
     return shlex.join(["sae-ensemble", *map(str, words)])
 
 
 @contextmanager
 def stoppable(command: str) -> Iterator[None]:
-    """Ctrl-C ends the work with a sentence that says how to go on."""
+    """End a block on Ctrl-C with a sentence that says how to continue."""
     try:
         yield
     except KeyboardInterrupt:
@@ -120,24 +120,24 @@ def stoppable(command: str) -> Iterator[None]:
 
 
 def about_text(run: Run) -> list[str]:
-    """What text a run asked for and got, and what to do where that is too little."""
+    """Say which text a run asked for and got, and what to do if the text is too short."""
     facts = run.facts("corpus")
     said = (asked_and_got(run.settings, facts), what_is_short(run.settings, facts), *facts.get("remarks", ()))
     return [text for text in said if text]
 
 
 def facts_by_run(runs: list[Run], stage: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """What was recorded of a stage such as ``train``, for each ensemble of each run."""
+    """The recorded facts of a stage such as ``train``, for each ensemble of each run."""
     return {run.name: {folder.name: run.facts(f"{stage}/{folder.name}") for folder in run.ensembles()} for run in runs}
 
 
 def print_by_run(values: dict[str, Any]) -> None:
-    """JSON of one run as it is, and of several by their names."""
+    """Print the JSON of one run plainly, and the JSON of several runs by name."""
     console.print_json(values if len(values) > 1 else next(iter(values.values())))
 
 
 def summary(run: Run) -> list[dict[str, Any]]:
-    """The main figures of a run, one row an ensemble."""
+    """The main figures of a run, one row per ensemble."""
     if not run.ensembles():
         return []
     from sae_core.analysis.summary import summarize

@@ -1,4 +1,4 @@
-"""Drawing progress and tables for the command line."""
+"""Draw progress and tables for the command line."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from sae_core.foundation.machine import launch
 from sae_core.foundation.progress import Progress as ProgressCallback
 from sae_core.foundation.progress import Tick, silent
 
-# Of several processes that do the same only the first one speaks.
+# When several processes do the same work, only the first one prints.
 errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.is_another())
 output = Console(highlight=False, quiet=launch.is_another())
 WIDEST = 1000
-"""Characters of the widest table."""
+"""Width of the widest table, in characters."""
 LINE_EVERY_SECONDS = 5.0
-"""Where there is no terminal to redraw, one line of progress is printed this often."""
+"""Seconds between two lines of progress if there is no terminal to redraw."""
 
 
 def print_json(value: Any) -> None:
-    """Print JSON, and nothing else, to standard output."""
+    """Print JSON to standard output, which carries nothing else."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def say(message: str) -> None:
-    """Print a plain line to standard error; markup in it is not interpreted."""
+    """Print a line to standard error, without interpreting markup."""
     errors.print(message, markup=False)
 
 
 def complain(message: str) -> None:
-    """Print an error that only this one of several processes has seen."""
+    """Print an error that only this process, one of several, has seen."""
     sys.stderr.write(f"Error in process {launch.rank()}: {message}\n")
 
 
 def print_rows(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
-    """Print rows that share their keys as a table that stands on its side: a row becomes a column.
+    """Print rows that share their keys as a transposed table: each row becomes a column.
 
-    The figures are many and what they compare few, so this fits a terminal of 80 characters.
+    There are many figures and few ensembles, so the transposed table fits a terminal of 80 characters.
     """
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
     heads = [next(iter(row.values())) for row in rows]
@@ -65,13 +65,13 @@ def print_table(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
         table.add_column(Text(head), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()))
-    # Whole, also where the terminal is too narrow: a figure that is cut off looks like another one.
+    # Never cut a figure, even if the terminal is too narrow: a figure without its last digits looks like another one.
     needed = Measurement.get(output, output.options.update(width=WIDEST), table).maximum
     Console(highlight=False, quiet=output.quiet, width=max(output.width, needed)).print(table)
 
 
 class _Rate(ProgressColumn):
-    """Work per second over the last seconds, and the time left."""
+    """Show the recent speed and the time left."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -83,7 +83,7 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def drawn_progress() -> Iterator[ProgressCallback]:
-    """Yield a progress callback that draws: bars in a terminal, now and then a line elsewhere."""
+    """Yield a progress callback that draws bars in a terminal, and prints a line now and then elsewhere."""
     if errors.quiet:
         yield silent
         return
@@ -111,7 +111,7 @@ class _Bars:
         if tick.note:
             say(tick.note)
         if tick.stage not in self._tasks:
-            # What is on the screen from earlier stages is done, even if its last tick was not its total.
+            # Earlier stages are finished, even if their last tick did not reach the total.
             for task in self._bars.tasks:
                 self._bars.update(task.id, total=task.completed or 1, completed=task.completed or 1)
             self._tasks[tick.stage] = self._bars.add_task(tick.stage, total=None, unit=tick.unit, figures="")

@@ -1,4 +1,4 @@
-"""The command demo: everything, on the embedded text and model."""
+"""The command demo: run all stages on the embedded text and model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sae_core.runs import whole_way as pipeline
 
 
 def demo(
-    run: Annotated[Path, typer.Option("--run", help="Where the run is kept; called again, it goes on there.")] = Path(
+    run: Annotated[Path, typer.Option("--run", help="The run folder; a second call continues there.")] = Path(
         "runs/demo"
     ),
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the dashboard at the end.")] = True,

@@ -1,4 +1,4 @@
-"""The command map: the atoms of two ensembles on one map, for the dashboard."""
+"""The command map: map the atoms of two ensembles together, for the dashboard."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sae_core.foundation.run import Run
 
 def joint_map(
     run: RunPath,
-    ensemble: Annotated[str, typer.Option(help="The ensemble of RUN that is shown on the left.")],
-    other: Annotated[str, typer.Option(help="The ensemble on the right.")],
+    ensemble: Annotated[str, typer.Option(help="The ensemble of RUN to show on the left.")],
+    other: Annotated[str, typer.Option(help="The ensemble to show on the right.")],
     other_run: Annotated[
-        Path | None, typer.Option(help="The run of the ensemble on the right, if not RUN; of the same model and layer.")
+        Path | None, typer.Option(help="The run of the right ensemble if not RUN, of the same model and layer.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

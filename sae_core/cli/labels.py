@@ -24,16 +24,16 @@ _LISTED = 20
 
 
 Existing = Literal["keep", "replace"]
-"""What happens to labels that are there and differ from those of the file."""
+"""What to do with stored labels that differ from the file's."""
 
 
 @app.command("export")
 def export_labels(
     run: RunPath,
-    out: Annotated[Path | None, typer.Option(help="The CSV file to write; standard output if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The CSV file to write; standard output by default.")] = None,
     labels: Labels = None,
 ) -> None:
-    """Write all labels as CSV: its feature, text, author and time, and where a propagated one came from."""
+    """Write all labels as CSV, with feature, text, author and time, and the source of a propagated label."""
     from sae_core.foundation.files.whole_files import write_text
     from sae_core.labels import labels_of
 
@@ -51,11 +51,11 @@ def import_labels(
     file: Annotated[Path, typer.Argument(help="A CSV file with the columns that export writes.")],
     existing: Annotated[
         Existing | None,
-        typer.Option(help="What to do with labels that differ from the file's; asked for if any do."),
+        typer.Option(help="What to do with stored labels that differ from the file's; needed if any do."),
     ] = None,
     labels: Labels = None,
 ) -> None:
-    """Read labels from CSV, all or none; a label that is already there is replaced only if you say so."""
+    """Read labels from CSV, all or none; stored labels are replaced only with --existing replace."""
     from sae_core.foundation.files.whole_files import read_object
     from sae_core.labels import labels_of, plan_import, read_label_file
 
@@ -93,7 +93,7 @@ def _labels(count: int) -> str:
 
 
 def _user() -> str:
-    """Who imports: whom the environment names, as for the dashboard, else the account."""
+    """The importing person: the name in the environment, as for the dashboard, else the account's name."""
     try:
         return os.environ.get(variables.AUTHOR) or getpass.getuser()
     except (KeyError, OSError, ImportError):  # an account without a name, as in containers

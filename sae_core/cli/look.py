@@ -1,4 +1,4 @@
-"""The commands that only look at what is there: dashboard and info."""
+"""The commands that only read runs: dashboard and info."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def dashboard(
 
 
 def info(run: RunPath, as_json: AsJson = False) -> None:
-    """Say what a run is, what in it is finished and what it measured."""
+    """Describe a run: its settings, its finished stages and its main figures."""
     opened = Run.open(run)
     if as_json:
         console.print_json({**opened.manifest, "summary": summary(opened)})

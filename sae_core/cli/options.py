@@ -1,4 +1,4 @@
-"""Options that commands share: how what is given on the command line becomes settings."""
+"""Shared options of commands, and their conversion into settings."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Layers = Annotated[
     str | None,
     typer.Option(
         metavar="N,N,…",
-        help="Comma-separated: train a run for each of these layers, in a folder of its own inside the run folder. The "
-        "model reads the text once for all.",
+        help="Comma-separated: train a run for each of these layers, each in its own folder inside the run folder. The "
+        "model reads the text once for all layers.",
     ),
 ]
 Sites = Annotated[str | None, typer.Option(metavar="SITE,…", help="The same for several sites of each layer.")]
@@ -58,17 +58,17 @@ SETTINGS = {
     "precision": "training.precision",
     "kernels": "training.kernels",
 }
-"""The settings that have an option of their own, by its name. The others are given by --set or --config."""
+"""The settings that have their own option, by the option's name. All other settings need --set or --config."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The settings that were given to a command.
+    """The settings given to a command.
 
     Attributes:
-        config: A TOML file of settings.
-        overrides: Settings by their dotted names; they take precedence.
-        preset: The name of settings over which the others take precedence.
+        config: A TOML file of settings, which take precedence over the preset.
+        overrides: Settings by their dotted names, which take precedence over the file.
+        preset: The name of a preset.
     """
 
     config: Path | None
@@ -76,11 +76,11 @@ class Chosen:
     preset: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether any was given."""
+        """Whether any setting was given."""
         return self.config is not None or bool(self.overrides) or self.preset is not None
 
     def settings(self, base: RunSettings | None = None) -> RunSettings:
-        """All settings; what was not given is as in ``base``.
+        """Return all settings; settings not given come from ``base``.
 
         Raises:
             UserError: If there is no such preset, or a setting is unknown or out of range.
@@ -91,7 +91,7 @@ class Chosen:
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command have the options of `SETTINGS`, --preset, --config and --set, in place of its ``chosen``."""
+    """Replace a command's parameter ``chosen`` by the options of `SETTINGS`, --preset, --config and --set."""
 
     def with_options(*, preset: str | None, config: Path | None, assignments: list[str] | None, **given: Any) -> None:
         overrides = {dotted: value for name, dotted in SETTINGS.items() if (value := given.pop(name)) is not None}
@@ -119,16 +119,16 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | None) -> dict[Path, Chosen]:
-    """What --layers and --sites ask for: the folders of the runs, each with its settings.
+    """Return the run folders that --layers and --sites ask for, each with its settings.
 
     Args:
-        run: The folder in which they lie.
-        chosen: The settings that they share.
-        layers: Layers, comma-separated; the one of the settings if not given.
-        sites: Sites, likewise.
+        run: The folder of the runs.
+        chosen: The settings that the runs share.
+        layers: Layers, comma-separated; the settings' layer if not given.
+        sites: Sites, comma-separated; the settings' site if not given.
 
     Raises:
-        UserError: If a layer is not a number, one of both is also given by itself, or there is a run in the folder.
+        UserError: If a layer is not a number, a layer or a site is also given alone, or the folder holds a run.
     """
     for name, given in (("layer", layers), ("site", sites)):
         if given and f"model.{name}" in chosen.overrides:
@@ -152,10 +152,10 @@ def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | No
 
 
 def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
-    """``["sae.k=32"]`` as ``{"sae.k": 32}``: values are TOML, and plain text where they are not.
+    """Parse ``["sae.k=32"]`` as ``{"sae.k": 32}``: a value is TOML or, if it is not, plain text.
 
     Raises:
-        UserError: If one is not of the form section.name=value, or a name comes twice.
+        UserError: If an assignment is not of the form section.name=value, or names a setting twice.
     """
     values: dict[str, Any] = {}
     for assignment in assignments or []:
@@ -173,7 +173,7 @@ def _parameter(name: str, annotation: Any) -> inspect.Parameter:
 
 
 def _option(dotted: str) -> Any:
-    """The option of one setting; its help is the setting's docstring in config.py, and its default."""
+    """Make the option of a setting; the help is the setting's docstring and default."""
     section, _, name = dotted.partition(".")
     model = RunSettings.model_fields[section].annotation
     field = model.model_fields[name]  # type: ignore[union-attr]

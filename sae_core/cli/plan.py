@@ -1,4 +1,4 @@
-"""The command plan: what a run would take, before it starts."""
+"""The command plan: estimate what a run takes before it starts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sae_core.runs.planning.machines import FOUND, MACHINES
 @takes_settings
 def plan(
     chosen: Chosen,
-    run: Annotated[Path, typer.Argument(help="Where the run is to be kept; nothing is written there.")] = Path("runs"),
+    run: Annotated[Path, typer.Argument(help="The future run folder; nothing is written there.")] = Path("runs"),
     machine: Annotated[
-        str, typer.Option(help=f"found (this machine, measured for some seconds) or a name: {', '.join(MACHINES)}.")
+        str, typer.Option(help=f"found (measure this machine for some seconds) or a name: {', '.join(MACHINES)}.")
     ] = FOUND,
     layers: Layers = None,
     sites: Sites = None,
     processes: Annotated[
         int,
         typer.Option(
-            min=1, max=100_000, help="Processes that torchrun will start, each with such a machine or GPU for itself."
+            min=1, max=100_000, help="Number of processes that torchrun will start, each with its own machine or GPU."
         ),
     ] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say what train, index and evaluate would take: time, memory, disk and arithmetic. Takes the options of train."""
+    """Estimate the time, memory, disk and arithmetic of train, index and evaluate. Takes the options of train."""
     from sae_core.runs.planning import report
     from sae_core.runs.planning.plan import make_plan
 

@@ -1,7 +1,7 @@
-"""The command line: one program of all `commands`, which are thin: they read options, call the rooms below and print.
+"""The command line: one program with all commands. A command reads options, calls the rooms below and prints.
 
-A new command is a function in a module of `commands` and a name in `COMMANDS`. Whatever imports torch is imported
-inside it, so that the program starts at once.
+A new command is a function in a module of this folder and a name in `COMMANDS`. A command imports torch inside its
+function, so that the program starts at once.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from sae_core.foundation.faults import OnceCommand, UsageError, disk_sentence, u
 from sae_core.foundation.machine import launch
 
 COMMANDS = (demo, train, plan, index, evaluate, spurious, sweep, truth, report, dashboard, info)
-"""In the order in which --help shows them."""
+"""The commands, in the order of --help."""
 TOGETHER = ("train", "index")
-"""Those that several processes do together; others would be done by each of them."""
+"""Commands that several processes run together; every process would repeat any other command."""
 USER_ERROR = 2
 SPINS = "10000"
-"""Rounds that idle threads of libgomp wait before they sleep, of 300,000; more slows all down beside other jobs."""
-
+"""How long idle threads of libgomp spin before they sleep (default 300,000); a longer wait slows other jobs down."""
 HEARD_SECONDS = 10.0
-"""How long a process that is not the first waits before it ends: torchrun then ends all, and the first has to speak."""
+"""Seconds that a failing process waits if it is not the first: its end makes torchrun end all, before the first one
+can print."""
 
 app = typer.Typer(
     help="Train, evaluate and browse bagged and boosted ensembles of sparse autoencoders.",
@@ -52,9 +52,9 @@ app.add_typer(labels.app, name="labels")
 
 
 def main() -> None:
-    """Entry point: bad input, or a fault of the disk, ends in one sentence and exit code 2."""
+    """Run the program; bad input or a disk error ends it with one sentence and exit code 2."""
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported, which only the stages do
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # libgomp reads it when torch is imported
     try:
         _refuse_unreadable(sys.argv[1:])
         sys.exit(app(standalone_mode=False, prog_name="sae-ensemble"))
@@ -72,13 +72,13 @@ def main() -> None:
 
 
 def _one_line(message: str) -> str:
-    """A sentence as one line: a line break in a name is shown as ``\\n``, and other control characters likewise."""
+    """Put a message on one line: show a line break in a name as ``\\n``, and other control characters likewise."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
 
 
 def _refuse_unreadable(arguments: list[str]) -> None:
-    """Refuse arguments that cannot be written into a run, and empty ones, which would name the folder one is in."""
-    launch.rank()  # refuses an environment that no torchrun has made
+    """Refuse arguments that cannot be written into a run, and empty arguments, which would mean the current folder."""
+    launch.rank()  # refuses malformed variables of torchrun
     for number, argument in enumerate(arguments, start=1):
         if not argument:
             raise UserError(f"Argument {number} is empty; give a name or a value, or leave it out.")
@@ -91,7 +91,7 @@ def _refuse_unreadable(arguments: list[str]) -> None:
 
 @app.callback()
 def _refuse_repetition(context: typer.Context) -> None:
-    """Refuse to do in several processes what each of them would do again."""
+    """Refuse a command that every one of several processes would repeat."""
     if launch.processes() > 1 and context.invoked_subcommand not in TOGETHER:
         names, asked = " and ".join(TOGETHER), context.invoked_subcommand
         raise UserError(f"Only {names} run in several processes; call {asked} without torchrun.")

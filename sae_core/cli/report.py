@@ -1,4 +1,4 @@
-"""The command report: one page and one JSON file that say what a run, or several seeds of it, came to."""
+"""The command report: write the results of a run, or of several seeds, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ def report(
         Path, typer.Argument(help="A run folder, or a folder of runs with several seeds.", show_default=False)
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The page to write, ending in .html; by default report.html in that folder.")
+        Path | None, typer.Option(help="The page to write, ending in .html; report.html in that folder by default.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a report: a page that needs no network (.html), and beside it the same figures (.json).
+    """Write a report: a page that needs no network (.html), and the same figures beside it (.json).
 
-    Several seeds give means and intervals over seeds. Of a sweep the report is about the setting that its rule chooses.
+    For several seeds, the report gives means and intervals over seeds. For a sweep, it covers the setting that the
+    sweep's rule chooses.
     """
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {out} does not end in .html; name the page, and its figures are written beside it.")

@@ -1,4 +1,4 @@
-"""Starting the dashboard, a separate program, as a child process."""
+"""Start the dashboard, a separate program, as a child process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAST_PORT = 65_535
 START_SECONDS = 60
 STOP_SECONDS = 10
 _ANY = ("0.0.0.0", "::", "")
-"""Bound to these, a server listens on all addresses of its machine. None of them is one."""
+"""A server bound to one of these listens on all addresses of its machine, but none of these is an address to open."""
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -44,11 +44,11 @@ def serve_dashboard(
         port: The first port to try.
         host: The address to bind.
         announce: Called with the address once the server answers.
-        labels: Address of a database for the labels; if not given, what the environment says, else the run folders.
-        names: Names under which people reach it besides ``host``, such as that of a proxy.
+        labels: Address of a database for the labels; by default the environment's, else labels are in the run folders.
+        names: Further names under which people reach the dashboard, such as a proxy's.
 
     Raises:
-        UserError: If the dashboard is not installed, no port is free, a name is none or the server ends by itself.
+        UserError: If the dashboard is not installed, no port is free, a name is not valid or the server ends by itself.
     """
     surroundings = _surroundings(labels, names)
     free = _free_port(host, port)
@@ -67,7 +67,7 @@ def serve_dashboard(
 
 
 def _surroundings(labels: str | None, names: Sequence[str]) -> dict[str, str]:
-    """The environment of the server. It holds the address of the labels, since a list of processes shows arguments."""
+    """The server's environment. It carries the address of the labels, since a list of processes shows arguments."""
     given = [*names, *filter(None, os.environ.get(variables.HOSTS, "").split(","))]
     for name in given:
         if not _HOST.fullmatch(name.strip()):
@@ -77,14 +77,14 @@ def _surroundings(labels: str | None, names: Sequence[str]) -> dict[str, str]:
 
 
 def _shown(host: str) -> str:
-    """The host as it stands in an address that this machine can open."""
+    """The host to show in an address that this machine can open."""
     host = "localhost" if host in _ANY else host
     return f"[{host}]" if ":" in host else host
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Within this, SIGTERM does what Ctrl-C does; else it would end this process and leave the server behind."""
+    """Treat SIGTERM like Ctrl-C in a block; otherwise SIGTERM would end this process and leave the server running."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -113,14 +113,14 @@ def _command(path: Path, port: int, host: str) -> list[str]:
         "server.port": str(port),
         "server.address": host,
         "server.headless": "true",
-        # server.py asks more of a host than this option can say, and asks it of every request.
+        # server.py checks the host of every request itself, more strictly than this option.
         "server.allowedHosts": "*",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "runner.magicEnabled": "false",
-        # Else all that Python holds is gone through after every click, which takes longer than the page itself.
+        # Otherwise Python's garbage collector visits all objects after every click, which takes longer than the page.
         "runner.postScriptGC": "false",
         "theme.light.primaryColor": "#1f6fb5",
         "theme.dark.primaryColor": "#3786d6",

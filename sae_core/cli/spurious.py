@@ -1,4 +1,4 @@
-"""The command spurious: how well features that mean a spurious attribute can be found and removed."""
+"""The command spurious: measure how well ablating features removes a spurious correlation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def spurious(
         list[str] | None,
         typer.Option(
             help="biographies (generated), docstrings (of the embedded text) or bias_in_bios (from the hub); "
-            "repeatable. The first two if nothing is given."
+            "repeatable. The first two by default."
         ),
     ] = None,
     file: Annotated[
@@ -34,27 +34,27 @@ def spurious(
         str, typer.Option(metavar="COLUMN=A,B", help="Column of --file that holds the target, and its two values.")
     ] = "profession=13,21",
     attribute: Annotated[
-        str, typer.Option(metavar="COLUMN=A,B", help="The same for what goes together with it: B with B, A with A.")
+        str, typer.Option(metavar="COLUMN=A,B", help="The same for the spurious attribute: A goes with A, B with B.")
     ] = "gender=1,0",
     seeds: Annotated[
         int,
         typer.Option(
             min=1,
             max=MOST_SEEDS,
-            help="Seeds; up to five have texts of their own where there are enough, and what they share is said.",
+            help="Number of seeds; up to five share no texts if there are enough texts.",
         ),
     ] = 5,
     retrain: Annotated[bool, typer.Option("--retrain", help="Also train the probe again after each ablation.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ablate the features that tie a probe to a spurious attribute (SHIFT, SCR) and measure what that leaves.
+    """Ablate the features that tie a probe to a spurious attribute (SHIFT, SCR), and measure the accuracy that is left.
 
-    A probe is trained where the attribute goes together with the target, and tested where it does not.
+    The training texts have the attribute together with the target; the test texts do not.
     """
     columns = _columns(text_column, target, attribute) if file else None
     opened = trained_runs(run)
     with stoppable(command_line("spurious", run)), console.drawn_progress() as progress:
-        # All of them first: what is wrong with one is said before any is measured.
+        # Check all tasks first, so that a fault in one is reported before any is measured.
         asked = [pipeline.spurious_tasks(each, task or [], file, columns) for each in opened]
         found = {
             each.name: pipeline.measure_spurious(each, own, seeds=seeds, retrain=retrain, progress=progress)
@@ -77,7 +77,7 @@ def _columns(text: str, target: str, attribute: str) -> Columns:
 
 
 def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
-    """``profession=13,21`` as a column and its two values."""
+    """Parse ``profession=13,21`` as a column and its two values."""
     column, _, values = given.rpartition("=")
     parts = [value.strip() for value in values.split(",")]
     if not column or len(parts) != 2 or not all(parts) or parts[0] == parts[1]:

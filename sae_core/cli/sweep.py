@@ -1,4 +1,4 @@
-"""The command sweep: train and measure runs over combinations of settings, and choose among them."""
+"""The command sweep: train and measure a run for each combination of settings, and choose one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sae_core.foundation.run import EVALUATION_STAGES
 from sae_core.runs.sweep.combinations import Sweep, is_sweep, open_sweep, parse_varied, plan_sweep
 
 NEEDED = "reconstruction"
-"""Without this evaluation there is nothing to choose by."""
+"""The evaluation by which a sweep chooses."""
 
 
 @takes_settings
@@ -28,24 +28,24 @@ def sweep(
         typer.Option(metavar="NAME=V,V,…", help="Values of a setting, e.g. sae.k=16,32,64; repeatable."),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=0, max=1000, help="Runs at once; 0 means one, or on a GPU as many as its memory holds.")
+        int, typer.Option(min=0, max=1000, help="Runs at a time; 0 means one, or as many as a GPU's memory holds.")
     ] = 0,
     measure: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help=f"Evaluations to be made, of {', '.join(EVALUATION_STAGES)}; all, if none was ever given.",
+            help=f"Evaluations to make, of {', '.join(EVALUATION_STAGES)}; all by default.",
         ),
     ] = None,
     target: Annotated[
-        float, typer.Option(min=0, max=1, help="Explained variance that one SAE is to reach; the paper's is 0.9.")
+        float, typer.Option(min=0, max=1, help="Explained variance that one SAE should reach; the paper's is 0.9.")
     ] = 0.9,
     as_json: AsJson = False,
 ) -> None:
-    """Train and measure a run for each combination of settings, in folders below SWEEP. Stopped, it goes on.
+    """Train and measure a run for each combination of settings, in folders below SWEEP.
 
-    Called again without --vary it goes on; with more values it adds the combinations that are missing. Activations that
-    several runs need are gathered once.
+    After an interruption, a second call without --vary continues; with more values it adds the missing combinations.
+    Activations that several runs need are gathered once.
     """
     planned = _plan(path, chosen, vary)
     if measure is not None:

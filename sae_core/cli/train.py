@@ -1,4 +1,4 @@
-"""The command train, for one run or those of several layers, in one process or several."""
+"""The command train: train one run or the runs of several layers, in one process or several."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @takes_settings
 def train(run: RunPath, chosen: Chosen, layers: Layers = None, sites: Sites = None, as_json: AsJson = False) -> None:
-    """Gather activations and train the ensembles. Stopped, it goes on where it was.
+    """Gather activations and train the ensembles. After an interruption, a second call continues.
 
-    Started by torchrun (torchrun --nproc-per-node 2 -m sae_core train RUN), several processes train together.
+    With torchrun (torchrun --nproc-per-node 2 -m sae_core train RUN), several processes train together.
     """
     with started_together() as processes:
         opened = _open(run, chosen, layers, sites, processes)
@@ -57,7 +57,7 @@ def train(run: RunPath, chosen: Chosen, layers: Layers = None, sites: Sites = No
 
 
 def _open(path: Path, chosen: Chosen, layers: str | None, sites: str | None, processes: Processes | None) -> list[Run]:
-    """The run, or those of several layers and sites."""
+    """Open the run, or the runs of several layers and sites."""
     if processes:
         if layers or sites or holds_runs(path):
             raise UserError("Several processes train one run; train the runs of several layers one after another.")
@@ -70,7 +70,7 @@ def _open(path: Path, chosen: Chosen, layers: str | None, sites: str | None, pro
 
 
 def _open_places(places: dict[Path, Chosen]) -> list[Run]:
-    """The runs of several places, all or none: what is wrong with one is said before another one is made."""
+    """Open or make the runs of several places, all or none: check all before making any."""
     wanted = {folder: settings_for(folder, own) for folder, own in places.items()}
     new = [settings.model for folder, settings in wanted.items() if not Run.begun(folder, settings)]
     if new:
@@ -81,7 +81,7 @@ def _open_places(places: dict[Path, Chosen]) -> list[Run]:
 
 
 def _open_together(path: Path, chosen: Chosen, processes: Processes) -> Run:
-    """The run, made or opened by the first process and then opened by all."""
+    """Let the first process make or open the run, then let all processes open it."""
     processes.first(lambda: open_or_create(path, chosen))
     processes.require_same_folder(path)
     return processes.together(lambda: Run.open(path))

@@ -1,4 +1,4 @@
-"""The command truth: train on activations from known dictionaries and score what is found of them."""
+"""The command truth: train on activations from known dictionaries, and score which true features are found."""
 
 from __future__ import annotations
 
@@ -53,23 +53,23 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "training.learning_rate": 3e-4,
     },
 }
-"""What the known truth sets, by size: seconds, some minutes, or hours (a GPU) per seed and ensemble. An SAE has half as
-many features as there are true ones, as on real models, where nobody knows how many there are."""
+"""Settings by size: seconds, some minutes, or hours (on a GPU) per seed and ensemble. An SAE has half as many features
+as there are true features, since on a real model nobody knows the true number."""
 
 
 def truth(
-    path: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs, one a seed.", show_default=False)],
-    size: Annotated[str, typer.Option(help=f"Where settings start from: {', '.join(SIZES)}.")] = "small",
+    path: Annotated[Path, typer.Argument(metavar="RUNS", help="Folder of the runs, one per seed.", show_default=False)],
+    size: Annotated[str, typer.Option(help=f"The settings to start from: {', '.join(SIZES)}.")] = "small",
     seeds: Annotated[
-        int, typer.Option(min=1, max=MOST_SEEDS, help="Seeds, each with its own dictionary and activations.")
+        int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, each with its own dictionary and data.")
     ] = 5,
     config: ConfigPath = None,
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the ensembles where the truth is known: train them on activations from known dictionaries and score them.
+    """Rank the ensembles on a known truth: train them on activations from known dictionaries and score them.
 
-    Called again it goes on where it was, and with more seeds it adds those that are missing.
+    A second call continues the work; with more seeds it adds the missing ones.
     """
     runs = _open(path, size, seeds, config, assignments)
     with stoppable(command_line("truth", path, "--seeds", seeds)), console.drawn_progress() as progress:
@@ -91,7 +91,7 @@ def truth(
 
 
 def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: list[str] | None) -> list[Run]:
-    """A run for each seed, made where there is none. What is not given is as in a begun one."""
+    """Open or make a run for each seed. Settings not given come from an existing run."""
     if is_run(path):
         raise UserError(
             f"{path} is itself a run, so the runs of several seeds cannot lie in it; choose another folder."

@@ -1,4 +1,4 @@
-"""People's labels of features: in SQLite or on a server, safe with several people writing, with history and undo."""
+"""People's labels of features, in SQLite or on a server: several writers at once, history, undo."""
 
 from sae_core.labels.csv_file import LARGEST_MB, parse_csv, read_label_file
 from sae_core.labels.database import shown_address

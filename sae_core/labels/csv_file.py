@@ -1,4 +1,4 @@
-"""Labels as CSV and back, to the byte. Features are numbered in the ensemble, or within their member, or both."""
+"""Write labels as CSV and read them back, to the byte; features are numbered in the ensemble, in the member or both."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sae_core.foundation.numbering import feature_at, place_of, whole_number
 from sae_core.labels.records import COLUMNS, Label, Source, cells_of, now, over_limit
 
 LARGEST_MB = 20
-"""Megabytes of the largest file of labels that is read: some 200,000 labels."""
+"""The size limit of a file of labels in megabytes; some 200,000 labels fit."""
 _REQUIRED = ("ensemble", "label")
 _WITHIN = ("latent", "number_in_member")
-"""Names of the column that numbers features within their member; the second is that of map lists of old."""
+"""Names of the column with the number within the member; older exports of the map use the second name."""
 _FIRST_YEAR = 1970
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFile:
-    """What a CSV file of labels holds.
+    """The contents of a CSV file of labels.
 
     Attributes:
-        labels: The labels, one a feature.
-        unlabelled: Rows with neither a label nor a note, which are passed over; lists of the map have them.
+        labels: The labels, one per feature.
+        unlabelled: Number of rows without label and note, which are skipped; exports of the map have such rows.
         is_old: Whether ``feature`` is the number within the member, as in files of versions without column ``latent``.
     """
 
@@ -41,21 +41,21 @@ class LabelFile:
 
 
 def write_csv(labels: Sequence[Label], run_name: str) -> str:
-    """Labels as CSV with the columns `COLUMNS`."""
+    """Return labels as CSV with the columns `COLUMNS`."""
     return write_rows(COLUMNS, [_written(one, run_name) for one in labels])
 
 
 def _written(one: Label, run_name: str) -> list[object]:
     *cells, score = cells_of(one, run_name)
-    # A decimal is written as it is; a text with a minus in front would be taken for a formula.
+    # A number is written as it is, but a text that begins with a minus would look like a formula.
     return [*("" if cell is None else cell for cell in cells), "" if score is None else Decimal(f"{score:.4f}")]
 
 
 def read_label_file(path: Path) -> str:
-    """The text of a CSV file of labels.
+    """Read the text of a CSV file of labels.
 
     Raises:
-        UserError: If it is no ordinary file, larger than `LARGEST_MB`, or not UTF-8.
+        UserError: If the path is no regular file, or the file is larger than `LARGEST_MB` or not UTF-8.
     """
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no ordinary file; give the CSV file that labels export wrote.")
@@ -65,7 +65,7 @@ def read_label_file(path: Path) -> str:
 
 
 def parse_csv(text: str, widths: Mapping[str, Sequence[int]], run_name: str) -> LabelFile:
-    """The labels in a CSV text; arguments and errors as in `LabelStore.from_csv`."""
+    """Parse the labels of a CSV text; arguments and errors as in `LabelStore.from_csv`."""
     labels: dict[tuple[str, int], Label] = {}
     unlabelled, is_old = 0, False
     for line, row in _rows(text):
@@ -83,9 +83,9 @@ def parse_csv(text: str, widths: Mapping[str, Sequence[int]], run_name: str) -> 
 
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, cells by column) of each row that is not blank."""
+    """Yield (line number, cells by column) of each row that is not blank."""
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
-    # Spreadsheets in much of Europe separate by semicolons.
+    # In much of Europe, spreadsheets separate cells by semicolons.
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -102,7 +102,7 @@ def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _header(names: list[str]) -> list[str]:
-    """The names of the columns, the one within the member called ``latent``."""
+    """Check the names of the columns, and call the number within the member ``latent``."""
     there = ", ".join(names) or "none"
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
@@ -117,7 +117,7 @@ def _header(names: list[str]) -> list[str]:
 
 
 def _is_old(row: Mapping[str, str]) -> bool:
-    """Whether ``feature`` is the number within the member: versions without the column ``latent`` wrote it so."""
+    """Whether ``feature`` is the number within the member, as versions without the column ``latent`` wrote it."""
     return "feature" in row and "member" in row and "latent" not in row
 
 
@@ -143,7 +143,7 @@ def _parse_row(line: int, row: Mapping[str, str], widths: Mapping[str, Sequence[
 
 
 def _feature(line: int, row: Mapping[str, str], widths: Sequence[int], prefix: str = "") -> int:
-    """The feature of a row, its numbers being those of the columns of one form or of both."""
+    """The feature of a row, from its number in the ensemble, its number within the member, or both."""
     cells = {name: row.get(prefix + name, "").strip() for name in ("feature", "member", "latent")}
     if _is_old(row):
         cells["feature"], cells["latent"] = "", cells["feature"]
@@ -169,14 +169,14 @@ def _feature(line: int, row: Mapping[str, str], widths: Sequence[int], prefix: s
 
 
 def _source(line: int, row: Mapping[str, str], widths: Sequence[int]) -> Source | None:
-    """Where a propagated label comes from; None if the cells are empty or not there."""
+    """The source of a propagated label; None if the cells are empty or missing."""
     names = ("source_feature", "source_member", "source_latent", "score")
     if not any(row.get(name, "").strip() for name in names):
         return None
     feature, member, latent = place_of(_feature(line, row, widths, "source_"), widths)
     cell = row.get("score", "").strip()
     try:
-        # Spreadsheets in much of Europe write a comma in a number.
+        # In much of Europe, spreadsheets write a decimal comma.
         score = float(cell.replace(",", "."))
     except ValueError:
         score = math.nan
@@ -193,7 +193,7 @@ def _number(line: int, column: str, cell: str, end: int) -> int:
 
 
 def _time(line: int, cell: str) -> str:
-    """A time as it is stored; now if none is given. One without a time zone is in UTC."""
+    """Parse a time into the stored format; an empty cell means now, and a time without a zone is in UTC."""
     cell = cell.strip()
     if not cell:
         return now()

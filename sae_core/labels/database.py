@@ -1,4 +1,4 @@
-"""Where labels lie: a SQLite file, or a server that any SQLAlchemy address names. Passwords never leave this module."""
+"""Connect to the labels: a SQLite file, or a server with an SQLAlchemy address. Passwords never leave this module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECRET_WORDS = ("pass", "secret", "token", "key", "pwd")
 
 
 class _Database:
-    """What a file and a server have in common: how they are read."""
+    """The reading of labels, which is the same for a file and for a server."""
 
     shown: str
 
@@ -45,9 +45,9 @@ class _Database:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within this, all that a thread reads comes through one connection, until it writes.
+        """Let all reads of a thread in a block share one connection, until the thread writes.
 
-        Opening one takes longer than reading a label. Nothing is opened before something is read.
+        Opening a connection takes longer than reading a label. The first read opens the connection.
         """
         held = _HELD.get()
         if held is not None and held.place == self._place():
@@ -72,7 +72,7 @@ class _Database:
 
 @dataclass(slots=True)
 class _Held:
-    """The connection that a thread reads through, once it has read."""
+    """The connection through which a thread reads, opened by its first read."""
 
     place: str
     stack: ExitStack
@@ -82,7 +82,7 @@ class _Held:
         if self.connection is None:
             with ExitStack() as opening:
                 self.connection = opening.enter_context(open_one())
-                # A server without labels has given a connection that nobody reads through, and has few of them.
+                # A server without labels leaves the connection unused; close it, since servers have few connections.
                 if self.connection is not None:
                     self.stack.push(opening.pop_all())
         return self.connection
@@ -92,7 +92,7 @@ _HELD: ContextVar[_Held | None] = ContextVar("connection of labels", default=Non
 
 
 def _let_go() -> None:
-    """Close what this thread reads through: it would not see what is written next, and could keep it from being."""
+    """Close this thread's connection before it writes: the connection would miss the new label, or block writing it."""
     held = _HELD.get()
     if held is not None:
         _HELD.set(None)
@@ -104,7 +104,7 @@ class SQLiteFile(_Database):
 
     Args:
         path: The file.
-        in_run: Whether it lies in a run folder, which is never made for it.
+        in_run: Whether the file belongs in a run folder, which is then never created for the file.
     """
 
     def __init__(self, path: Path, *, in_run: bool = False) -> None:
@@ -127,7 +127,7 @@ class SQLiteFile(_Database):
 
     @contextmanager
     def _opened(self) -> Iterator[Connection | None]:
-        """A connection for reading; None while there is no file. A file of an older format is made one of this."""
+        """Open a connection for reading; None while there is no file. Convert a file of an older format first."""
         if not self.path.exists():
             yield None
             return
@@ -161,12 +161,12 @@ class SQLiteFile(_Database):
         return self.shown
 
     def _key(self) -> tuple[str, int]:
-        # Another file may take this one's place.
+        # Another file may replace this one.
         about = self.path.stat()
         return str(self.path), hash((about.st_ino, about.st_mtime_ns))
 
     def _was_made_current(self) -> bool:
-        """Make the file one of this format; False where it may not be written, and is read as a copy in memory."""
+        """Convert the file to this format; False if it is read-only, so that a copy in memory is read instead."""
         try:
             with self.writing():
                 return True
@@ -178,7 +178,7 @@ class SQLiteFile(_Database):
 def _engine_of_file(path: str, purpose: str) -> Engine:
     if purpose == "read":
         return _engine(lambda: _connect(Path(path), "mode=ro"), "BEGIN")
-    # The lock is taken before reading, so that nobody writes between reading the old label and the new.
+    # Take the lock before reading, so that nobody writes between reading the old label and writing the new one.
     return _engine(lambda: _connect(Path(path), "mode=rwc"), "BEGIN IMMEDIATE")
 
 
@@ -193,8 +193,8 @@ def _engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
 
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
-    """A connection that has proved to work; on a read-only medium WAL needs to be told that nobody writes."""
-    # Without an isolation level Python's module begins no transactions; the events above do.
+    """Open a connection and test it. On a read-only medium, the option `immutable` tells WAL that nobody writes."""
+    # Without an isolation level Python's module begins no transactions; the events above begin them.
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?{options}",
         uri=True,
@@ -225,7 +225,7 @@ class Server(_Database):
     """A database server such as PostgreSQL.
 
     Args:
-        url: Its address.
+        url: The server's address.
     """
 
     def __init__(self, url: URL) -> None:
@@ -257,7 +257,7 @@ class Server(_Database):
                     _refuse_newer(format_of(connection), self.shown)
                     make_current(connection)
             except (IntegrityError, DBAPIError):
-                # Two programs that start at once both make the tables; the second finds those of the first.
+                # Two programs that start together both try to make the tables; the second one finds them made.
                 if last:
                     raise
             else:
@@ -271,7 +271,7 @@ class Server(_Database):
         return _engine_of_server(*self._key())
 
     def _key(self) -> tuple[str, int]:
-        # A forked process may not share the connections of the one it comes from.
+        # A forked process may not share the connections of its parent.
         return self._url.render_as_string(hide_password=False), os.getpid()
 
     @contextmanager
@@ -289,7 +289,7 @@ class Server(_Database):
 
 
 _CURRENT: set[tuple[str, int]] = set()
-"""Files and servers whose tables were seen to be of this format."""
+"""Files and servers whose tables are known to have the present format."""
 
 
 @lru_cache(maxsize=8)
@@ -298,13 +298,13 @@ def _engine_of_server(address: str, process: int) -> Engine:
 
 
 def database_at(address: str) -> SQLiteFile | Server:
-    """The database that an address names.
+    """Return the database at an address.
 
     Args:
-        address: An address as SQLAlchemy has them; ``postgresql://`` alone means the driver psycopg.
+        address: An SQLAlchemy address; ``postgresql://`` alone means the driver psycopg.
 
     Raises:
-        UserError: If it is no address, or its driver is not installed. The sentence does not repeat a password.
+        UserError: If the address is not valid, or its driver is not installed. The message never repeats a password.
     """
     try:
         url = make_url(address.strip())
@@ -327,10 +327,10 @@ def database_at(address: str) -> SQLiteFile | Server:
 
 
 def shown_address(address: str) -> str:
-    """An address as people may see it: without its password.
+    """Return an address without its password.
 
     Raises:
-        UserError: If it is no address.
+        UserError: If the address is not valid.
     """
     return database_at(address).shown
 
@@ -351,6 +351,6 @@ def _refuse_newer(there: int, shown: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What the database says, in one line, without the statement and its values."""
+    """The database's error message in one line, without the statement and its values."""
     said = str(getattr(error, "orig", None) or error).strip()
     return " ".join((said.splitlines() or [type(error).__name__])[0].split())

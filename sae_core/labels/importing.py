@@ -1,4 +1,4 @@
-"""An import looked at before anything is written: what is new, what is the same, what differs from what is there."""
+"""Plan an import before anything is written: compare the file's labels with the stored ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sae_core.labels.store import LabelStore
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A label of the file and another one that its feature has already."""
+    """A label of the file, and the different label that its feature already has."""
 
     wanted: Label
     there: Label
@@ -20,15 +20,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ImportPlan:
-    """What an import would do.
+    """The changes that an import would make.
 
     Attributes:
-        new: Labels of features that have none, with the versions of those features.
-        same: How many labels are there already, word for word.
-        differing: Labels of features that have another one.
-        removed: How many of ``new`` were once there and removed by somebody.
-        unlabelled: Rows of the file without label and note, which are passed over.
-        is_old: Whether the file numbers features within their member in column ``feature``, as older versions did.
+        new: Labels of features without a stored label, with the versions of these features.
+        same: Number of labels that are stored already, word for word.
+        differing: Labels of features with a different stored label.
+        removed: Number of labels in ``new`` whose feature had a label that somebody removed.
+        unlabelled: Number of rows without label and note, which are skipped.
+        is_old: Whether column ``feature`` is the number within the member, as in files of older versions.
     """
 
     new: tuple[Edit, ...]
@@ -40,7 +40,7 @@ class ImportPlan:
 
     @property
     def remarks(self) -> list[str]:
-        """What is to be said of the file, in sentences."""
+        """Remarks about the file, in sentences."""
         said = []
         if self.is_old:
             said.append(
@@ -54,15 +54,14 @@ class ImportPlan:
 
     @property
     def total(self) -> int:
-        """Labels in the file."""
+        """Number of labels in the file."""
         return len(self.new) + self.same + len(self.differing)
 
     def edits(self, *, replace: Iterable[tuple[str, int]] | None = None) -> list[Edit]:
-        """The edits that the import makes.
+        """Return the edits of the import.
 
         Args:
-            replace: Ensemble and feature of the differing labels that the file's replace; the others are kept. None
-                replaces all.
+            replace: Ensemble and feature of each differing label to replace; the others are kept. None replaces all.
         """
         chosen = None if replace is None else set(replace)
         taken = [one for one in self.differing if chosen is None or one.wanted.key in chosen]
@@ -70,15 +69,15 @@ class ImportPlan:
 
 
 def plan_import(store: LabelStore, text: str, widths: Mapping[str, Sequence[int]]) -> ImportPlan:
-    """Compare a CSV text with the labels that are there; nothing is written.
+    """Compare a CSV text with the stored labels; write nothing.
 
     Args:
-        store: The labels.
-        text: The file.
-        widths: Features of each member, for every ensemble of the run.
+        store: The stored labels.
+        text: The text of the file.
+        widths: Number of features of each member, for every ensemble of the run.
 
     Raises:
-        UserError: One sentence naming the line and column at fault.
+        UserError: One sentence that names the wrong line and column.
     """
     file = parse_csv(text, widths, store.run_name)
     wanted = file.labels

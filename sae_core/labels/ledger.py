@@ -1,8 +1,8 @@
-"""Reading and writing labels within one transaction that has locked its run: each change goes into the history.
+"""Read and write labels within one transaction that has locked the run; record every change in the history.
 
-A version is the number of a change. An undo restores what an earlier change made, and counts as that one where a later
-undo asks whether anybody has changed the label since; so one's own steps can be taken back one after the other. A redo
-takes back an undo in the same way, and what it restores counts as the step that is in force again.
+A version is the number of a change. An undo restores the result of an earlier change. When a later undo asks whether
+anybody has changed the label since, the restored result counts as that earlier change. A person can therefore take back
+several steps, one after another. A redo takes back an undo in the same way, and its result counts as the restored step.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sae_core.labels.records import Conflict, Copy, Edit, Kind, Label, Saved, So
 from sae_core.labels.schema import history, labels, steps
 
 _AT_ONCE = 500
-"""Values in one query; databases limit how many there may be."""
+"""The largest number of values in one query, since databases limit it."""
 _Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """One change: what is there, what is to be there, and for an undo or redo the change whose outcome comes back."""
+    """One change: the old label, the new label, and for an undo or redo the change whose result is restored."""
 
     old: Label | None
     new: Label | None
@@ -36,7 +36,7 @@ class _Move:
 
     @property
     def place(self) -> Label:
-        """A label that says where the change is."""
+        """The new or the old label, whichever exists, to read ensemble and feature from."""
         place = self.old or self.new
         assert place is not None, "a change from nothing to nothing"
         return place
@@ -54,7 +54,7 @@ class Ledger:
         self._connection, self._run = connection, run
 
     def labels(self, keys: Iterable[_Key]) -> dict[_Key, Label]:
-        """The labels of features, of those that have one."""
+        """The labels of those features that have one."""
         found = {}
         for ensemble, features in _by_ensemble(keys):
             query = select(labels).where(*self._of(labels, ensemble), labels.c.feature.in_(features))
@@ -62,7 +62,7 @@ class Ledger:
         return found
 
     def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
-        """The last change of each feature that was ever labelled."""
+        """The number of the last change of each feature that was ever labelled."""
         return {feature: version for (_, feature), version in self._versions((ensemble, f) for f in features).items()}
 
     def step(self, number: int) -> Row[Any] | None:
@@ -73,7 +73,7 @@ class Ledger:
     def save(
         self, edits: Sequence[Edit], author: str, kind: Kind, text: str, copies: Mapping[_Key, Sequence[Copy]]
     ) -> Saved:
-        """Make the changes that edits ask for, or none; see `LabelStore.save`."""
+        """Make all edits, or none; see `LabelStore.save`."""
         wanted = {edit.wanted.key: edit for edit in edits}
         there, versions = self.labels(wanted), self._versions(wanted)
         moves, clashing = [], []
@@ -85,7 +85,7 @@ class Ledger:
                 clashing.append((edit.wanted, old, version))
                 continue
             new = None if edit.wanted.empty else edit.wanted
-            require_fit(edit.wanted)  # what stays as it is may be longer: older versions took it
+            require_fit(edit.wanted)  # unchanged texts may be longer, since older versions accepted them
             moves.append(_Move(old, new, version, edit.wanted.author or author, edit.wanted.time))
         if clashing:
             return Saved(None, conflicts=tuple(self._conflicts(clashing)))
@@ -95,7 +95,7 @@ class Ledger:
         return Saved(step, len(moves), len(given), len(followers), versions=versions)
 
     def _given(self, copies: Mapping[_Key, Sequence[Copy]], moves: Sequence[_Move], author: str) -> Iterator[_Move]:
-        """What giving labels to families changes, once ``moves`` are made; labels from elsewhere stay."""
+        """The changes that propagate labels to families after ``moves``; labels from other sources stay."""
         made = {move.place.key: move.new for move in moves}
         targets = {(ensemble, copy.feature) for (ensemble, _), family in copies.items() for copy in family}
         there = self.labels({*copies, *targets})
@@ -117,11 +117,11 @@ class Ledger:
                 yield _Move(old, new, versions.get(key, 0), author, time)
 
     def take_back(self, step: Row[Any], author: str) -> tuple[int, int, int | None]:
-        """Take a step back, or an undo; see `LabelStore.undo` and `LabelStore.redo`.
+        """Take back a step or an undo; see `LabelStore.undo` and `LabelStore.redo`.
 
         Returns:
-            (labels that are as before the step, labels that were left since somebody has changed them after it, number
-            of the step that this is, None where it changes nothing).
+            (number of labels that are again as before the step, number of labels that stay because somebody has
+            changed them since, number of the new step or None if nothing changed).
         """
         made = self._changes(history.c.step == step.id)
         keys = [(row.ensemble, row.feature) for row in made.values()]
@@ -154,7 +154,7 @@ class Ledger:
         self._connection.execute(update(steps).where(these).values(undone=undone))
 
     def _followers(self, moves: Sequence[_Move], author: str) -> list[_Move]:
-        """Propagated labels that are still as they came, and now change with their source."""
+        """The changes of propagated labels that nobody has edited, and that therefore follow their source."""
         known, found, sources = {move.place.key for move in moves}, [], {move.place.key: move.new for move in moves}
         while sources:
             copies: list[Label] = []
@@ -175,7 +175,7 @@ class Ledger:
         return found
 
     def _write(self, moves: Sequence[_Move], author: str, kind: str, text: str) -> tuple[int | None, dict[_Key, int]]:
-        """Make changes as one step, and give its number and the new versions; nothing to change is no step."""
+        """Make changes as one step; return its number (None without changes) and the new versions."""
         if not moves:
             return None, {}
         step, first = self._next(steps), self._next(history)
@@ -184,7 +184,7 @@ class Ledger:
         changes, rows = [], []
         for number, move in enumerate(moves, first):
             place = {"ensemble": move.place.ensemble, "feature": move.place.feature}
-            # A removal may not know where in its member the feature is; the label that it removes does.
+            # A removal may not know the feature's number within the member, so read it from the removed label.
             place |= {"run": self._run, "member": move.place.member, "latent": move.place.latent}
             origin = _source_columns(move.new.source if move.new else None)
             made: dict[str, Any] = {"id": number, "step": step, "previous": move.previous, "restores": move.restores}
@@ -244,13 +244,13 @@ class Ledger:
 
 
 def label_from(row: Row[Any]) -> Label:
-    """The label in a row of the table of labels."""
+    """Build a label from a row of the table of labels."""
     place = (row.ensemble, row.member, row.latent, row.feature)
     return Label(*place, row.label, row.note, row.author, row.time, source_from(row), row.version)
 
 
 def source_from(row: Row[Any]) -> Source | None:
-    """Where the label in a row comes from."""
+    """Build the source of the label in a row; None if the label was not propagated."""
     if row.source is None:
         return None
     return Source(row.source, row.source_member, row.source_latent, float(row.score))
@@ -274,7 +274,7 @@ def _outcome(row: Row[Any]) -> Label | None:
 
 
 def _effective(changes: dict[int, Row[Any]], number: int) -> int:
-    """The change whose outcome stands after change ``number``: itself, unless it has restored that of another one."""
+    """The change whose result stands after change ``number``: the restored change if there is one, else ``number``."""
     row = changes.get(number)
     return number if row is None or row.restores is None else int(row.restores)
 
@@ -284,7 +284,7 @@ def _same_text(old: Label | None, wanted: Label) -> bool:
 
 
 def _by_ensemble(keys: Iterable[_Key]) -> Iterator[tuple[str, Sequence[int]]]:
-    """Features by ensemble, in pieces that fit into one query."""
+    """Yield each ensemble with some of its features, as many as fit into one query."""
     features: dict[str, list[int]] = defaultdict(list)
     for ensemble, feature in keys:
         features[ensemble].append(feature)

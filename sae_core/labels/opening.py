@@ -1,4 +1,4 @@
-"""Which labels belong to a run: the file in its folder, or those of its identity in the database of a team."""
+"""Open the labels of a run: the file in the run folder, or the run's part of a team's database."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sae_core.labels.store import LabelStore
 
 
 def labels_of(run: Run, address: str | None = None) -> LabelStore:
-    """The labels of a run.
+    """Open the labels of a run.
 
     Args:
         run: The run.
-        address: A database that holds the labels of several runs, told apart by their identity. If not given, the
-            one that the environment variable `variables.LABELS` names, else the file in the run folder.
+        address: A database that holds the labels of several runs, told apart by their identities. By default the
+            database that the environment variable `variables.LABELS` names, else the file in the run folder.
 
     Raises:
-        UserError: If the address is none, or its driver is not installed.
+        UserError: If the address is not valid, or its driver is not installed.
     """
     address = address or os.environ.get(variables.LABELS)
     if not address:
@@ -29,13 +29,13 @@ def labels_of(run: Run, address: str | None = None) -> LabelStore:
 
 
 def check_address(address: str) -> str:
-    """Try whether labels can be read at an address.
+    """Check that labels can be read at an address.
 
     Returns:
-        The address as people may see it, without its password.
+        The address without its password.
 
     Raises:
-        UserError: If it is no address, its driver is missing, or the server does not answer or lets nobody in.
+        UserError: If the address is not valid, its driver is missing, or the server does not answer or refuses access.
     """
     database = database_at(address)
     with database.reading():

@@ -1,4 +1,4 @@
-"""What labels are made of: a label, where a propagated one comes from, edits, conflicts, steps and their history."""
+"""The records of labels: a label and its source, edits and conflicts, steps and the history."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ COLUMNS = (
     *("run", "ensemble", *numbering.COLUMNS, "label", "note", "author", "time"),
     *(*(f"source_{name}" for name in numbering.COLUMNS), "score"),
 )
-"""Columns of the table and of the CSV file, with both numbers of a feature and of the source of a propagated label."""
+"""Columns of the table and of the CSV file. A feature, and the source of a propagated label, has both its numbers."""
 
 LONGEST = {"label": 200, "note": 2000, "author": 80}
-"""Characters of each text, wherever it comes from: a form, a table, a file or a program."""
+"""The largest number of characters of each text, for every way of writing a label."""
 
 Kind = Literal["edit", "bulk", "import", "family", "undo", "redo"]
-"""What a step was: one label, several at once, a file, a family, taking back an earlier step, or that step again."""
+"""The kind of a step: one label, several labels, an imported file, a family, an undo or a redo."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a propagated label comes from.
+    """The feature from which a label was propagated.
 
     Attributes:
         feature: Number of the source feature in the ensemble.
-        member: Number of its member.
-        latent: Its number within the member.
-        score: How well the two features match: the cosine of their atoms, to four decimals.
+        member: Number of the source feature's member.
+        latent: Number of the source feature within the member.
+        score: The cosine of the two features' atoms, to four decimals.
     """
 
     feature: int
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What a person wrote about a feature.
+    """A person's label of a feature.
 
     Attributes:
         ensemble: Name of the ensemble.
@@ -51,10 +51,10 @@ class Label:
         feature: Number of the feature in the ensemble.
         label: A few words.
         note: Anything longer.
-        author: Who wrote it.
-        time: When, in UTC, as 2026-01-31T12:00:00Z.
-        source: The feature that it was propagated from; None once a person has changed it, or wrote it.
-        version: Which change of the feature this is: a later change has a larger one.
+        author: The person who wrote the label.
+        time: The time of writing in UTC, as 2026-01-31T12:00:00Z.
+        source: The feature from which the label was propagated; None if a person wrote or changed the label.
+        version: Number of the change that made this label; later changes have larger numbers.
     """
 
     ensemble: str
@@ -70,27 +70,27 @@ class Label:
 
     @property
     def key(self) -> tuple[str, int]:
-        """What it is a label of."""
+        """The labelled feature: (ensemble, number in the ensemble)."""
         return self.ensemble, self.feature
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is written: no such label is kept."""
+        """Whether label and note are both empty; empty labels are not stored."""
         return not (self.label or self.note)
 
     def cleaned(self) -> Label:
-        """Without blanks around its texts, and without what a database cannot keep (NUL, half of a surrogate pair)."""
+        """Return the label with its texts stripped of blanks and of characters that databases refuse (see `clean`)."""
         label, note, author = (clean(text) for text in (self.label, self.note, self.author))
         return replace(self, label=label, note=note, author=author)
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A label that a person wants.
+    """A change that a person wants to make to a label.
 
     Attributes:
-        wanted: The label; an empty one removes what is there.
-        seen: The version of the feature that the person saw, 0 where nothing was ever written; None writes in any case.
+        wanted: The new label; an empty label removes the old one.
+        seen: The version of the feature that the person saw, 0 if it was never labelled; None skips the check.
     """
 
     wanted: Label
@@ -99,14 +99,14 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A label that somebody else has changed since the person who writes it saw it; nothing of it is written.
+    """A refused edit: somebody else changed the label after the person saw it.
 
     Attributes:
-        wanted: What the person wants.
-        theirs: What is there now; None if it was removed.
-        version: The version of what is there: an `Edit` that has seen this one is taken.
-        author: Who changed it.
-        time: When.
+        wanted: The label that the person wants.
+        theirs: The present label; None if somebody removed the label.
+        version: The present version; an `Edit` that has seen this version is accepted.
+        author: The person who changed the label.
+        time: The time of that change.
     """
 
     wanted: Label
@@ -116,21 +116,21 @@ class Conflict:
     time: str
 
     def replacing(self) -> Edit:
-        """The edit that puts what the person wants in the place of what is there."""
+        """Return the edit that replaces the present label by the wanted one."""
         return Edit(self.wanted, self.version)
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What became of edits: either all are taken, or none and the conflicts say why.
+    """The result of edits: all edits are saved, or none is and the conflicts say why.
 
     Attributes:
-        step: Number of the step; None if nothing was to be changed.
-        changed: Labels that were changed by the edits.
-        given: Labels that were propagated to others.
-        followed: Labels that were propagated before and changed with their source.
-        conflicts: What somebody else has changed meanwhile.
-        versions: The new versions of the features that were changed, by ensemble and feature.
+        step: Number of the step; None if the edits changed nothing.
+        changed: Number of labels that the edits changed.
+        given: Number of labels that were propagated to other features.
+        followed: Number of earlier propagated labels that changed together with their source.
+        conflicts: The labels that somebody else changed meanwhile.
+        versions: The new versions of the changed features, by ensemble and feature.
     """
 
     step: int | None
@@ -143,7 +143,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A feature that a label is to be propagated to, with its match score."""
+    """A feature to which a label is propagated, with its match score."""
 
     feature: int
     member: int
@@ -153,16 +153,16 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one person did at once: one label, several, an import, a family, an undo, a redo.
+    """One action of one person: one label, several labels, an import, a family, an undo or a redo.
 
     Attributes:
-        number: Later steps have larger ones.
+        number: Number of the step; later steps have larger numbers.
         kind: See `Kind`.
-        author: Who.
-        time: When, in UTC.
-        text: More about it, such as the name of a file.
-        labels: How many labels it changed.
-        undone: Whether it has been taken back, and not made again since; of an undo, whether it was.
+        author: The person.
+        time: The time in UTC.
+        text: A detail of the step, such as the name of a file.
+        labels: Number of labels that the step changed.
+        undone: Whether the step is undone at present.
     """
 
     number: int
@@ -176,13 +176,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """What an undo or a redo came to.
+    """The result of an undo or a redo.
 
     Attributes:
-        step: The step that it took back; for a redo an undo.
-        restored: Labels that are as they were before that step.
-        left: Labels that were left since they were changed later.
-        number: Number of the step that it is itself; None where nothing was to be changed.
+        step: The step that was taken back; for a redo, this step is an undo.
+        restored: Number of labels that are again as before that step.
+        left: Number of labels that stay because somebody changed them later.
+        number: Number of the new step; None if nothing changed.
     """
 
     step: Step
@@ -193,18 +193,18 @@ class Undone:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry of a label's history; None stands for no label.
+    """One entry in the history of a label. None means that there was no label.
 
     Attributes:
         old_label: The label before.
         new_label: The label after.
         old_note: The note before.
         new_note: The note after.
-        author: Who is named beside the label.
-        time: The time beside the label.
-        kind: What the step was; empty where it is not known, in files of old.
-        by: Who made the step; an import may bring labels of others.
-        source: Where a propagated label came from.
+        author: The author of the label.
+        time: The time of the label.
+        kind: The kind of the step; empty in files of older versions, which do not record it.
+        by: The person who made the step. An import may bring labels of other authors.
+        source: The source of a propagated label.
     """
 
     old_label: str | None
@@ -219,7 +219,7 @@ class Change:
 
 
 def cells_of(label: Label, run_name: str) -> tuple[Any, ...]:
-    """The cells of a label, one for each of `COLUMNS`; None where it comes from nowhere else."""
+    """The cells of a label, one for each of `COLUMNS`. The cells of a missing source are None."""
     source = label.source
     origin = (source.feature, source.member, source.latent, source.score) if source else (None,) * 4
     place = (label.feature, label.member, label.latent)
@@ -227,7 +227,7 @@ def cells_of(label: Label, run_name: str) -> tuple[Any, ...]:
 
 
 def over_limit(label: Label) -> str:
-    """What is longer than `LONGEST`, as a sentence that goes on after a line or a feature; empty if nothing is."""
+    """Name the text that is longer than `LONGEST`, as the second half of a sentence; empty if all texts fit."""
     for name, most in LONGEST.items():
         length = len(getattr(label, name))
         if length > most:
@@ -236,7 +236,7 @@ def over_limit(label: Label) -> str:
 
 
 def require_fit(label: Label) -> None:
-    """Refuse what no form would take.
+    """Refuse a label that is too long.
 
     Raises:
         UserError: If a text is longer than `LONGEST`.
@@ -246,10 +246,10 @@ def require_fit(label: Label) -> None:
 
 
 def require_distinct(labels: Iterable[Label]) -> None:
-    """Refuse two labels of one feature, as the second would take the first's place, and numbers of none.
+    """Refuse two labels of one feature, since the second would replace the first, and impossible feature numbers.
 
     Raises:
-        UserError: If there are such.
+        UserError: If there is such a label.
     """
     seen: set[tuple[str, int]] = set()
     for label in labels:
@@ -261,10 +261,10 @@ def require_distinct(labels: Iterable[Label]) -> None:
 
 
 def clean(text: str) -> str:
-    """Text without blanks around it and without what a database cannot keep."""
+    """Strip blanks around a text, remove NUL, and replace lone surrogates; databases refuse both."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def now() -> str:
-    """The present moment, as times are kept."""
+    """The present time, in the format of stored times."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

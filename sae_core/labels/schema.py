@@ -1,7 +1,7 @@
-"""The tables that labels are kept in, and how a file of an older format becomes one of this.
+"""Define the tables of labels, and convert tables of older formats.
 
-Numbers of steps and changes are given out under the lock of their run, one after the other, so that the largest one
-says whether anything has changed, and no database needs to make them.
+Steps and changes are numbered one after another under the lock of their run. The largest number therefore shows whether
+anything has changed, and the database need not generate numbers.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from sqlalchemy import (
 )
 
 FORMAT = 3
-"""1 was a table of labels and one of their history, for one run; 2 told runs apart by the names of their folders."""
+"""Format 1 had a table of labels and a table of history, for one run; format 2 named each run after its folder."""
 READABLE = (2, FORMAT)
-"""Formats whose tables can be read as they are."""
+"""Formats whose tables can be read without conversion."""
 _NAME = 200
 
 _metadata = MetaData()
@@ -41,10 +41,10 @@ runs = Table(
     Column("created", String(40), nullable=False),
     Column("name", String(_NAME), nullable=False, server_default=""),
 )
-"""One row a run. Who writes locks it. ``run`` is its identity, ``name`` that of its folder, for people.
+"""One row per run; a writer locks the row. ``run`` is the run's identity, ``name`` the name of its folder, for people.
 
-Under format 2 ``run`` was the folder's name, and ``created`` told a run from another one of the same name. Such a row
-gets the identity when its run writes for the first time.
+In format 2 ``run`` was the folder's name, and ``created`` distinguished runs of the same name. Such a row gets the
+identity when its run first writes.
 """
 
 labels = Table(
@@ -65,7 +65,7 @@ labels = Table(
     Column("score", Float(53)),
     Column("version", Integer, nullable=False),
 )
-"""``version`` is the number of the change that made the label what it is."""
+"""``version`` is the number of the change that wrote the present label."""
 
 history = Table(
     "history",
@@ -92,7 +92,7 @@ history = Table(
     Index("history_of_feature", "run", "ensemble", "feature"),
     Index("history_of_step", "run", "step"),
 )
-"""Every change. ``previous`` is the feature's change before (0: none); an undo ``restores`` an earlier outcome."""
+"""Every change. ``previous`` is the feature's change before (0: none); an undo ``restores`` an earlier change."""
 
 steps = Table(
     "label_steps",
@@ -109,7 +109,7 @@ steps = Table(
 
 
 def format_of(connection: Connection) -> int:
-    """The format of the tables there; 0 where there are none."""
+    """The format of the tables in a database; 0 if there are no tables."""
     found = inspect(connection)
     if found.has_table(formats.name):
         return int(connection.execute(select(func.max(formats.c.format))).scalar() or 0)
@@ -117,7 +117,7 @@ def format_of(connection: Connection) -> int:
 
 
 def make_current(connection: Connection) -> None:
-    """Make the tables, or those of this format out of older ones. The caller's transaction makes it all or nothing."""
+    """Make the tables, or convert older tables to this format. The caller's transaction makes this all or nothing."""
     there = format_of(connection)
     if there == FORMAT:
         return
@@ -138,9 +138,9 @@ def make_current(connection: Connection) -> None:
 
 
 def _take_over(connection: Connection, old_history: bool) -> None:
-    """Copy from the tables of format 1. What it did is not undone by steps, which it did not record."""
+    """Copy from the tables of format 1. Format 1 did not record steps, so these changes cannot be undone."""
     if old_history:
-        # Changes whose label is gone have lost which member they were of; nothing restores those.
+        # If a label is gone, the member of its changes is unknown; no undo restores such changes.
         connection.execute(
             text(
                 "INSERT INTO history (run, id, ensemble, feature, member, latent, step, previous, restores,"

@@ -1,4 +1,4 @@
-"""The labels of one run: read, written with optimistic versions, propagated, taken back."""
+"""The labels of one run: read them, write them with optimistic locking, propagate them, undo and redo."""
 
 from __future__ import annotations
 
@@ -41,26 +41,27 @@ class LabelStore:
     """The labels of one run. Threads, processes and, on a server, machines may share them.
 
     Args:
-        path: The SQLite file of the run; it is made with the first label.
-        run_name: Named in the table and in the CSV file.
+        path: The SQLite file of the run; the first label creates it.
+        run_name: The run's name in the table and in the CSV file.
     """
 
     def __init__(self, path: Path, run_name: str) -> None:
         self.path, self.run_name = path, run_name
         self._database: SQLiteFile | Server = SQLiteFile(path, in_run=True)
-        # A file in a run folder is copied and renamed with it, so it does not name its run.
+        # A file in a run folder is copied and renamed with the folder, so the file does not name its run.
         self._run, self._created, self._is_known = "", "", False
 
     @classmethod
     def shared(cls, database: SQLiteFile | Server, run_name: str, *, identity: str = "", created: str = "") -> Self:
-        """The labels of a run in a database that holds those of several.
+        """Open the labels of a run in a database that holds the labels of several runs.
 
         Args:
-            database: As `database_at` gives it.
-            run_name: What people call the run; it may change.
-            identity: Tells the runs apart, see `Run.identity`; the name does if it is not given.
-            created: When the run was made. Labels that older versions kept under its name are its own if they say the
-                same; if no identity is given, a run of the same name that was made at another time is refused.
+            database: The database, as `database_at` returns it.
+            run_name: The run's name for people; it may change.
+            identity: The run's identity, see `Run.identity`; by default the name identifies the run.
+            created: The time at which the run was made. Labels that older versions stored under the run's name belong
+                to this run if they give the same time. Without an identity, a run of the same name with another time
+                is refused.
         """
         store = cls(getattr(database, "path", Path()), run_name)
         store._database, store._run, store._created = database, identity or run_name, created
@@ -68,20 +69,20 @@ class LabelStore:
 
     @property
     def is_shared(self) -> bool:
-        """Whether they lie in a database of several runs, and not in the run folder."""
+        """Whether the labels are in a database of several runs, and not in the run folder."""
         return self._run != ""
 
     @property
     def place(self) -> str:
-        """Where the labels lie, as people may see it: a path, or an address without its password."""
+        """The place of the labels for people: a path, or an address without its password."""
         return self._database.shown
 
     def at_once(self) -> AbstractContextManager[None]:
-        """Within this, all that this thread reads of labels comes through one connection, until it writes some."""
+        """Let all reads of this thread in a block share one connection, until the thread writes."""
         return self._database.at_once()
 
     def get(self, ensemble: str, feature: int) -> Label | None:
-        """The label of a feature, numbered as in the ensemble; None if it has none."""
+        """The label of a feature, given by its number in the ensemble; None if it has no label."""
         with self._reading() as (connection, key):
             query = select(labels).where(
                 labels.c.run == key, labels.c.ensemble == ensemble, labels.c.feature == feature
@@ -96,7 +97,7 @@ class LabelStore:
             if ensemble is not None:
                 query = query.where(labels.c.ensemble == ensemble)
             found = [label_from(row) for row in connection.execute(query)] if connection else []
-        return sorted(found, key=lambda label: label.key)  # databases differ in how they order text
+        return sorted(found, key=lambda label: label.key)  # databases sort text in different ways
 
     def table(self) -> pd.DataFrame:
         """All labels with the columns `COLUMNS`."""
@@ -109,7 +110,7 @@ class LabelStore:
         return table.astype({**dict.fromkeys(numbering.COLUMNS, "int64"), **sources, "score": "float64"})
 
     def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
-        """The version of each feature, with a label or without one; 0 where nothing was ever written."""
+        """The version of each feature, labelled or not; 0 if the feature was never labelled."""
         wanted = sorted(set(features))
         with self._reading() as (connection, key):
             if connection is None:
@@ -128,7 +129,7 @@ class LabelStore:
     def set(
         self, ensemble: str, member: int, latent: int, feature: int, label: str, note: str = "", author: str = ""
     ) -> None:
-        """Write the label of a feature, whatever is there; an empty label without a note removes it.
+        """Write the label of a feature over any other label; an empty label without a note removes the label.
 
         Args:
             ensemble: Name of the ensemble.
@@ -137,10 +138,10 @@ class LabelStore:
             feature: Number of the feature in the ensemble.
             label: A few words.
             note: Anything longer.
-            author: Who writes.
+            author: The person who writes.
 
         Raises:
-            UserError: If it cannot be written.
+            UserError: If the label cannot be written.
         """
         self.save([Edit(Label(ensemble, member, latent, feature, label, note, author, now()))], author=author)
 
@@ -148,7 +149,7 @@ class LabelStore:
         """Remove the label of a feature, if it has one.
 
         Raises:
-            UserError: If it cannot be written.
+            UserError: If the change cannot be written.
         """
         self.save([Edit(Label(ensemble, 0, 0, feature, "", "", author, now()))], author=author)
 
@@ -161,21 +162,24 @@ class LabelStore:
         text: str = "",
         copies: Mapping[tuple[str, int], Sequence[Copy]] = MappingProxyType({}),
     ) -> Saved:
-        """Write labels as one step, all or none; labels that were propagated from them follow while they are untouched.
+        """Write labels as one step, all or none.
 
-        Nothing is written if somebody has changed one of the features since it was seen, unless to what is wanted here.
+        Labels that were propagated from the written ones change with them, unless somebody has edited them. If somebody
+        else has changed one of the features after the person saw it, and to another label than the wanted one, nothing
+        is written.
 
         Args:
-            edits: What is wanted, one edit a feature.
-            author: Who makes the step.
-            kind: What the step is.
-            text: More about the step.
-            copies: By ensemble and feature, other features that its label is then propagated to; each keeps its source
-                and match score. Features that have a label of their own, or one from another source, keep it.
+            edits: The edits, one per feature.
+            author: The person who makes the step.
+            kind: The kind of the step.
+            text: A detail of the step.
+            copies: The features to which a label is then propagated, by ensemble and number of the labelled feature.
+                Each copy records its source and match score. A feature with a label by a person, or from another
+                source, keeps that label.
 
         Raises:
-            UserError: If a feature has no label to propagate, two edits are of one feature, a text is too long, or it
-                cannot be written.
+            UserError: If a feature has no label to propagate, two edits are of one feature, a text is too long, or the
+                labels cannot be written.
         """
         cleaned = [Edit(edit.wanted.cleaned(), edit.seen) for edit in edits]
         require_distinct(edit.wanted for edit in cleaned)
@@ -183,15 +187,15 @@ class LabelStore:
             return ledger.save(cleaned, clean(author), kind, clean(text), copies)
 
     def propagate(self, ensemble: str, feature: int, copies: Sequence[Copy], *, author: str) -> Saved:
-        """Give a feature's label to others of its family; as `save` does, without an edit."""
+        """Propagate a feature's label to others of its family, as `save` does, without an edit."""
         return self.save([], author=author, kind="family", copies={(ensemble, feature): copies})
 
     def last_step(self, author: str, among: Iterable[int] | None = None) -> Step | None:
-        """The last step of an author that is not taken back; ``among`` restricts it to some steps."""
+        """The last step of an author that is not undone; ``among`` restricts the search to some steps."""
         return self._last(author, among, steps.c.kind.not_in(_TAKING_BACK), steps.c.undone == 0)
 
     def last_undo(self, author: str, among: Iterable[int] | None = None) -> Step | None:
-        """The last undo of an author that can be taken back: none if it was, or the author has gone on otherwise."""
+        """The undo that an author can redo; None if it was redone, or if the author has made another step since."""
         taken_back = (steps.c.kind == "undo") & (steps.c.undone == 0)
         last = self._last(author, among, or_(steps.c.kind.not_in(_TAKING_BACK), taken_back))
         return last if last and last.kind == "undo" else None
@@ -207,12 +211,12 @@ class LabelStore:
         return _step(row) if row else None
 
     def undo(self, author: str, number: int) -> Undone:
-        """Take one's own step back, as a step of its own: labels get back what they had, with author and time.
+        """Undo a step of the same author, as a new step. Each label gets back its earlier text, author and time.
 
         A label that somebody has changed after the step stays as it is.
 
         Raises:
-            UserError: If the author has no such step, or it is taken back already.
+            UserError: If the author has no such step, or the step is already undone.
         """
         with self._writing() as ledger:
             row = ledger.step(number)
@@ -221,13 +225,12 @@ class LabelStore:
             return Undone(_step(row), *ledger.take_back(row, clean(author)))
 
     def redo(self, author: str, number: int) -> Undone:
-        """Take one's own undo back, as a step of its own: labels get back what it took, with author and time.
+        """Take back an undo of the same author, as a new step. Each label gets back its text, author and time.
 
-        A label that somebody has changed after the undo stays as it is. The step that is in force again can be taken
-        back as before.
+        A label that somebody has changed after the undo stays as it is. The restored step can be undone again.
 
         Raises:
-            UserError: If the author has no such undo, or it is taken back already.
+            UserError: If the author has no such undo, or the undo is already taken back.
         """
         with self._writing() as ledger:
             row = ledger.step(number)
@@ -236,13 +239,13 @@ class LabelStore:
             return Undone(_step(row), *ledger.take_back(row, clean(author)))
 
     def steps(self, limit: int = 50) -> list[Step]:
-        """The last steps of everybody, the latest first."""
+        """The latest steps of all authors, the latest first."""
         with self._reading() as (connection, key):
             query = select(steps).where(steps.c.run == key).order_by(desc(steps.c.id)).limit(limit)
             return [_step(row) for row in connection.execute(query)] if connection else []
 
     def history(self, ensemble: str, feature: int) -> list[Change]:
-        """All changes of a feature's label, the first one first."""
+        """All changes of a feature's label, the earliest first."""
         of_step = (steps.c.run == history.c.run) & (steps.c.id == history.c.step)
         chosen = (
             select(history, steps.c.kind.label("kind"), steps.c.author.label("step_author"))
@@ -261,24 +264,24 @@ class LabelStore:
         ]
 
     def to_csv(self) -> str:
-        """All labels as CSV; cells that a spreadsheet would take for a formula get an apostrophe in front."""
+        """All labels as CSV; a cell that a spreadsheet would run as a formula begins with an apostrophe."""
         return csv_file.write_csv(self.all(), self.run_name)
 
     def from_csv(self, text: str, widths: Mapping[str, Sequence[int]], author: str = "") -> int:
-        """Read labels from CSV, all or none; a label that is already there is replaced.
+        """Read labels from CSV, all or none; a label of the file replaces the stored one.
 
         Args:
-            text: A file with at least the columns ensemble, label and feature (the number in the ensemble), or member
-                and latent (the number within the member) in place of it, or all three, in any order. One with feature
-                and member and without latent is of an older version, whose feature is the number within the member.
-            widths: Features of each member, for every ensemble of the run.
-            author: Who imports.
+            text: A file with the columns ensemble and label, and with feature (the number in the ensemble), or with
+                member and latent (the number within the member), or with all three, in any order. A file with feature
+                and member but without latent comes from an older version; its feature is the number within the member.
+            widths: Number of features of each member, for every ensemble of the run.
+            author: The person who imports.
 
         Returns:
             The number of labels read.
 
         Raises:
-            UserError: One sentence naming the line and column at fault.
+            UserError: One sentence that names the wrong line and column.
         """
         found = csv_file.parse_csv(text, widths, self.run_name).labels
         self.save([Edit(label) for label in found], author=author, kind="import")
@@ -286,12 +289,12 @@ class LabelStore:
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Connection | None, str]]:
-        """A connection for reading, None while nobody has written a label, and what the run is called there."""
+        """Yield a connection for reading (None while nobody has written a label) and the run's key in the database."""
         with self._database.reading() as connection:
             yield connection, self._key(connection) if connection else self._run
 
     def _key(self, connection: Connection) -> str:
-        """What the run is called in the database: its identity, or its name where an older version has written."""
+        """The run's key in the database: its identity, or its name if an older version has written labels."""
         if self._run in ("", self.run_name) or self._is_known:
             return self._run
         query = select(runs.c.run, runs.c.created).where(runs.c.run.in_([self._run, self.run_name]))
@@ -301,19 +304,19 @@ class LabelStore:
         return self.run_name if is_ours else self._run
 
     def _adopt(self, connection: Connection) -> None:
-        """Put the run's identity in the place of its name, under which an older version has written."""
+        """Replace the run's name, under which an older version has written labels, by the run's identity."""
         if self._key(connection) == self._run:
             return
         ours = (runs.c.run == self.run_name) & (runs.c.created == self._created)
         renamed = update(runs).where(ours).values(run=self._run, name=self.run_name)
-        if connection.execute(renamed).rowcount:  # else somebody else was faster
+        if connection.execute(renamed).rowcount:  # otherwise another process was faster
             for table in (labels, history, steps):
                 mine = update(table).where(table.c.run == self.run_name)
                 connection.execute(mine.values(run=self._run))
 
     @contextmanager
     def _writing(self) -> Iterator[Ledger]:
-        """The run's labels, locked against everybody else who writes them."""
+        """Yield the run's labels, locked against all other writers."""
         with self._database.writing() as connection:
             self._lock(connection)
             yield Ledger(connection, self._run)
@@ -327,7 +330,7 @@ class LabelStore:
                 with connection.begin_nested():
                     connection.execute(insert(runs).values(run=self._run, name=self.run_name, created=self._created))
             except IntegrityError:
-                pass  # somebody else was faster
+                pass  # another process was faster
             created = connection.execute(query).scalar_one()
         if self._created and created != self._created:
             raise UserError(
