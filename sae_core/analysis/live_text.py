@@ -156,17 +156,12 @@ def encode_text(ensemble: Ensemble, read: ReadText, texts: TokenTexts) -> LiveTe
             f"The language model gives activations of dimension {read.acts_TD.shape[1]}, the ensemble was trained on "
             f"{ensemble.d_in}; put back the model that the run was trained with."
         )
-    acts_TD = read.acts_TD.to(ensemble[0].W_dec.device)
+    acts_TD = read.acts_TD.to(ensemble.device)
     ((_, codes),) = Encoders({ensemble.method: ensemble}).codes(acts_TD, decode=True)
     members = list(codes)
     left = [(acts_TD - part_TD).square().sum(dim=1) for part_TD in partial_sums(ensemble, members)]
-    features, rows, values = [], [], []
-    for weight, offset, member in zip(ensemble.weights, ensemble.offsets, members, strict=False):
-        values_E = weight * member.code.values_E
-        fires_E = values_E != 0
-        features.append((member.code.features_E[fires_E] + offset).cpu().numpy())
-        rows.append(member.code.rows_E[fires_E].cpu().numpy())
-        values.append(values_E[fires_E].cpu().numpy())
+    entries = [[column_E.cpu().numpy() for column_E in step.entries()] for step in members]
+    features, rows, values = zip(*entries, strict=True)
     return LiveText(
         text=read.text,
         tokens=read.tokens,

@@ -155,7 +155,7 @@ def _nearest(job: _Job, progress: Progress) -> dict[str, Any]:
 
 def _families(job: _Job, progress: Progress) -> dict[str, Any]:
     index, matches = ActivationIndex.open(job.folder.index), read_table(job.folder.matches)
-    dictionaries = [member.W_dec for member in job.ensemble]
+    dictionaries = [member.dictionary for member in job.ensemble]
     firing, table, summary = relate_members(index, dictionaries, matches, progress=progress)
     write_table(job.folder.firing_matches, firing)
     write_table(job.folder.families, table)
@@ -164,7 +164,7 @@ def _families(job: _Job, progress: Progress) -> dict[str, Any]:
 
 
 def _energy(job: _Job, progress: Progress) -> dict[str, Any]:
-    if job.ensemble.wiring != "residual" or len(job.ensemble) < 2:
+    if not job.ensemble.is_staged:
         return {"skipped": "only stages of a boosted ensemble remove residual energy"}
     if not job.run.activations.exists():
         return {"skipped": "the activations were deleted"}

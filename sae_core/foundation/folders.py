@@ -71,8 +71,12 @@ class EnsembleFolder:
         return self.path / "ensemble.json"
 
     def member(self, number: int) -> Path:
-        """Folder of one member in SAELens' format."""
+        """Folder of one member: an SAE in SAELens' format, or an ensemble like this one."""
         return self.path / f"member_{number:02d}"
+
+    def inner(self, number: int) -> EnsembleFolder:
+        """The paths of a member that is an ensemble."""
+        return EnsembleFolder(self.member(number))
 
     @property
     def curves(self) -> Path:

@@ -89,6 +89,11 @@ class SAE(nn.Module):
         """Number of features, N."""
         return self.W_dec.shape[0]
 
+    @property
+    def dictionary(self) -> Tensor:
+        """The atoms [N, D]."""
+        return self.W_dec
+
     def pre_activations(self, acts_BD: Tensor) -> Tensor:
         """(a − b_dec)·W_enc + b_enc, shape [B, N]."""
         # b_dec is folded into the bias, which spares a [B, D] copy.

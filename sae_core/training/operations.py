@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
+from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.method import One, Several
 from sae_core.foundation.settings.sections import Architecture, RunSettings, SAESettings
 from sae_core.sae import SAE
 
@@ -122,21 +124,55 @@ class SAEShape:
         return FLOAT * self.parameters
 
 
-def ensemble_flops(members: Sequence[SAEShape], *, tokens: int, boosting: Boosting | None = None, rows: int = 0) -> int:
+@dataclass(frozen=True, slots=True)
+class EnsembleShape:
+    """What decides the cost of an ensemble: its members, SAEs or ensembles, and whether each reads what is left."""
+
+    members: tuple[SAEShape | EnsembleShape, ...]
+    in_turn: bool
+
+    @classmethod
+    def of(cls, ensemble: Ensemble) -> Self:
+        """That of an ensemble which is there."""
+        members = (
+            cls.of(each) if isinstance(each, Ensemble) else SAEShape.of_sae(cast(SAE, each)) for each in ensemble
+        )
+        return cls(tuple(members), ensemble.in_turn)
+
+    @classmethod
+    def planned(cls, layout: Several, d_in: int) -> Self:
+        """That of an ensemble which is to be trained."""
+        members = (
+            SAEShape.of(each.sae, d_in) if isinstance(each, One) else cls.planned(each, d_in) for each in layout.members
+        )
+        return cls(tuple(members), layout.in_turn)
+
+    @property
+    def run_flops(self) -> int:
+        """Operations to encode and reconstruct one activation."""
+        return sum(member.run_flops for member in self.members)
+
+
+def ensemble_flops(
+    ensemble: SAEShape | EnsembleShape, *, tokens: int, boosting: Boosting | None = None, rows: int = 0
+) -> int:
     """Operations to train an ensemble; AuxK and the optimiser are not counted.
 
     A boosted stage also runs the members before it for every activation; where residuals are cached, each member but
     the last runs once over all rows instead, and in a pipeline none does, as the steps themselves give what is left.
 
     Args:
-        members: Its members.
-        tokens: Activations that each is trained on.
-        boosting: How stages get what they learn; None for members side by side.
+        ensemble: The ensemble, or one of its SAEs.
+        tokens: Activations that each SAE is trained on.
+        boosting: How stages get what they learn; of no account for members side by side.
         rows: Different activations, of which cached residuals have each once.
     """
-    total = sum(tokens * member.step_flops for member in members)
-    for number, member in enumerate(members):
-        later = len(members) - 1 - number
+    if isinstance(ensemble, SAEShape):
+        return tokens * ensemble.step_flops
+    total = 0
+    for number, member in enumerate(ensemble.members):
+        total += ensemble_flops(member, tokens=tokens, boosting=boosting, rows=rows)
+        later = (len(ensemble.members) - 1 - number) * ensemble.in_turn
         runs = {"cached": min(later, 1) * rows, "recomputed": later * tokens}.get(boosting or "", 0)
         total += runs * member.run_flops
     return total

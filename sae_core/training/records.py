@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.training.operations import Boosting, SAEShape, ensemble_flops
+from sae_core.training.operations import Boosting, EnsembleShape, ensemble_flops
 from sae_core.training.stage import Plan
 
 
@@ -50,7 +50,7 @@ def training_facts(trained: Trained, plan: Plan, *, peak: int) -> dict[str, floa
         plan: How it was trained.
         peak: The peak memory of the process that needed most.
     """
-    ensemble, members = trained.ensemble, [SAEShape.of_sae(member) for member in trained.ensemble]
+    ensemble, shape = trained.ensemble, EnsembleShape.of(trained.ensemble)
     tokens, on_gpu = plan.steps * plan.batch_size, plan.device.type == "cuda"
     return {
         "seconds": round(trained.seconds, 3),
@@ -61,7 +61,7 @@ def training_facts(trained: Trained, plan: Plan, *, peak: int) -> dict[str, floa
         "steps": plan.steps,
         "side_by_side": trained.side_by_side,
         "processes": plan.processes.size,
-        "flops": ensemble_flops(members, tokens=tokens, boosting=trained.boosting, rows=trained.rows),
+        "flops": ensemble_flops(shape, tokens=tokens, boosting=trained.boosting, rows=trained.rows),
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "peak_memory_bytes": peak,
         "device": torch.cuda.get_device_name(plan.device) if on_gpu else "cpu",

@@ -15,17 +15,19 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.ensembles.coder import Coder
+from sae_core.ensembles.ensemble import Ensemble, through
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, write_json
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.sections import Kernels
 from sae_core.foundation.settings.sections import Residuals as Wanted
-from sae_core.sae import SAE
 from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import Plan, Target
@@ -78,7 +80,7 @@ class Residuals:
             processes.first(lambda: write_json(decision, "cached" if self._worth_caching() else "recomputed"))
         return bool(read_json(decision) == "cached")
 
-    def after(self, members: Sequence[SAE]) -> Target:
+    def after(self, members: Sequence[Coder]) -> Target:
         """What finished stages leave to the next one; the activations if there are none.
 
         Raises:
@@ -103,13 +105,12 @@ class Residuals:
         (scale,) = self._plan.processes.of_first(scale)
         return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
 
-    def _reconstruct(self, members: Sequence[SAE], acts_BD: Tensor) -> Tensor:
+    def _reconstruct(self, members: Sequence[Coder], acts_BD: Tensor) -> Tensor:
         """What finished stages make of activations together, as `Ensemble.forward` does."""
-        whole_BD, left_BD = torch.zeros_like(acts_BD), acts_BD
-        for member in members:
-            part_BD = self._encoder.reconstruct(member, left_BD)
-            whole_BD, left_BD = whole_BD + part_BD, left_BD - part_BD
-        return whole_BD
+        return self._recon(Ensemble(members, wiring="residual"), acts_BD)
+
+    def _recon(self, coder: Coder, acts_BD: Tensor) -> Tensor:
+        return cast(Tensor, through(coder, acts_BD, self._encoder.recon_only)[1])
 
     def _worth_caching(self) -> bool:
         source, plan = self._source, self._plan
@@ -126,7 +127,7 @@ class Residuals:
     def _cache(self, stage: int) -> Path:
         return self._folder / "residual" / f"after_{stage}"
 
-    def _kept(self, source: StoredSource, members: Sequence[SAE]) -> ActivationCache:
+    def _kept(self, source: StoredSource, members: Sequence[Coder]) -> ActivationCache:
         """The residual after members, from disk as far as it is there; the one before it is then removed."""
         stage = len(members)
         folders = [self._cache(number) for number in (stage - 1, stage)]
@@ -149,14 +150,14 @@ class Residuals:
         return kept
 
     @torch.no_grad()
-    def _write(self, writer: CacheWriter, before: StoredSource, member: SAE, label: str, shard_rows: int) -> None:
+    def _write(self, writer: CacheWriter, before: StoredSource, member: Coder, label: str, shard_rows: int) -> None:
         """Append what a member leaves of the rows that are not yet written, a shard at a time."""
         began = time.perf_counter() - (_seconds(writer.folder) if writer.rows else 0.0)
         for first in range(writer.rows, before.rows, shard_rows):
             last = min(first + shard_rows, before.rows)
             for start in range(first, last, BLOCK_ROWS):
                 target_BD = before.read(start, min(start + BLOCK_ROWS, last)).to(self._plan.device)
-                left_BD = target_BD - self._encoder.reconstruct(member, target_BD)
+                left_BD = target_BD - self._recon(member, target_BD)
                 if not left_BD.isfinite().all():
                     raise UserError(
                         f"The {label} is not finite; look for activations that are not, or train again in a new folder "
@@ -193,7 +194,7 @@ def _seconds(folder: Path) -> float:
     return float(read_json(path)) if path.exists() else 0.0
 
 
-def _identity(source: StoredSource, members: Sequence[SAE]) -> str:
+def _identity(source: StoredSource, members: Sequence[Coder]) -> str:
     """Hash of what a residual is made from, so that one of other activations or members is never taken for it."""
     digest = hashlib.sha256(source.fingerprint.encode())
     for member in members:

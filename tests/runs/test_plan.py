@@ -35,7 +35,14 @@ from sae_core.training.distribution import Part
 from sae_core.training.kernels.cpu import workspace
 from sae_core.training.kernels.cpu.workspace import shared_workspace
 from sae_core.training.members import make_trainer
-from sae_core.training.operations import SAEShape, checkpoint_bytes, ensemble_flops, kept_residuals, residual_bytes
+from sae_core.training.operations import (
+    EnsembleShape,
+    SAEShape,
+    checkpoint_bytes,
+    ensemble_flops,
+    kept_residuals,
+    residual_bytes,
+)
 from sae_core.training.residuals import Residuals
 from sae_core.training.stage import Plan
 
@@ -116,29 +123,39 @@ def test_operations_of_training_by_hand() -> None:
     sparse, dense = SAEShape("topk", 10, 100, 3), SAEShape("relu", 10, 100, 3)
     assert (sparse.step_flops, sparse.run_flops) == (2000 + 4 * 60, 2000 + 60)
     assert (dense.step_flops, dense.run_flops) == (5 * 2000, 2 * 2000)
-    assert ensemble_flops([sparse] * 3, tokens=7) == 3 * 7 * 2240
+    bag, stages = (EnsembleShape((sparse,) * 3, in_turn) for in_turn in (False, True))
+    assert ensemble_flops(bag, tokens=7) == ensemble_flops(bag, tokens=7, boosting="cached", rows=5) == 3 * 7 * 2240
     # Stage 2 runs stage 1, stage 3 both; from disk, the first two run once over all rows.
-    assert ensemble_flops([sparse] * 3, tokens=7, boosting="recomputed", rows=5) == 3 * 7 * 2240 + 3 * 7 * 2060
-    assert ensemble_flops([sparse] * 3, tokens=7, boosting="cached", rows=5) == 3 * 7 * 2240 + 2 * 5 * 2060
-    assert ensemble_flops([sparse] * 3, tokens=7, boosting="pipelined", rows=5) == 3 * 7 * 2240
+    assert ensemble_flops(stages, tokens=7, boosting="recomputed", rows=5) == 3 * 7 * 2240 + 3 * 7 * 2060
+    assert ensemble_flops(stages, tokens=7, boosting="cached", rows=5) == 3 * 7 * 2240 + 2 * 5 * 2060
+    assert ensemble_flops(stages, tokens=7, boosting="pipelined", rows=5) == 3 * 7 * 2240
+    # Two stages that are bags of three: the first bag runs once over all rows.
+    bags = EnsembleShape((bag, bag), in_turn=True)
+    assert ensemble_flops(bags, tokens=7, boosting="cached", rows=5) == 6 * 7 * 2240 + 5 * 3 * 2060
+    # A bag of three such ensembles of three stages.
+    assert ensemble_flops(EnsembleShape((stages,) * 3, in_turn=False), tokens=7, boosting="cached", rows=5) == 3 * (
+        3 * 7 * 2240 + 2 * 5 * 2060
+    )
 
 
 @pytest.mark.parametrize("boosting", ["pipelined", "recomputed"])
 def test_operations_are_those_that_a_boosted_training_records(tmp_path: Path, boosting: Any) -> None:
     training = {"boosting": boosting} if boosting == "pipelined" else {"residuals": boosting}
     run = trained(tmp_path / "run", methods=("boosted",), **training)
-    counted = ensemble_flops([SAEShape("topk", D, 64, K)] * MEMBERS, tokens=STEPS * BATCH, boosting=boosting, rows=1550)
+    shape = EnsembleShape((SAEShape("topk", D, 64, K),) * MEMBERS, in_turn=True)
+    counted = ensemble_flops(shape, tokens=STEPS * BATCH, boosting=boosting, rows=1550)
     assert run.facts("train/boosted")["flops"] == counted
 
 
 def test_operations_and_files_are_those_of_a_real_run(trained_run: Run) -> None:
     settings, corpus = trained_run.settings, trained_run.facts("corpus")
     for method in BY_DEFAULT:
-        members = [SAEShape.of(one.sae, corpus["d_in"]) for one in EVERY[method].layout(settings).ones()]
+        shape = EnsembleShape.planned(EVERY[method].layout(settings), corpus["d_in"])
+        members: Any = shape.members
         facts, folder = trained_run.facts(f"train/{method}"), trained_run.ensemble(method)
         boosting: Any = "cached" if method == "boosted" else None
         rows = corpus["train_tokens"]
-        assert facts["flops"] == ensemble_flops(members, tokens=facts["tokens"], boosting=boosting, rows=rows), method
+        assert facts["flops"] == ensemble_flops(shape, tokens=facts["tokens"], boosting=boosting, rows=rows), method
         for number, member in enumerate(members):
             assert payload(next(folder.member(number).glob("*.safetensors"))) == member.weight_bytes
         features = sum(member.width for member in members)

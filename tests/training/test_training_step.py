@@ -230,7 +230,7 @@ def test_a_boosted_stage_trains_on_the_residual_auxk_included(tmp_path: Path) ->
     curves = train_stage([stage], target, plan, checkpoint=tmp_path / "checkpoint")
     losses, dead = [], []
     for acts_BD in islice(source.batches(batch_size=32, seed=7), 60):
-        residual_BD = 0.4 * (acts_BD - sum(part_BD for _, part_BD in frozen.member_codes(acts_BD)))
+        residual_BD = 0.4 * (acts_BD - sum(step.part_BD for step in frozen.walk(acts_BD)))
         losses.append(by_hand.step(residual_BD.detach()).loss.item())
         dead.append(float(by_hand.dead_N.float().mean()))
     for name, tensor in by_hand.sae.state_dict().items():

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sae_core.analysis.atoms.dictionary_loops import unite_tokens
 from sae_core.analysis.reconstruction.reconstruction import Read, defined
-from sae_core.analysis.shared.codes import BLOCK, Encoders, MemberCode
+from sae_core.analysis.shared.codes import BLOCK, Encoders
 from sae_core.analysis.shared.terms import THRESHOLD
 from sae_core.analysis.similarity.cosines import Atoms, best_matches, nearest_in, random_best
 from sae_core.analysis.stability.stability import measure_stability
-from sae_core.ensembles.ensemble import Ensemble
+from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
 
 CONNECTIVITY_TOKENS = 10_000
@@ -128,13 +128,13 @@ def _packed(pattern_TM: sparse.csr_array, words: int) -> NDArray[np.uint64]:
     return bits_TW
 
 
-def firing_rows(ensemble: Ensemble, codes: Iterable[MemberCode], tokens: int) -> sparse.csr_array:
+def firing_rows(ensemble: Ensemble, codes: Iterable[Step], tokens: int) -> sparse.csr_array:
     """Which of all M features fire on which of a block's tokens: bool [tokens, M]."""
     rows, columns = [], []
-    for offset, code in zip(ensemble.offsets, codes, strict=False):
-        tokens_E, features_E = code.firing()
+    for step in codes:
+        tokens_E, features_E = step.firing()
         rows.append(tokens_E)
-        columns.append(features_E + offset)
+        columns.append(features_E + step.first)
     places = (torch.cat(rows).cpu().numpy(), torch.cat(columns).cpu().numpy())
     return sparse.csr_array((np.ones(len(places[0]), dtype=bool), places), shape=(tokens, ensemble.offsets[-1]))
 
@@ -186,7 +186,7 @@ def measure_dictionary(
 
 
 def _atom_figures(ensemble: Ensemble, firing_TM: sparse.csr_array, seed: int) -> dict[str, Any]:
-    atoms = Atoms(*(member.W_dec.detach() for member in ensemble))
+    atoms = Atoms(*(member.dictionary.detach() for member in ensemble))
     nearest_M = nearest_in(atoms)
     diverse_M = diverse(atoms, nearest_N=nearest_M).cpu().numpy()
     alive_M = np.bincount(firing_TM.indices, minlength=len(atoms)) > 0
@@ -214,7 +214,7 @@ def member_stability(
     """
     if len(ensemble) < 2:
         return None
-    members = [member.W_dec.detach() for member in ensemble]
+    members = [member.dictionary.detach() for member in ensemble]
     return measure_stability(
         members, threshold=threshold, seed=seed, stage=f"match members of {ensemble.method}", progress=progress
     )[0]

@@ -39,7 +39,7 @@ def promoted_tokens(
         One row a feature: feature, promoted, promoted_scores, suppressed, suppressed_scores; lists, the strongest
         first.
     """
-    device = ensemble[0].W_dec.device
+    device = ensemble.device
     lens = {name: tensor.to(device, torch.float32) for name, tensor in lens.items()}
     vocabulary = len(lens["unembed_VD"])
     real = min(vocabulary, texts.vocabulary_size or vocabulary)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sae_core.analysis.shared.codes import BLOCK, member_code
+from sae_core.analysis.shared.codes import BLOCK
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.sae.sparse_code import entry_products
@@ -58,25 +58,23 @@ def energy_by_stage(
     ensemble: Ensemble, acts_BD: Tensor, *, encode: FrozenEncoder | None = None
 ) -> Iterator[StageEnergy]:
     """What each stage of a residual ensemble does to activations, stage after stage."""
-    encode, before_BD = encode or FrozenEncoder(), acts_BD.to(ensemble[0].W_dec.device, torch.float32)
-    for weight, stage in zip(ensemble.weights, ensemble, strict=True):
-        member = member_code(stage, before_BD, encode=encode)
-        assert member.decoded_BD is not None
-        code, after_BD = member.code, before_BD - weight * member.decoded_BD
+    run = (encode or FrozenEncoder()).code_and_recon
+    for step in ensemble.walk(acts_BD.to(ensemble.device, torch.float32), run):
+        code, weight, atoms_ND = step.code, step.weight, step.member.dictionary
+        before_BD, after_BD = step.input_BD, step.left_BD
         both_BD, coefs_E = before_BD + after_BD, weight * code.values_E
-        alone_E = 2 * entry_products(before_BD, stage.W_dec, code)
-        alone_E -= coefs_E * stage.W_dec.square().sum(dim=1)[code.features_E]
+        alone_E = 2 * entry_products(before_BD, atoms_ND, code)
+        alone_E -= coefs_E * atoms_ND.square().sum(dim=1)[code.features_E]
         fires_E = coefs_E != 0
         yield StageEnergy(
             before_BD.square().sum(dim=1),
             after_BD.square().sum(dim=1),
-            weight * (both_BD @ stage.b_dec),
+            weight * (both_BD @ step.member.b_dec),
             code.features_E[fires_E],
             code.rows_E[fires_E],
-            (coefs_E * entry_products(both_BD, stage.W_dec, code))[fires_E],
+            (coefs_E * entry_products(both_BD, atoms_ND, code))[fires_E],
             (coefs_E * alone_E)[fires_E],
         )
-        before_BD = after_BD
 
 
 def measure_stage_energy(

@@ -72,7 +72,7 @@ def measure_concepts(
     """
     like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
     # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
-    random = random_dictionary(like[0], sample_BD.to(device), seed=(seed + 2**31) % 2**32)
+    random = random_dictionary(next(like.saes()), sample_BD.to(device), seed=(seed + 2**31) % 2**32)
     methods = _with_controls(ensembles, controls or {})
     methods[RANDOM] = Ensemble([random], wiring="parallel", method=RANDOM)
     texts = list(dict.fromkeys(text for task in tasks for text in (*task.train_texts, *task.test_texts)))

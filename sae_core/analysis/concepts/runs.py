@@ -19,7 +19,7 @@ from sae_core.analysis.concepts.task_names import identity_of, task_name
 from sae_core.analysis.concepts.tasks import Task, docstring_tasks, labelled_task
 from sae_core.analysis.concepts.texts_read import TextReader
 from sae_core.analysis.reconstruction.control import controls_of
-from sae_core.analysis.shared.random_twin import SAMPLE_ROWS, has_control
+from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.shared.sample import training_sample
 from sae_core.analysis.shared.trained import trained_ensembles
 from sae_core.ensembles.ensemble import Ensemble
@@ -215,7 +215,7 @@ def _controls(run: Run, ensembles: Mapping[str, Ensemble], read: ActivationsOf, 
 
     They are set up on the same training activations; once these are gone, on those of the first training texts.
     """
-    if not any(map(has_control, ensembles.values())):
+    if not any(ensemble.is_staged for ensemble in ensembles.values()):
         return {}
     if run.activations.exists():
         sample_BD = training_sample(run, SAMPLE_ROWS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from dataclasses import replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pandas as pd
@@ -13,13 +14,12 @@ import torch
 from torch import Tensor
 
 from sae_core.analysis.cost.effort import steps_taken
-from sae_core.analysis.shared.codes import member_code
 from sae_core.analysis.shared.terms import RULE, WORTH, where_to_stop
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
 from sae_core.training.kernels.frozen import FrozenEncoder
-from sae_core.training.operations import Boosting, SAEShape, ensemble_flops
+from sae_core.training.operations import Boosting, EnsembleShape, ensemble_flops
 
 TIMED_TOKENS, REPEATS = 1024, 5
 """Activations that are encoded and reconstructed to take the time, and how often; the median counts."""
@@ -67,7 +67,7 @@ def _ensemble_cost(
     run: Run, name: str, ensemble: Ensemble, measured: Mapping[str, Any], acts_BD: Tensor, repeats: int
 ) -> dict[str, Any]:
     facts, folder, members = run.facts(f"train/{name}"), run.ensemble(name), len(ensemble)
-    files = [list(folder.member(number).glob("*.safetensors")) for number in range(members)]
+    files = [list(folder.member(number).rglob("*.safetensors")) for number in range(members)]
     seconds, tokens = facts.get("seconds"), facts.get("tokens")
     steps = _steps(ensemble, measured["by_members"])
     for step, size, time_J, flops in zip(
@@ -86,7 +86,7 @@ def _ensemble_cost(
         "train_seconds": seconds,
         "tokens": tokens,
         "steps": steps_taken(run, name),
-        "tokens_per_second": tokens * members / seconds if seconds and tokens else None,
+        "tokens_per_second": tokens * len(list(ensemble.saes())) / seconds if seconds and tokens else None,
         "train_flops": facts.get("flops"),
         "peak_memory_bytes": facts.get("peak_memory_bytes"),
         "train_device": facts.get("device"),
@@ -121,17 +121,12 @@ def inference_seconds(ensemble: Ensemble, acts_BD: Tensor, *, repeats: int = REP
         acts_BD: The activations.
         repeats: How often the time is taken.
     """
-    encode = FrozenEncoder()
+    run = FrozenEncoder().code_and_recon
     taken: list[list[float]] = [[] for _ in range(len(ensemble))]
     for _ in range(1 + repeats):
-        input_BD = acts_BD
-        for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
-            started = _now(acts_BD)
-            code = member_code(member, input_BD, encode=encode)
-            if ensemble.wiring == "residual" and number + 1 < len(ensemble):
-                assert code.decoded_BD is not None
-                input_BD = input_BD - weight * code.decoded_BD
-            taken[number].append(_now(acts_BD) - started)
+        times = [_now(acts_BD), *(_now(acts_BD) for _ in ensemble.walk(acts_BD, run))]
+        for number, (began, ended) in enumerate(pairwise(times)):
+            taken[number].append(ended - began)
     return [statistics.median(seconds[1:]) for seconds in taken]
 
 
@@ -152,17 +147,15 @@ def training_flops_by_members(run: Run, ensemble: Ensemble, facts: Mapping[str, 
         ensemble: The trained ensemble.
         facts: What training recorded.
     """
-    shapes = [SAEShape.of_sae(member) for member in ensemble]
+    shape = EnsembleShape.of(ensemble)
     tokens, rows = facts.get("tokens"), run.facts("corpus").get("train_tokens", 0)
-    ways: tuple[Boosting | None, ...] = (
-        ("cached", "recomputed", "pipelined") if ensemble.wiring == "residual" and len(ensemble) > 1 else (None,)
-    )
+    ways: tuple[Boosting, ...] = ("cached", "recomputed", "pipelined")
     for boosting in ways:
         if not tokens:
             break
         counted = [
-            ensemble_flops(shapes[: count + 1], tokens=tokens, boosting=boosting, rows=rows)
-            for count in range(len(shapes))
+            ensemble_flops(replace(shape, members=shape.members[:count]), tokens=tokens, boosting=boosting, rows=rows)
+            for count in range(1, len(ensemble) + 1)
         ]
         if counted[-1] == facts.get("flops"):
             return list(counted)
@@ -174,7 +167,7 @@ def _seconds_by_members(run: Run, name: str, ensemble: Ensemble, seconds: float 
     members = len(ensemble)
     if not seconds:
         return [None] * members
-    sequential = ensemble.wiring == "residual" and run.settings.training.boosting == "sequential"
+    sequential = ensemble.in_turn and run.settings.training.boosting == "sequential"
     if sequential and run.ensemble(name).curves.exists():
         curves: pd.DataFrame = read_table(run.ensemble(name).curves)
         own = curves.groupby("member")["seconds"].max()

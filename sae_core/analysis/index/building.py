@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,11 +102,15 @@ def shard_bounds(tokens: int, rank: int, world: int) -> tuple[int, int]:
     return start, stop
 
 
+@torch.no_grad()
 def _keep(ensemble: Ensemble, read: Read, rows: range, kept: Path, progress: Progress) -> None:
     """Encode rows and keep what is not zero in a file."""
     if rows.stop > np.iinfo(np.int32).max:
         raise UserError(f"{rows.stop:,} tokens are too many for one index; set data.index_tokens below 2³¹.")
-    encode, piece = FrozenEncoder(), min(BLOCK, 2 ** int(math.log2(max(1, CELLS // max(ensemble.widths)))))
+    encode, piece = (
+        FrozenEncoder(),
+        min(BLOCK, 2 ** int(math.log2(max(1, CELLS // max(sae.width for sae in ensemble.saes()))))),
+    )
     kept.parent.mkdir(parents=True, exist_ok=True)
     with naming_faults_of(kept), KeptEntries(kept) as entries:
         for start in range(rows.start, rows.stop, piece):
@@ -116,30 +120,13 @@ def _keep(ensemble: Ensemble, read: Read, rows: range, kept: Path, progress: Pro
                 raise UserError(
                     f"An activation of tokens {start} to {stop} is not finite; gather the activations anew."
                 )
-            for columns in sparse_codes(ensemble, acts_BD, encode):
-                features_E, rows_E, values_E = (column_E.cpu().numpy() for column_E in columns)
+            acts_BD = acts_BD.to(ensemble.device, torch.float32)
+            # TopK codes never become dense, and nothing is decoded that no later member needs.
+            for step in ensemble.walk(acts_BD, encode.code_and_recon, decode=False):
+                features_E, rows_E, values_E = (column_E.cpu().numpy() for column_E in step.entries())
                 entries.add(features_E, rows_E + start, values_E)
             progress(Tick(f"index {ensemble.method}", stop - rows.start, len(rows)))
 
 
 def _place(kept: Sequence[Path], ensemble: Ensemble, tokens: int, path: Path) -> None:
     write_placed(path, kept, ensemble.offsets[-1], {"format": FORMAT, "tokens": str(tokens)})
-
-
-@torch.no_grad()
-def sparse_codes(ensemble: Ensemble, acts_BD: Tensor, encode: FrozenEncoder) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The entries of `Ensemble.encode(acts_BD)` that are not zero, member by member.
-
-    TopK codes never become dense, and nothing is decoded that no later member needs.
-
-    Yields:
-        For each member (features int64 [E], in the ensemble's numbering; rows int64 [E], ascending; values [E]).
-    """
-    input_BD = acts_BD.to(ensemble[0].W_dec.device, torch.float32)
-    for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
-        code = encode(member, input_BD)
-        values_E = weight * code.values_E
-        active_E = values_E != 0
-        yield code.features_E[active_E] + ensemble.offsets[number], code.rows_E[active_E], values_E[active_E]
-        if ensemble.wiring == "residual" and number + 1 < len(ensemble):
-            input_BD = input_BD - weight * member.decode_sparse(code)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_core.analysis.reconstruction.reconstruction import CHUNK, Moments, Read, Totals, explained_above, run_over
 from sae_core.analysis.shared.bootstrap import ABOVE
-from sae_core.analysis.shared.random_twin import has_control, random_stages
+from sae_core.analysis.shared.random_twin import random_stages
 from sae_core.analysis.shared.terms import untrained_share
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.methods import control_name
@@ -36,7 +36,7 @@ def controls_of(ensembles: Mapping[str, Ensemble], sample_BD: Tensor, *, seed: i
     return {
         name: random_stages(ensemble, sample_BD, seed=seed)
         for name, ensemble in ensembles.items()
-        if has_control(ensemble)
+        if ensemble.is_staged
     }
 
 
@@ -72,7 +72,7 @@ def measure_controls(
         reconstruction, also ``by_members``, the ``gains`` of the stages, ``trained_above`` (interval of what the
         trained stages explain more, on the same draws) and ``untrained_share`` (see `untrained_share`).
     """
-    boosted = {name: ensemble for name, ensemble in ensembles.items() if has_control(ensemble)}
+    boosted = {name: ensemble for name, ensemble in ensembles.items() if ensemble.is_staged}
     facts = {"tokens": tokens, "fitted_on": 0, "bootstrap": bootstrap, "seed": seed, "ensembles": {}}
     if not boosted:
         return facts, {}

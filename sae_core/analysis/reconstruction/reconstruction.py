@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.analysis.shared.bootstrap import ABOVE, differences, interval
-from sae_core.analysis.shared.codes import BLOCK, Encoders, MemberCode, partial_sums
-from sae_core.ensembles.ensemble import Ensemble
+from sae_core.analysis.shared.codes import BLOCK, Encoders, partial_sums
+from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
 
 Read = Callable[[int, int], Tensor]
@@ -117,12 +117,12 @@ class Totals:
         self.error_C = torch.zeros_like(moments.count_C)
         self.counts_J = [torch.zeros(width, dtype=torch.int64) for width in ensemble.widths]
 
-    def add(self, start: int, acts_BD: Tensor, codes: list[MemberCode]) -> None:
+    def add(self, start: int, acts_BD: Tensor, steps: list[Step]) -> None:
         """Take in the activations from number ``start`` on and the members' codes of them."""
-        for number, member in enumerate(codes):
+        for number, member in enumerate(steps):
             _, features_E = member.firing()
             self.counts_J[number] += torch.bincount(features_E, minlength=len(self.counts_J[number])).cpu()
-        for number, part_BD in enumerate(partial_sums(self.ensemble, codes)):
+        for number, part_BD in enumerate(partial_sums(self.ensemble, steps)):
             squares_BD = (acts_BD - part_BD).square()
             self.error_JD[number] += squares_BD.sum(dim=0, dtype=torch.float64).cpu()
         error_B = squares_BD.sum(dim=1, dtype=torch.float64).cpu()
@@ -176,7 +176,7 @@ class Totals:
 
     def _residual_energy(self) -> list[float | None]:
         """ρ_j = energy after / energy before stage j; empty unless the wiring is residual."""
-        if self.ensemble.wiring != "residual":
+        if not self.ensemble.in_turn:
             return []
         energies = [self.moments.energy, *self.error_JD.sum(dim=1).tolist()]
         return [after / before if before > 0 else None for before, after in pairwise(energies)]
@@ -242,21 +242,21 @@ def identity_error(ensemble: Ensemble, acts_BD: Tensor) -> float:
     whole_BD = ensemble.decode(ensemble.encode(acts_BD)).double()
     left = float((acts_BD.double() - whole_BD).square().sum())
     energy = float(acts_BD.double().square().sum())
-    if ensemble.wiring == "residual":
+    if ensemble.in_turn:
         left_BD, right = acts_BD.double(), energy
-        for _, part_BD in ensemble.member_codes(acts_BD):
+        for step in ensemble.walk(acts_BD):
             before = float(left_BD.square().sum())
-            left_BD = left_BD - part_BD.double()
+            left_BD = left_BD - step.part_BD.double()
             right *= float(left_BD.square().sum()) / before if before > 0 else 0.0
     else:
         if not math.isclose(sum(ensemble.weights), 1.0, rel_tol=1e-9):
             return math.nan
         right = 0.0
-        for weight, (coefs_BN, _), member in zip(
-            ensemble.weights, ensemble.member_codes(acts_BD), ensemble, strict=True
-        ):
-            own_BD = member.decode(coefs_BN).double()
-            right += weight * float((acts_BD.double() - own_BD).square().sum() - (own_BD - whole_BD).square().sum())
+        for step in ensemble.walk(acts_BD, decode=False):
+            own_BD = step.member.decode(step.code.dense()).double()
+            right += step.weight * float(
+                (acts_BD.double() - own_BD).square().sum() - (own_BD - whole_BD).square().sum()
+            )
     # Where nothing is left to explain, rounding is measured against the activations themselves.
     return abs(left - right) / max(left, 1e-12 * energy, 1e-300)
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from sae_core.analysis.shared.codes import BLOCK, Encoders, MemberCode
-from sae_core.ensembles.ensemble import Ensemble
+from sae_core.analysis.shared.codes import BLOCK, Encoders
+from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
 
@@ -91,15 +91,15 @@ def pool(
 
 
 def _sums_by_text(
-    ensemble: Ensemble, codes: Iterable[MemberCode], document_B: NDArray[np.int64], texts: int
+    ensemble: Ensemble, codes: Iterable[Step], document_B: NDArray[np.int64], texts: int
 ) -> sparse.coo_array:
     """Sums of a block's coefficients over each text's tokens. Summed block by block, so that little is kept."""
     rows, columns, values = [], [], []
-    for offset, weight, member in zip(ensemble.offsets, ensemble.weights, codes, strict=False):
-        code = member.code
+    for step in codes:
+        code = step.code
         rows.append(document_B[code.rows_E.cpu().numpy()])
-        columns.append((code.features_E + offset).cpu().numpy())
-        values.append(weight * code.values_E.double().cpu().numpy())
+        columns.append((code.features_E + step.first).cpu().numpy())
+        values.append(step.weight * code.values_E.double().cpu().numpy())
     first = int(document_B.min())
     places = (np.concatenate(rows) - first, np.concatenate(columns))
     shape = (int(document_B.max()) - first + 1, ensemble.offsets[-1])

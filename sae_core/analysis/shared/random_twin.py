@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sae_core.analysis.shared.pooling import random_dictionary
-from sae_core.ensembles.ensemble import Ensemble
+from sae_core.ensembles.coder import Coder
+from sae_core.ensembles.ensemble import Ensemble, as_a_whole
+from sae_core.sae import SAE
 
 SAMPLE_ROWS = 4096
 """Activations on which random dictionaries are set up."""
@@ -16,7 +21,16 @@ _RANDOM = 7
 
 
 @torch.no_grad()
-def random_twin(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0, kept: int = 0, fit: bool = False) -> Ensemble:
+def random_twin(
+    ensemble: Ensemble,
+    sample_BD: Tensor,
+    *,
+    seed: int = 0,
+    kept: int = 0,
+    fit: bool = False,
+    read_BD: Tensor | None = None,
+    path: Sequence[int] = (),
+) -> Ensemble:
     """An ensemble with random dictionaries for members (see `random_dictionary`), wired alike.
 
     A random member has as many active features on the sample as the member in its place has there, each on what it
@@ -29,35 +43,38 @@ def random_twin(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0, kept: i
         kept: So many of the first members stay as they are.
         fit: Give each random member the weight that explains most of what it reads on the sample (least squares,
             ⟨r, m(r)⟩ / ‖m(r)‖², for the residual wiring), instead of the weight in the ensemble.
+        read_BD: What the ensemble itself reads, where that is not the sample.
+        path: Numbers that lead to it, where it is itself a member.
     """
     members, weights = [], []
-    own_BD = twin_BD = sample_BD
-    for number, (weight, member) in enumerate(zip(ensemble.weights, ensemble, strict=True)):
-        # Not the seeds that members are initialised with: TopK members start as random dictionaries. Hashed to 32
-        # bits, of which alone torch's generator makes use.
-        own_seed = np.random.SeedSequence([_RANDOM, seed, number]).generate_state(1)[0]
-        is_random = number >= kept
-        twin = random_dictionary(member, twin_BD, seed=int(own_seed), read_BD=own_BD) if is_random else member
+    twin_BD = sample_BD
+    for step in ensemble.walk(sample_BD if read_BD is None else read_BD, as_a_whole, decode=False):
+        is_random, twin, weight = step.number >= kept, step.member, step.weight
+        if is_random:
+            twin = _random_member(step.member, twin_BD, step.input_BD, seed=seed, path=(*path, step.number))
         made_BD = twin(twin_BD)
         if is_random and fit:
             weight = _gain(twin_BD, made_BD)
         members.append(twin)
         weights.append(weight)
-        if ensemble.wiring == "residual":
-            twin_BD = twin_BD - weight * made_BD
-            own_BD = own_BD - ensemble.weights[number] * member(own_BD)
+        twin_BD = ensemble.after(twin_BD, weight * made_BD)
     return Ensemble(members, wiring=ensemble.wiring, weights=weights, method="random").eval()
+
+
+def _random_member(like: Coder, acts_BD: Tensor, read_BD: Tensor, *, seed: int, path: Sequence[int]) -> Coder:
+    """A random twin of a member that reads ``read_BD`` in its own ensemble; the path of its numbers sets its seed."""
+    if isinstance(like, Ensemble):
+        return random_twin(like, acts_BD, seed=seed, read_BD=read_BD, path=path)
+    # Not the seeds that members are initialised with: TopK members start as random dictionaries. Hashed to 32 bits, of
+    # which alone torch's generator makes use.
+    own_seed = np.random.SeedSequence([_RANDOM, seed, *path]).generate_state(1)[0]
+    return random_dictionary(cast(SAE, like), acts_BD, seed=int(own_seed), read_BD=read_BD)
 
 
 def _gain(target_BD: Tensor, made_BD: Tensor) -> float:
     """The factor g that makes ‖target − g·made‖² smallest; 0 where nothing was made."""
     energy = float(made_BD.double().square().sum())
     return float((target_BD.double() * made_BD.double()).sum()) / energy if energy > 0 else 0.0
-
-
-def has_control(ensemble: Ensemble) -> bool:
-    """Whether an ensemble has later stages, for which random ones can stand."""
-    return ensemble.wiring == "residual" and len(ensemble) > 1
 
 
 def random_stages(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> Ensemble:

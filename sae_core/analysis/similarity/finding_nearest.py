@@ -40,7 +40,7 @@ def write_nearest(
     path.parent.mkdir(parents=True, exist_ok=True)
     with writing_tensors(path, layout, {"format": FORMAT}) as writer:
         for member, offset in zip(ensemble, ensemble.offsets, strict=False):
-            width, atoms = member.width, Atoms(member.W_dec.detach())
+            width, atoms = member.width, Atoms(member.dictionary.detach())
             chance = random_best(width, width - 1, member.d_in) if width > 1 else 0.0
             writer.write("chance", offset, np.full(width, chance, np.float32))
             for start, cosine_bN in cosine_blocks(atoms, atoms, cells=cells):

@@ -41,7 +41,7 @@ def match_members(ensemble: Ensemble, *, progress: Progress = silent) -> tuple[p
         the mean cosine of the one-to-one matching (features of the wider member that are left over count as 0) and the
         share of a's features that b has; and what chance gives.
     """
-    dictionaries = [member.W_dec.detach() for member in ensemble]
+    dictionaries = [member.dictionary.detach() for member in ensemble]
     offsets = ensemble.offsets
     parts: dict[tuple[int, int], pd.DataFrame] = {}
     pairs = list(combinations(range(len(ensemble)), 2))

@@ -7,15 +7,17 @@ all families at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, combinations
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sae_core.analysis.index.examples import strongest
 from sae_core.analysis.index.reading import ActivationIndex, Positions
+from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.folders import WEIGHTS, EnsembleFolder
+from sae_core.foundation.numbering import place_of
 
 CONTEXT = 32
 """Tokens of a context: the indexed corpus is cut into stretches of so many."""
@@ -37,15 +39,16 @@ def atom_cosines(folder: EnsembleFolder, widths: Sequence[int], feature: int, ot
     Raises:
         UserError: If a member's weights are missing or damaged.
     """
-    starts = list(accumulate(widths, initial=0))
-    atoms = {number: _atom(folder, starts, number) for number in {feature, *others}}
+    atoms = {number: _atom(folder, widths, number) for number in {feature, *others}}
     return [_cosine(atoms[feature], atoms[other]) for other in others]
 
 
-def _atom(folder: EnsembleFolder, starts: Sequence[int], feature: int) -> NDArray[np.float64]:
-    member = int(np.searchsorted(starts, feature, side="right")) - 1
-    tensors, _ = map_tensors(folder.member(member) / WEIGHTS)
-    return np.asarray(tensors["W_dec"][feature - starts[member]], dtype=np.float64)
+def _atom(folder: EnsembleFolder, widths: Sequence[int], feature: int) -> NDArray[np.float64]:
+    place = place_of(feature, widths)
+    if (inner := folder.inner(place.member)).manifest.exists():
+        return _atom(inner, read_manifest(inner).widths, place.latent)
+    tensors, _ = map_tensors(folder.member(place.member) / WEIGHTS)
+    return np.asarray(tensors["W_dec"][place.latent], dtype=np.float64)
 
 
 def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -89,7 +89,7 @@ def pool_task(
         progress: Told about texts.
     """
     like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
-    random = random_dictionary(like[0], sample_BD.to(device), seed=(seed + 2**31) % 2**32)
+    random = random_dictionary(next(like.saes()), sample_BD.to(device), seed=(seed + 2**31) % 2**32)
     methods = {**ensembles, RANDOM: Ensemble([random], wiring="parallel", method=RANDOM)}
     texts = len(task.texts)
     batches: Any = activations_of(task.texts)

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.analysis.shared.random_twin import has_control
 from sae_core.analysis.shared.sample import training_sample
 from sae_core.analysis.similarity.cosines import Atoms
 from sae_core.analysis.stability.stability import measure_stability
-from sae_core.ensembles.ensemble import load_dictionaries, load_ensemble
+from sae_core.ensembles.ensemble import as_a_whole, load_dictionaries, load_ensemble
+from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
 from sae_core.training.members import make_trainer
@@ -106,12 +106,8 @@ def trained_on_noise(
 def residuals_of(run: Run, name: str, device: str) -> list[Tensor]:
     """What each stage but the first of a boosted ensemble is trained on [B, D], on a sample of training activations."""
     ensemble = load_ensemble(run.ensemble(name), device=device)
-    left_BD = training_sample(run, ROWS).to(device)
-    found = []
-    for weight, member in zip(ensemble.weights[:-1], list(ensemble)[:-1], strict=True):
-        left_BD = torch.cat([part_BD - weight * member(part_BD) for part_BD in left_BD.split(2048)])
-        found.append(left_BD)
-    return found
+    blocks = [list(ensemble.walk(acts_BD, as_a_whole)) for acts_BD in training_sample(run, ROWS).to(device).split(2048)]
+    return [torch.cat([step.left_BD for step in steps]) for steps in list(zip(*blocks, strict=True))[:-1]]
 
 
 def stages_over_trainings(
@@ -132,7 +128,7 @@ def stages_over_trainings(
         (null_matched, null_best) and of SAEs trained on noise (noise_matched, noise_best, or None); and ``noise``: why
         there are none, or the ``rows`` their covariance is of and the ``tokens`` that each was trained on.
     """
-    if not has_control(load_ensemble(runs[0].ensemble(name), device=device)):
+    if not read_manifest(runs[0].ensemble(name)).is_staged:
         return None
     dictionaries = [load_dictionaries(run.ensemble(name), device) for run in runs]
     seed = runs[0].settings.training.seed

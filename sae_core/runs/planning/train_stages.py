@@ -15,6 +15,7 @@ from sae_core.training.members import starts_alike
 from sae_core.training.operations import (
     FLOAT,
     Boosting,
+    EnsembleShape,
     SAEShape,
     checkpoint_bytes,
     ensemble_flops,
@@ -92,6 +93,7 @@ def _shuffle(work: Work) -> Stage:
 
 def _train(work: Work, method: str) -> Stage:
     members, stages = work.members(method), work.stages_of(method)
+    shape = EnsembleShape.planned(EVERY[method].layout(work.settings), work.shape.d_model)
     sae = max(members, key=lambda each: each.k)
     boosting = _boosting(work) if stages > 1 else None
     shared = is_shared(work, method)
@@ -105,7 +107,7 @@ def _train(work: Work, method: str) -> Stage:
         passes = -(-len(members) // work.side_by_side)
         together = work.side_by_side if split else -(-work.side_by_side // work.processes)
     seconds += _checkpoints(work, together, sae, seconds, times * passes)
-    flops = ensemble_flops(members, tokens=tokens, boosting=boosting, rows=work.rows)
+    flops = ensemble_flops(shape, tokens=tokens, boosting=boosting, rows=work.rows)
     stage = Stage(
         f"train {method}",
         "train",

@@ -24,6 +24,8 @@ CELLS = 2**25
 """Activations times features that are encoded at a time; what that takes is a fraction of as many numbers."""
 DENSE_CELLS = 2**24
 """The same where a code has to become dense on its way (64 MB)."""
+DENSE_SHARE = 1 / 16
+"""A code with more entries than this share of all is decoded faster as a dense product."""
 
 
 class FrozenEncoder:
@@ -67,6 +69,19 @@ class FrozenEncoder:
             code = self._compiled(sae, block_BD)
             parts.append(sae(block_BD) if code is None else sae.decode_sparse(code))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @torch.no_grad()
+    def code_and_recon(self, sae: SAE, acts_BD: Tensor, decode: bool) -> tuple[SparseCode, Tensor | None]:
+        """A `Runner` of ensembles: the code, and without a dense one where it is sparse what it decodes to."""
+        code = self(sae, acts_BD)
+        if not decode:
+            return code, None
+        dense = len(code.values_E) > DENSE_SHARE * code.shape[0] * code.shape[1]
+        return code, sae.decode(code.dense()) if dense else sae.decode_sparse(code)
+
+    def recon_only(self, sae: SAE, acts_BD: Tensor, decode: bool) -> tuple[None, Tensor | None]:
+        """A `Runner` of ensembles that gives no code: `reconstruct`."""
+        return None, self.reconstruct(sae, acts_BD) if decode else None
 
     def _has_loops(self, sae: SAE, acts_BD: Tensor) -> bool:
         """Whether the compiled loops can be tried."""

@@ -33,17 +33,15 @@ def activations(count: int) -> torch.Tensor:
 def test_features_and_bias_remove_what_the_stage_does(kind: type[TopKSAE] | type[ReLUSAE]) -> None:
     ensemble, acts_BD = boosted(kind), activations(30)
     left_BD = acts_BD.double()
-    for stage, (coefs_BN, part_BD), weight, member in zip(
-        energy_by_stage(ensemble, acts_BD), ensemble.member_codes(acts_BD), ensemble.weights, ensemble, strict=True
-    ):
-        after_BD = left_BD - part_BD.detach().double()
+    for stage, step in zip(energy_by_stage(ensemble, acts_BD), ensemble.walk(acts_BD), strict=True):
+        after_BD = left_BD - step.part_BD.detach().double()
         torch.testing.assert_close(stage.before_B.double(), left_BD.square().sum(1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(stage.after_B.double(), after_BD.square().sum(1), rtol=1e-4, atol=1e-5)
         sums_B = stage.bias_B.double().index_add(0, stage.rows_E, stage.removed_E.double())
         torch.testing.assert_close(sums_B, (stage.before_B - stage.after_B).double(), rtol=1e-3, atol=1e-4)
-        coefs_BN = weight * coefs_BN.double().detach()
+        coefs_BN = step.weight * step.code.dense().double().detach()
         assert len(stage.rows_E) == int((coefs_BN != 0).sum())
-        atoms_ND = member.W_dec.detach().double()
+        atoms_ND = step.member.dictionary.detach().double()
         for row, feature, alone in zip(
             stage.rows_E.tolist(), stage.features_E.tolist(), stage.alone_E.tolist(), strict=True
         ):

@@ -111,11 +111,8 @@ def test_inference_time_is_the_median_after_warming_up_and_adds_up_over_members(
     ensemble = Ensemble(members, wiring="residual").eval()
     # Seconds of (member 0, member 1) in each round; the first one warms up.
     rounds = [(100.0, 100.0), (1.0, 4.0), (9.0, 5.0), (2.0, 6.0)]
-    clock, now = [], 0.0
-    for seconds in itertools.chain.from_iterable(rounds):
-        clock += [now, now + seconds]
-        now += seconds
-    ticks = iter(clock)
+    # The clock is read before a round and after each member.
+    ticks = itertools.chain.from_iterable(itertools.accumulate((0.0, *seconds)) for seconds in rounds)
     monkeypatch.setattr(cost, "_now", lambda acts: next(ticks))
     assert cost.inference_seconds(ensemble, torch.randn(8, D), repeats=3) == [2.0, 5.0]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sae_core.analysis.reconstruction.control import measure_controls
-from sae_core.analysis.shared.random_twin import has_control, random_stages, random_twin
+from sae_core.analysis.shared.random_twin import random_stages, random_twin
 from sae_core.analysis.shared.terms import untrained_share
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, ReLUSAE, TopKSAE
@@ -42,7 +42,7 @@ def stages(architecture: str) -> Ensemble:
 
 
 def l0_by_member(ensemble: Ensemble, acts_BD: Tensor) -> list[float]:
-    return [float((codes != 0).sum()) / len(acts_BD) for codes, _ in ensemble.member_codes(acts_BD)]
+    return [float((step.code.values_E != 0).sum()) / len(acts_BD) for step in ensemble.walk(acts_BD)]
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk", "jumprelu", "relu"])
@@ -82,7 +82,7 @@ def test_the_figures_are_a_plain_float64_computation_on_held_out_activations() -
     boosted, held_out, sample = stages("topk"), acts(1), acts(2)
     bag = Ensemble([boosted[0], boosted[1]], wiring="parallel")
     lone = Ensemble([boosted[0]], wiring="residual")
-    assert [has_control(each) for each in (boosted, bag, lone)] == [True, False, False]
+    assert [each.is_staged for each in (boosted, bag, lone)] == [True, False, False]
     given = {"bagged": bag, "boosted": boosted, "lone": lone}
     facts, controls = measure_controls(
         given, lambda start, stop: held_out[start:stop], TOKENS, lambda: sample, bootstrap=50, seed=5

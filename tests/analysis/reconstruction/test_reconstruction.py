@@ -17,11 +17,13 @@ from sae_core.analysis.reconstruction.reconstruction import (
     measure_reconstruction,
     total_explained,
 )
-from sae_core.analysis.shared import codes
-from sae_core.analysis.shared.codes import Encoders, member_code
+from sae_core.analysis.shared.codes import Encoders
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.settings.sections import SAESettings
 from sae_core.sae import make_sae
+from sae_core.training.kernels import frozen
+
+RUN = frozen.FrozenEncoder().code_and_recon
 
 D, N = 12, 40
 
@@ -71,15 +73,15 @@ def reference(acts, output):
 @pytest.mark.parametrize("architecture", ["relu", "topk", "batchtopk", "jumprelu"])
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_sparse_codes_are_the_dense_ones(architecture, share, monkeypatch):
-    monkeypatch.setattr(codes, "DENSE_SHARE", share)
+    monkeypatch.setattr(frozen, "DENSE_SHARE", share)
     member, acts = sae(3, architecture), activations(50)
-    found, dense = member_code(member, acts), member.encode(acts)
+    (found,), dense = list(Ensemble([member], wiring="parallel").walk(acts, RUN)), member.encode(acts)
     assert torch.equal(found.code.dense() != 0, dense != 0)
     torch.testing.assert_close(found.code.dense(), dense, rtol=1e-6, atol=1e-6)
     tokens, features = found.firing()
     assert torch.equal(torch.stack([tokens, features], dim=1).sort(dim=0).values, dense.nonzero().sort(dim=0).values)
-    assert torch.allclose(found.decoded_BD, member.decode(dense), atol=1e-5)
-    assert member_code(member, acts, decode=False).decoded_BD is None
+    assert torch.allclose(found.recon_BD, member.decode(dense), atol=1e-5)
+    assert RUN(member, acts, False)[1] is None
 
 
 @pytest.mark.parametrize("decode", [True, False])
@@ -90,11 +92,10 @@ def test_sharing_members_changes_no_code(architecture, decode):
     assert len(encoders._shared) == 3  # each of the three SAEs has several uses, the copied one included
     for name, found in encoders.codes(acts, decode=decode):
         ensemble = chosen[name]
-        expected = list(ensemble.member_codes(acts))
-        for member, weight, (dense, part) in zip(found, ensemble.weights, expected, strict=True):
-            assert torch.allclose(member.code.dense(), dense, atol=1e-5)
+        for step, plain in zip(found, ensemble.walk(acts), strict=True):
+            assert torch.allclose(step.code.dense(), plain.code.dense(), atol=1e-5)
             if decode:
-                assert torch.allclose(weight * member.decoded_BD, part, atol=1e-5)
+                assert torch.allclose(step.part_BD, plain.part_BD, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "relu"])
