@@ -23,6 +23,7 @@ from streamlit.runtime.scriptrunner import script_runner
 from streamlit.testing.v1 import AppTest
 
 import dashboard
+from dashboard.views import file_of
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
 
@@ -61,7 +62,7 @@ def main() -> None:
     app.run()
     script_runner.exec_func_with_error_handling = timed
     if options.page != "overview":
-        app.switch_page(f"views/{options.page}/page.py")
+        app.switch_page(file_of(options.page))
     for number in range(options.rounds + 1):
         if options.page == "feature":
             app.query_params["feature"] = str(np.random.default_rng(number).choice(alive))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from dashboard import views
 from dashboard.shared import address, pins, visitor
 from dashboard.shared.faults import in_a_sentence
 from dashboard.shared.look.style import stylesheet
@@ -31,20 +32,15 @@ ICON = (
 
 def _pages() -> list[st.Page]:
     return [
-        st.Page("views/overview/page.py", title="Overview", icon=":material/dashboard:", default=True),
         st.Page(
-            "views/features/page.py", title="Features", icon=":material/format_list_bulleted:", url_path="features"
-        ),
-        st.Page("views/feature/page.py", title="Feature", url_path="feature", visibility="hidden"),
-        st.Page("views/text/page.py", title="Type a text", icon=":material/keyboard:", url_path="text"),
-        st.Page("views/pinned/page.py", title="Pinned features", icon=":material/keep:", url_path="pinned"),
-        st.Page("views/compare/page.py", title="Compare members", icon=":material/compare_arrows:", url_path="compare"),
-        st.Page("views/map/page.py", title="Atom map", icon=":material/scatter_plot:", url_path="map"),
-        st.Page("views/concepts/page.py", title="Concepts", icon=":material/category:", url_path="concepts"),
-        st.Page(
-            "views/spurious/page.py", title="Spurious correlations", icon=":material/link_off:", url_path="spurious"
-        ),
-        st.Page("views/labels/page.py", title="Labels", icon=":material/sell:", url_path="labels"),
+            views.file_of(name),
+            title=page.title,
+            icon=f":material/{page.icon}:" if page.icon else None,
+            url_path=name,
+            default=not number,
+            visibility="visible" if page.icon else "hidden",
+        )
+        for number, (name, page) in enumerate(views.pages().items())
     ]
 
 
@@ -135,7 +131,7 @@ def _links(pages: list[st.Page], here: address.Here | None) -> None:
 
 
 def _way_back() -> None:
-    st.page_link("views/overview/page.py", label="Back to the overview", icon=":material/arrow_back:")
+    st.page_link(views.file_of(next(iter(views.pages()))), label="Back to the overview", icon=":material/arrow_back:")
 
 
 def main() -> None:

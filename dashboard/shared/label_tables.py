@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any, Protocol
 
 import pandas as pd
 
-from dashboard.shared.look.cards import Cell, Column, table
+from dashboard.shared.look.cards import table, tiles
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import decimal, moment, whole
 from sae_core.labels import Change, Edit, Label, Source, Step
 from sae_core.labels.records import now
+from sae_core.report.html import Cell, Column, Html, element
 
 SEPARATOR = "; "
 """Stands between a label and what is appended to it."""
@@ -205,32 +205,30 @@ def both_texts(label: Label | None) -> str:
     return f"{label.label} — {label.note}" if label.note else label.label
 
 
-def two_texts(wanted: Label, there: Label | None, by: str, time: str) -> str:
+def two_texts(wanted: Label, there: Label | None, by: str, time: str) -> Html:
     """What is there and what a person wants, beside each other."""
     theirs = f"saved by {by or 'somebody'}, {moment(time)}" if time else f"saved by {by or 'somebody'}"
     title = f"Removed by {by or 'somebody'}" if there is None else f"There now, {theirs}"
-    cells = ((title, there), ("Yours", wanted))
-    return (
-        '<div class="sae tiles">'
-        + "".join(
-            f'<div><span class="k">{escape(name)}</span><span class="v" style="font-size:1rem">'
-            f"{escape(one.label if one and one.label else '(no label)')}</span>"
-            f'<span class="s">{escape(one.note if one else "")}</span></div>'
-            for name, one in cells
-        )
-        + "</div>"
+    return tiles([_text_tile(title, there), _text_tile("Yours", wanted)])
+
+
+def _text_tile(title: str, label: Label | None) -> Html:
+    text = label.label if label and label.label else "(no label)"
+    said = element("span", text, kind="v", style="font-size:1rem")
+    return element(
+        "div", element("span", title, kind="k"), said, element("span", label.note if label else "", kind="s")
     )
 
 
-def history_table(changes: Sequence[Change]) -> str:
+def history_table(changes: Sequence[Change]) -> Html:
     """A feature's history, the latest change first."""
     columns = (
-        Column("Label"),
-        Column("Note", "The note after the change"),
-        Column("Was", "The label before the change"),
-        Column("What", "What the change was part of"),
-        Column("By", "Who made the change; an import may bring labels of others"),
-        Column("Time"),
+        Column("Label", prose=True),
+        Column("Note", "The note after the change", prose=True),
+        Column("Was", "The label before the change", prose=True),
+        Column("What", "What the change was part of", prose=True),
+        Column("By", "Who made the change; an import may bring labels of others", prose=True),
+        Column("Time", prose=True),
     )
     rows = [
         [
@@ -243,17 +241,17 @@ def history_table(changes: Sequence[Change]) -> str:
         ]
         for one in reversed(changes)
     ]
-    return _left(table(columns, rows))
+    return table(columns, rows)
 
 
-def steps_table(steps: Sequence[Step]) -> str:
+def steps_table(steps: Sequence[Step]) -> Html:
     """What people did, the latest first."""
     columns = (
-        Column("What"),
-        Column("Labels", "How many labels it changed"),
-        Column("By"),
-        Column("Time"),
-        Column("More", "The file of an import, or the label of a family"),
+        Column("What", prose=True),
+        Column("Labels", "How many labels it changed", prose=True),
+        Column("By", prose=True),
+        Column("Time", prose=True),
+        Column("More", "The file of an import, or the label of a family", prose=True),
     )
     rows = [
         [
@@ -265,7 +263,7 @@ def steps_table(steps: Sequence[Step]) -> str:
         ]
         for step in steps
     ]
-    return _left(table(columns, rows))
+    return table(columns, rows)
 
 
 def _since(step: Step) -> str:
@@ -279,8 +277,3 @@ def step_text(step: Step) -> str:
     count = f"{whole(step.labels)} label{'' if step.labels == 1 else 's'}"
     what = {"edit": "change of", "bulk": "change of", "import": "import of", "family": "giving to a family of"}
     return f"{what.get(step.kind, 'change of')} {count}, {moment(step.time)}"
-
-
-def _left(html: str) -> str:
-    """Text in every column, so all are aligned left and may wrap."""
-    return html.replace('<div class="sae scroll">', '<div class="sae scroll words">', 1)

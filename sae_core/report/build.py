@@ -11,7 +11,7 @@ from sae_core.foundation.numbers import compact, moment
 from sae_core.foundation.settings.sections import EMBEDDED, KNOWN
 from sae_core.report import context, detection, parts, texts
 from sae_core.report.gather import gather
-from sae_core.report.html import contents, definitions, element, items, page, section
+from sae_core.report.html import Html, contents, definitions, element, items, joined, page, questions, section
 from sae_core.report.runs import find_subject
 
 SECTIONS = {
@@ -58,21 +58,21 @@ def render(content: Mapping[str, Any]) -> str:
     made = {anchor: (title, make(content)) for anchor, (title, make) in SECTIONS.items()}
     made = {anchor: (title, text) for anchor, (title, text) in made.items() if text}
     links = contents({anchor: title for anchor, (title, _) in made.items()})
-    body = "".join(section(title, anchor, text) for anchor, (title, text) in made.items())
-    return page(f"Report: {content['name']}", _first(content, links) + body)
+    body = (section(title, anchor, text) for anchor, (title, text) in made.items())
+    return page(f"Report: {content['name']}", joined(_first(content, links), *body))
 
 
-def _first(content: Mapping[str, Any], links: str) -> str:
+def _first(content: Mapping[str, Any], links: Html) -> Html:
     """The page for those who decide."""
     decision = content["decision"]
-    answers = "".join(
-        f"<section>{element('h3', question)}{items(decision[key])}</section>"
-        for key, question in texts.ANSWERS.items()
-        if decision[key]
-    )
-    return (
-        f'<div class="first">{element("h1", content["name"])}{element("p", _story(content), "sub")}'
-        f'{element("p", decision["headline"], "headline")}<div class="answers">{answers}</div>{links}</div>'
+    return element(
+        "div",
+        element("h1", content["name"]),
+        element("p", _story(content), kind="sub"),
+        element("p", decision["headline"], kind="headline"),
+        questions(texts.ANSWERS, decision),
+        links,
+        kind="first",
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from sae_core.report.html import Html, element
+
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
 ROW, NAMES = 24, 158
@@ -96,7 +98,7 @@ class Axis:
     include: Sequence[float] = ()
 
 
-def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> str:
+def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> Html:
     """A chart of lines over numbers.
 
     Args:
@@ -107,7 +109,7 @@ def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> str:
     """
     series = [each for each in series if each.points]
     if not series:
-        return ""
+        return Html()
     points = [point for each in series for point in each.points]
     across = _Scale(x, [point.x for point in points], LEFT, WIDTH - RIGHT)
     up = _Scale(y, _room([(point.y, point.low, point.high) for point in points]), HEIGHT - BOTTOM, TOP)
@@ -128,7 +130,7 @@ def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> str:
     return _figure("".join(parts), WIDTH, HEIGHT, label, list(map(_key, series)))
 
 
-def dots(rows: Sequence[Row], x: Axis, *, label: str, mark: str = "", line: float | None = None) -> str:
+def dots(rows: Sequence[Row], x: Axis, *, label: str, mark: str = "", line: float | None = None) -> Html:
     """A chart of named rows, each a dot with its interval.
 
     Args:
@@ -139,7 +141,7 @@ def dots(rows: Sequence[Row], x: Axis, *, label: str, mark: str = "", line: floa
         line: A value at which a dashed line stands, e.g. chance.
     """
     if not rows:
-        return ""
+        return Html()
     height = TOP + ROW * len(rows) + BOTTOM
     values = _room([(row.value, row.low, row.high) for row in rows])
     values += [value for value in (line, *(row.mark for row in rows)) if value is not None]
@@ -163,7 +165,7 @@ def dots(rows: Sequence[Row], x: Axis, *, label: str, mark: str = "", line: floa
             parts.append(f'<circle {ring} fill="none" stroke="{row.color}" stroke-width="1.6"/>')
         title = f"<title>{escape(row.name)}: {escape(x.text(row.value))}</title>"
         parts.append(f'<circle cx="{across(row.value):.1f}" cy="{y}" r="5" fill="{row.color}">{title}</circle>')
-    note = f'<p class="key"><span><i class="hollow"></i>{escape(mark)}</span></p>' if mark else ""
+    note = element("p", element("span", element("i", kind="hollow"), mark), kind="key") if mark else Html()
     return _figure("".join(parts), WIDTH, height, label, []) + note
 
 
@@ -255,17 +257,16 @@ def _text(x: float, y: float, text: str, anchor: str, *, strong: bool = False) -
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{kind}>{escape(text)}</text>'
 
 
-def _key(series: Series) -> str:
+def _key(series: Series) -> Html:
     """What the legend says of a series."""
     if series.joined:
-        mark = f'<i style="border-top:3px {"dashed" if series.dashed else "solid"} {series.color}"></i>'
+        mark = element("i", style=f"border-top:3px {'dashed' if series.dashed else 'solid'} {series.color}")
     else:
-        mark = f'<i class="dot" style="background:{series.color}"></i>'
-    return f"<span>{mark}{escape(series.name)}</span>"
+        mark = element("i", kind="dot", style=f"background:{series.color}")
+    return element("span", mark, series.name)
 
 
-def _figure(content: str, width: int, height: int, label: str, legend: Sequence[str]) -> str:
-    key = f'<p class="key">{"".join(legend)}</p>' if len(legend) > 1 else ""
-    return (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}">{content}</svg>{key}'
-    )
+def _figure(content: str, width: int, height: int, label: str, legend: Sequence[Html]) -> Html:
+    key = element("p", *legend, kind="key") if len(legend) > 1 else Html()
+    svg = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{content}</svg>'
+    return Html(svg) + key

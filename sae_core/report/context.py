@@ -9,24 +9,25 @@ from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import moment, seconds
 from sae_core.report.columns import percents, plain
-from sae_core.report.html import Cell, Head, element, folded, joined, number, table
-from sae_core.report.parts import Content
+from sae_core.report.html import Cell, Column, Html, element, folded, joined, number, table
+from sae_core.report.style import color_of
+from sae_core.report.tables import Content
 
 _DETECTED = (
     "Mean accuracy of detecting a concept with the best 5 standardised features; the confounded task is left out"
 )
 
 
-def sweep(content: Content) -> str:
+def sweep(content: Content) -> Html:
     """The settings that were compared."""
     results = content["sweep"]
     if not results:
-        return ""
+        return Html()
     names = [name for name in results["varied"] if name != "training.seed"]
     rows = [
         [
             Cell(", ".join(f"{name.partition('.')[2]} = {row['values'][name]}" for name in names) or "–"),
-            Cell(title_of(row["ensemble"]), wide=True, method=row["ensemble"]),
+            Cell(title_of(row["ensemble"]), color=color_of(row["ensemble"])),
             Cell(str(row["seeds"])),
             number(row["figures"]["explained_variance"], percents(2)),
             number(row["figures"].get("control_explained_variance"), percents(2)),
@@ -38,17 +39,23 @@ def sweep(content: Content) -> str:
         ]
         for row in results["settings"]
     ]
-    heads: list[str | Head] = ["Setting", "Ensemble", "Seeds", "Explained variance", Head(RANDOM_STAGES, CONTROL)]
-    heads += ["L0", "Dead", Head("Detection, 5", _DETECTED), Head(RANDOM_STAGES, CONTROL), "Training"]
+    heads: list[str | Column] = [
+        "Setting",
+        Column("Ensemble", prose=True),
+        "Seeds",
+        "Explained variance",
+        Column(RANDOM_STAGES, CONTROL),
+    ]
+    heads += ["L0", "Dead", Column("Detection, 5", _DETECTED), Column(RANDOM_STAGES, CONTROL), "Training"]
     subject = ", ".join(run["name"] for run in content["runs"])
     return joined(
         element("p", results["choice"]["sentence"]),
-        element("p", f"The rest of this report is about: {subject}.", "sub"),
+        element("p", f"The rest of this report is about: {subject}.", kind="sub"),
         table(heads, rows),
     )
 
 
-def provenance(content: Content) -> str:
+def provenance(content: Content) -> Html:
     """Settings, seeds, versions."""
     runs = content["runs"]
     rows = [
@@ -56,16 +63,19 @@ def provenance(content: Content) -> str:
             Cell(run["name"]),
             Cell(str(run["seed"])),
             Cell(moment(str(run["created"]))),
-            Cell(str(run["fingerprint"] or "–"), wide=True),
-            Cell(", ".join(run["devices"]) or "–", wide=True),
+            Cell(str(run["fingerprint"] or "–")),
+            Cell(", ".join(run["devices"]) or "–"),
             Cell(seconds(run["evaluation_seconds"])),
         ]
         for run in runs
     ]
-    versions = [[Cell(name), Cell(str(version), wide=True)] for name, version in runs[0]["versions"].items()]
+    versions = [[Cell(name), Cell(str(version))] for name, version in runs[0]["versions"].items()]
     settings = json.dumps(content["settings"], indent=2, ensure_ascii=False)
     return joined(
-        table(["Run", "Seed", "Created", "Activations", "Devices", "Evaluation"], rows),
+        table(
+            ["Run", "Seed", "Created", Column("Activations", prose=True), Column("Devices", prose=True), "Evaluation"],
+            rows,
+        ),
         folded("All settings", element("pre", settings)),
-        folded("Versions", table(["", "Version"], versions)),
+        folded("Versions", table(["", Column("Version", prose=True)], versions)),
     )

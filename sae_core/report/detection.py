@@ -13,10 +13,10 @@ from sae_core.foundation.methods import REFERENCE, control_name, title_of
 from sae_core.foundation.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.columns import TRUTH, percents, plain
-from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
-from sae_core.report.known import COMPARED
-from sae_core.report.parts import Content, by_ensemble, percent_tick
+from sae_core.report.html import Cell, Column, Html, charts, element, figure, folded, joined, number, table
+from sae_core.report.parts import percent_tick
 from sae_core.report.style import color_of
+from sae_core.report.tables import Content, by_ensemble, truth_differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ def _methods(content: Content) -> list[_Method]:
     return found
 
 
-def concepts(content: Content) -> str:
+def concepts(content: Content) -> Html:
     """Detection of concepts with few features."""
     facts = content["concepts"]
     if not facts:
-        return ""
+        return Html()
     methods = _methods(content)
     keys = [key for method in methods for key in method.figures if key.startswith("concepts.")]
     variants = [name for name in (STANDARDISED, PLAIN) if any(key.endswith(name) for key in keys)]
@@ -64,14 +64,14 @@ def concepts(content: Content) -> str:
     tasks = "; ".join(task_in_words(task) for task in facts["tasks"])
     first, *others = variants
     return joined(
-        element("p", f"Tasks: {tasks}. Means leave the confounded task out.", "sub"),
+        element("p", f"Tasks: {tasks}. Means leave the confounded task out.", kind="sub"),
         charts(drawn[first]),
         tables[first],
         _above_single(content, counts, first),
         *(
             folded(
                 f"{variant.capitalize()} coefficients",
-                joined(element("p", SCALED, "sub"), charts(drawn[variant]), tables[variant]),
+                joined(element("p", SCALED, kind="sub"), charts(drawn[variant]), tables[variant]),
             )
             for variant in others
         ),
@@ -79,11 +79,11 @@ def concepts(content: Content) -> str:
     )
 
 
-def _above_single(content: Content, counts: list[int], variant: str) -> str:
+def _above_single(content: Content, counts: list[int], variant: str) -> Html:
     """What ensembles detect better than one SAE, on the same texts."""
     rows = [
         [
-            Cell(f"{title_of(name)} − {title_of(REFERENCE)}", method=name),
+            Cell(f"{title_of(name)} − {title_of(REFERENCE)}", color=color_of(name)),
             *(number(own["against_single"].get(f"concepts.{m}.{variant}"), _points) for m in counts),
         ]
         for name, own in content["ensembles"].items()
@@ -91,16 +91,16 @@ def _above_single(content: Content, counts: list[int], variant: str) -> str:
     ]
     rows += [
         [
-            Cell(f"{title_of(name)} − {control_name(name)}", method=name),
+            Cell(f"{title_of(name)} − {control_name(name)}", color=color_of(name)),
             *(number(control["detected_above"].get(f"concepts.{m}.{variant}"), _points) for m in counts),
         ]
         for name, own in content["ensembles"].items()
         if (control := own.get("control")) and control.get("detected_above")
     ]
     if not rows:
-        return ""
+        return Html()
     said = "Differences to one SAE and to untrained stages, in points, paired: on the same test texts."
-    return element("p", said, "sub") + table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
+    return element("p", said, kind="sub") + table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
 
 
 def _points(share: float) -> str:
@@ -113,7 +113,7 @@ def task_in_words(task: Mapping[str, Any]) -> str:
     return f"{task['task']} ({said}; each {texts_used(task)})" if task.get("used") else f"{task['task']} ({said})"
 
 
-def _accuracy_chart(methods: Sequence[_Method], counts: list[int], variant: str) -> str:
+def _accuracy_chart(methods: Sequence[_Method], counts: list[int], variant: str) -> Html:
     series = []
     for place, method in enumerate(methods):
         points = []
@@ -135,7 +135,7 @@ def _accuracy_chart(methods: Sequence[_Method], counts: list[int], variant: str)
     return lines(series, across, Axis("accuracy", percent_tick, include=(0.5,)), label="Accuracy of concept detection")
 
 
-def _accuracy_table(methods: Sequence[_Method], counts: list[int], variant: str) -> str:
+def _accuracy_table(methods: Sequence[_Method], counts: list[int], variant: str) -> Html:
     rows = []
     for method in methods:
         figures = [method.figures.get(f"concepts.{m}.{variant}") for m in counts]
@@ -144,21 +144,31 @@ def _accuracy_table(methods: Sequence[_Method], counts: list[int], variant: str)
             figures = [method.figures.get(f"concepts.0.{variant}")] * len(counts)
             title = f"{method.title}, all dimensions"
         if any(figures):
-            rows.append([Cell(title, method=method.name), *(number(each, percents()) for each in figures)])
+            rows.append([Cell(title, color=color_of(method.name)), *(number(each, percents()) for each in figures)])
     return table(["", *(f"{m} feature{'s' if m > 1 else ''}" for m in counts)], rows)
 
 
-def _concept_table(rows: list[Mapping[str, Any]]) -> str:
-    heads = ["", "Method", "Features", "Variant", "Accuracy", "ROC-AUC", "F1", "Detection rate", "False positives"]
+def _concept_table(rows: list[Mapping[str, Any]]) -> Html:
+    heads: list[str | Column] = [
+        "",
+        Column("Method", prose=True),
+        "Features",
+        Column("Variant", prose=True),
+        "Accuracy",
+        "ROC-AUC",
+        "F1",
+        "Detection rate",
+        "False positives",
+    ]
     cells = []
     for row in rows:
         figure_ = {"mean": row["accuracy"], "low": row["accuracy_low"], "high": row["accuracy_high"]}
         cells.append(
             [
                 Cell(f"{row['task']}: {row['concept']}"),
-                Cell(title_of(row["method"]), wide=True, method=row["method"]),
+                Cell(title_of(row["method"]), color=color_of(row["method"])),
                 Cell("all" if row["m"] == 0 else str(row["m"])),
-                Cell(row["variant"], wide=True),
+                Cell(row["variant"]),
                 number(figure_, percents()),
                 *(Cell(decimal(row[key], 3)) for key in ("auc", "f1")),
                 *(Cell(percent(row[key])) for key in ("detection_rate", "false_positive_rate")),
@@ -167,10 +177,10 @@ def _concept_table(rows: list[Mapping[str, Any]]) -> str:
     return table(heads, cells)
 
 
-def truth(content: Content) -> str:
+def truth(content: Content) -> Html:
     """What was found of a known dictionary."""
     if not content["truth"]:
-        return ""
+        return Html()
     series = []
     for place, (name, bins) in enumerate(content["truth"]["by_frequency"].items()):
         points = [
@@ -198,10 +208,12 @@ def truth(content: Content) -> str:
         for random in [own["figures"].get("truth.random.recall")]
     ]
     return joined(
-        element("p", "The activations come from a known dictionary, so what was found of it can be counted.", "sub"),
+        element(
+            "p", "The activations come from a known dictionary, so what was found of it can be counted.", kind="sub"
+        ),
         by_ensemble(content, TRUTH),
-        element("p", COVERED, "note") if len(content["runs"]) == 1 else "",
-        folded("How much more than random dictionaries, and than one SAE", _truth_differences(content)),
+        element("p", COVERED, kind="note") if len(content["runs"]) == 1 else "",
+        folded("How much more than random dictionaries, and than one SAE", truth_differences(content)),
         charts(
             figure(
                 "True features that were found",
@@ -227,29 +239,17 @@ def truth(content: Content) -> str:
     )
 
 
-def _truth_differences(content: Content) -> str:
-    rows = [
-        [
-            Cell(f"{title_of(row['ensemble'])} − {title_of(row['other'])}", method=row["ensemble"]),
-            *(number(row[key], signed) for key in COMPARED),
-        ]
-        for row in content["truth"]["differences"]
-    ]
-    heads = [Head(title, TRUTH[f"truth.{key}"].definition) for key, title in COMPARED.items()]
-    return table(["", *heads], rows)
-
-
-def spurious(content: Content) -> str:
+def spurious(content: Content) -> Html:
     """Removing a spurious correlation by ablating features."""
     if not content["spurious"]:
-        return ""
+        return Html()
     parts = []
     for task in content["spurious"]:
         figures = [row for row in task["figures"] if not row["retrained"]]
         ranking = next((row["ranking"] for row in figures if row["ranking"]), "")
         shown = [row for row in figures if row["ranking"] in ("", ranking)]
-        parts += [element("h3", str(task["task"])), element("p", str(task["description"]), "sub")]
-        parts.append(element("p", _spurious_source(task), "note"))
+        parts += [element("h3", str(task["task"])), element("p", str(task["description"]), kind="sub")]
+        parts.append(element("p", _spurious_source(task), kind="note"))
         parts.append(charts(*_spurious_charts(shown, ranking)))
         parts.append(folded("Every figure", _spurious_table(task["figures"])))
     return joined(*parts)
@@ -263,7 +263,7 @@ def _spurious_source(task: Mapping[str, Any]) -> str:
     return f"Means over {draws}; intervals are over these draws and do not know another training."
 
 
-def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[str]:
+def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[Html]:
     names = list(dict.fromkeys(row["method"] for row in rows if row["n"]))
     drawn = []
     for title, key, caption in (
@@ -290,14 +290,23 @@ def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[str]:
     return drawn
 
 
-def _spurious_table(rows: list[Mapping[str, Any]]) -> str:
-    heads = ["", "Ranked by", "Ablated", "Retrained", "Target", "Spurious", "Worst group", "S_SCR"]
+def _spurious_table(rows: list[Mapping[str, Any]]) -> Html:
+    heads: list[str | Column] = [
+        "",
+        Column("Ranked by", prose=True),
+        "Ablated",
+        "Retrained",
+        "Target",
+        "Spurious",
+        "Worst group",
+        "S_SCR",
+    ]
     return table(
         heads,
         [
             [
-                Cell(title_of(row["method"]), method=row["method"]),
-                Cell(row["ranking"], wide=True),
+                Cell(title_of(row["method"]), color=color_of(row["method"])),
+                Cell(row["ranking"]),
                 Cell(str(row["n"])),
                 Cell("yes" if row["retrained"] else "no"),
                 *(number(within(row[key], 0.0, 1.0), percents()) for key in ("target", "spurious", "worst_group")),

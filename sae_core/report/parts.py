@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING, NOISE_NULL
+from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
-from sae_core.foundation.numbers import compact, decimal, percent, seconds, size, whole
+from sae_core.foundation.numbers import compact, decimal, percent, whole
 from sae_core.report.charts import Axis, Point, Series, lines
-from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, STAGES, Columns, micro, percents
-from sae_core.report.controls import rows_of
-from sae_core.report.html import Cell, Head, charts, element, figure, folded, joined, number, table
+from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, micro
+from sae_core.report.html import Html, charts, element, figure, folded, joined
 from sae_core.report.style import color_of
-
-Content = Mapping[str, Any]
+from sae_core.report.tables import Content, as_often, by_ensemble, by_members, by_stage, noise_notes
 
 
 def percent_tick(value: float) -> str:
@@ -32,22 +30,6 @@ FINDINGS: Mapping[str, tuple[str, str]] = {
 EXPLAINED = Axis("explained variance", percent_tick)
 
 
-def by_ensemble(content: Content, columns: Columns) -> str:
-    """One row an ensemble, below a boosted one its control; columns that nobody has are left out."""
-    figures = {name: own["figures"] for name, own in content["ensembles"].items()}
-    there = {key: shown for key, shown in columns.items() if any(key in own for own in figures.values())}
-    if not there:
-        return ""
-    rows = [
-        [
-            Cell(title, method=method),
-            *(number(own.get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
-        ]
-        for title, method, own in rows_of(content["ensembles"], columns)
-    ]
-    return table(["", *(Head(shown.title, shown.definition) for shown in there.values())], rows)
-
-
 def nats(references: Mapping[str, float]) -> str:
     """Between what the loss is recovered, in a sentence."""
     names = {"model": "the model itself", "zero": "activations set to zero", "mean": "to their mean"}
@@ -55,7 +37,7 @@ def nats(references: Mapping[str, float]) -> str:
     return f"Cross-entropy in nats a prediction: {said}."
 
 
-def reconstruction(content: Content) -> str:
+def reconstruction(content: Content) -> Html:
     """How well ensembles reconstruct, and what members add."""
     steps, price = [], []
     for place, (name, own) in enumerate(content["ensembles"].items()):
@@ -70,10 +52,10 @@ def reconstruction(content: Content) -> str:
         price.append(_price(name, place, own["figures"], "cost.train_flops"))
     members = Axis("members (SAEs used)", whole=True)
     return joined(
-        element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", "sub"),
+        element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", kind="sub"),
         by_ensemble(content, RECONSTRUCTION),
-        element("p", nats(content["cross_entropies"]), "sub") if content.get("cross_entropies") else "",
-        *(element("p", text, "note") for text in control_notes(content)),
+        element("p", nats(content["cross_entropies"]), kind="sub") if content.get("cross_entropies") else "",
+        *(element("p", text, kind="note") for text in control_notes(content)),
         charts(
             figure(
                 "What each further member adds",
@@ -105,7 +87,7 @@ def control_notes(content: Content) -> list[str]:
     ]
 
 
-def _findings(content: Content, members: Axis) -> list[str]:
+def _findings(content: Content, members: Axis) -> list[Html]:
     """What the first members find, for each of `FINDINGS` that was measured."""
     drawn = []
     for key, (title, caption) in FINDINGS.items():
@@ -139,17 +121,15 @@ def _point(x: float | None, figure_: Mapping[str, Any], name: str) -> Point | No
     return Point(x, figure_["mean"], figure_.get("low"), figure_.get("high"), title)
 
 
-def cost(content: Content) -> str:
+def cost(content: Content) -> Html:
     """What ensembles cost, member by member."""
     worth = content["rule"]["worth"]
-    marginal, used, rows = [], [], []
+    marginal, used = [], []
     for place, (name, own) in enumerate(content["ensembles"].items()):
         later = [step for step in own["by_members"][1:] if step["added_per_cost"]["mean"] is not None]
         points = [Point(step["members"], step["added_per_cost"]["mean"]) for step in later]
         marginal.append(Series(title_of(name), color_of(name, place), points))
         used.append(_price(name, place, own["figures"], "cost.inference_seconds_per_token"))
-        if len(own["by_members"]) > 1 and own["by_members"][-1]["added_explained_variance"]["mean"] is not None:
-            rows += [_member_row(name, step) for step in own["by_members"]]
     drawn = [each for each in marginal if each.points]
     if drawn:
         last = max(point.x for each in drawn for point in each.points)
@@ -161,9 +141,8 @@ def cost(content: Content) -> str:
         Axis("added explained variance per cost", percent_tick, include=(0.0,)),
         label="Explained variance that each member adds for the cost of the first one",
     )
-    heads = ["", "Training", "Training FLOPs", "On disk", "Time a token", "Explained variance", "added"]
     return joined(
-        element("p", "Of each ensemble by itself, as if nothing had been shared with another one.", "sub"),
+        element("p", "Of each ensemble by itself, as if nothing had been shared with another one.", kind="sub"),
         by_ensemble(content, COST),
         charts(
             figure(
@@ -183,75 +162,26 @@ def cost(content: Content) -> str:
                 "Higher explains more, further right takes longer to encode and reconstruct a token.",
             ),
         ),
-        folded("Costs of the first 1, 2, … members", table([*heads, "added per cost"], rows)) if rows else "",
+        folded("Costs of the first 1, 2, … members", members) if (members := by_members(content)) else "",
     )
 
 
-def _stages_table(content: Content) -> str:
-    """Boosted stages over independent trainings, beside noise and random atoms; empty where it is not known."""
-    rows = [
-        [
-            Cell(f"{title_of(name)}, stage {stage['stage']}", method=name),
-            *(
-                Cell(shown.style(stage.get(key)) if stage.get(key) is not None else "–")
-                for key, shown in STAGES.items()
-            ),
-        ]
-        for name, own in (content.get("stages_over_trainings") or {}).items()
-        for stage in own["by_stage"]
-    ]
-    if not rows:
-        return ""
-    heads = [Head(shown.title, shown.definition) for shown in STAGES.values()]
-    return table(["", *heads], rows) + "".join(element("p", text, "note") for text in noise_notes(content))
-
-
-def noise_notes(content: Content) -> list[str]:
-    """What the null by noise is, and why an ensemble has none."""
-    found = (content.get("stages_over_trainings") or {}).items()
-    why = [f"{title_of(name)}: no noise, as {own['noise']['reason']}." for name, own in found if own["noise"]["reason"]]
-    return [NOISE_NULL, *why] if found else []
-
-
-def _as_often(content: Content) -> str:
-    """Pooled stability of one SAE with as many retrains as an ensemble has members, which is what raises it."""
-    found = content["single_as_often"]
-    if not found:
-        return ""
-    return element(
-        "p",
-        f"One SAE given {found['retrains']} retrains has a pooled stability of {decimal(found['pooled'], 3)} (random "
-        f"{decimal(found['null_pooled'], 3)}); what an ensemble has above one SAE is in part its number of atoms.",
-        "note",
-    )
-
-
-def _member_row(name: str, step: Mapping[str, Any]) -> list[Cell]:
-    count = step["members"]
-    return [
-        Cell(f"{title_of(name)}, {count} member{'s' if count > 1 else ''}", method=name),
-        number(step["train_seconds"], seconds, spread=False),
-        number(step["train_flops"], compact, spread=False),
-        number(step["bytes"], size, spread=False),
-        number(step["inference_seconds_per_token"], micro, spread=False),
-        number(step["explained_variance"], percents(2)),
-        number(step["added_explained_variance"], percents(2)),
-        number(step["added_per_cost"], percents(2)),
-    ]
-
-
-def dictionary(content: Content) -> str:
+def dictionary(content: Content) -> Html:
     """The atoms: how many differ, and whether another training finds them again."""
     retrained = by_ensemble(content, RETRAINED)
     known = (key for each in content["ensembles"].values() for key in each["figures"])
     if not any(key.startswith(("dictionary.", "stability.")) for key in known):
-        return ""
+        return Html()
     own = by_ensemble(content, DICTIONARY)
     return joined(
         element(
-            "p", "Stability compares the members of an ensemble with each other, beside random dictionaries.", "sub"
+            "p",
+            "Stability compares the members of an ensemble with each other, beside random dictionaries.",
+            kind="sub",
         ),
         own,
-        element("h3", "Over independent trainings") + retrained + _as_often(content) if retrained else "",
-        _stages_table(content),
+        *([element("h3", "Over independent trainings"), retrained] if retrained else []),
+        element("p", as_often(content), kind="note") if retrained and as_often(content) else "",
+        by_stage(content),
+        *(element("p", text, kind="note") for text in noise_notes(content)),
     )

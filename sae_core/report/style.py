@@ -49,11 +49,11 @@ th,td{text-align:right;padding:.42rem .7rem .42rem 0;border-bottom:1px solid var
 vertical-align:top}
 th{font-weight:600}
 thead th{color:var(--muted);font-weight:500;font-size:.82rem;vertical-align:bottom}
-th:first-child,td:first-child,th.text,td.text{text-align:left}
-td small{display:block;color:var(--muted);font-size:.78rem}
+th:first-child,th.text,td.text{text-align:left}
+td small,th small{display:block;font-weight:400;color:var(--muted);font-size:.78rem}
 tr.head th{color:var(--muted);font-weight:500;font-size:.82rem;padding-top:1rem}
 .dot{display:inline-block;width:.62rem;height:.62rem;border-radius:50%;margin-right:.45rem}
-td.text{white-space:normal;overflow-wrap:anywhere}
+th.text,td.text{white-space:normal;overflow-wrap:anywhere}
 dl{margin:.6rem 0;font-size:.92rem}
 dt{font-weight:600;margin-top:.6rem}
 dd{margin:.1rem 0 0;color:var(--muted);max-width:85ch}

@@ -13,10 +13,10 @@ import pytest
 from app_pages import APP, html, open_page
 from synthetic_run import write_synthetic_run
 
+from dashboard.views import file_of, pages
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.run import Run
 
-PAGES = tuple(sorted(path.parent.name for path in (APP.parent / "views").glob("*/page.py")))
 ENSEMBLE_FILES: dict[str, Callable[[EnsembleFolder], Path]] = {
     "index": lambda folder: folder.index,
     "atoms": lambda folder: folder.atoms,
@@ -115,8 +115,8 @@ def test_every_page_of_a_run_that_lacks_something_opens(
     else:
         copy.labels.unlink(missing_ok=True)
     app = open_page(monkeypatch, copy.path, ensemble="bagged")
-    for page in PAGES:
-        app.switch_page(f"views/{page}/page.py").run()
+    for page in pages():
+        app.switch_page(file_of(page)).run()
         assert not app.exception, page
         assert "cannot be shown" not in html(app), page
 

@@ -12,12 +12,11 @@ from app_pages import html, links, open_page, save
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
+from dashboard.views import pages
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, write_json
 from sae_core.foundation.run import Run
 from sae_core.labels import LabelStore
-
-PAGES = ("overview", "features", "feature", "text", "pinned", "compare", "map", "concepts", "labels")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", pages())
 @pytest.mark.parametrize("ensemble", ["single", "bagged", "boosted"])
 def test_page_shows_a_complete_run(monkeypatch: pytest.MonkeyPatch, runs: Path, page: str, ensemble: str) -> None:
     app = open_page(monkeypatch, runs, page, run="complete", ensemble=ensemble)

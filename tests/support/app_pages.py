@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 import dashboard
 from dashboard.shared.reads.opening import EnsembleInfo
+from dashboard.views import file_of
 from sae_core.ensembles.manifest import Manifest
 
 APP = Path(dashboard.__file__).parent / "app.py"
@@ -21,7 +22,7 @@ def open_page(monkeypatch: pytest.MonkeyPatch, root: Path, page: str = "overview
     app = AppTest.from_file(str(APP), default_timeout=60)
     if page != "overview":
         app.run()  # registers the pages
-        app.switch_page(f"views/{page}/page.py")
+        app.switch_page(file_of(page))
     for key, value in query.items():
         app.query_params[key] = value
     return app.run()

@@ -1,115 +1,98 @@
-"""Small pieces of HTML: headings, tiles, chips, bars, tables and notices. All text is escaped here."""
+"""Small pieces of HTML: headings, tiles, chips, bars, tables and notices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dashboard.shared.look.tokens import token_chip
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import decimal
+from sae_core.report import html
+from sae_core.report.html import Cell, Column, Html, element
 
 
-def heading(title: str, text: str = "", chips: Sequence[str] = ()) -> str:
-    """A page's title, one paragraph and chips.
-
-    Args:
-        title: Plain text.
-        text: Plain text.
-        chips: HTML made by `chip` or `member_chip`.
-    """
-    paragraph = f"<p>{escape(text)}</p>" if text else ""
-    row = f'<div class="chips">{"".join(chips)}</div>' if chips else ""
-    return f'<div class="sae head"><h1>{escape(title)}</h1>{paragraph}{row}</div>'
+def heading(title: str, text: str = "", chips: Sequence[Html] = ()) -> Html:
+    """A page's title, one paragraph and chips."""
+    paragraph = element("p", text) if text else ""
+    row = element("div", *chips, kind="chips") if chips else ""
+    return element("div", element("h1", title), paragraph, row, kind="sae head")
 
 
-def section(title: str, how_to_read: str = "") -> str:
+def section(title: str, how_to_read: str = "") -> Html:
     """A section's title and one sentence on how to read what follows."""
-    paragraph = f"<p>{escape(how_to_read)}</p>" if how_to_read else ""
-    return f'<div class="sae section"><h2>{escape(title)}</h2>{paragraph}</div>'
+    return element("div", element("h2", title), element("p", how_to_read) if how_to_read else "", kind="sae section")
 
 
-def chip(text: str, color: str = "", *, title: str = "") -> str:
+def dot(color: str) -> Html:
+    """A coloured dot; nothing without a colour."""
+    return element("span", kind="dot", style=f"background:{color}") if color else Html()
+
+
+def chip(text: str, color: str = "", *, title: str = "") -> Html:
     """A rounded label, with a coloured dot if a colour is given."""
-    dot = f'<span class="dot" style="background:{escape(color)}"></span>' if color else ""
-    tooltip = f' title="{escape(title)}"' if title else ""
-    return f'<span class="chip"{tooltip}>{dot}{escape(text)}</span>'
+    return element("span", dot(color), text, kind="chip", title=title)
 
 
-def member_chip(member: int, *, stage: bool = False) -> str:
+def member_chip(member: int, *, stage: bool = False) -> Html:
     """The chip of a member (or stage, in a boosted ensemble) in its colour; numbered from 0, as the folders are."""
     return chip(f"{'stage' if stage else 'member'} {member}", member_color(member))
 
 
-def tile(label: str, value: str, small: str = "", *, title: str = "") -> str:
+def chip_row(*chips: Html) -> Html:
+    """Chips beside each other."""
+    return element("div", element("div", *chips, kind="chips", style="margin:0"), kind="sae head")
+
+
+def muted(text: str) -> Html:
+    """Text that stands back."""
+    return element("span", text, kind="muted")
+
+
+def card(row: Sequence[Html], *below: Html) -> Html:
+    """A row of pieces side by side, and what stands below it."""
+    return element("div", element("div", *row, kind="row"), *below, kind="sae card")
+
+
+def tile(label: str, value: str, small: str = "", *, title: str = "") -> Html:
     """One figure with its name above and its explanation below."""
-    tooltip = f' title="{escape(title)}"' if title else ""
-    below = f'<span class="s">{escape(small)}</span>' if small else ""
-    return f'<div{tooltip}><span class="k">{escape(label)}</span><span class="v">{escape(value)}</span>{below}</div>'
+    below = element("span", small, kind="s") if small else ""
+    return element("div", element("span", label, kind="k"), element("span", value, kind="v"), below, title=title)
 
 
-def tiles(items: Sequence[str]) -> str:
+def tiles(items: Sequence[Html]) -> Html:
     """Tiles side by side, as many as fit."""
-    return f'<div class="sae tiles">{"".join(items)}</div>'
+    return element("div", *items, kind="sae tiles")
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of an HTML table: its heading, and a tooltip that defines it."""
-
-    name: str
-    definition: str = ""
+def table(columns: Iterable[str | Column], rows: Iterable[Sequence[Cell]]) -> Html:
+    """A table of the report, on a page of the dashboard."""
+    return element("div", html.table(columns, rows), kind="sae")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell: a figure, small print below it in one line or several, and a coloured dot before it."""
-
-    text: str
-    small: str = ""
-    color: str = ""
-
-
-def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> str:
-    """A table that scrolls sideways where it does not fit. The first column is text, the others figures."""
-    head = "".join(
-        f'<th title="{escape(column.definition)}">{escape(column.name)}</th>'
-        if column.definition
-        else f"<th>{escape(column.name)}</th>"
-        for column in columns
-    )
-    body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows)
-    return f'<div class="sae scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _cell(cell: Cell) -> str:
-    dot = f'<span class="dot" style="background:{escape(cell.color)};margin-right:.5rem"></span>' if cell.color else ""
-    small = "".join(f"<small>{escape(line)}</small>" for line in cell.small.splitlines())
-    return f"<td>{dot}{escape(cell.text)}{small}</td>"
-
-
-def token_bars(title: str, texts: Sequence[str], scores: Sequence[float], color: str, *, largest: float) -> str:
+def token_bars(title: str, texts: Sequence[str], scores: Sequence[float], color: str, *, largest: float) -> Html:
     """Tokens with a bar each, as long as the score's share of ``largest``."""
-    rows = "".join(
-        f"{token_chip(text)}"
-        f'<span class="b"><i style="width:{_width(score, largest)}%;background:{escape(color)}"></i></span>'
-        f'<span class="n">{decimal(score)}</span>'
+    rows = [
+        piece
         for text, score in zip(texts, scores, strict=True)
-    )
-    return f'<div class="sae bars"><span class="t">{escape(title)}</span>{rows}</div>'
+        for piece in (token_chip(text), bar(_width(score, largest), color), element("span", decimal(score), kind="n"))
+    ]
+    return element("div", element("span", title, kind="t"), *rows, kind="sae bars")
+
+
+def bar(percent: float, color: str, *more: Html, title: str = "") -> Html:
+    """A bar of a list of bars, so many percent of its place long."""
+    return element("span", element("i", style=f"width:{percent:g}%;background:{color}"), *more, kind="b", title=title)
 
 
 def _width(score: float, largest: float) -> int:
     return round(100 * min(1.0, abs(score) / largest)) if largest > 0 else 0
 
 
-def notice(title: str, text: str = "", command: str = "") -> str:
+def notice(title: str, text: str = "", command: str = "") -> Html:
     """A calm box: what is missing and what to run."""
-    paragraph = f"<p>{escape(text)}</p>" if text else ""
-    code = f"<pre>{escape(command)}</pre>" if command else ""
-    return f'<div class="sae notice"><b>{escape(title)}</b>{paragraph}{code}</div>'
+    paragraph, code = element("p", text) if text else "", element("pre", command) if command else ""
+    return element("div", element("b", title), paragraph, code, kind="sae notice")
 
 
 _COMMANDS = {
@@ -120,7 +103,7 @@ _COMMANDS = {
 }
 
 
-def what_to_run(command: str, run: Path, title: str = "", why: str = "") -> str:
+def what_to_run(command: str, run: Path, title: str = "", why: str = "") -> Html:
     """The notice of an unfinished run.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbers import decimal, whole
+from sae_core.report.html import Html, element
 
 WIDTH, HEIGHT = 360, 110
 LOG, LINEAR = "log", "linear"
@@ -46,7 +47,9 @@ def bars_svg(counts: Sequence[int], scale: str = LOG, color: str = HIGHLIGHT) ->
     )
 
 
-def histogram_html(edges: Sequence[float], counts: Sequence[int], *, unit: str = "activation", scale: str = LOG) -> str:
+def histogram_html(
+    edges: Sequence[float], counts: Sequence[int], *, unit: str = "activation", scale: str = LOG
+) -> Html:
     """The histogram with its axis.
 
     Args:
@@ -56,16 +59,22 @@ def histogram_html(edges: Sequence[float], counts: Sequence[int], *, unit: str =
         scale: One of `SCALES`.
     """
     if len(counts) == 0 or sum(counts) == 0:
-        return '<div class="sae plot"><p class="note">It fired on no token, so there is nothing to count.</p></div>'
+        said = element("p", "It fired on no token, so there is nothing to count.", kind="note")
+        return element("div", said, kind="sae plot")
     uri = "data:image/svg+xml;base64," + b64encode(bars_svg(counts, scale).encode()).decode()
     description = (
         f"Histogram of {unit}: {whole(sum(counts))} tokens from {decimal(edges[0])} to {decimal(edges[-1])}, "
         f"at most {whole(max(counts))} in one of {len(counts)} bins"
     )
-    description = escape(description)
-    return (
-        f'<div class="sae plot"><div class="axis"><span>{whole(max(counts))} tokens</span></div>'
-        f'<img src="{uri}" alt="{description}" title="{description}">'
-        f'<div class="axis"><span>{decimal(edges[0])}</span><span>{escape(unit)}</span>'
-        f"<span>{decimal(edges[-1])}</span></div></div>"
+    image = Html(f'<img src="{uri}" alt="{escape(description)}" title="{escape(description)}">')
+    return element(
+        "div",
+        _axis(f"{whole(max(counts))} tokens"),
+        image,
+        _axis(decimal(edges[0]), unit, decimal(edges[-1])),
+        kind="sae plot",
     )
+
+
+def _axis(*texts: str) -> Html:
+    return element("div", *(element("span", text) for text in texts), kind="axis")

@@ -33,17 +33,19 @@ _RULES = """
 .sae.tiles .v{font-size:1.22rem;font-weight:600;font-variant-numeric:tabular-nums;display:block;line-height:1.35;
   overflow-wrap:anywhere}
 .sae.tiles .s{color:var(--muted);font-size:.78rem;display:block;overflow-wrap:anywhere}
-.sae.scroll{overflow-x:auto}
+.sae .scroll{overflow-x:auto}
 .sae table{border-collapse:collapse;width:100%;margin:0;font-variant-numeric:tabular-nums}
 .sae th,.sae td{border:0;border-bottom:1px solid var(--line);padding:.55rem .8rem .55rem 0;text-align:right;
   white-space:nowrap;vertical-align:top}
-.sae th{font-size:.78rem;font-weight:500;color:var(--muted);vertical-align:bottom;white-space:normal}
+.sae tbody th{font-weight:inherit}
+.sae thead th{font-size:.78rem;font-weight:500;color:var(--muted);vertical-align:bottom;white-space:normal}
 .sae th[title]{text-decoration:underline dotted color-mix(in srgb,currentColor 45%,transparent);
   text-underline-offset:3px;cursor:help}
-.sae th:first-child,.sae td:first-child,.sae .l{text-align:left}
-.sae td small{display:block;color:var(--muted);font-size:.76rem}
-.sae tr:last-child td{border-bottom:0}
-.sae.words th,.sae.words td{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:4.5rem}
+.sae th:first-child{text-align:left}
+.sae table .dot{margin-right:.5rem}
+.sae td small,.sae th small{display:block;color:var(--muted);font-size:.76rem}
+.sae tbody tr:last-child>*{border-bottom:0}
+.sae th.text,.sae td.text{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:4.5rem}
 .sae.strips{margin:.1rem 0 .6rem}
 .sae.strips .sub{display:flex;flex-wrap:wrap;gap:.2rem .7rem;align-items:baseline;margin:.9rem 0 .15rem}
 .sae.strips .sub b{font-weight:600}

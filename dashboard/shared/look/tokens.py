@@ -1,4 +1,4 @@
-"""Token strips: tokens in context with the activation as background colour. Everything is escaped; nothing is HTML."""
+"""Token strips: tokens in context with the activation as background colour."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sae_core.activations.origins.text.shown import NEWLINE, SPACE, TAB, show_al
 from sae_core.activations.origins.text.token_texts import PARTIAL
 from sae_core.foundation.colours import ACTIVATION_LEVELS, activation_level
 from sae_core.foundation.numbers import decimal, whole
+from sae_core.report.html import Html, element, joined
 
 __all__ = ["NEWLINE", "PART", "SPACE", "TAB", "show_alone", "show_in_context"]
 
@@ -80,7 +81,7 @@ def whole_character(texts: Sequence[str], number: int) -> str:
 
 def token_span(
     text: str, value: float, peak: float, *, position: int, source: str, is_peak: bool, character: str = ""
-) -> str:
+) -> Html:
     """One active token as a span with its class and tooltip.
 
     Args:
@@ -103,10 +104,10 @@ def token_span(
     # A token of nothing but spaces shows them, since there is no word to see where it is.
     word = text.lstrip(" ") or text.replace(" ", SPACE)
     space = text[: len(text) - len(word)]
-    return f'{space}<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(word))}</span>'
+    return Html(f'{space}<span class="a{level}{mark}" title="{escape(title)}">{escape(show_in_context(word))}</span>')
 
 
-def strip(example: ExampleLike, peak: float) -> str:
+def strip(example: ExampleLike, peak: float) -> Html:
     """One example's tokens as HTML; only active tokens get a span.
 
     Args:
@@ -114,7 +115,7 @@ def strip(example: ExampleLike, peak: float) -> str:
         peak: The feature's largest activation anywhere, which gets the strongest colour.
     """
     source = source_of(example.metadata)
-    pieces = []
+    pieces: list[str] = []
     for number, (text, value) in enumerate(zip(example.texts, example.values, strict=True)):
         position = example.start + number
         text = text if number else text.lstrip(" ") or text
@@ -124,46 +125,56 @@ def strip(example: ExampleLike, peak: float) -> str:
                 token_span(text, value, peak, position=position, source=source, is_peak=is_peak, character=character)
             )
         else:
-            pieces.append(escape(show_in_context(text)))
-    return "".join(pieces)
+            pieces.append(show_in_context(text))
+    return joined(*pieces)
 
 
-def strips(examples: Sequence[ExampleLike], peak: float, *, heading: str = "", note: str = "") -> str:
+def strips(examples: Sequence[ExampleLike], peak: float, *, heading: str = "", note: str = "") -> Html:
     """A block of examples: the peak's activation, the strip, the source.
 
     Args:
         examples: The examples, in the order in which they appear.
         peak: The feature's largest activation anywhere.
-        heading: Small heading above, escaped here.
-        note: One sentence beside the heading, escaped here.
+        heading: Small heading above.
+        note: One sentence beside the heading.
     """
-    rows = "".join(
-        f'<div class="ex"><span class="val">{decimal(example.peak)}</span>'
-        f'<div class="txt">{strip(example, peak)}</div>'
-        f'<span class="src" title="{escape(describe(example.metadata))}">{escape(source_of(example.metadata))}</span>'
-        "</div>"
-        for example in examples
-    )
-    head = f'<div class="sub"><b>{escape(heading)}</b><span>{escape(note)}</span></div>' if heading else ""
-    return f'<div class="sae strips">{head}{rows}</div>'
+    rows = [
+        example_row(
+            decimal(one.peak),
+            strip(one, peak),
+            element("span", source_of(one.metadata), kind="src", title=describe(one.metadata)),
+        )
+        for one in examples
+    ]
+    head = element("div", element("b", heading), element("span", note), kind="sub") if heading else ""
+    return element("div", head, *rows, kind="sae strips")
 
 
-def legend(peak: float) -> str:
+def example_row(value: str, text: Html, below: Html) -> Html:
+    """One row of a block of examples: a figure, its text, and what stands below."""
+    return element("div", element("span", value, kind="val"), element("div", text, kind="txt"), below, kind="ex")
+
+
+def legend(peak: float) -> Html:
     """What the colours mean: a ramp from just above 0 to the feature's peak."""
-    boxes = "".join(f'<i class="a{level}"></i>' for level in range(1, ACTIVATION_LEVELS + 1))
-    return (
-        '<div class="sae legend"><span>activation&nbsp; 0</span>'
-        f'<span class="ramp">{boxes}</span><span>{decimal(peak)} (peak)</span>'
-        f"<span>{NEWLINE} line end&ensp;{TAB} tab&ensp;{SPACE} space that fires&ensp;{PART} part of a character&ensp;"
-        "outlined: the window's peak&ensp;hover for details</span></div>"
+    boxes = [element("i", kind=f"a{level}") for level in range(1, ACTIVATION_LEVELS + 1)]
+    signs = (f"{NEWLINE} line end", f"{TAB} tab", f"{SPACE} space that fires", f"{PART} part of a character")
+    said = "\u2002".join((*signs, "outlined: the window's peak", "hover for details"))
+    return element(
+        "div",
+        element("span", "activation\u00a0 0"),
+        element("span", *boxes, kind="ramp"),
+        element("span", f"{decimal(peak)} (peak)"),
+        element("span", said),
+        kind="sae legend",
     )
 
 
-def token_chip(text: str) -> str:
+def token_chip(text: str) -> Html:
     """A token on its own, as a small box with its spaces visible."""
-    return f'<code class="tok">{escape(show_alone(text))}</code>'
+    return element("code", show_alone(text), kind="tok")
 
 
-def token_chips(texts: Sequence[str]) -> str:
+def token_chips(texts: Sequence[str]) -> Html:
     """Several tokens in a row."""
-    return "".join(token_chip(text) for text in texts)
+    return joined(*map(token_chip, texts))

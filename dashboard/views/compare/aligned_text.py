@@ -168,7 +168,7 @@ def _links(here: Here, info: EnsembleInfo, strips: Sequence[Sequence[Mark | None
     for member, strip in enumerate(strips):
         counts = pd.Series([mark.feature for mark in strip if mark is not None], dtype="int64").value_counts()
         with columns[member % len(columns)]:
-            st.html(f'<div class="sae"><span class="muted">strongest most often in {_names(info)[member]}</span></div>')
+            st.caption(f"strongest most often in {_names(info)[member]}")
             for feature, count in counts.head(_TOP).items():
                 number = int(str(feature))
                 token = show_alone(str(atoms["top_token"].iloc[number])) if atoms is not None else ""
@@ -199,7 +199,7 @@ def _energy(here: Here, info: EnsembleInfo, typed: str) -> None:
     columns = st.columns(min(info.members, 4), gap="small")
     for number, (_, table) in enumerate(found):
         with columns[number % len(columns)]:
-            st.html(f'<div class="sae"><span class="muted">stage {number} does most of it with</span></div>')
+            st.caption(f"stage {number} does most of it with")
             for row in table.head(_TOP).to_dict("records"):
                 feature = int(row["feature"])
                 token = show_alone(str(atoms["top_token"].iloc[feature])) if atoms is not None else ""

@@ -12,7 +12,7 @@ from dashboard.shared import address
 from dashboard.shared.address import Here
 from dashboard.shared.common import feature_link, missing, picked_row
 from dashboard.shared.faults import fragment
-from dashboard.shared.look.cards import chip, member_chip, notice, plain, section
+from dashboard.shared.look.cards import card, chip, member_chip, muted, notice, plain, section
 from dashboard.shared.look.charts import CONFIG
 from dashboard.shared.look.tokens import show_alone, strips, token_chips
 from dashboard.shared.reads import label_store, one_feature, tables
@@ -22,6 +22,7 @@ from dashboard.views.compare.charts import BY
 from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbers import compact, decimal, percent, whole
+from sae_core.report.html import Html, element
 
 FAMILY = "family"
 """Where the address bar holds the family that is shown."""
@@ -178,10 +179,8 @@ def _card(here: Here, info: EnsembleInfo, families: pd.DataFrame, otherwise: int
             chip("found by " + ", ".join(BY[way].lower() for way in row["found"])),
             chip(f"density {percent(row['density'], 2)}"),
         ]
-        st.html(
-            f'<div class="sae head"><h1 style="font-size:1.2rem">Family {int(row["family"]):,}</h1>'
-            f'<div class="chips">{"".join(chips)}</div></div>'
-        )
+        title = element("h1", f"Family {int(row['family']):,}", style="font-size:1.2rem")
+        st.html(element("div", title, element("div", *chips, kind="chips"), kind="sae head"))
         _side_by_side(here, info, features, member_of)
         pairs, more = st.columns([1, 1.2], gap="large")
         with pairs:
@@ -208,37 +207,34 @@ def _side_by_side(here: Here, info: EnsembleInfo, features: Sequence[int], membe
             label = _label_chip(feature, labels, suggestions)
             tokens = token_chips(peaks[feature])
             density = percent(atoms["density"].iloc[feature], 2) if atoms is not None else ""
-            figures = f'<span class="muted">fires on {density}</span>'
-            st.html(f'<div class="sae card"><div class="row">{who}{figures}</div>{label}<div>{tokens}</div></div>')
+            st.html(card([who, muted(f"fires on {density}")], label, element("div", tokens)))
             examples = data.examples(here.run, info.name, feature)
             if examples:
                 st.html(strips(examples, examples[0].peak))
             feature_link(here, feature, f"Feature {feature:,}")
 
 
-def _label_chip(feature: int, labels: Mapping[int, str], suggestions: pd.DataFrame | None) -> str:
+def _label_chip(feature: int, labels: Mapping[int, str], suggestions: pd.DataFrame | None) -> Html:
     """The label of a feature, or else what is suggested for it with how well that tells when it fires."""
     if feature in labels:
         return chip(labels[feature], HIGHLIGHT, title="label")
     row = None if suggestions is None else suggestions.iloc[feature]
     if row is None or not row["suggestion"]:
-        return ""
+        return Html()
     title = f"a suggestion: precision {percent(row['precision'], 0)}, recall {percent(row['recall'], 0)}; · is a space"
     return chip(f"suggested: {row['suggestion']}", title=title)
 
 
-def _absent(here: Here, info: EnsembleInfo, nearest: Mapping[str, tuple[int, float]], who: str) -> None:
+def _absent(here: Here, info: EnsembleInfo, nearest: Mapping[str, tuple[int, float]], who: Html) -> None:
     """What comes closest in a member that has no part in the family."""
-    st.html(
-        f'<div class="sae card"><div class="row">{who}<span class="muted">has none; the closest is</span></div></div>'
-    )
+    st.html(card([who, muted("has none; the closest is")]))
     ways: dict[int, list[str]] = {}
     for way, (feature, score) in nearest.items():
         ways.setdefault(feature, []).append(f"{way} {decimal(score)}")
     peaks = one_feature.peak_tokens(here.run, info.name, ways, count=3)
     for feature, scores in ways.items():
         tokens = token_chips(peaks[feature])
-        st.html(f'<div class="sae card"><span class="muted">{", ".join(scores)}</span><div>{tokens}</div></div>')
+        st.html(card([muted(", ".join(scores))], element("div", tokens)))
         feature_link(here, feature, f"Feature {feature:,}")
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing, open_feature, picked_row, trained_ensemble
-from dashboard.shared.look.cards import Cell, Column, heading, notice, section, table
+from dashboard.shared.look.cards import heading, notice, section, table
 from dashboard.shared.look.tokens import show_alone
 from dashboard.shared.reads import tables
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -18,6 +18,7 @@ from dashboard.views.compare.family_tables import agreement_tiles
 from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import percent, whole
+from sae_core.report.html import Cell, Column
 
 MAX_LONE = 2000
 
@@ -83,10 +84,10 @@ def _alike(here: Here, info: EnsembleInfo, cosines: dict[str, Any]) -> None:
 def _how_measured(info: EnsembleInfo, firing: dict[str, Any]) -> None:
     pairs = firing["pairs"]
     sample = "all" if pairs["stride"] == 1 else f"one in {pairs['stride']}, {whole(pairs['tokens'])} in all,"
-    st.html(
-        f'<div class="sae"><p class="note">Matches by activations look at {sample} of the indexed tokens; a feature\'s '
-        f"top contexts are the {firing['top_contexts']} stretches of {firing['context_tokens']} tokens in which it "
-        f"fires most strongly. Chance: the {info.member_word}s shifted against each other along the text.</p></div>"
+    st.caption(
+        f"Matches by activations look at {sample} of the indexed tokens; a feature's top contexts are the "
+        f"{firing['top_contexts']} stretches of {firing['context_tokens']} tokens in which it fires most strongly. "
+        f"Chance: the {info.member_word}s shifted against each other along the text."
     )
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dashboard.shared.look.cards import dot
 from dashboard.shared.look.tokens import show_alone, show_in_context, token_chip
 from sae_core.foundation.colours import activation_level
 from sae_core.foundation.numbers import decimal
+from sae_core.report.html import Html, element
 
 FAMILY_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8f6fd0", "#7f7f00")
 """Colours of families on a text (after Okabe and Ito 2008); members have others."""
@@ -20,6 +21,10 @@ LONE_COLOR = "#8a929c"
 LINE = 92
 """Characters of a line, after which all strips go on below."""
 _LONGEST = 40
+_LINE = (
+    "display:grid;grid-template-columns:max-content auto;column-gap:.8rem;align-items:baseline;"
+    "margin:.55rem 0;width:max-content"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,7 @@ def aligned(
     colors: Mapping[int, str] | None,
     describe: Mapping[int, str],
     lone: Sequence[str] = (),
-) -> str:
+) -> Html:
     """The strips of all members as HTML, line by line, with the same tokens in the same places.
 
     Args:
@@ -105,17 +110,18 @@ def aligned(
     lone = lone or [LONE_COLOR] * len(names)
     blocks = []
     for line in lines(texts):
-        rows = "".join(
-            f'<span class="muted" style="font-size:.78rem;white-space:nowrap">{escape(name)}</span>'
-            f'<div class="txt" style="white-space:pre;overflow:visible">'
-            f"{''.join(_token(texts[place], strip[place], colors, describe, color) for place in line)}</div>"
+        rows = [
+            element("span", name, kind="muted", style="font-size:.78rem;white-space:nowrap")
+            + element(
+                "div",
+                *(_token(texts[place], strip[place], colors, describe, color) for place in line),
+                kind="txt",
+                style="white-space:pre;overflow:visible",
+            )
             for name, strip, color in zip(names, strips, lone, strict=True)
-        )
-        blocks.append(
-            '<div style="display:grid;grid-template-columns:max-content auto;column-gap:.8rem;align-items:baseline;'
-            f'margin:.55rem 0;width:max-content">{rows}</div>'
-        )
-    return f'<div class="sae strips" style="overflow-x:auto">{"".join(blocks)}</div>'
+        ]
+        blocks.append(element("div", *rows, style=_LINE))
+    return element("div", *blocks, kind="sae strips", style="overflow-x:auto")
 
 
 def _shown(text: str) -> str:
@@ -127,26 +133,26 @@ def _token(
     text: str, mark: Mark | None, colors: Mapping[int, str] | None, describe: Mapping[int, str], lone: str
 ) -> str:
     if mark is None:
-        return escape(_shown(text))
+        return _shown(text)
     known = describe.get(mark.feature, "")
     title = f"{show_alone(text[:_LONGEST])}\nfeature {mark.feature:,}: {decimal(mark.value, 3)}"
     title += f" of at most {decimal(mark.peak, 3)}" + (f"\n{known}" if known else "")
     if colors is None:
-        look = f'class="a{activation_level(mark.value, mark.peak)}"'
-    else:
-        color = lone if mark.family is None else colors.get(mark.family, lone)
-        share = round(12 + 58 * min(1.0, mark.value / mark.peak if mark.peak > 0 else 1.0))
-        look = f'style="background:color-mix(in srgb,{color} {share}%,transparent)"'
-    return f'<span {look} title="{escape(title)}">{escape(_shown(text))}</span>'
-
-
-def family_legend(colors: Mapping[int, str], tokens: Mapping[int, Sequence[str]], other: str = LONE_COLOR) -> str:
-    """Which colour is which family, by its top tokens; ``other`` is that of the rest, empty for one a member."""
-    keys = "".join(
-        f'<span class="key"><span class="dot" style="background:{color}"></span>family {family}'
-        f" {''.join(token_chip(token) for token in tokens.get(family, ())[:2])}</span>"
-        for family, color in colors.items()
+        return element("span", _shown(text), kind=f"a{activation_level(mark.value, mark.peak)}", title=title)
+    color = lone if mark.family is None else colors.get(mark.family, lone)
+    share = round(12 + 58 * min(1.0, mark.value / mark.peak if mark.peak > 0 else 1.0))
+    return element(
+        "span", _shown(text), style=f"background:color-mix(in srgb,{color} {share}%,transparent)", title=title
     )
-    dot = f'<span class="dot" style="background:{other}"></span>' if other else ""
-    rest = f'<span class="key">{dot}another feature{"" if other else ": the colour of its row"}</span>'
-    return f'<div class="sae legend">{keys}{rest}<span>the stronger, the deeper; hover for the feature</span></div>'
+
+
+def family_legend(colors: Mapping[int, str], tokens: Mapping[int, Sequence[str]], other: str = LONE_COLOR) -> Html:
+    """Which colour is which family, by its top tokens; ``other`` is that of the rest, empty for one a member."""
+    keys = [
+        element("span", dot(color), f"family {family} ", *map(token_chip, tokens.get(family, ())[:2]), kind="key")
+        for family, color in colors.items()
+    ]
+    rest = element("span", dot(other), f"another feature{'' if other else ': the colour of its row'}", kind="key")
+    return element(
+        "div", *keys, rest, element("span", "the stronger, the deeper; hover for the feature"), kind="sae legend"
+    )

@@ -1,1 +1,5 @@
 """How well few features detect a concept."""
+
+from dashboard.views import Page
+
+PAGE = Page(80, "Concepts", icon="category")

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.shared.look.cards import Cell
 from dashboard.shared.look.charts import figure, quoted
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.tokens import strips
@@ -18,6 +17,7 @@ from sae_core.analysis.index.examples import Example
 from sae_core.foundation.colours import NEUTRAL
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import MISSING, decimal, percent, signed
+from sae_core.report.html import Cell, Html, element
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 
@@ -209,11 +209,11 @@ def _finished(chart: go.Figure, chance: float | None, names: Sequence[str]) -> g
     return chart
 
 
-def examples(found: Sequence[Example]) -> str:
+def examples(found: Sequence[Example]) -> Html:
     """A feature's strongest contexts, folded away until someone asks; empty without any."""
     if not found:
-        return ""
-    return f'<details class="sae more"><summary>Examples</summary>{strips(found, found[0].peak)}</details>'
+        return Html()
+    return element("details", element("summary", "Examples"), strips(found, found[0].peak), kind="sae more")
 
 
 def detectors(row: Mapping[Any, Any]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, feature_link, missing
-from dashboard.shared.look.cards import Cell, Column, chip, heading, notice, plain, section, table
+from dashboard.shared.look.cards import card, chip, chip_row, heading, notice, plain, section, table
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.suggested import suggestion_line
 from dashboard.shared.look.tokens import token_chips
@@ -34,6 +34,7 @@ from sae_core.analysis.concepts.detected import Mean, difference_of, means_of, t
 from sae_core.analysis.shared.terms import PLAIN, SCALED, STANDARDISED
 from sae_core.foundation.methods import REFERENCE, title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
+from sae_core.report.html import Cell, Column, Html
 
 TYPICAL = 5
 """Features that the page begins with, if that was measured."""
@@ -149,7 +150,7 @@ def _about(about: dict[str, Any]) -> None:
     ]
     if about.get("chance") is not None:
         chips.append(chip(f"guessing: {percent(about['chance'], 0)}"))
-    st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
+    st.html(chip_row(*chips))
     on = f"Each concept is measured on {texts_used(about)}, half of them positive." if about.get("used") else ""
     if said := " ".join(filter(None, [on, what_was_read(about.get("read", {}))])):
         st.caption(said)
@@ -268,16 +269,15 @@ def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
     if not tokens and atoms is not None:
         tokens = [str(atoms["top_token"].iloc[feature])]
     with st.container(border=True, gap="small"):
-        chips = chip(
+        whose = chip(
             f"{'+' if sign >= 0 else '−'} {info.member_word} {member}",
             title=f"rank by mean difference, {concept_sign(sign)}",
         )
-        name = chip(label.label) if label and label.label else ""
+        name = chip(label.label) if label and label.label else Html()
         suggestions = tables.suggestions(here.run, ensemble)
-        suggested = "" if suggestions is None else suggestion_line(suggestions.iloc[feature].to_dict())
+        suggested = Html() if suggestions is None else suggestion_line(suggestions.iloc[feature].to_dict())
         st.html(
-            f'<div class="sae card"><div class="row">{chips}{name}</div>{token_chips(tokens)}{suggested}</div>'
-            + examples(data.contexts(here.run, ensemble, feature))
+            card([whose, name], token_chips(tokens), suggested) + examples(data.contexts(here.run, ensemble, feature))
         )
         feature_link(here, feature, f"Feature {feature:,}", ensemble=ensemble)
 

@@ -13,6 +13,7 @@ from dashboard.shared.reads import label_store, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.feature.side import Near, near_html
 from sae_core.foundation.numbers import decimal, percent
+from sae_core.report.html import Html
 
 _COSINE = "The cosine of the two atoms: 1 is the same direction, 0 is none in common, −1 the opposite direction"
 
@@ -32,7 +33,7 @@ class _Names(NamedTuple):
 
 def near_features(
     here: Here, info: EnsembleInfo, feature: int, atoms: pd.DataFrame, query: dict[str, str]
-) -> list[str]:
+) -> list[Html]:
     """All three lists as HTML, those of which the run has nothing left out.
 
     Args:
@@ -52,9 +53,9 @@ def near_features(
     ]
 
 
-def _elsewhere(here: Here, info: EnsembleInfo, feature: int, query: dict[str, str], names: _Names) -> str:
+def _elsewhere(here: Here, info: EnsembleInfo, feature: int, query: dict[str, str], names: _Names) -> Html:
     if info.members < 2:
-        return ""
+        return Html()
     matches = one_feature.matches_of(here.run, info.name, feature)
     if matches is None:
         return what_to_run("index", here.run.path, "The members are not matched yet")
@@ -75,7 +76,7 @@ def _elsewhere(here: Here, info: EnsembleInfo, feature: int, query: dict[str, st
 
 def _within(
     here: Here, info: EnsembleInfo, feature: int, atoms: pd.DataFrame, query: dict[str, str], names: _Names
-) -> str:
+) -> Html:
     title = f"Nearest atoms in its own {info.member_word}" if info.members > 1 else "Nearest atoms of the dictionary"
     found = one_feature.nearest_within(here.run, info.name, feature)
     if found is None:
@@ -83,7 +84,7 @@ def _within(
         return section(title) + what_to_run("index", here.run.path, "They are not found yet", why)
     nearest, chance = found
     if nearest.empty:
-        return ""
+        return Html()
     dead, top_token = atoms["dead"], atoms["top_token"]
     near = [
         Near(
@@ -108,10 +109,10 @@ def _within(
 
 def _together(
     here: Here, info: EnsembleInfo, feature: int, atoms: pd.DataFrame, query: dict[str, str], names: _Names
-) -> str:
+) -> Html:
     pairs = one_feature.often_together(here.run, info.name, feature)
     if pairs is None or pairs.empty:
-        return ""
+        return Html()
     top_token = atoms["top_token"]
     found = [
         Near(

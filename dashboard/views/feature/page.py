@@ -32,6 +32,7 @@ from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbering import within
 from sae_core.foundation.numbers import decimal, is_missing, one_in, percent, whole
 from sae_core.labels import Label
+from sae_core.report.html import Html, joined
 
 SHOWN = (12, 24, 48)
 WINDOWS = {"8": 8, "16": 16, "32": 32, "full": 1_000_000}
@@ -151,7 +152,7 @@ def _step(name: str, to: int, feature: int, key: str, icon: str) -> None:
     )
 
 
-def _figures(info: EnsembleInfo, row: pd.Series) -> str:
+def _figures(info: EnsembleInfo, row: pd.Series) -> Html:
     items = [
         tile(
             "Density",
@@ -205,7 +206,7 @@ def _examples(here: Here, info: EnsembleInfo, feature: int) -> one_feature.Featu
         for number, low, high, examples in view.quantiles:
             note = f"activation {decimal(low)} to {decimal(high)}, a fifth of the tokens on which it fires"
             blocks.append(strips(examples, view.peak, heading=f"Quantile {number}", note=note))
-    st.html("".join(blocks))
+    st.html(joined(*blocks))
     with st.container(horizontal=True, gap="medium"):
         st.segmented_control(
             "Tokens on either side",
@@ -253,7 +254,7 @@ def _side(
     lens = tables.promoted(here.run, info.name)
     if lens is not None and feature < len(lens):
         blocks.append(lens_html(lens.iloc[feature].to_dict()))
-    st.html("".join([*blocks, *near_features(here, info, feature, atoms, query)]))
+    st.html(joined(*blocks, *near_features(here, info, feature, atoms, query)))
 
 
 show(here())

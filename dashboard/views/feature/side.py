@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -15,10 +14,11 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
-from dashboard.shared.look.cards import chip, member_chip, section, token_bars
+from dashboard.shared.look.cards import bar, chip, member_chip, section, token_bars
 from dashboard.shared.look.tokens import token_chip, token_chips
 from sae_core.foundation.colours import HIGHLIGHT, LESS, MORE
 from sae_core.foundation.numbers import decimal, percent, whole
+from sae_core.report.html import Html, element, joined
 
 LABELS_SHOWN = 5
 KEYS = {
@@ -54,10 +54,10 @@ class Near:
     definition: str = ""
 
 
-def link(query: Mapping[str, str], feature: int, text: str) -> str:
+def link(query: Mapping[str, str], feature: int, text: str) -> Html:
     """A link to a feature that the page answers without being loaded anew."""
     address = urlencode({**query, "feature": str(feature)})
-    return f'<a href="?{escape(address)}" data-go="{feature}">{escape(text)}</a>'
+    return element("a", text, href=f"?{address}", data_go=str(feature))
 
 
 HALVES = (
@@ -67,7 +67,7 @@ HALVES = (
 """What the figures of a suggested label were measured on."""
 
 
-def suggestion_html(row: Mapping[Any, Any] | None) -> str:
+def suggestion_html(row: Mapping[Any, Any] | None) -> Html:
     """The suggested label with its figures as a detector, or why there is none.
 
     Args:
@@ -75,41 +75,42 @@ def suggestion_html(row: Mapping[Any, Any] | None) -> str:
     """
     mark = chip("suggestion", HIGHLIGHT, title="Made by a rule from the tokens; nobody has checked it")
     if row is None:
-        said = '<span class="muted">none yet: sae-ensemble index adds them to this run</span>'
+        said = element("span", "none yet: sae-ensemble index adds them to this run", kind="muted")
     elif not row["suggestion"]:
-        said = '<span class="muted">none: no simple rule on tokens foretells where it fires</span>'
+        said = element("span", "none: no simple rule on tokens foretells where it fires", kind="muted")
     else:
         holds, fires, both = whole(row["holds"]), whole(row["fires"]), whole(row["both"])
         figures = (
-            _defined(
+            element(
+                "span",
                 f"precision {percent(row['precision'], 0)}",
-                f"It fires on {both} of the {holds} tokens there where the rule holds as it reads",
+                title=f"It fires on {both} of the {holds} tokens there where the rule holds as it reads",
             ),
-            _defined(
+            element(
+                "span",
                 f"recall {percent(row['recall'], 0)}",
-                f"The rule holds on {both} of the {fires} tokens there on which it fires",
+                title=f"The rule holds on {both} of the {fires} tokens there on which it fires",
             ),
-            _defined(
+            element(
+                "span",
                 f"{decimal(row['lift'], 1)} times as often",
-                "How many times more often it fires where the rule holds than on any token",
+                title="How many times more often it fires where the rule holds than on any token",
             ),
         )
-        said = (
-            f'<b>{escape(str(row["suggestion"]))}</b><span class="muted">{" · ".join(figures)} '
-            f"{_defined('on the other half of the text', HALVES)}</span>"
+        where = element("span", "on the other half of the text", title=HALVES)
+        first, second, third = figures
+        said = joined(
+            element("b", str(row["suggestion"])),
+            element("span", first, " · ", second, " · ", third, " ", where, kind="muted"),
         )
-    return f'<div class="sae suggest">{mark}{said}</div>'
+    return element("div", mark, said, kind="sae suggest")
 
 
-def _defined(text: str, definition: str) -> str:
-    return f'<span title="{escape(definition)}">{escape(text)}</span>'
-
-
-def passages_html(shares: pd.DataFrame) -> str:
+def passages_html(shares: pd.DataFrame) -> Html:
     """The share of each label among the passages in which the feature fires."""
     if shares.empty:
-        return ""
-    parts = [
+        return Html()
+    blocks = [
         section(
             "Where its passages come from",
             "Share of each label among the passages in which it fires; the mark is its share of all passages, "
@@ -118,26 +119,28 @@ def passages_html(shares: pd.DataFrame) -> str:
     ]
     for column, found in groupby(shares.to_dict("records"), key=itemgetter("column")):
         labels = list(found)
-        rows, rest = "".join(map(_share, labels[:LABELS_SHOWN])), len(labels) - LABELS_SHOWN
-        more = f'<span class="t">and {rest} more</span>' if rest > 0 else ""
-        parts.append(f'<div class="sae bars shares"><span class="t">{escape(str(column))}</span>{rows}{more}</div>')
-    return "".join(parts)
+        rest = len(labels) - LABELS_SHOWN
+        more = element("span", f"and {rest} more", kind="t") if rest > 0 else ""
+        shown = map(_share, labels[:LABELS_SHOWN])
+        blocks.append(element("div", element("span", str(column), kind="t"), *shown, more, kind="sae bars shares"))
+    return joined(*blocks)
 
 
-def _share(row: Mapping[Any, Any]) -> str:
-    title = escape(
+def _share(row: Mapping[Any, Any]) -> Html:
+    title = (
         f"{row['label']}: {whole(row['passages'])} passages, {percent(row['share'])} of those in which it fires; "
         f"{percent(row['corpus_share'])} of all"
     )
-    return (
-        f'<span class="lab" title="{title}">{escape(row["label"])}</span><span class="b" title="{title}">'
-        f'<i style="width:{100 * row["share"]:.1f}%;background:{MORE}"></i>'
-        f'<u style="left:{100 * row["corpus_share"]:.1f}%"></u></span>'
-        f'<span class="n">{percent(row["share"], 0)}</span><span class="n">×{decimal(row["lift"], 1)}</span>'
+    mark = element("u", style=f"left:{100 * row['corpus_share']:.1f}%")
+    return joined(
+        element("span", row["label"], kind="lab", title=title),
+        bar(round(100 * row["share"], 1), MORE, mark, title=title),
+        element("span", percent(row["share"], 0), kind="n"),
+        element("span", f"×{decimal(row['lift'], 1)}", kind="n"),
     )
 
 
-def lens_html(row: Mapping[Any, Any]) -> str:
+def lens_html(row: Mapping[Any, Any]) -> Html:
     """The tokens that the feature's atom promotes and suppresses."""
     up, down = ([float(score) for score in row[f"{side}_scores"]] for side in ("promoted", "suppressed"))
     largest = max((abs(score) for score in [*up, *down]), default=0.0)
@@ -148,32 +151,28 @@ def lens_html(row: Mapping[Any, Any]) -> str:
     )
 
 
-def near_html(title: str, how_to_read: str, found: Sequence[Near], query: Mapping[str, str], *, staged: bool) -> str:
+def near_html(title: str, how_to_read: str, found: Sequence[Near], query: Mapping[str, str], *, staged: bool) -> Html:
     """Features near to this one, a row each, with a link."""
-    rows = "".join(_row(one, query, staged) for one in found)
-    return section(title, how_to_read) + f'<div class="sae card">{rows}</div>'
+    return section(title, how_to_read) + element("div", *(_row(one, query, staged) for one in found), kind="sae card")
 
 
-def _row(one: Near, query: Mapping[str, str], staged: bool) -> str:
+def _row(one: Near, query: Mapping[str, str], staged: bool) -> Html:
     tokens = token_chips(one.tokens)
-    beside, below = (tokens, "") if one.member is None else (member_chip(one.member, stage=staged), tokens)
+    beside, below = (tokens, Html()) if one.member is None else (member_chip(one.member, stage=staged), tokens)
     feature = link(query, one.feature, f"Feature {one.feature:,}")
-    return f'<div class="near"><div class="row">{feature}{beside}{_said(one)}</div>{_name(one)}{below}</div>'
+    said = element("span", one.said, kind="muted", title=one.definition)
+    return element("div", element("div", feature, beside, said, kind="row"), _name(one), below, kind="near")
 
 
-def _said(one: Near) -> str:
-    title = f' title="{escape(one.definition)}"' if one.definition else ""
-    return f'<span class="muted"{title}>{escape(one.said)}</span>'
-
-
-def _name(one: Near) -> str:
+def _name(one: Near) -> Html:
     if not one.name:
-        return ""
-    suggested = ' <span class="muted" title="Made by a rule from the tokens; nobody has checked it">suggested</span>'
-    return f'<div class="name">{escape(one.name)}{suggested if one.suggested else ""}</div>'
+        return Html()
+    why = "Made by a rule from the tokens; nobody has checked it"
+    suggested = [" ", element("span", "suggested", kind="muted", title=why)] if one.suggested else []
+    return element("div", one.name, *suggested, kind="name")
 
 
-def keys_html() -> str:
+def keys_html() -> Html:
     """Which keys the page knows."""
-    said = "".join(f"<span>{token_chip(key)}{escape(what)}</span>" for key, what in KEYS.items())
-    return f'<div class="sae legend keys">{said}</div>'
+    said = (element("span", token_chip(key), what) for key, what in KEYS.items())
+    return element("div", *said, kind="sae legend keys")

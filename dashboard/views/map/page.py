@@ -11,7 +11,7 @@ from dashboard.shared import address
 from dashboard.shared.address import FEATURE, Here, here
 from dashboard.shared.common import choice, feature_link, missing, trained_ensemble
 from dashboard.shared.faults import fragment
-from dashboard.shared.look.cards import chip, heading, member_chip, notice, section
+from dashboard.shared.look.cards import chip, chip_row, heading, member_chip, notice, section
 from dashboard.shared.look.tokens import show_alone, strips
 from dashboard.shared.reads import finding, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -195,7 +195,7 @@ def _feature(here: Here, look: Look, point: int, count: int) -> None:
         chips.append(chip(str(row["label"]), HIGHLIGHT, title="label"))
     if row.get("suggestion"):
         chips.append(chip(f"suggested: {row['suggestion']}", title="Made from the tokens on which it fires"))
-    st.html(section(f"Feature {feature:,}") + f'<div class="sae head"><div class="chips">{"".join(chips)}</div></div>')
+    st.html(section(f"Feature {feature:,}") + chip_row(*chips))
     there = replace(here, run=run, ensemble=info)
     feature_link(there, feature, f"Open feature {feature:,}")
     view = one_feature.feature_view(run, info.name, feature, count=count)

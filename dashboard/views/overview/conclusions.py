@@ -11,32 +11,25 @@ from dashboard.shared.address import Here
 from dashboard.shared.common import chart
 from dashboard.shared.look.cards import notice, section
 from dashboard.views.overview import data
-from dashboard.views.overview.findings import (
-    answers,
-    as_often,
-    figures_table,
-    headline,
-    marginal_chart,
-    meanings,
-    members_table,
-    recall_chart,
-    sentences,
-    stages_table,
-    stops,
-    truth_differences,
-)
+from dashboard.views.overview.findings import marginal_chart, recall_chart, stops
 from sae_core.analysis.shared.terms import COVERED
 from sae_core.foundation.run import Run, report_page
 from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, TRUTH
-from sae_core.report.parts import noise_notes
-from sae_core.report.texts import DEFINITIONS, LIMITS
+from sae_core.report.html import Html, definitions, element, items, questions
+from sae_core.report.tables import as_often, by_ensemble, by_members, by_stage, noise_notes, truth_differences
+from sae_core.report.texts import ANSWERS, DEFINITIONS, LIMITS
+
+
+def _sae(made: Html) -> Html:
+    """A piece of the report, with the dashboard's style."""
+    return element("div", made, kind="sae")
 
 
 def verdict(here: Here) -> None:
     """The sentence for those who decide; nothing where nothing is measured."""
     content = data.report(here.run)
     if content is not None:
-        st.html(headline(content["decision"]))
+        st.html(notice(content["decision"]["headline"]))
 
 
 def what_it_comes_to(here: Here) -> None:
@@ -46,7 +39,7 @@ def what_it_comes_to(here: Here) -> None:
         return
     st.html(
         section("What it comes to", "Every sentence is made from figures of this run, with 95 % intervals in brackets.")
-        + answers(content["decision"])
+        + _sae(questions(ANSWERS, content["decision"]))
     )
     run, name = here.run, here.run.path.name
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
@@ -90,7 +83,7 @@ def where_to_stop(here: Here) -> None:
         key="where-to-stop",
     )
     with st.expander("Costs and gains of the first 1, 2, … members", icon=":material/table:"):
-        st.html(members_table(ensembles))
+        st.html(_sae(by_members(content)))
 
 
 def all_figures(here: Here) -> None:
@@ -102,10 +95,10 @@ def all_figures(here: Here) -> None:
     _retrained(here, content)
     with st.expander("All figures, definitions and limits", icon=":material/table_chart:"):
         for title, columns in (("Reconstruction", RECONSTRUCTION), ("Dictionary", DICTIONARY), ("Cost", COST)):
-            made = figures_table(content["ensembles"], columns)
+            made = by_ensemble(content, columns)
             if made:
-                st.html(section(title) + made)
-        st.html(section("Definitions") + meanings(DEFINITIONS) + section("Limits") + sentences(LIMITS))
+                st.html(section(title) + _sae(made))
+        st.html(section("Definitions") + _sae(definitions(DEFINITIONS)) + section("Limits") + _sae(items(LIMITS)))
 
 
 def _truth(content: Mapping[str, Any]) -> None:
@@ -113,11 +106,11 @@ def _truth(content: Mapping[str, Any]) -> None:
         return
     st.html(
         section("Known truth", "The activations come from a known dictionary, so what was found of it can be counted.")
-        + figures_table(content["ensembles"], TRUTH)
+        + _sae(by_ensemble(content, TRUTH))
     )
     st.caption(COVERED)
     with st.expander("How much more than random dictionaries, and than one SAE", icon=":material/table:"):
-        st.html(truth_differences(content["truth"]["differences"]))
+        st.html(_sae(truth_differences(content)))
     chart(
         recall_chart(content["truth"]["by_frequency"]),
         "Recall by how often true features fire",
@@ -127,7 +120,7 @@ def _truth(content: Mapping[str, Any]) -> None:
 
 
 def _retrained(here: Here, content: Mapping[str, Any]) -> None:
-    made = figures_table(content["ensembles"], RETRAINED)
+    made = by_ensemble(content, RETRAINED)
     st.html(
         section(
             "Stability over trainings",
@@ -136,12 +129,12 @@ def _retrained(here: Here, content: Mapping[str, Any]) -> None:
         )
     )
     if made:
-        often = as_often(content["single_as_often"])
-        st.html(made)
+        often = as_often(content)
+        st.html(_sae(made))
         if often:
             st.caption(often)
         if content["stages_over_trainings"]:
-            st.html(stages_table(content["stages_over_trainings"]))
+            st.html(_sae(by_stage(content)))
         for text in noise_notes(content):
             st.caption(text)
     else:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing
-from dashboard.shared.look.cards import Cell, Column, chip, heading, notice, section, table
+from dashboard.shared.look.cards import chip, heading, notice, section, table
 from dashboard.shared.look.charts import CONFIG
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.reads import tables
@@ -24,6 +24,7 @@ from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
 from sae_core.foundation.run import EVALUATION_STAGES
+from sae_core.report.html import Cell, Column, Html
 from sae_core.report.parts import nats
 
 COLUMNS = (
@@ -126,7 +127,7 @@ def _text(here: Here) -> None:
         st.html(notice(remark))
 
 
-def _chips(here: Here) -> list[str]:
+def _chips(here: Here) -> list[Html]:
     sae, facts = here.run.settings.sae, here.run.facts("corpus")
     chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
     if sae.architecture in ("topk", "batchtopk"):
@@ -333,7 +334,7 @@ def _curves(here: Here, info: EnsembleInfo) -> None:
     )
 
 
-def _progress(here: Here) -> str:
+def _progress(here: Here) -> Html:
     stages = {"corpus": "corpus gathered", "activations": "activations read"}
     for name in here.run.settings.training.methods:
         title = title_of(name)

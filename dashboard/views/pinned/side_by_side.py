@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from dashboard.shared.look.cards import chip, member_chip
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.histogram import histogram_html
 from dashboard.shared.look.tokens import ExampleLike, strip
 from sae_core.foundation.colours import HIGHLIGHT
+from sae_core.report.html import Html, element
 
 # Sections of all columns share their rows (subgrid), so that figures stand beside figures.
 _RULES = """
@@ -29,6 +29,7 @@ _RULES = """
 .sae.beside .ex:last-child{border-bottom:0}
 .sae.beside .plot{margin:0}
 """.replace("\n", "")
+_NONE = element("p", "It fires on none of the indexed tokens.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +63,21 @@ class Beside:
     peak: float
 
 
-def side_by_side(columns: Sequence[Beside]) -> str:
-    """All columns; texts are escaped here."""
-    return f'<style>{_RULES}</style><div class="sae beside">{"".join(_column(one) for one in columns)}</div>'
+def side_by_side(columns: Sequence[Beside]) -> Html:
+    """All columns."""
+    return Html(f"<style>{_RULES}</style>") + element("div", *map(_column, columns), kind="sae beside")
 
 
-def _column(one: Beside) -> str:
+def _column(one: Beside) -> Html:
     chips = [chip(one.ensemble, method_color(one.method)), member_chip(one.member, stage=one.staged)]
     if one.label:
         chips.append(chip(one.label, HIGHLIGHT, title="label"))
-    figures = "".join(
-        f'<dt title="{escape(definition)}">{escape(name)}</dt><dd>{escape(value)}</dd>'
-        for name, value, definition in one.figures
-    )
-    examples = "".join(f'<div class="ex txt">{strip(example, one.peak)}</div>' for example in one.examples)
-    return (
-        f'<div><div><h2>Feature {one.feature:,}</h2><div class="chips">{"".join(chips)}</div></div>'
-        f"<dl>{figures}</dl>"
-        f"<div><h3>How strongly it fires</h3>{histogram_html(one.edges, one.counts)}</div>"
-        f"<div><h3>Where it fires most</h3>{examples or 'It fires on none of the indexed tokens.'}</div></div>"
+    figures = (element("dt", name, title=definition) + element("dd", value) for name, value, definition in one.figures)
+    examples = [element("div", strip(example, one.peak), kind="ex txt") for example in one.examples]
+    return element(
+        "div",
+        element("div", element("h2", f"Feature {one.feature:,}"), element("div", *chips, kind="chips")),
+        element("dl", *figures),
+        element("div", element("h3", "How strongly it fires"), histogram_html(one.edges, one.counts)),
+        element("div", element("h3", "Where it fires most"), *examples or [_NONE]),
     )

@@ -6,20 +6,20 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from dashboard.shared.look.cards import Cell, Column, chip, table
+from dashboard.shared.look.cards import chip, table
 from dashboard.shared.look.charts import figure
 from dashboard.shared.look.colors import method_color
-from dashboard.shared.look.tokens import show_in_context
+from dashboard.shared.look.tokens import example_row, show_in_context
 from sae_core.analysis.shared.seeds import within
 from sae_core.analysis.shared.terms import BIASED, BY_PROBE, ORACLE
 from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
+from sae_core.report.html import Cell, Column, Html, element, joined
 
 if TYPE_CHECKING:  # What computes it brings scikit-learn.
     from sae_core.analysis.spurious.ablation import Outcome
@@ -94,7 +94,7 @@ def outcome_columns(names: Names) -> list[Column]:
     ]
 
 
-def outcome_table(names: Names, lines: Sequence[Line], texts: int) -> str:
+def outcome_table(names: Names, lines: Sequence[Line], texts: int) -> Html:
     """What each ablation came to, beside the untouched probe, which comes first.
 
     Args:
@@ -130,7 +130,7 @@ def _change(now: float, before: float) -> str:
     return "" if abs(change) < 0.05 else f"{change:+.1f}".replace("-", "−")
 
 
-def seeds_table(rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> str:
+def seeds_table(rows: Iterable[tuple[str, Mapping[str, Any], str]]) -> Html:
     """Means over seeds with their intervals.
 
     Args:
@@ -202,7 +202,7 @@ def automatic_chart(figures: Sequence[Mapping[str, Any]], measure: str) -> go.Fi
     return chart
 
 
-def text_cards(names: Names, rows: Iterable[Mapping[Any, Any]], words: Sequence[str]) -> str:
+def text_cards(names: Names, rows: Iterable[Mapping[Any, Any]], words: Sequence[str]) -> Html:
     """Texts with their labels and the feature's mean on them; the words that go with it are set off.
 
     Args:
@@ -210,24 +210,19 @@ def text_cards(names: Names, rows: Iterable[Mapping[Any, Any]], words: Sequence[
         rows: text, target, spurious and mean.
         words: Words to set off, lower-case.
     """
-    cards = []
-    for row in rows:
-        color = HIGHLIGHT if row["spurious"] else NEUTRAL
-        label = chip(names.group(bool(row["target"]), bool(row["spurious"])), color)
-        cards.append(
-            f'<div class="ex"><span class="val">{decimal(row["mean"])}</span>'
-            f'<div class="txt">{_marked(str(row["text"]), words)}</div><span class="src">{label}</span></div>'
-        )
-    return f'<div class="sae strips">{"".join(cards)}</div>'
+    return element("div", *(_card(names, row, words) for row in rows), kind="sae strips")
 
 
-def _marked(text: str, words: Sequence[str]) -> str:
-    """The text, cut and escaped, with some of its words in bold."""
+def _card(names: Names, row: Mapping[Any, Any], words: Sequence[str]) -> Html:
+    group = names.group(bool(row["target"]), bool(row["spurious"]))
+    label = element("span", chip(group, HIGHLIGHT if row["spurious"] else NEUTRAL), kind="src")
+    return example_row(decimal(row["mean"]), _marked(str(row["text"]), words), label)
+
+
+def _marked(text: str, words: Sequence[str]) -> Html:
+    """The text, cut, with some of its words in bold."""
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
-    if not words:
-        return escape(show_in_context(text))
-    pieces = re.split(rf"(?i)\b({'|'.join(map(re.escape, words))})\b", text)
-    return "".join(
-        f"<b>{escape(show_in_context(piece))}</b>" if number % 2 else escape(show_in_context(piece))
-        for number, piece in enumerate(pieces)
-    )
+    # Every second piece is one of the words.
+    pieces = re.split(rf"(?i)\b({'|'.join(map(re.escape, words))})\b", text) if words else [text]
+    shown = map(show_in_context, pieces)
+    return joined(*(element("b", piece) if number % 2 else piece for number, piece in enumerate(shown)))

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing, trained_ensemble
-from dashboard.shared.look.cards import chip, heading, notice, plain, section
+from dashboard.shared.look.cards import chip, chip_row, heading, notice, plain, section
 from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
 from dashboard.views.spurious.workbench import workbench
@@ -71,7 +71,7 @@ def _about(facts: Mapping[str, Any]) -> None:
         chip(f"{whole(facts['balanced_texts'])} balanced texts", title="Features are ranked on them"),
         chip(f"{whole(facts['test_texts'])} test texts", title="Balanced over the four groups; used for testing alone"),
     ]
-    st.html(f'<div class="sae head"><div class="chips" style="margin:0">{"".join(chips)}</div></div>')
+    st.html(chip_row(*chips))
     if read := what_was_read(facts.get("read", {})):
         st.caption(read)
 

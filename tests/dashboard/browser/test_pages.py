@@ -13,6 +13,7 @@ import pytest
 from browsing import MARKS, Watched, assert_no_element_of_it, feature_in
 from models import MARKUP
 
+from dashboard.views import pages
 from dashboard.views.compare.data import united
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
 
 pytestmark = MARKS
 
-PAGES = {
-    "": "How the ensembles compare",
-    "features": "Features",
+SHOWN = {
+    "overview": "How the ensembles compare",
     "feature": "Examples in context",
     "compare": "How alike the",
-    "map": "Atom map",
     "concepts": "Features that detect it",
-    "labels": "Labels",
+    "spurious": "Remove a spurious correlation",
 }
+"""What a page shows that is drawn to its end; the others show their title above."""
 LABEL, NOTE, AUTHOR = "=1+1 definite article", "<img src=x onerror=alert(1)>", "Ada"
 
 
@@ -43,10 +43,10 @@ def run(copied_run: Run) -> Run:
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
 def test_every_page_opens_without_an_error(browser: Browser, address: str, width: int, height: int) -> None:
     one = Watched(browser, width=width, height=height)
-    for path, text in PAGES.items():
-        one.page.goto(f"{address}/{path}?run=run&ensemble=bagged")
+    for number, (path, page) in enumerate(pages().items()):
+        one.page.goto(f"{address}/{path if number else ''}?run=run&ensemble=bagged")
         # In the page itself: the sidebar, hidden on a phone, names the pages too.
-        one.page.get_by_test_id("stMain").get_by_text(text).first.wait_for()
+        one.page.get_by_test_id("stMain").get_by_text(SHOWN.get(path, page.title)).first.wait_for()
         one.fine()
         overflow = one.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert overflow <= 0, f"{path} is wider than the window"

@@ -24,12 +24,8 @@ from dashboard.views.concepts.charts import (
 )
 from dashboard.views.overview import data as report_data
 from dashboard.views.overview.findings import (
-    answers,
-    cell,
-    figures_table,
     found_by_members,
     marginal_chart,
-    members_table,
     stops,
 )
 from sae_core.analysis.concepts.details import KEY
@@ -39,6 +35,8 @@ from sae_core.foundation.files.whole_files import read_json, read_table, write_j
 from sae_core.foundation.numbers import percent
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
 from sae_core.report.columns import Shown
+from sae_core.report.html import number, questions
+from sae_core.report.tables import by_ensemble, by_members
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +177,7 @@ def test_what_the_control_of_boosting_detects_stands_beside_it(
     other.evaluation_table(DETECTION).unlink(missing_ok=True)
     app = open_page(monkeypatch, other.path, "overview")
     assert not app.exception
-    row = html(app).split("<td>stage 1 + random stages")[1].split("</tr>")[0]
+    row = html(app).split(">stage 1 + random stages")[1].split("</tr>")[0]
     assert "61.2\u202f%" in row
     assert "61.2\u202f% with 1" in row
     # On the page of concepts it is a method like others, but none whose features could be opened.
@@ -210,7 +208,7 @@ def test_what_is_found_of_a_known_truth_has_intervals_and_differences(
     assert not app.exception
     shown = html(app)
     assert "0.310 – 0.520" in shown
-    assert "bagged − single</td><td>+0.000<small>−0.040 – +0.050</small>" in shown
+    assert "bagged − single</th><td>+0.000<small>−0.040 – +0.050</small>" in shown
     assert "+0.300<small>+0.260 – +0.370</small>" in shown
     # Each of the headings that are alike says whose random dictionaries it is about.
     tooltips = re.findall(r'<th title="([^"]+)">random</th>', shown[shown.index("Known truth") :])
@@ -236,10 +234,10 @@ def test_the_marginal_curve_and_its_sentences() -> None:
     assert [list(trace.y) for trace in chart.data] == [[0.03, 0.004]]
     assert chart.layout.shapes[0].y0 == 0.01
     assert stops(ensembles) == ["bagged: stop at 2 of 3 members"]
-    assert members_table(ensembles).count("<tr>") == 1 + 3
+    assert by_members({"ensembles": ensembles}).count("<tr>") == 1 + 3
     only = {"single": ensembles["single"]}
     assert marginal_chart(only, 0.01) is None
-    assert members_table(only) == ""
+    assert by_members({"ensembles": only}) == ""
 
 
 def test_tables_leave_out_what_nobody_has_and_escape() -> None:
@@ -248,14 +246,14 @@ def test_tables_leave_out_what_nobody_has_and_escape() -> None:
         "b": {"figures": {}},
     }
     x, y = Shown("X", percent, "what <b>X</b> is"), Shown("Y", percent, "what Y is")
-    table = figures_table(ensembles, {"a.x": x, "a.y": y})
+    table = by_ensemble({"ensembles": ensembles}, {"a.x": x, "a.y": y})
     assert "<i>" not in table
     assert "Y" not in table
     assert "what &lt;b&gt;X&lt;/b&gt; is" in table
     assert percent(0.4) in table
-    assert figures_table(ensembles, {"a.y": y}) == ""
-    assert cell(None, percent).text == cell({"mean": None}, percent).text == "–"
-    assert "&lt;script&gt;" in answers({"cost": ["<script>"], "bought": [], "sure": [], "next": []})
+    assert by_ensemble({"ensembles": ensembles}, {"a.y": y}) == ""
+    assert number(None, percent).text == number({"mean": None}, percent).text == "–"
+    assert "&lt;script&gt;" in questions({"cost": "Cost"}, {"cost": ["<script>"]})
 
 
 def test_what_members_find_is_drawn_where_it_was_measured() -> None:

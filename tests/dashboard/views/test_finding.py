@@ -19,6 +19,7 @@ from dashboard.shared.filters import Filters
 from dashboard.shared.pins import MOST, Pin
 from dashboard.shared.reads import finding, opening, tables, typed_text
 from dashboard.shared.reads.finding import Ranking
+from dashboard.views import file_of
 from dashboard.views.features import rows as feature_rows
 from dashboard.views.map import data
 from dashboard.views.pinned.side_by_side import Beside, side_by_side
@@ -324,7 +325,7 @@ def test_the_way_back_leads_to_the_feature_that_was_shown_last(monkeypatch: pyte
     assert re.search(
         r"pushState\(\{\}, '', \"features\?run=complete&ensemble=bagged&sort=feature&dead=1\"\)", html(app)
     )
-    app.switch_page("views/features/page.py")
+    app.switch_page(file_of("features"))
     app.query_params.clear()
     for key, value in query.items():
         app.query_params[key] = value
@@ -334,7 +335,7 @@ def test_the_way_back_leads_to_the_feature_that_was_shown_last(monkeypatch: pyte
     assert {key: app.query_params[key] for key in query} == query
     assert "feature" not in app.query_params
     # Of another ensemble that number is another feature.
-    app.switch_page("views/features/page.py")
+    app.switch_page(file_of("features"))
     for name, cursor in (("boosted", None), ("bagged", 10)):
         app.query_params["ensemble"] = name
         app.run()

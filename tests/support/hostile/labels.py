@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from app_pages import APP, open_page
+from app_pages import open_page
 from command_line import Outcome, call
 
+from dashboard.views import pages
 from hostile.campaign import HUGE, Case, Fate, World, copied, fifo, scrambled
 
 HEADER = "ensemble,member,latent,label,note,author,time\n"
@@ -113,7 +114,7 @@ def addresses(world: World) -> Iterator[Case]:
         wrong = [element.value for element in app.exception]
         return Outcome(1, "", f"Traceback: {wrong[0]}") if wrong else Outcome(0, "", "")
 
-    for page in sorted(path.parent.name for path in (APP.parent / "views").glob("*/page.py")):
+    for page in pages():
         for _ in range(4):
             query = {key: world.chance.choice(ODD) for key in world.chance.sample(keys, 3)}
             shown = ", ".join(f"{key}={value[:12]!r}" for key, value in query.items())
