@@ -96,10 +96,12 @@ _RULES = """
 .sae.notice p{margin:.25rem 0 0;color:var(--muted)}
 .sae.notice pre{margin:.6rem 0 0;padding:.5rem .7rem;border-radius:.4rem;background:var(--soft);
   white-space:pre-wrap;overflow-wrap:anywhere;font-size:.84rem}
-.sae.answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:.4rem 2.2rem}
-.sae.answers h3{font-size:.98rem;font-weight:620;margin:.5rem 0 .1rem;padding:0}
-.sae.answers ul{margin:.1rem 0;padding-left:1.1rem}
-.sae.answers li{margin:.25rem 0;font-size:.88rem;overflow-wrap:anywhere}
+.sae .answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:.4rem 2.2rem}
+.sae .answers h3{font-size:.98rem;font-weight:620;margin:.5rem 0 .1rem;padding:0}
+.sae .answers ul{margin:.1rem 0;padding-left:1.1rem}
+.sae .answers li{margin:.25rem 0;font-size:.88rem;overflow-wrap:anywhere}
+.sae dt{font-weight:600;font-size:.88rem;margin-top:.5rem}
+.sae dd{margin:0;font-size:.88rem;color:var(--muted);max-width:85ch}
 .sae .note{white-space:normal;overflow-wrap:anywhere;min-width:0}
 .st-key-pages{row-gap:.4rem}
 .sae.more summary{cursor:pointer;font-size:.82rem;color:var(--muted)}
