@@ -20,8 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sae_core.analysis.prepare import STAGES as INDEXING
-from sae_core.foundation.run import EVALUATION_STAGES
+from sae_core.analysis.stages import EVALUATIONS, PREPARING
 
 WIDE_MODEL = "WIDE"
 """Stands for the folder of a model of 768 dimensions with random weights, which this program makes."""
@@ -55,8 +54,8 @@ STAGES = {
     **{f"train {name}": [f"train/{name}"] for name in ("bagged", "single", "boosted", "expanded")},
 }
 LATER = {
-    "index": {name: f"{name}/" for name in INDEXING},
-    "evaluate": {f"evaluate {name}": f"evaluate/{name}" for name in EVALUATION_STAGES},
+    "index": {stage.name: stage.key_of("") for stage in PREPARING},
+    "evaluate": {f"evaluate {name}": f"evaluate/{name}" for name in EVALUATIONS},
 }
 """By command: planned stages, and how what was recorded of them begins."""
 

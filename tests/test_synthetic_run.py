@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic_run import write_synthetic_run
 
+from sae_core.analysis.stages import EVALUATIONS
 from sae_core.foundation.files.whole_files import read_json
-from sae_core.foundation.run import EVALUATION_STAGES, Run
+from sae_core.foundation.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def fields(content: Any) -> Any:
 def test_evaluations_have_the_fields_of_a_real_run(synthetic: Run, trained_run: Run) -> None:
     common = {folder.name for folder in synthetic.ensembles()} & {folder.name for folder in trained_run.ensembles()}
     assert {"single", "bagged", "boosted"} <= common
-    for stage in EVALUATION_STAGES:
+    for stage in EVALUATIONS:
         if stage == "concepts":  # by task and concept, whose names are others
             continue
         made, real = (read_json(run.evaluation(stage)) for run in (synthetic, trained_run))

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sae_core.activations.harvest import choose_shuffle, train_cache
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import META, ActivationCache
 from sae_core.activations.store.checksums import Verified
 from sae_core.foundation.files.whole_files import read_object, replacing
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import KNOWN, RunSettings
 
-_STAGES = ("corpus", "activations")
+_STAGES = (CORPUS.key, ACTIVATIONS.key)
 
 
 def activations_key(settings: RunSettings, *, places: bool = True) -> str:

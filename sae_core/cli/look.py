@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sae_core.analysis.stages import is_done
 from sae_core.cli import console
 from sae_core.cli.common import (
     AllowHost,
@@ -22,7 +23,6 @@ from sae_core.cli.common import (
 from sae_core.cli.options import AsJson
 from sae_core.cli.serve import serve_dashboard
 from sae_core.foundation.run import Run, find_runs
-from sae_core.runs import whole_way as pipeline
 
 
 def dashboard(
@@ -53,12 +53,7 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
     for sentence in about_text(opened):
         console.say(sentence)
     console.say(f"Finished: {', '.join(opened.manifest['finished']) or 'nothing yet'}")
-    for done, command in (
-        (pipeline.is_trained(opened), "train"),
-        (pipeline.is_prepared(opened), "index"),
-        (pipeline.is_evaluated(opened), "evaluate"),
-    ):
-        if not done:
-            console.say(f"Not finished; to go on: {command_line(command, run)}")
-            break
+    missing = next((command for command in ("train", "index", "evaluate") if not is_done(opened, command)), None)
+    if missing:
+        console.say(f"Not finished; to go on: {command_line(missing, run)}")
     print_summary(opened, as_json=False)

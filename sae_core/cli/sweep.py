@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
+from sae_core.analysis.stages import EVALUATIONS
 from sae_core.cli import console
 from sae_core.cli.common import command_line, stoppable
 from sae_core.cli.options import AsJson, Chosen, takes_settings
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.run import EVALUATION_STAGES
 from sae_core.runs.sweep.combinations import Sweep, is_sweep, open_sweep, parse_varied, plan_sweep
-
-NEEDED = "reconstruction"
-"""The evaluation by which a sweep chooses."""
 
 
 @takes_settings
@@ -34,7 +32,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help=f"Evaluations to make, of {', '.join(EVALUATION_STAGES)}; all by default.",
+            help=f"Evaluations to make, of {', '.join(EVALUATIONS)}; all by default.",
         ),
     ] = None,
     target: Annotated[
@@ -85,7 +83,8 @@ def _plan(path: Path, chosen: Chosen, vary: list[str] | None) -> Sweep:
 
 def _stages(measure: str) -> tuple[str, ...]:
     stages = [stage.strip() for stage in measure.split(",") if stage.strip()]
-    unknown = [stage for stage in stages if stage not in EVALUATION_STAGES]
+    unknown = [stage for stage in stages if stage not in EVALUATIONS]
     if unknown:
-        raise UserError(f"--measure {unknown[0]} is not known; use some of {', '.join(EVALUATION_STAGES)}.")
-    return tuple(stage for stage in EVALUATION_STAGES if stage in (*stages, NEEDED))
+        raise UserError(f"--measure {unknown[0]} is not known; use some of {', '.join(EVALUATIONS)}.")
+    # Without the reconstruction there is nothing to choose by.
+    return tuple(stage for stage in EVALUATIONS if stage in (*stages, RECONSTRUCTION.name))

@@ -78,7 +78,7 @@ def truth(
         console.print_json(facts)
         return
     from sae_core.analysis.shared.terms import COVERED
-    from sae_core.analysis.truth.runs import as_text, differences_as_text
+    from sae_core.analysis.truth.over_seeds import as_text, differences_as_text
 
     rows = [as_text(name, figures) for name, figures in facts["ensembles"].items()]
     known = facts["truth"]

@@ -22,14 +22,6 @@ from sae_core.foundation.folders import CorpusFolder, EnsembleFolder, file_name
 from sae_core.foundation.settings.sections import RunSettings, parse_settings, stored_settings
 
 FORMAT = 1
-INDEX_STAGES = (
-    *("index", "tokens", "together", "match", "nearest", "families"),
-    *("lens", "map", "atoms", "suggest", "energy"),
-)
-"""What prepares an ensemble for looking, in order; recorded as ``index/bagged`` and so on."""
-CONTROL_STAGE = "control"
-EVALUATION_STAGES = ("reconstruction", "dictionary", "concepts", "cost", "loss", CONTROL_STAGE)
-"""The evaluations, in order; recorded as ``evaluate/reconstruction`` and so on."""
 DETECTORS, DETECTION = "detectors", "detection"
 """Names of the tables beside that of the concepts: each detector's ROC curve, and which texts it called rightly; and
 means over concepts with the differences between methods."""
@@ -102,8 +94,8 @@ class Run:
         if manifest["settings"] == self.settings.model_dump(mode="json"):
             return
         manifest["settings"]["training"]["methods"] = list(self.settings.training.methods)
-        for stage in (*EVALUATION_STAGES, "truth"):
-            manifest["finished"].pop(f"evaluate/{stage}", None)
+        for stage in [stage for stage in manifest["finished"] if stage.startswith("evaluate/")]:
+            del manifest["finished"][stage]
         write_json(self.manifest_path, manifest)
 
     @classmethod
@@ -204,6 +196,10 @@ class Run:
     def evaluation(self, name: str) -> Path:
         """JSON file of one evaluation: ``reconstruction``, ``dictionary``, ``concepts``, ``cost`` …"""
         return self.path / "evaluation" / f"{name}.json"
+
+    def evaluations(self) -> list[Path]:
+        """The files of all evaluations that were made, of whatever name."""
+        return sorted(path for path in (self.path / "evaluation").glob("[!.]*") if path.is_file())
 
     def evaluation_table(self, name: str) -> Path:
         """Parquet table of one evaluation, for what is too long for JSON."""

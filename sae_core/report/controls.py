@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sae_core.analysis.reconstruction.stage import CONTROL
 from sae_core.analysis.shared.seeds import difference, mean_interval
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import control_name, title_of
-from sae_core.foundation.run import CONTROL_STAGE, Run
+from sae_core.foundation.run import Run
 from sae_core.report.columns import Columns
 from sae_core.report.figures import Figure, apart, figure_of, verdict_on
 
@@ -62,8 +63,8 @@ def control_of(
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    if run.evaluation(CONTROL_STAGE).exists():
-        return dict(read_object(run.evaluation(CONTROL_STAGE)).get("ensembles", {}))
+    if run.evaluation(CONTROL.name).exists():
+        return dict(read_object(run.evaluation(CONTROL.name)).get("ensembles", {}))
     if not run.evaluation("truth").exists():
         return {}
     return {name: own["control"] for name, own in read_truth(run).get("ensembles", {}).items() if "control" in own}

@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
+from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run, find_runs, first_difference
 from sae_core.foundation.settings.sections import RunSettings
@@ -18,7 +20,7 @@ from sae_core.runs.sweep.results import SEED, collect
 FREE = ("seed", "device", "precision", "kernels", "group", "residuals")
 """Settings of training in which runs may differ and still be repetitions of one another."""
 
-NEEDED = ("reconstruction", "truth")
+NEEDED = (RECONSTRUCTION.name, TRUTH.name)
 """One of these a run must have been measured for."""
 
 

@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_core.ensembles.manifest import read_manifest
+from sae_core.activations.stages import CORPUS
+from sae_core.analysis.stages import EVALUATIONS, PREPARING, evaluations, is_done
+from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.run import EVALUATION_STAGES, INDEX_STAGES, Run, find_runs
+from sae_core.foundation.run import Run, find_runs
 
 if TYPE_CHECKING:
     from sae_core.analysis.spurious.tasks import Columns, SpuriousTask
@@ -35,8 +37,8 @@ def train(run: Run, *, progress: Progress = silent, processes: Processes | None 
         shutil.rmtree(run.dealt, ignore_errors=True)  # in case that training was killed before it did so
         return
     from sae_core.activations.harvest import harvest
-    from sae_core.training import train_run
     from sae_core.training.processes import ALONE
+    from sae_core.training.train import train_run
 
     processes = processes or ALONE
     processes.first(lambda: harvest(run, progress=progress))
@@ -85,16 +87,14 @@ def prepare(run: Run, *, progress: Progress = silent, processes: Processes | Non
 
 def _activations_wanted(run: Run) -> bool:
     """Whether the corpus or a stage that reads activations is missing; else, in an older run, they may be deleted."""
-    if not run.is_finished("corpus"):
-        return True
-    for folder in run.ensembles():
-        stages = ("index", "energy") if read_manifest(folder).is_staged else ("index",)
-        if not all(run.is_finished(f"{stage}/{folder.name}") for stage in stages):
-            return True
-    return False
+    return not CORPUS.is_finished(run) or any(
+        stage.reads_activations and not run.is_finished(stage.key_of(name)) and not stage.skipped(run, name)
+        for stage in PREPARING
+        for name in stage.of(run)
+    )
 
 
-def evaluate(run: Run, *, stages: Collection[str] = EVALUATION_STAGES, progress: Progress = silent) -> None:
+def evaluate(run: Run, *, stages: Collection[str] = EVALUATIONS, progress: Progress = silent) -> None:
     """Measure reconstruction, dictionaries, concept detection and cost, or those ``stages`` of it that are given."""
     if is_evaluated(run, stages):
         return
@@ -173,12 +173,13 @@ def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent)
     Returns:
         What `score_together` gives.
     """
-    from sae_core.analysis.truth.runs import score_run, score_together
+    from sae_core.analysis.evaluate import evaluate_run
+    from sae_core.analysis.truth.over_seeds import score_together
 
     for run in runs:
         tell = partial(_tell_of, run.name, progress)
         train(run, progress=tell)
-        score_run(run, progress=tell)
+        evaluate_run(run, stages=(TRUTH.name,), progress=tell)
     return score_together(path, runs)
 
 
@@ -237,18 +238,14 @@ def run_everything(run: Run, *, progress: Progress = silent) -> None:
 
 def is_trained(run: Run) -> bool:
     """Whether the corpus is there and every ensemble of the settings is trained."""
-    return run.is_finished("corpus") and all(
-        run.is_finished(f"train/{method}") for method in run.settings.training.methods
-    )
+    return is_done(run, "train")
 
 
 def is_prepared(run: Run) -> bool:
     """Whether every trained ensemble is indexed, matched and mapped."""
-    return is_trained(run) and all(
-        run.is_finished(f"{stage}/{folder.name}") for folder in run.ensembles() for stage in INDEX_STAGES
-    )
+    return is_trained(run) and is_done(run, "index")
 
 
-def is_evaluated(run: Run, stages: Collection[str] = EVALUATION_STAGES) -> bool:
+def is_evaluated(run: Run, stages: Collection[str] = EVALUATIONS) -> bool:
     """Whether every evaluation is there, or those ``stages`` of them."""
-    return all(run.is_finished(f"evaluate/{stage}") for stage in stages)
+    return all(stage.is_finished(run) for stage in evaluations(stages))

@@ -29,6 +29,7 @@ from sae_core.foundation.run import Run
 from sae_core.sae import SAE
 from sae_core.sae.formats.saelens import load_sae, save_sae
 from sae_core.training.checkpoint import remove_checkpoint
+from sae_core.training.declared import TRAIN
 from sae_core.training.distribution import Part, SharedSource
 from sae_core.training.members import initial_seed, make_trainer, starts_alike
 from sae_core.training.memory import fitting_members, free_memory
@@ -107,7 +108,7 @@ def _train_missing(
 def _is_there(run: Run, method: str, processes: Processes) -> bool:
     """Whether a method is finished or not wanted at all; the first process looks for all of them."""
     wanted = method in run.settings.training.methods
-    return not wanted or bool(processes.of_first(run.is_finished(f"train/{method}"))[0])
+    return not wanted or bool(processes.of_first(run.is_finished(TRAIN.key_of(method)))[0])
 
 
 def _record(job: _Job, trained: Trained, peak: int) -> None:
@@ -116,7 +117,7 @@ def _record(job: _Job, trained: Trained, peak: int) -> None:
     save_ensemble(trained.ensemble, folder)
     members = (folder.member(number) for number in range(len(trained.ensemble)))
     files = [folder.curves, folder.manifest, *(member / name for member in members for name in (CONFIG, WEIGHTS))]
-    run.finish(f"train/{folder.name}", training_facts(trained, job.plan, peak=peak), files=files)
+    run.finish(TRAIN.key_of(folder.name), training_facts(trained, job.plan, peak=peak), files=files)
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 

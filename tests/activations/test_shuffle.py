@@ -25,7 +25,7 @@ from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs import whole_way as pipeline
-from sae_core.training import train_run
+from sae_core.training.train import train_run
 
 DOCUMENTS, TOKENS, BATCH = 400, 20, 250
 ROWS = DOCUMENTS * TOKENS

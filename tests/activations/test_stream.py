@@ -21,9 +21,9 @@ from sae_core.activations.origins.language_model.streaming import StreamedActiva
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import ModelSettings, RunSettings
-from sae_core.training import train_run
 from sae_core.training.prefetch import Prefetched, Waiting
 from sae_core.training.source import SlowBatches
+from sae_core.training.train import train_run
 
 TEXTS = sample_texts(80, seed=3)
 BATCH = 32

@@ -16,23 +16,26 @@ from sae_core.activations.origins.language_model.substitution import Substituted
 from sae_core.activations.origins.text.documents import Document
 from sae_core.activations.store.cache import CacheWriter
 from sae_core.analysis import evaluate
+from sae_core.analysis.concepts import runs
 from sae_core.analysis.concepts.detection import measure_concepts
 from sae_core.analysis.concepts.runs import evaluate_task
 from sae_core.analysis.concepts.tasks import docstring_tasks
 from sae_core.analysis.concepts.texts_read import TextReader
 from sae_core.analysis.evaluate import evaluate_run
+from sae_core.analysis.reconstruction import reconstruction
 from sae_core.analysis.reconstruction.loss import measure_loss
 from sae_core.analysis.reconstruction.reconstruction import measure_reconstruction
 from sae_core.analysis.shared.random_twin import random_stages
 from sae_core.analysis.shared.sample import training_sample
 from sae_core.analysis.shared.terms import CONTROL_MISSING
 from sae_core.analysis.stability.retrains import members_are_retrains
+from sae_core.analysis.stages import EVALUATIONS
 from sae_core.analysis.summary import as_text, summarize
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
 from sae_core.foundation.methods import BY_DEFAULT
-from sae_core.foundation.run import EVALUATION_STAGES, Run
+from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import load_settings
 from sae_core.report.build import render
 from sae_core.report.gather import gather
@@ -117,7 +120,7 @@ def contents(run):
 
 
 def test_every_file_has_every_ensemble(evaluated):
-    assert all(evaluated.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES)
+    assert all(evaluated.is_finished(f"evaluate/{name}") for name in EVALUATIONS)
     for name in ("reconstruction", "dictionary", "cost", "loss"):
         assert list(read_json(evaluated.evaluation(name))["ensembles"]) == list(BY_DEFAULT)
     rows = summarize(evaluated)
@@ -216,11 +219,11 @@ def test_what_is_finished_is_left_alone_and_the_same_seed_gives_the_same_files(e
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluate, "evaluate_concepts", stop)
+        patched.setattr(runs, "evaluate_concepts", stop)
         with pytest.raises(KeyboardInterrupt):
             evaluate_run(again)
-    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATION_STAGES] == [True, True, *[False] * 4]
-    monkeypatch.setattr(evaluate, "_reconstruction", stop)
+    assert [again.is_finished(f"evaluate/{name}") for name in EVALUATIONS] == [True, True, *[False] * 4]
+    monkeypatch.setattr(reconstruction, "measure_reconstruction", stop)
     evaluate_run(again)
     after = contents(again)
     same = [name for name in before if not name.endswith(".parquet") and name != "cost.json"]

@@ -13,9 +13,9 @@ from plans import payload, planned_stages, rates_of_one
 from sae_core.activations.corpus import Corpus
 from sae_core.activations.origins.language_model.model.finding_shape import find_shape
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
-from sae_core.analysis.prepare import STAGES
+from sae_core.analysis.stages import EVALUATIONS, PREPARING
 from sae_core.foundation.methods import BY_DEFAULT
-from sae_core.foundation.run import EVALUATION_STAGES, Run
+from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import ModelSettings, load_settings
 from sae_core.runs.planning import index_stages as units
 from sae_core.runs.planning import pace
@@ -44,13 +44,14 @@ def work_of(shape: ModelShape = SHAPE, *, rates: Rates | None = None, **override
 
 
 def test_every_stage_of_index_and_evaluate_is_planned_under_its_name() -> None:
-    assert list(INDEXING) == list(STAGES)
-    assert list(EVALUATING) == list(EVALUATION_STAGES)
-    assert set(COMPILED) <= set(STAGES)
+    preparing = [stage.name for stage in PREPARING]
+    assert list(INDEXING) == preparing
+    assert list(EVALUATING) == list(EVALUATIONS)
+    assert set(COMPILED) <= set(preparing)
     rates = named_rates(MACHINES["laptop"], work_of().settings, SHAPE)
     stages = stages_of(work_of(rates=rates))
-    assert [stage.name for stage in stages if stage.part == "index"] == list(STAGES)
-    expected = [f"evaluate {name}" for name in EVALUATION_STAGES]
+    assert [stage.name for stage in stages if stage.part == "index"] == preparing
+    expected = [f"evaluate {name}" for name in EVALUATIONS]
     assert [stage.name for stage in stages if stage.part == "evaluate"] == expected
     for stage in stages:
         if stage.part != "train":

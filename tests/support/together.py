@@ -17,8 +17,8 @@ from sources import TensorSource
 from torch import Tensor
 
 from sae_core.foundation.run import Run
-from sae_core.training import train_run
 from sae_core.training.processes import joined
+from sae_core.training.train import train_run
 
 PATIENCE_SECONDS = 120.0
 

@@ -17,10 +17,10 @@ from together import in_processes, train
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture, RunSettings
 from sae_core.sae import BatchTopKSAE, make_sae
-from sae_core.training import train_run
 from sae_core.training.distribution import Split, part_of
 from sae_core.training.gradients import compute
 from sae_core.training.processes import joined, share
+from sae_core.training.train import train_run
 
 KILLED, STOPPED = signal.SIGKILL, signal.SIGINT
 

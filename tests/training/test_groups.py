@@ -16,9 +16,9 @@ from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.training import train as methods
-from sae_core.training import train_run
 from sae_core.training.memory import USABLE, fitting_members
 from sae_core.training.stage import Plan
+from sae_core.training.train import train_run
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture, load_settings
 from sae_core.sae import SAE
-from sae_core.training import train_run
+from sae_core.training.train import train_run
 
 SEEDS, RATES = (0, 7, 0), (3e-3, 3e-3, 1e-3)
 SPARSE = {"bandwidth": 0.1, "initial_threshold": 0.1}

@@ -20,12 +20,13 @@ from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture
 from sae_core.sae import BatchTopKSAE
-from sae_core.training import halves, step, train_run
+from sae_core.training import halves, step
 from sae_core.training.gradients import compute
 from sae_core.training.halves import compute_in_halves
 from sae_core.training.kernels.cpu.step import FastStep
 from sae_core.training.processes import joined
 from sae_core.training.step import Trainer
+from sae_core.training.train import train_run
 
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB."
 

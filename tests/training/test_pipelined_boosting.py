@@ -30,9 +30,10 @@ from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture, SAESettings, TrainingSettings
 from sae_core.sae import make_sae
-from sae_core.training import prefetch, train_run
+from sae_core.training import prefetch
 from sae_core.training.pipelined import MOMENTUM, Pipeline
 from sae_core.training.step import Trainer
+from sae_core.training.train import train_run
 
 SPARSE = {"sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}
 METHODS = ["single", "boosted"]

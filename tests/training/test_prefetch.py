@@ -16,8 +16,9 @@ from sources import TensorSource
 from torch import Tensor
 
 from sae_core.foundation.errors import UserError
-from sae_core.training import prefetch, train_run
+from sae_core.training import prefetch
 from sae_core.training.prefetch import Prefetched, Waiting, batches_ahead
+from sae_core.training.train import train_run
 
 CPU = torch.device("cpu")
 

@@ -25,10 +25,10 @@ from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture, Kernels, RunSettings
 from sae_core.sae import SAE
 from sae_core.training import residuals as boosting
-from sae_core.training import train_run
 from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.residuals import Residuals
 from sae_core.training.stage import Plan
+from sae_core.training.train import train_run
 
 ROWS = 1550
 SPARSE = {"sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}

@@ -27,9 +27,10 @@ from sae_core.foundation.files.whole_files import read_tensors
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture
-from sae_core.training import prefetch, train_run
+from sae_core.training import prefetch
 from sae_core.training.interrupt import noting_interrupts
 from sae_core.training.residuals import SAMPLED_BATCHES
+from sae_core.training.train import train_run
 
 NEVER, ALWAYS = 1e9, 0.0
 """Values of checkpoint_seconds."""

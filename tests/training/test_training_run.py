@@ -33,10 +33,10 @@ from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import Architecture
 from sae_core.sae import make_sae
-from sae_core.training import train_run
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.gradients import Outcome
 from sae_core.training.members import member_seed
+from sae_core.training.train import train_run
 
 RECORDED = [25, 50, 60]
 SPARSE = {"sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}

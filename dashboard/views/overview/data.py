@@ -9,9 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.shared.reads.cached import ENTRIES, modified
-from sae_core.foundation.run import DETECTION, DETECTORS, EVALUATION_STAGES, Run
-
-_FILES = (*EVALUATION_STAGES, "truth", "spurious", "stability")
+from sae_core.foundation.run import Run
 
 
 def report(run: Run) -> dict[str, Any] | None:
@@ -23,14 +21,13 @@ def report(run: Run) -> dict[str, Any] | None:
     return _report(str(run.path), _stamps(run))
 
 
-def _stamps(run: Run) -> tuple[int, ...]:
+def _stamps(run: Run) -> tuple[tuple[str, int], ...]:
     """When everything was written that a report is made from."""
-    tables = tuple(map(run.evaluation_table, ("concepts", DETECTORS, DETECTION)))
-    return tuple(map(modified, (run.manifest_path, *map(run.evaluation, _FILES), *tables)))
+    return tuple((file.name, modified(file)) for file in (run.manifest_path, *run.evaluations()))
 
 
 @st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _report(path: str, stamps: tuple[int, ...]) -> dict[str, Any]:
+def _report(path: str, stamps: tuple[tuple[str, int], ...]) -> dict[str, Any]:
     from sae_core.report.gather import gather
     from sae_core.report.runs import Subject
 

@@ -18,14 +18,17 @@ from dashboard.views.overview import data
 from dashboard.views.overview.charts import by_members, cost, training
 from dashboard.views.overview.findings import found_by_members
 from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
+from sae_core.analysis.atoms.stage import ATOMS
 from sae_core.analysis.shared.terms import CONTROL, SCALED
+from sae_core.analysis.stages import stages_of
 from sae_core.analysis.summary import by_ensemble
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
-from sae_core.foundation.run import EVALUATION_STAGES
 from sae_core.report.html import Cell, Column, Html
 from sae_core.report.parts import nats
+from sae_core.training.declared import TRAIN
 
 COLUMNS = (
     Column("Ensemble"),
@@ -335,11 +338,11 @@ def _curves(here: Here, info: EnsembleInfo) -> None:
 
 
 def _progress(here: Here) -> Html:
-    stages = {"corpus": "corpus gathered", "activations": "activations read"}
+    stages = {CORPUS.key: "corpus gathered", ACTIVATIONS.key: "activations read"}
     for name in here.run.settings.training.methods:
         title = title_of(name)
-        stages |= {f"train/{name}": f"{title} trained", f"atoms/{name}": f"{title} indexed"}
-    stages |= {f"evaluate/{name}": f"{name} measured" for name in EVALUATION_STAGES}
+        stages |= {TRAIN.key_of(name): f"{title} trained", ATOMS.key_of(name): f"{title} indexed"}
+    stages |= {stage.key: f"{stage.name} measured" for stage in stages_of("evaluate")}
     done = [text for stage, text in stages.items() if here.run.is_finished(stage)]
     open_ = [text for stage, text in stages.items() if not here.run.is_finished(stage)]
     return notice(

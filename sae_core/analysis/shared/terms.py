@@ -40,6 +40,8 @@ SCALED = (
 )
 """Why standardised coefficients are what methods are compared by."""
 
+FOUND = "truth"
+"""Name of the evaluation of what is found of a known dictionary."""
 SPURIOUS = "spurious"
 """Name of that evaluation; a pooled task is recorded as ``evaluate/spurious/<task>``."""
 BY_PROBE, BY_ATTRIBUTE, BY_TRUTH = "biased probe", "attribute probe", "known tokens"

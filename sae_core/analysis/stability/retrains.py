@@ -13,6 +13,7 @@ from sae_core.analysis.shared.terms import THRESHOLD
 from sae_core.analysis.similarity.cosines import Atoms, random_best
 from sae_core.analysis.stability.noise_null import stages_over_trainings
 from sae_core.analysis.stability.stability import Features, measure_stability, pooled_among
+from sae_core.analysis.stability.stage import STABILITY
 from sae_core.ensembles.ensemble import load_dictionaries
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_json, write_table
@@ -23,8 +24,6 @@ from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import KNOWN, RunSettings
 
-STAGE = "stability"
-"""Name of the evaluation; recorded as ``evaluate/stability``."""
 _MODEL = ("name", "revision", "layer", "site")
 _FREE = {"methods", "seed", "member_seeds", "group", "device", "precision", "kernels", "residuals"}
 """Settings of training in which retrains may differ: the seed, and what is to give the same SAEs whatever it is."""
@@ -73,11 +72,9 @@ def evaluate_retrains(
         "ensembles": ensembles,
         "single_as_often": _single_as_often(runs, names, device),
     }
-    write_table(run.evaluation_table(STAGE), pd.concat(tables, ignore_index=True))
-    write_json(run.evaluation(STAGE), facts)
-    files = [run.evaluation(STAGE), run.evaluation_table(STAGE)]
-    seconds = time.perf_counter() - started
-    run.finish(f"evaluate/{STAGE}", {"seconds": seconds, "device": device, "runs": len(runs)}, files=files)
+    write_table(run.evaluation_table(STABILITY.name), pd.concat(tables, ignore_index=True))
+    write_json(run.evaluation(STABILITY.name), facts)
+    STABILITY.record(run, {"seconds": time.perf_counter() - started, "device": device, "runs": len(runs)})
 
 
 def require_retrains(run: Run, retrains: Sequence[Run]) -> list[str]:

@@ -13,12 +13,10 @@ import numpy as np
 import pandas as pd
 
 from sae_core.analysis.shared.bootstrap import ABOVE, Floats, differences, interval, mean_draws
-from sae_core.analysis.shared.terms import RANDOM
+from sae_core.analysis.shared.terms import FOUND, RANDOM
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
 
-STAGE = "truth"
-"""Name of the evaluation; recorded as ``evaluate/truth``."""
 MEANS: Mapping[str, str] = {"recall": "recovered", "mcc": "matched", "f1": "f1"}
 """Figures that are means over true features, and the columns that they are means of."""
 CAP = "recall_cap"
@@ -51,13 +49,13 @@ def read_truth(run: Run) -> dict[str, Any]:
     Args:
         run: A run that was scored.
     """
-    content = read_object(run.evaluation(STAGE))
+    content = read_object(run.evaluation(FOUND))
     ensembles = content.get("ensembles", {})
     if all(CAP in own for own in ensembles.values()):
         return content
     features = content.get("truth", {}).get("features")
     mended = {name: _over_all_features(own, features) for name, own in ensembles.items()}
-    if features and run.evaluation_table(STAGE).exists():
+    if features and run.evaluation_table(FOUND).exists():
         drawn = _mcc_intervals(run, int(content.get("seed", 0)))
         mended = {name: {**own, **drawn.get(name, {})} for name, own in mended.items()}
     return {**content, "ensembles": mended}
@@ -78,7 +76,7 @@ def _over_all_features(own: Mapping[str, Any], features: int | None) -> dict[str
 
 def _mcc_intervals(run: Run, seed: int) -> dict[str, dict[str, Any]]:
     """The intervals of MCC and of its differences, from the table, with the draws of `truth_intervals`."""
-    table = read_table(run.evaluation_table(STAGE))
+    table = read_table(run.evaluation_table(FOUND))
     if not {"ensemble", "matched", f"{RANDOM}_matched"} <= set(table.columns):
         return {}
     by_name = {str(name): rows for name, rows in table.groupby("ensemble", sort=False)}

@@ -11,9 +11,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from sae_core.analysis.stages import EVALUATIONS
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_object, write_json
-from sae_core.foundation.run import EVALUATION_STAGES, first_difference, is_run, sweep_manifest
+from sae_core.foundation.run import first_difference, is_run, sweep_manifest
 from sae_core.foundation.settings.bounds import STORED
 from sae_core.foundation.settings.sections import RunSettings, load_settings, stored_settings
 from sae_core.foundation.settings.toml_files import parse_value
@@ -57,7 +58,7 @@ class Sweep:
     base: RunSettings
     names: tuple[str, ...]
     combinations: tuple[Combination, ...]
-    stages: tuple[str, ...] = EVALUATION_STAGES
+    stages: tuple[str, ...] = EVALUATIONS
 
     def save(self) -> None:
         """Remember the sweep in its folder."""

@@ -10,8 +10,8 @@ import torch
 
 from sae_core.activations.harvest import harvest_together
 from sae_core.activations.sharing import activations_key, has_activations, share_activations
-from sae_core.analysis.truth.files import STAGE as TRUTH
-from sae_core.analysis.truth.runs import score_run
+from sae_core.analysis.evaluate import evaluate_run
+from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import EVERY
@@ -44,7 +44,7 @@ def open_runs(sweep: Sweep) -> list[Run]:
 
 def is_done(run: Run, stages: Collection[str]) -> bool:
     """Whether a run is trained and measured."""
-    scored = run.settings.model.name != KNOWN or run.is_finished(f"evaluate/{TRUTH}")
+    scored = run.settings.model.name != KNOWN or TRUTH.is_finished(run)
     return pipeline.is_trained(run) and pipeline.is_evaluated(run, stages) and scored
 
 
@@ -120,7 +120,7 @@ def _train_and_measure(path: Path, stages: Collection[str], *, progress: Progres
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     pipeline.train(run, progress=progress)
     if run.settings.model.name == KNOWN:
-        score_run(run, progress=progress)
+        evaluate_run(run, stages=(TRUTH.name,), progress=progress)
     pipeline.evaluate(run, stages=stages, progress=progress)
 
 

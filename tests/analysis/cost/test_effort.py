@@ -10,11 +10,12 @@ from small_runs import BATCH, MEMBERS, STEPS, data, new_run, trained, weights
 from sources import TensorSource
 
 from sae_core.analysis.cost.effort import Effort, at_equal, effort_of, steps_taken
+from sae_core.analysis.stages import EVALUATIONS
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.methods import BY_DEFAULT, EVERY, headed
-from sae_core.foundation.run import EVALUATION_STAGES, Run
+from sae_core.foundation.run import Run
 from sae_core.report.baselines import at_equal_cost
-from sae_core.training import train_run
+from sae_core.training.train import train_run
 
 ALL = (*BY_DEFAULT, "expanded_l0", "expanded_l0_long")
 
@@ -61,11 +62,11 @@ def test_further_methods_are_added_to_a_run_and_then_to_be_evaluated(run: Run, t
     path = tmp_path / "run"
     begun = trained(path, methods=("single", "boosted"))
     before = weights(begun)
-    for stage in EVALUATION_STAGES:
+    for stage in EVALUATIONS:
         begun.finish(f"evaluate/{stage}")
     more = new_run(path, methods=ALL)
     assert Run.open(path).settings == more.settings
-    assert not any(more.is_finished(f"evaluate/{stage}") for stage in EVALUATION_STAGES)
+    assert not any(more.is_finished(f"evaluate/{stage}") for stage in EVALUATIONS)
     assert more.is_finished("train/boosted")
     train_run(more, source=TensorSource(data()))
     after = weights(more)

@@ -12,15 +12,18 @@ import pytest
 import torch
 from hand_made import corpus_of, index_of
 
+from sae_core.activations import harvest
 from sae_core.analysis import prepare
+from sae_core.analysis.atoms import atom_map
 from sae_core.analysis.atoms.feature_table import atom_table
 from sae_core.analysis.index.reading import ActivationIndex
 from sae_core.analysis.similarity.matching import families, match_members
+from sae_core.analysis.stages import PREPARING
 from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_table, write_tensors
 from sae_core.foundation.progress import Tick
-from sae_core.foundation.run import INDEX_STAGES, Run
+from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.sae import TopKSAE
 
@@ -61,9 +64,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name, ensemble in ensembles().items():
         save_ensemble(ensemble, run.ensemble(name))
     run.activations.mkdir()
-    monkeypatch.setattr(prepare, "train_cache", lambda run: Cache())
+    monkeypatch.setattr(harvest, "train_cache", lambda run: Cache())
     # The map has a test of its own, and compiling UMAP takes seconds.
-    monkeypatch.setattr(prepare, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
+    monkeypatch.setattr(atom_map, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
     return run
 
 
@@ -77,8 +80,8 @@ def test_everything_is_written_and_recorded(run: Run) -> None:
     for name, ensemble in ensembles().items():
         folder = run.ensemble(name)
         assert all(getattr(folder, file).exists() for file in FILES)
-        for stage in INDEX_STAGES:
-            assert run.facts(f"{stage}/{name}")["seconds"] >= 0
+        for stage in PREPARING:
+            assert run.facts(stage.key_of(name))["seconds"] >= 0
         index = ActivationIndex.open(folder.index)
         with torch.no_grad():
             dense = ensemble.encode(Cache.acts_TD[:TOKENS]).numpy()
@@ -97,7 +100,7 @@ def test_everything_is_written_and_recorded(run: Run) -> None:
 
 def test_what_is_finished_is_not_done_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setitem(prepare.STAGES, "map", _interrupted)
+        patch.setattr(atom_map, "map_atoms", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare_run(run)
     assert run.is_finished("lens/single")
@@ -109,7 +112,7 @@ def test_what_is_finished_is_not_done_again(run: Run, monkeypatch: pytest.Monkey
     prepare.prepare_run(run)
     assert {file: getattr(run.ensemble("single"), file).stat().st_mtime_ns for file in before} == before
     assert run.is_finished("atoms/boosted")
-    monkeypatch.setattr(prepare, "STAGES", dict.fromkeys(prepare.STAGES, _interrupted))
+    monkeypatch.setattr(prepare, "load_ensemble", _interrupted)
     prepare.prepare_run(run)
 
 
@@ -126,7 +129,7 @@ def test_an_older_run_gets_the_nearest_atoms_alone_and_without_its_activations(r
     assert {name: run.ensemble(name).nearest.read_bytes() for name in ensembles()} == written
 
 
-def _interrupted(*_: object) -> dict[str, object]:
+def _interrupted(*_: object, **__: object) -> dict[str, object]:
     raise KeyboardInterrupt
 
 

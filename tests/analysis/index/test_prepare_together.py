@@ -11,7 +11,9 @@ import torch
 from random_saes import random_ensemble
 from together import in_processes
 
+from sae_core.activations import harvest
 from sae_core.analysis import prepare
+from sae_core.analysis.atoms import atom_map
 from sae_core.analysis.index import building as indexing
 from sae_core.analysis.index.building import build_index, build_index_together
 from sae_core.analysis.index.reading import ActivationIndex
@@ -107,9 +109,9 @@ def _prepare(rank: int, path: Path, set_up: Callable[[object, str, object], None
     """Prepare a run, alone or together; the stages that were told."""
     told: list[str] = []
     set_up(indexing, "BLOCK", BLOCK)
-    set_up(prepare, "train_cache", lambda run: Activations())
+    set_up(harvest, "train_cache", lambda run: Activations())
     # Compiling UMAP takes seconds.
-    set_up(prepare, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
+    set_up(atom_map, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
     with joined() as processes:
         progress = lambda tick: told.append(tick.stage)  # noqa: E731
         prepare.prepare_run(Run.open(path), device="cpu", progress=progress, processes=processes)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from sae_core.analysis.stability.retrains import evaluate_retrains
 from sae_core.analysis.stability.stability import measure_stability
+from sae_core.analysis.stages import EVALUATIONS
 from sae_core.analysis.summary import as_text, summarize
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table
 from sae_core.foundation.methods import BY_DEFAULT
-from sae_core.foundation.run import EVALUATION_STAGES, Run
+from sae_core.foundation.run import Run
 from sae_core.foundation.settings.sections import load_settings
 from sae_core.runs import whole_way as pipeline
 from sae_core.sae import TopKSAE
@@ -53,7 +54,7 @@ def write_run(
     }
     for name in methods:
         save_ensemble(made[name], run.ensemble(name))
-    for stage in EVALUATION_STAGES:
+    for stage in EVALUATIONS:
         run.finish(f"evaluate/{stage}")
     return run
 

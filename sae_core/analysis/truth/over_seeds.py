@@ -1,26 +1,20 @@
-"""Runs on a known truth: each is scored by itself, and runs that differ in their seeds together."""
+"""The scores of runs on a known truth that differ in their seeds, put together."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_core.activations.origins.known.drawing import known_activations
 from sae_core.analysis.shared.bootstrap import ABOVE
-from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.shared.seeds import difference, over_seeds
-from sae_core.analysis.shared.terms import RANDOM
-from sae_core.analysis.shared.trained import trained_ensembles
-from sae_core.analysis.truth.files import CAP, STAGE, read_truth
-from sae_core.analysis.truth.scores import RANDOM_FIGURES, measure_truth
-from sae_core.foundation.files.whole_files import write_json, write_table
-from sae_core.foundation.machine.device import resolve_device
+from sae_core.analysis.shared.terms import FOUND, RANDOM
+from sae_core.analysis.truth.files import CAP, read_truth
+from sae_core.analysis.truth.scores import RANDOM_FIGURES
+from sae_core.foundation.files.whole_files import write_json
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import BASELINES
 from sae_core.foundation.numbers import signed
-from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run, evaluation_of_runs
 
 FIGURES = (
@@ -31,39 +25,6 @@ FIGURES = (
 )
 """What is averaged over seeds."""
 COMPARED = ("recall", "mcc", "precision", "f1", "explained_variance")
-
-
-def score_run(run: Run, *, progress: Progress = silent, device: str | None = None) -> None:
-    """Score the ensembles of a run whose activations come from a known dictionary; skipped if that was done.
-
-    Args:
-        run: The run, trained. Its activations are drawn anew, so its caches may be gone.
-        progress: Told about activations and dictionaries.
-        device: Where to encode; the one in the settings if not given.
-
-    Raises:
-        UserError: If the truth is not known, or nothing is trained.
-    """
-    if run.is_finished(f"evaluate/{STAGE}"):
-        return
-    started = time.perf_counter()
-    device = resolve_device(device or run.settings.training.device)
-    known = known_activations(run, "evaluation")
-    ensembles = trained_ensembles(run, device)
-    facts, table = measure_truth(
-        ensembles,
-        known,
-        run.settings.data.evaluation_tokens,
-        fit_BD=known_activations(run, "train").read(0, min(SAMPLE_ROWS, run.settings.data.train_tokens)),
-        bootstrap=run.settings.evaluation.bootstrap,
-        seed=run.settings.training.seed,
-        device=device,
-        progress=progress,
-    )
-    write_table(run.evaluation_table(STAGE), table)
-    write_json(run.evaluation(STAGE), facts)
-    files = [run.evaluation(STAGE), run.evaluation_table(STAGE)]
-    run.finish(f"evaluate/{STAGE}", {"seconds": time.perf_counter() - started, "device": device}, files=files)
 
 
 def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
@@ -104,7 +65,7 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "truth": {**scores[0]["truth"], "settings": settings.truth.model_dump(mode="json")},
         "ensembles": ensembles,
     }
-    write_json(evaluation_of_runs(path, STAGE), facts)
+    write_json(evaluation_of_runs(path, FOUND), facts)
     return facts
 
 
