@@ -211,4 +211,4 @@ EVALUATING: dict[str, Callable[[Work], Stage]] = {
     "loss": _loss,
     "control": _control,
 }
-"""The evaluations of `run.EVALUATION_STAGES`."""
+"""The evaluations of `analysis.stages.EVALUATIONS`."""

@@ -267,4 +267,4 @@ INDEXING: dict[str, Callable[[Work, Counted], Stage]] = {
     "suggest": _suggest,
     "energy": _energy,
 }
-"""The stages of `analysis.prepare.STAGES`, each as it will be for one ensemble."""
+"""The stages of `analysis.stages.PREPARING`, each as it will be for one ensemble."""
