@@ -19,7 +19,7 @@ from sae_core.ensembles.coder import Coder
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_json
-from sae_core.foundation.folders import EnsembleFolder
+from sae_core.foundation.folders import CONFIG, WEIGHTS, EnsembleFolder
 from sae_core.foundation.method import Wiring
 from sae_core.sae import SAE
 from sae_core.sae.formats.saelens import load_atoms, load_sae, save_sae
@@ -174,7 +174,7 @@ class Ensemble(nn.Module):
     def saes(self) -> Iterator[SAE]:
         """All SAEs, also those of members that are ensembles."""
         for member in self:
-            yield from member.saes() if isinstance(member, Ensemble) else (cast(SAE, member),)
+            yield from saes_of(member)
 
     @property
     def width(self) -> int:
@@ -258,6 +258,22 @@ class Ensemble(nn.Module):
         scale = 1.0 if self.in_turn else sum(self.weights) / total
         weights = [weight * scale for weight in self.weights[:count]]
         return Ensemble(list(self)[:count], wiring=self.wiring, weights=weights, method=self.method)
+
+
+def saes_of(coder: Coder) -> Iterator[SAE]:
+    """An SAE itself, or all SAEs of an ensemble."""
+    return coder.saes() if isinstance(coder, Ensemble) else iter((cast(SAE, coder),))
+
+
+def files_of(ensemble: Ensemble, folder: EnsembleFolder) -> list[Path]:
+    """All files of an ensemble that is saved in a folder."""
+    found = [folder.manifest]
+    for number, member in enumerate(ensemble):
+        inner = folder.inner(number)
+        found += (
+            files_of(member, inner) if isinstance(member, Ensemble) else [inner.path / CONFIG, inner.path / WEIGHTS]
+        )
+    return found
 
 
 def save_ensemble(ensemble: Ensemble, folder: EnsembleFolder) -> None:

@@ -64,6 +64,17 @@ class Several:
         """Whether each member learns what those before it leave."""
         return self.wiring == "residual"
 
+    def turns(self, *, pipelined: bool) -> int:
+        """Passes over the activations that have to be made one after another."""
+        if self.is_flat and (pipelined or not self.in_turn):
+            return 1
+        # Stages that are ensembles are never pipelined, nor is what they hold.
+        inner = [
+            member.turns(pipelined=pipelined and not self.in_turn) if isinstance(member, Several) else 1
+            for member in self.members
+        ]
+        return sum(inner) if self.in_turn else max(inner)
+
     @property
     def is_flat(self) -> bool:
         """Whether all members are SAEs."""
@@ -113,6 +124,18 @@ class Method:
     def saes(settings: RunSettings) -> tuple[One, ...]:
         """As many SAEs as ``training.members`` says, each with the settings that it has of its own."""
         return tuple(One(settings.sae_of_member(number), number) for number in range(settings.training.members))
+
+    def groups(self, settings: RunSettings) -> list[tuple[One, ...]]:
+        """These SAEs divided into groups of ``training.inner``."""
+        ones, inner = self.saes(settings), settings.training.inner
+        return [ones[first : first + inner] for first in range(0, len(ones), inner)]
+
+    def uneven(self, settings: RunSettings) -> str | None:
+        """The fault that `groups` are not of equal size."""
+        members, inner = settings.training.members, settings.training.inner
+        if members % inner == 0:
+            return None
+        return f"training.members is {members}, but {self.name} takes a multiple of training.inner, which is {inner}"
 
     def fault(self, settings: RunSettings) -> str | None:
         """Why it cannot be trained with these settings, and the remedy, in a clause; None if it can."""

@@ -9,37 +9,33 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from sae_core.ensembles.ensemble import Ensemble, save_ensemble
+from sae_core.ensembles.coder import Coder
+from sae_core.ensembles.ensemble import files_of, load_coder, saes_of, save_ensemble
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
-from sae_core.foundation.folders import CONFIG, WEIGHTS, EnsembleFolder
 from sae_core.foundation.machine.device import naming_full_memory
-from sae_core.foundation.method import Method, One, Several
+from sae_core.foundation.method import One
 from sae_core.foundation.methods import EVERY, TRAINING_ORDER
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
 from sae_core.sae import SAE
 from sae_core.sae.formats.saelens import load_sae, save_sae
-from sae_core.training.checkpoint import remove_checkpoint
 from sae_core.training.declared import TRAIN
-from sae_core.training.distribution import Part, SharedSource
-from sae_core.training.members import initial_seed, make_trainer, starts_alike
+from sae_core.training.distribution import SharedSource
+from sae_core.training.job import Job
+from sae_core.training.members import initial_seed, starts_alike
 from sae_core.training.memory import fitting_members, free_memory
 from sae_core.training.operations import Boosting
 from sae_core.training.pipelined import Pipeline
 from sae_core.training.processes import ALONE, Processes
 from sae_core.training.records import Trained, longest, peak_memory, training_facts
-from sae_core.training.residuals import Residuals
 from sae_core.training.source import Source, StoredSource
-from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target, train_stage
+from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target
 from sae_core.training.step import Trainer, assert_members_differ
 
 FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
@@ -96,7 +92,7 @@ def _train_missing(
         declared = EVERY[method]
         plan = Plan.of(method, source, settings.training, torch_device, 1, checkpoint_seconds, processes)
         plan = replace(plan, steps=plan.steps * declared.times_the_steps(settings))
-        job = _Job(run, declared, declared.layout(settings), run.ensemble(method), source, plan, progress)
+        job = Job(run, declared, declared.layout(settings), run.ensemble(method), source, plan, progress)
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
         with naming_full_memory(torch_device, FULL):
@@ -111,84 +107,28 @@ def _is_there(run: Run, method: str, processes: Processes) -> bool:
     return not wanted or bool(processes.of_first(run.is_finished(TRAIN.key_of(method)))[0])
 
 
-def _record(job: _Job, trained: Trained, peak: int) -> None:
+def _record(job: Job, trained: Trained, peak: int) -> None:
     run, folder = job.run, job.folder
     write_table(folder.curves, trained.curves)
     save_ensemble(trained.ensemble, folder)
-    members = (folder.member(number) for number in range(len(trained.ensemble)))
-    files = [folder.curves, folder.manifest, *(member / name for member in members for name in (CONFIG, WEIGHTS))]
-    run.finish(TRAIN.key_of(folder.name), training_facts(trained, job.plan, peak=peak), files=files)
+    facts = training_facts(trained, job.plan, peak=peak)
+    if not job.layout.is_flat:
+        facts["turns"] = job.layout.turns(pipelined=job.run.settings.training.boosting == "pipelined")
+    run.finish(TRAIN.key_of(folder.name), facts, files=[folder.curves, *files_of(trained.ensemble, folder)])
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """An ensemble that is to be trained.
-
-    Attributes:
-        run: The run, whose settings apply.
-        method: The method.
-        layout: What it trains.
-        folder: Where the ensemble and its checkpoint lie.
-        source: The activations.
-        plan: How it is trained.
-        progress: Told the tokens done.
-    """
-
-    run: Run
-    method: Method
-    layout: Several
-    folder: EnsembleFolder
-    source: Source
-    plan: Plan
-    progress: Progress
-
-    @property
-    def ones(self) -> list[One]:
-        """The SAEs."""
-        return list(self.layout.ones())
-
-    def trainer(self, one: One, target: Target, part: Part, mean_D: Tensor | None = None) -> Trainer:
-        """A fresh SAE for a target, whose mean is given where it is not the target's."""
-        settings = self.run.settings.model_copy(update={"sae": one.sae})
-        mean_D = target.mean_D * target.scale if mean_D is None else mean_D
-        return make_trainer(settings, mean_D, self.plan, member=one.number, width=one.sae.width, part=part)
-
-    def run_stage(self, trainers: Sequence[Trainer], target: Target, part: Part) -> pd.DataFrame:
-        """The curves of trainers that have been trained to the end."""
-        checkpoint = self.checkpoint(target.stage)
-        return train_stage(trainers, target, self.plan, checkpoint=checkpoint, progress=self.progress, part=part)
-
-    def checkpoint(self, stage: int) -> Path:
-        """The checkpoint of a stage."""
-        return self.folder.checkpoint / f"stage_{stage:02d}.safetensors"
-
-    def finished(self, stage: int) -> Path:
-        """Curves of a stage; where they are, its members are finished and written."""
-        return self.folder.checkpoint / f"stage_{stage:02d}.parquet"
-
-    def is_finished(self, stage: int) -> bool:
-        """Whether a stage is finished; the first process looks for all of them."""
-        return bool(self.plan.processes.of_first(self.finished(stage).exists())[0])
-
-    def keep(self, stage: int, curves: pd.DataFrame) -> None:
-        """Note that the members of a stage are written, and with which curves they were trained."""
-        self.plan.processes.first(lambda: write_table(self.finished(stage), curves))
-        self.plan.processes.first(lambda: remove_checkpoint(self.checkpoint(stage)))
-
-    def ensemble(self, members: Sequence[SAE]) -> Ensemble:
-        """The trained ensemble."""
-        return Ensemble(members, wiring=self.layout.wiring, method=self.method.name)
-
-
-def _train(job: _Job) -> Callable[[], Trained]:
+def _train(job: Job) -> Callable[[], Trained]:
     """Train an ensemble; what comes back gives it, and is asked by the first process only."""
-    if not job.layout.in_turn:
+    layout = job.layout
+    if layout.is_flat and not layout.in_turn:
         return _side_by_side(job)
-    return _pipelined(job) if job.run.settings.training.boosting == "pipelined" else _in_turn(job)
+    if layout.is_flat and not job.before and job.run.settings.training.boosting == "pipelined":
+        return _pipelined(job)
+    return _one_by_one(job)
 
 
-def _side_by_side(job: _Job) -> Callable[[], Trained]:
+def _side_by_side(job: Job) -> Callable[[], Trained]:
     """Groups of members, one pass over the stream each; what a finished pass gave is kept, as after boosted stages."""
     ones = job.ones
     if len(ones) == 1 and (shared := _shared_member(job, ones[0])):
@@ -200,8 +140,9 @@ def _side_by_side(job: _Job) -> Callable[[], Trained]:
     for number, first in enumerate(firsts):
         if not job.is_finished(number):
             group = range(first, min(first + size, len(ones)))
-            whole = len(group) == len(ones)
-            _train_group(job, group, Target.activations(job.source, stage=number, first_member=first, whole=whole))
+            target = job.target(number, first, whole=len(group) == len(ones))
+            # What making the residual cost counts once.
+            _train_group(job, group, replace(target, seconds=0.0) if number else target)
 
     def collected() -> Trained:
         tables = [read_table(job.finished(number)) for number in range(len(firsts))]
@@ -212,7 +153,7 @@ def _side_by_side(job: _Job) -> Callable[[], Trained]:
     return collected
 
 
-def _train_group(job: _Job, group: range, target: Target) -> None:
+def _train_group(job: Job, group: range, target: Target) -> None:
     """Train some members side by side and write them, then their curves."""
     ones, part = job.ones, job.plan.part(group)
     trainers = [job.trainer(ones[number], target, part) for number in part.members]
@@ -228,7 +169,7 @@ def _train_group(job: _Job, group: range, target: Target) -> None:
     job.keep(target.stage, curves)
 
 
-def _members_in_a_pass(job: _Job) -> int:
+def _members_in_a_pass(job: Job) -> int:
     """Decided once: an interrupted training goes on in the same groups, however much memory there is then."""
     decision, settings, processes = job.folder.checkpoint / "group.json", job.run.settings, job.plan.processes
     free = free_memory(job.plan.device)
@@ -239,7 +180,7 @@ def _members_in_a_pass(job: _Job) -> int:
     return int(processes.of_first(read_json(decision) if processes.rank == 0 else 0)[0])
 
 
-def _assert_seeds_count(job: _Job, numbers: Sequence[int], trainers: Sequence[Trainer]) -> None:
+def _assert_seeds_count(job: Job, numbers: Sequence[int], trainers: Sequence[Trainer]) -> None:
     """Members with the same seed, which differ otherwise, start from the same weights; all others must not."""
     ones, settings = job.ones, job.run.settings
     by_seed = {
@@ -249,36 +190,82 @@ def _assert_seeds_count(job: _Job, numbers: Sequence[int], trainers: Sequence[Tr
     assert_members_differ(list(by_seed.values()))
 
 
-def _in_turn(job: _Job) -> Callable[[], Trained]:
-    """One stage after another, each on what the finished ones leave."""
-    ones, training, processes = job.ones, job.run.settings.training, job.plan.processes
-    job = replace(job, plan=replace(job.plan, stages=len(ones)))
-    shared = _shared_member(job, ones[0])
-    members, tables, shared_seconds = ([shared[0]], [shared[1]], shared[2]) if shared else ([], [], 0.0)
-    options: dict[str, Any] = {"wanted": training.residuals, "kernels": training.kernels}
-    residuals = Residuals(job.source, job.plan, folder=job.folder.checkpoint, progress=job.progress, **options)
-    for stage in range(len(members), len(ones)):
+def _one_by_one(job: Job) -> Callable[[], Trained]:
+    """One member after another: stages, each on what the finished ones leave, or members that are ensembles."""
+    nodes = job.layout.members
+    job = replace(job, plan=replace(job.plan, stages=len(nodes)))
+    job = job.with_residuals() if job.layout.in_turn else job
+    first = nodes[0]
+    shared = _shared_member(job, first) if isinstance(first, One) else None
+    members: list[Coder] = [shared[0]] if shared else []
+    kept = [_Kept(shared[2], shared[2])] if shared else []
+    tables = [shared[1]] if shared else []
+    for stage in range(len(members), len(nodes)):
         if not job.is_finished(stage):
-            curves, member = _train_next(job, ones[stage], residuals.after(members), members)
-            processes.first(lambda: save_sae(member, job.folder.member(stage)))  # noqa: B023
-            job.keep(stage, curves)
-        members.append(load_sae(job.folder.member(stage), device=str(job.plan.device)))
+            _train_next(job, stage, members)
+        members.append(load_coder(job.folder.member(stage), device=str(job.plan.device)))
         tables.append(read_table(job.finished(stage)))
-    seconds, rows = sum(longest(table) for table in tables), job.source.rows
-    boosting: Boosting = "cached" if len(members) > 1 and residuals.cached else "recomputed"
+        kept.append(_Kept.read(job, stage, tables[-1]))
+    residuals, boosting = job.residuals, kept[-1].boosting
+    if job.layout.in_turn and residuals is not None:
+        boosting = "cached" if len(members) > 1 and residuals.cached else "recomputed"
     ensemble, curves = job.ensemble(members), pd.concat(tables)
-    return lambda: Trained(ensemble, curves, seconds, shared_seconds, boosting=boosting, rows=rows)
+    return lambda: Trained(
+        ensemble,
+        curves,
+        seconds=sum(each.seconds for each in kept),
+        shared_seconds=sum(each.shared_seconds for each in kept),
+        side_by_side=max(each.side_by_side for each in kept),
+        boosting=boosting,
+        rows=job.source.rows,
+    )
 
 
-def _train_next(job: _Job, one: One, target: Target, before: Sequence[SAE]) -> tuple[pd.DataFrame, SAE]:
-    """The curves and the member of the next stage."""
-    part = job.plan.part(range(target.stage, target.stage + 1))
-    trainer = job.trainer(one, target, part)
-    assert_members_differ([*before, trainer.sae])
-    return job.run_stage([trainer], target, part), _finished(trainer, target.scale)
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What is kept of the training of a member until all are trained; as in `Trained`."""
+
+    seconds: float
+    shared_seconds: float = 0.0
+    side_by_side: int = 1
+    boosting: Boosting | None = None
+
+    @classmethod
+    def read(cls, job: Job, stage: int, curves: pd.DataFrame) -> _Kept:
+        """Of a finished member: as it was written, or from the curves of one SAE."""
+        path = job.finished(stage).with_suffix(".json")
+        return cls(**read_json(path)) if path.exists() else cls(longest(curves))
 
 
-def _pipelined(job: _Job) -> Callable[[], Trained]:
+def _train_next(job: Job, stage: int, before: Sequence[Coder]) -> None:
+    """Train and write the next member: one SAE, or an ensemble."""
+    node, after, first = job.layout.members[stage], before if job.layout.in_turn else (), job.plan.processes.first
+    if isinstance(node, One):
+        target, part = job.target(stage, stage, after=after), job.plan.part(range(stage, stage + 1))
+        trainer = job.trainer(node, target, part)
+        assert_members_differ([*(sae for coder in before for sae in saes_of(coder)), trainer.sae])
+        curves = job.run_stage([trainer], target, part)
+        member = _finished(trainer, target.scale)
+        first(lambda: save_sae(member, job.folder.member(stage)))
+        job.keep(stage, curves)
+        return
+    inner = job.member(stage, after)
+    finish = _train(inner)
+
+    def write() -> None:
+        trained = finish()
+        save_ensemble(trained.ensemble, inner.folder)
+        kept = _Kept(trained.seconds, trained.shared_seconds, trained.side_by_side, trained.boosting)
+        write_json(job.finished(stage).with_suffix(".json"), asdict(kept))
+        # Curves number the SAEs of the whole ensemble one after another.
+        earlier = sum(len(list(each.ones())) for each in job.layout.members[:stage])
+        write_table(job.finished(stage), trained.curves.assign(member=trained.curves["member"] + np.int32(earlier)))
+        shutil.rmtree(inner.folder.checkpoint, ignore_errors=True)
+
+    first(write)
+
+
+def _pipelined(job: Job) -> Callable[[], Trained]:
     """All stages in one pass, each on what those before it leave at that step."""
     ones, source, plan = job.ones, job.source, job.plan
     moving = round((1 - job.run.settings.training.decay) * plan.steps)
@@ -294,9 +281,11 @@ def _pipelined(job: _Job) -> Callable[[], Trained]:
     return lambda: Trained(ensemble, curves, longest(curves), side_by_side=len(ones), boosting="pipelined")
 
 
-def _shared_member(job: _Job, one: One) -> tuple[SAE, pd.DataFrame, float] | None:
+def _shared_member(job: Job, one: One) -> tuple[SAE, pd.DataFrame, float] | None:
     """An SAE that another method has trained just as this one would be: it, its curves and the seconds that it cost."""
     run, settings = job.run, job.run.settings
+    if job.before:
+        return None
     for other in (EVERY[name] for name in job.method.first_from if run.is_finished(f"train/{name}")):
         layout, folder = other.layout(settings), run.ensemble(other.name)
         # Of stages the first alone learns the activations.
@@ -309,7 +298,7 @@ def _shared_member(job: _Job, one: One) -> tuple[SAE, pd.DataFrame, float] | Non
             together = run.facts(f"train/{other.name}").get("side_by_side", len(layout.members))
             seconds = longest(curves) / together
             own_seconds = curves["seconds"] * (seconds / curves["seconds"].max())
-            mine, total = np.int32(one.number or 0), curves["explained_variance"]
+            mine, total = np.int32(0), curves["explained_variance"]
             curves = curves.assign(member=mine, explained_variance_total=total, seconds=own_seconds)
             return member, curves, seconds
     return None

@@ -37,11 +37,13 @@ def steps_taken(run: Run, name: str) -> int | None:
 
     Members side by side take theirs together, and so do pipelined stages; sequential stages take them in turn.
     """
-    steps = run.facts(f"train/{name}").get("steps")
-    if steps is None:
+    facts = run.facts(f"train/{name}")
+    if facts.get("steps") is None:
         return None
     in_turn = run.settings.training.boosting == "sequential"
-    return int(steps) * (read_manifest(run.ensemble(name)).stages if in_turn else 1)
+    # Only ensembles of ensembles record how many passes come one after another.
+    turns: int = facts.get("turns", read_manifest(run.ensemble(name)).stages if in_turn else 1)
+    return int(facts["steps"]) * turns
 
 
 def effort_of(run: Run, name: str) -> Effort:

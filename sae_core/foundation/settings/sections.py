@@ -112,6 +112,9 @@ class TrainingSettings(_Settings):
     methods: tuple[MethodName, ...] = Field(default=BY_DEFAULT, description=f"Ensembles to train: {in_words()}.")
     members: bounds.Positive = 4
     """J, the number of members of the bagged and of the boosted ensemble; an expanded SAE is J times as wide."""
+    inner: bounds.Positive = 2
+    """Number of SAEs in each member of an ensemble of ensembles. training.members, which counts the SAEs of all members
+    together, must be a multiple of it."""
     tokens: bounds.Tokens = 1_200_000
     """Number of token activations that each member sees. If fewer are gathered, training makes several passes."""
     batch_size: bounds.Positive = 1024
@@ -157,7 +160,7 @@ class TrainingSettings(_Settings):
     or auto (fast if it runs here). Processes that split batches among them always use the plain kernels."""
     boosting: Literal["sequential", "pipelined"] = "sequential"
     """sequential (train one stage after another) or pipelined (train all stages at once, each on the residual that the
-    earlier stages leave at that step; about as fast as bagging)."""
+    earlier stages leave at that step; about as fast as bagging). Stages that are ensembles are always sequential."""
     residuals: Residuals = "auto"
     """How sequential boosting gets its residuals: cached (written to disk after each stage), recomputed (for every
     batch, through all earlier stages) or auto (cached if that is less work and the disk has room)."""
