@@ -1,1 +1,1 @@
-"""What is computed from a trained run: one folder a subject."""
+"""Analyse a trained run: one folder per subject."""

@@ -1,1 +1,1 @@
-"""The dictionary: its table, map, clusters, logit lens, and how diverse it is."""
+"""The dictionary: the feature table, the map and its clusters, the logit lens, diversity."""

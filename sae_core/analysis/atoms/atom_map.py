@@ -1,4 +1,4 @@
-"""The map of all atoms: UMAP on cosine (McInnes et al. 2018), computed once; and the clusters one sees in it."""
+"""Map all atoms with UMAP on cosine (McInnes et al. 2018), and cluster the map."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sae_core.foundation.progress import Progress, Tick, silent
 NEIGHBORS = 15
 EPOCHS = 200
 CELLS = 2**26
-"""Cosines that exist at a time (256 MB)."""
+"""Number of cosines in memory at a time (256 MB)."""
 _FEWEST = 8
-"""Fewer atoms than this have no neighbourhoods worth mapping; they are laid on a circle."""
+"""Fewer atoms than this are laid on a circle, since they have no neighbourhoods worth mapping."""
 
 
 def map_atoms(dictionary_MD: Tensor, *, seed: int = 0, progress: Progress = silent) -> NDArray[np.float32]:
-    """Places [M, 2] of atoms such that similar ones lie close together; the same seed gives the same map.
+    """Places [M, 2] of atoms on a map where similar atoms lie close together; the same seed gives the same map.
 
-    Neighbours are exact, which spares UMAP's approximate search its long compilation and its randomness.
+    The neighbours are exact. UMAP's own approximate search would take long to compile and would be random.
     """
     if len(dictionary_MD) < _FEWEST:
         angles = 2 * np.pi * np.arange(len(dictionary_MD)) / max(len(dictionary_MD), 1)
@@ -35,8 +35,8 @@ def map_atoms(dictionary_MD: Tensor, *, seed: int = 0, progress: Progress = sile
 
 
 def lay_out(atoms_MD: Tensor, places_MK: Tensor, distances_MK: Tensor, *, seed: int) -> NDArray[np.float32]:
-    """Places [M, 2] of unit atoms by UMAP from their neighbours, as `nearest` finds them, the main directions first."""
-    import umap  # takes seconds, and only this function needs it
+    """Lay out unit atoms [M, 2] by UMAP from the neighbours that `nearest` finds, the main directions first."""
+    import umap  # the import takes seconds, and only this function needs it
 
     reducer = umap.UMAP(
         n_neighbors=places_MK.shape[1],
@@ -48,13 +48,13 @@ def lay_out(atoms_MD: Tensor, places_MK: Tensor, distances_MK: Tensor, *, seed: 
         precomputed_knn=(places_MK.numpy().astype(np.int32), distances_MK.numpy(), None),
     )
     with warnings.catch_warnings():
-        # It regrets that new points cannot be mapped; none will be.
+        # UMAP warns that it cannot map new points later; there are none.
         warnings.filterwarnings("ignore", message=r"precomputed_knn\[2\]")
         return np.ascontiguousarray(reducer.fit_transform(atoms_MD.numpy()), dtype=np.float32)
 
 
 def rows_at_a_time(count: int) -> int:
-    """Atoms whose cosines with all ``count`` are held at a time."""
+    """Number of atoms whose cosines with all ``count`` atoms fit into memory at a time."""
     return max(1, CELLS // max(1, count))
 
 
@@ -67,15 +67,15 @@ def nearest(
     block: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
-    """The exact nearest neighbours of unit atoms by cosine, the atom itself first, computed where the atoms are.
+    """Find the exact nearest neighbours of unit atoms by cosine, the atom itself first, on the atoms' device.
 
     Args:
         atoms_MD: The atoms.
-        neighbors: How many, K, the atom itself counted.
-        first: The first atom whose neighbours are sought.
-        last: The one after the last; all, if not given.
-        block: Atoms at a time.
-        progress: Told the atoms done.
+        neighbors: Number of neighbours, K, including the atom itself.
+        first: The first atom to find neighbours for.
+        last: The end of the range of atoms, exclusive; all atoms by default.
+        block: Number of atoms at a time.
+        progress: Told the number of atoms done.
 
     Returns:
         (numbers int64 [last − first, K], cosine distances [last − first, K], ascending), on the CPU.
@@ -86,7 +86,7 @@ def nearest(
     for start in range(first, last, block):
         cosine_BM = atoms_MD[start : min(start + block, last)] @ atoms_MD.T
         rows_B = torch.arange(len(cosine_BM), device=cosine_BM.device)
-        # Above every cosine, so that an atom comes before its own duplicates.
+        # 2 is above every cosine, so that an atom comes before its duplicates.
         cosine_BM[rows_B, start + rows_B] = torch.inf
         best_BK, places_BK = cosine_BM.topk(neighbors, dim=1)
         best_BK[:, 0] = 1.0
@@ -99,8 +99,8 @@ def nearest(
 def cluster_map(xy_M2: NDArray[np.float32]) -> NDArray[np.int64]:
     """The cluster of each atom on the map (HDBSCAN), numbered from the largest; −1 for atoms between clusters.
 
-    Where excess of mass puts more than half of all atoms into one cluster, which then says nothing, the leaves of the
-    tree are taken instead: the places where atoms lie closest.
+    If excess of mass puts more than half of all atoms into one cluster, the clusters say nothing. The leaves of the
+    tree, where the atoms lie closest, then become the clusters.
     """
     smallest = max(5, len(xy_M2) // 400)
     if len(xy_M2) < 2 * smallest:

@@ -1,4 +1,4 @@
-"""Names for the clusters of a map: the words that its features share and others do not.
+"""Name the clusters of a map by the words that a cluster's features share and other features do not.
 
 Source: class-based TF-IDF (Grootendorst 2022, *BERTopic*), with a cluster as the class and a feature as the document.
 """
@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 WORDS = 3
-"""Words in a name, at most."""
+"""Largest number of words in a name."""
 _SHARE = 0.25
-"""A word after the first one is taken if its weight is at least this share of the first one's."""
+"""A further word joins the name if its weight is at least this share of the first word's weight."""
 
 
 def name_clusters(cluster_M: NDArray[np.int64], words_M: Sequence[Iterable[str]]) -> list[str]:
-    """A name for each cluster, such as ``array, shape``; "" where its features have no words.
+    """Name each cluster, such as ``array, shape``; the name is empty if the features have no words.
 
-    The weight of word w in cluster c is f(w, c) / Σ_w f(w, c) · ln(1 + A / f(w)), where f counts the features that have
-    the word and A is the mean number of words in a cluster, features outside all clusters counted as one more.
+    The weight of word w in cluster c is f(w, c) / Σ_w f(w, c) · ln(1 + A / f(w)). Here f counts the features with the
+    word, and A is the mean number of words in a cluster; all features outside the clusters count as one more cluster.
 
     Args:
         cluster_M: The cluster of each of M features, numbered from 0; negative for none.
@@ -41,6 +41,6 @@ def name_clusters(cluster_M: NDArray[np.int64], words_M: Sequence[Iterable[str]]
 def _name(count: Counter[str], everywhere: Counter[str], average: float) -> str:
     total = count.total()
     weights = {word: number / total * log(1 + average / everywhere[word]) for word, number in count.items()}
-    # Of equally weighty words the first by alphabet, so that a name does not depend on the order of features.
+    # Sort words of equal weight by alphabet, so that a name does not depend on the order of features.
     best = sorted(weights, key=lambda word: (-weights[word], word))[:WORDS]
     return ", ".join(word for word in best if weights[word] >= _SHARE * weights[best[0]])

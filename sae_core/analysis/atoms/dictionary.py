@@ -1,4 +1,4 @@
-"""Figures about the atoms and how they are used together: diversity, redundancy, connectivity, stability of members.
+"""Measure dictionaries: diversity, redundancy, connectivity and the stability of members.
 
 Sources: diversity, Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 5; connectivity, Fel et al. 2025.
 """
@@ -25,21 +25,21 @@ from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
 
 CONNECTIVITY_TOKENS = 10_000
-"""Tokens on which connectivity is measured; more tokens lower it, so it is only comparable at one number."""
+"""Number of tokens for connectivity. More tokens lower the figure, so only figures with this number are comparable."""
 WORDS = 2**22
-"""Words of 64 features that are combined at a time (32 MB)."""
+"""Number of 64-feature words to combine at a time (32 MB)."""
 
 
 @torch.no_grad()
 def diverse(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, nearest_N: Tensor | None = None) -> Tensor:
-    """Which atoms have a signed cosine below the threshold with every other atom, bool [N]; their number is diversity.
+    """Whether each atom has a signed cosine below the threshold with every other atom, bool [N]; the sum is diversity.
 
-    Two equal atoms both drop out; `deduplicated` counts them once.
+    Neither of two equal atoms counts as diverse; `deduplicated` counts one of them.
 
     Args:
         atoms: Atoms of any norm; a zero atom has cosine 0 with all others.
-        threshold: Cosine from which two atoms count as the same.
-        nearest_N: What `nearest_in` gives for these atoms, if it is known.
+        threshold: The cosine from which two atoms count as the same.
+        nearest_N: The result of `nearest_in` for these atoms, if already known.
     """
     return (nearest_in(atoms) if nearest_N is None else nearest_N) < threshold
 
@@ -48,16 +48,16 @@ def diverse(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, nearest_N: T
 def deduplicated(
     atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, block: int = 1024, nearest_N: Tensor | None = None
 ) -> int:
-    """Size after greedy de-duplication: an atom is kept unless it is like one that was kept before it.
+    """Size of a dictionary after greedy de-duplication, which drops an atom if it repeats an atom kept earlier.
 
     Args:
-        atoms: Atoms in the order in which they have precedence (member after member).
-        threshold: Signed cosine from which two atoms count as the same.
-        block: Atoms decided on together.
-        nearest_N: What `nearest_in` gives for these atoms, if it is known.
+        atoms: Atoms in order of precedence (member after member).
+        threshold: The signed cosine from which two atoms count as the same.
+        block: Number of atoms to decide on together.
+        nearest_N: The result of `nearest_in` for these atoms, if already known.
     """
     atoms = Atoms.of(atoms)
-    # An atom unlike all others is kept and drops none, so only the rest has to be gone through.
+    # An atom unlike all others is kept and drops no other atom, so only the remaining atoms need the loop.
     doubtful_N = ~diverse(atoms, threshold=threshold, nearest_N=nearest_N)
     doubtful_QD = _chosen(atoms, doubtful_N, block)
     kept = 0
@@ -70,7 +70,7 @@ def deduplicated(
         for row in range(len(part_bD)):
             kept_b[row] = not (like_bb[row, :row] & kept_b[:row]).any()
         chosen_bD = part_bD[torch.from_numpy(kept_b).to(part_bD.device)]
-        # Those that are kept move to the front, over what was decided on before: a second copy could be gigabytes.
+        # Kept atoms overwrite the front of the same tensor, since a second copy could take gigabytes.
         doubtful_QD[kept : kept + len(chosen_bD)] = chosen_bD
         kept += len(chosen_bD)
     return len(atoms) - len(doubtful_QD) + kept
@@ -89,14 +89,15 @@ def _chosen(atoms: Atoms, chosen_N: Tensor, block: int) -> Tensor:
 
 
 def connectivity(firing_TM: sparse.csr_array, *, words: int = WORDS) -> float:
-    """1 − ‖CᵀC‖₀/m²: the share of pairs of features that never fire together, over the m features that fire at all.
+    """1 − ‖CᵀC‖₀/m²: the share of pairs of features that never fire together, among the m features that fire at all.
 
-    Dead features would raise it without meaning anything, so they are left out. NaN if no feature fires. A token is
-    kept as one bit a feature: the features that fire together with one are those in the union of its tokens.
+    Dead features are left out, since they would raise the figure and mean nothing. The figure is NaN if no feature
+    fires. Each token is stored as one bit per feature; the union of a feature's tokens gives the features that fire
+    together with it.
 
     Args:
         firing_TM: Tokens × features, ≠ 0 where a feature fires.
-        words: Words of 64 features that are combined at a time.
+        words: Number of 64-feature words to combine at a time.
     """
     pattern_TM = sparse.csr_array(firing_TM, dtype=bool, copy=True)
     pattern_TM.eliminate_zeros()
@@ -116,7 +117,7 @@ def connectivity(firing_TM: sparse.csr_array, *, words: int = WORDS) -> float:
 
 
 def _packed(pattern_TM: sparse.csr_array, words: int) -> NDArray[np.uint64]:
-    """The pattern with 64 features in a word [T, W]; what is behind the last feature is 0."""
+    """Pack the pattern into words of 64 features [T, W]; bits after the last feature are 0."""
     tokens, features = pattern_TM.shape
     width = -(-features // 64)
     bits_TW = np.empty((tokens, width), np.uint64)
@@ -129,7 +130,7 @@ def _packed(pattern_TM: sparse.csr_array, words: int) -> NDArray[np.uint64]:
 
 
 def firing_rows(ensemble: Ensemble, codes: Iterable[Step], tokens: int) -> sparse.csr_array:
-    """Which of all M features fire on which of a block's tokens: bool [tokens, M]."""
+    """Whether each of all M features fires on each token of a block: bool [tokens, M]."""
     rows, columns = [], []
     for step in codes:
         tokens_E, features_E = step.firing()
@@ -152,17 +153,17 @@ def measure_dictionary(
 
     Args:
         ensembles: Ensembles by name, on ``device``.
-        read: Gives activations by row.
-        tokens: How many there are; connectivity uses the first `CONNECTIVITY_TOKENS` of them.
+        read: Returns activations by row.
+        tokens: Number of activations; connectivity uses the first `CONNECTIVITY_TOKENS` of them.
         seed: Seed of the random dictionaries.
-        device: Where to encode.
+        device: The device to encode on.
         progress: Told about every ensemble.
 
     Returns:
-        The content of evaluation/dictionary.json. ``alive`` features fire on one of the ``connectivity_tokens``, and
-        ``diversity_alive`` are diverse and fire, as dead features keep the random atoms they began with.
-        ``redundancy`` is the share of features that de-duplication drops, ``nearest_cosine`` the mean cosine of a
-        feature with the most similar other one, and ``null_nearest`` that of random atoms.
+        The content of evaluation/dictionary.json. ``alive`` features fire on one of the ``connectivity_tokens``.
+        ``diversity_alive`` counts features that are diverse and alive, since dead features keep their random initial
+        atoms. ``redundancy`` is the share of features that de-duplication drops. ``nearest_cosine`` is the mean cosine
+        of a feature with the most similar other feature, and ``null_nearest`` is the same for random atoms.
     """
     tokens = min(tokens, CONNECTIVITY_TOKENS)
     encoders = Encoders(ensembles)
@@ -208,9 +209,9 @@ def _atom_figures(ensemble: Ensemble, firing_TM: sparse.csr_array, seed: int) ->
 def member_stability(
     ensemble: Ensemble, *, threshold: float = THRESHOLD, seed: int = 0, progress: Progress = silent
 ) -> dict[str, Any] | None:
-    """`measure_stability` of the members of an ensemble; None if there is one member.
+    """Run `measure_stability` on the members of an ensemble; None if there is one member.
 
-    Members of a bag differ in their seeds alone, so theirs is the stability of one SAE that is trained J times.
+    Members of a bag differ in their seeds alone, so their stability is that of one SAE trained J times.
     """
     if len(ensemble) < 2:
         return None

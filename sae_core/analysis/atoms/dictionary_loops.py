@@ -1,4 +1,4 @@
-"""The loop behind connectivity: which features fire together with each; its plain twin is in the tests."""
+"""The loop of connectivity: find the features that fire together with each feature. The tests have a plain twin."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ def unite_tokens(bits_TW, pointers_F, tokens_E, unions_FW):
     """Set, for each feature, the bits of all tokens on which it fires.
 
     Args:
-        bits_TW: Features that fire on each token, 64 in a word.
-        pointers_F: Where the tokens of each feature begin, and at the end their number [F + 1].
+        bits_TW: The features that fire on each token, 64 per word.
+        pointers_F: The start of each feature's tokens, and at the end the number of tokens [F + 1].
         tokens_E: Tokens, feature after feature.
-        unions_FW: Zeros; becomes the union.
+        unions_FW: Zeros; receives the unions.
     """
     for feature in range(len(unions_FW)):
         for entry in range(pointers_F[feature], pointers_F[feature + 1]):

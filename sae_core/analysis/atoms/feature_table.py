@@ -1,4 +1,4 @@
-"""One row a feature: how often and how strongly it fires, whether other members have it, where it lies on the map."""
+"""Make the table of features: how often and how strongly each fires, its matches, its place on the map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sae_core.analysis.similarity.matching import families
 from sae_core.foundation.progress import Progress, Tick, silent
 
 TOP = 20
-"""Strongest activations among which the most frequent token is a feature's top token."""
+"""Number of strongest activations; the most frequent token among them is the feature's top token."""
 _REPORT = 1000
 
 
@@ -30,20 +30,20 @@ def atom_table(
     offsets: Sequence[int],
     progress: Progress = silent,
 ) -> pd.DataFrame:
-    """All that is known of each feature.
+    """Make the table of all features of an ensemble.
 
     Args:
         index: The ensemble's activations.
-        corpus: What was indexed.
+        corpus: The indexed corpus.
         matches: The table of `match_members`.
-        places: One row a feature: x, y and cluster on the map.
+        places: One row per feature: x, y and cluster on the map.
         offsets: `Ensemble.offsets`.
-        progress: Told the features done.
+        progress: Told the number of features done.
 
     Returns:
-        One row a feature, in order: feature, member, latent, count, density, dead, peak, mean_active, stability (share
-        of the other members with a best cosine of at least 0.7; NaN for one member), best_cosine (largest over the
-        other members; NaN for one), family (−1 for none), family_size, x, y, cluster, top_token.
+        One row per feature, in order: feature, member, latent, count, density, dead, peak, mean_active, stability
+        (share of the other members with a best cosine of at least 0.7; NaN with one member), best_cosine (the largest
+        over the other members; NaN with one member), family (−1 for none), family_size, x, y, cluster, top_token.
     """
     features = np.arange(offsets[-1])
     member = np.searchsorted(offsets, features, side="right") - 1
@@ -88,6 +88,6 @@ def _firing(index: ActivationIndex, corpus: Corpus, progress: Progress) -> tuple
 
 
 def _top_token(corpus: Corpus, positions: NDArray[np.int32]) -> str:
-    """The most frequent token at positions, of equally frequent ones that of the first position."""
+    """The most frequent token at positions; if several are equally frequent, the one that comes first."""
     common = Counter(corpus.alike_V[corpus.tokens[positions]].tolist()).most_common(1)
     return corpus.token_text(common[0][0]) if common else ""

@@ -1,9 +1,9 @@
-"""One map of two ensembles' atoms, so that both can be looked at side by side on the same coordinates.
+"""Map the atoms of two ensembles together, so that people can compare them side by side on the same coordinates.
 
-The atoms of both are directions in the same space, so that their cosines mean the same within and between them. UMAP
-therefore gets one graph of neighbours over all of them, and a distance on the map means the same on both sides. Two
-maps made apart (and then turned onto each other, or tied together by matched atoms as in AlignedUMAP) would agree only
-where a matching was given, and each would hide what the other has beside it.
+The atoms of both ensembles are directions in the same space, so a cosine means the same within and between ensembles.
+UMAP therefore gets one graph of neighbours over all atoms, and a distance on the map means the same on both sides. Two
+separate maps (rotated onto each other, or tied together by matched atoms as in AlignedUMAP) would agree only at the
+matched atoms, and would hide which atoms of one side lie beside which atoms of the other.
 """
 
 from __future__ import annotations
@@ -25,49 +25,49 @@ from sae_core.foundation.run import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Torch is imported where a map is made, since pages ask for maps that are there.
+# Only the function that makes a map imports torch, since pages mostly read existing maps.
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two: an ensemble of a run."""
+    """One side of a joint map: an ensemble of a run."""
 
     run: Run
     ensemble: str
 
     @property
     def features(self) -> int:
-        """Number of its atoms, from its manifest."""
+        """Number of atoms, from the ensemble's manifest."""
         return int(sum(read_object(self.run.ensemble(self.ensemble).manifest, widths=list)["widths"]))
 
 
 def joint_map_path(left: Side, right: Side) -> Path:
-    """Where the joint map of two ensembles is kept: beside the left one. Trained anew, a right one is another."""
+    """Path of the joint map, in the folder of the left ensemble. Training the right one again changes it."""
     facts = [right.run.manifest.get("created"), right.run.facts(f"train/{right.ensemble}"), right.features]
     mark = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
     return left.run.ensemble(left.ensemble).joint_map(f"{right.run.name}-{right.ensemble}-{mark}")
 
 
 def read_joint_map(left: Side, right: Side) -> pd.DataFrame | None:
-    """The joint map as `make_joint_map` has written it; None where it was not made yet."""
+    """Read the joint map that `make_joint_map` has written; None if there is no map yet."""
     path = joint_map_path(left, right)
     return read_table(path) if path.exists() else None
 
 
 def make_joint_map(left: Side, right: Side, *, progress: Progress = silent) -> pd.DataFrame:
-    """Map the atoms of two ensembles together, unless it was done before, and keep the map beside the left one.
+    """Map the atoms of two ensembles together, and store the map with the left one; an existing map is read instead.
 
     Args:
         left: An ensemble; its run's seed decides the map.
         right: Another ensemble of this run, or of a run that reads the same activations.
-        progress: Told how far it is.
+        progress: Told the work done.
 
     Returns:
-        One row an atom, the left ones first: side (0 or 1), feature, x, y, cluster, closest (the most similar atom of
-        the other side) and cosine (with that one).
+        One row per atom, the left side first: side (0 or 1), feature, x, y, cluster, closest (the most similar atom of
+        the other side) and cosine (with that atom).
 
     Raises:
-        UserError: If the two cannot be compared, or a file is damaged.
+        UserError: If the two ensembles cannot be compared, or a file is damaged.
     """
     import torch
 
@@ -107,7 +107,7 @@ def require_comparable(left: Side, right: Side) -> None:
     """Refuse two ensembles whose atoms are directions in different spaces.
 
     Raises:
-        UserError: If they are the same one, or of runs that read another model, layer or site.
+        UserError: If both sides are the same ensemble, or their runs read different models, layers or sites.
     """
     if left.run.path.resolve() == right.run.path.resolve():
         if left.ensemble == right.ensemble:

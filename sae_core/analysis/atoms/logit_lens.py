@@ -1,4 +1,4 @@
-"""The logit lens: the next tokens that writing a feature's atom into the residual stream promotes and suppresses.
+"""The logit lens: find the next tokens that a feature's atom promotes and suppresses in the residual stream.
 
 Source: nostalgebraist (2020), *interpreting GPT: the logit lens*, applied to decoder atoms.
 """
@@ -18,7 +18,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.progress import Progress, Tick, silent
 
 _ALIKE = 8
-"""Tokens looked at beyond those that are asked for, as some may read the same."""
+"""Number of extra tokens to look at, since several tokens may have the same text."""
 _CELLS = 16_000_000
 
 
@@ -26,18 +26,18 @@ _CELLS = 16_000_000
 def promoted_tokens(
     ensemble: Ensemble, lens: Mapping[str, Tensor], texts: TokenTexts, *, count: int = 10, progress: Progress = silent
 ) -> pd.DataFrame:
-    """The tokens that each feature promotes and suppresses most.
+    """Find the tokens that each feature promotes and suppresses most.
 
     Args:
-        ensemble: Whose atoms are read.
-        lens: As `lens_logits` takes it.
-        texts: What the tokens read like; special tokens and vocabulary rows without a token are left out.
-        count: Tokens of each kind.
-        progress: Told the features done.
+        ensemble: The ensemble with the atoms.
+        lens: The lens, as `lens_logits` takes it.
+        texts: The readable texts of the tokens; special tokens and vocabulary rows without a token are left out.
+        count: Number of tokens of each kind.
+        progress: Told the number of features done.
 
     Returns:
-        One row a feature: feature, promoted, promoted_scores, suppressed, suppressed_scores; lists, the strongest
-        first.
+        One row per feature: feature, promoted, promoted_scores, suppressed, suppressed_scores. The last four are lists,
+        the strongest token first.
     """
     device = ensemble.device
     lens = {name: tensor.to(device, torch.float32) for name, tensor in lens.items()}
@@ -60,9 +60,9 @@ def promoted_tokens(
 def _best(
     logits_NV: Tensor, count: int, allowed_V: Tensor, texts: TokenTexts, sign: int
 ) -> list[tuple[list[str], list[float]]]:
-    """For each atom the texts and logits of the tokens with the largest logits, or the smallest if sign is −1.
+    """For each atom, the texts and logits of the tokens with the largest logits, or with the smallest if sign is −1.
 
-    Of tokens that read the same the first is taken; fewer are given if there are many of these.
+    If several tokens have the same text, only the first counts; many such tokens make the lists shorter.
     """
     scores_NK, places_NK = (sign * logits_NV).topk(min(count + _ALIKE, len(allowed_V)), dim=1)
     tokens_NK = allowed_V[places_NK].tolist()

@@ -1,8 +1,8 @@
-"""For a boosted ensemble: the residual energy that each stage removes, and which of its features do it.
+"""Measure the residual energy that each stage of a boosted ensemble removes, and split it among the stage's features.
 
-Stage j turns the residual r into r' = r − α(b + Σ_i c_i·w_i). What it removes, ‖r‖² − ‖r'‖², is ⟨r + r', r − r'⟩, so it
-is split exactly: feature i removes α·c_i·⟨r + r', w_i⟩, the bias α·⟨r + r', b⟩. This is also each one's Shapley value:
-its mean share over all orders in which features and bias can be subtracted.
+Stage j turns the residual r into r' = r − α(b + Σ_i c_i·w_i). The removed energy, ‖r‖² − ‖r'‖², is ⟨r + r', r − r'⟩, so
+it splits exactly: feature i removes α·c_i·⟨r + r', w_i⟩, and the bias removes α·⟨r + r', b⟩. Each part is also a Shapley
+value: the mean share over all orders in which features and bias can be subtracted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sae_core.sae.sparse_code import entry_products
 from sae_core.training.kernels.frozen import FrozenEncoder
 
 SAMPLE = 2**16
-"""Tokens at most whose energy is measured, in blocks spread evenly over the corpus."""
+"""Largest number of tokens to measure, in blocks spread evenly over the corpus."""
 
 Read = Callable[[int, int], Tensor]
 """Activations [stop − start, D] of rows start to stop."""
@@ -31,17 +31,17 @@ Read = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class StageEnergy:
-    """What one stage does to B activations; E of its coefficients are not 0.
+    """The effect of one stage on B activations; E of its coefficients are not 0.
 
     Attributes:
-        before_B: ‖r‖², the energy that the stage finds.
-        after_B: ‖r'‖², what it leaves.
-        bias_B: What its decoder bias removes.
+        before_B: ‖r‖², the energy before the stage.
+        after_B: ‖r'‖², the energy after the stage.
+        bias_B: The energy that the decoder bias removes.
         features_E: Feature of each coefficient, numbered within the stage.
         rows_E: Activation of each coefficient.
-        removed_E: What it removes of ‖r‖² when all are subtracted together: α·c·⟨r + r', w⟩. Over a row these add up,
-            with the bias, to ‖r‖² − ‖r'‖²; a feature that makes room for others may be negative.
-        alone_E: The drop of ‖r‖² when it alone is subtracted: 2αc·⟨r, w⟩ − (αc)²·‖w‖².
+        removed_E: The energy that a coefficient removes when all are subtracted together: α·c·⟨r + r', w⟩. Over a row,
+            these and the bias add up to ‖r‖² − ‖r'‖². The part of a feature that makes room for others may be negative.
+        alone_E: The drop of ‖r‖² when the coefficient alone is subtracted: 2αc·⟨r, w⟩ − (αc)²·‖w‖².
     """
 
     before_B: Tensor
@@ -57,7 +57,7 @@ class StageEnergy:
 def energy_by_stage(
     ensemble: Ensemble, acts_BD: Tensor, *, encode: FrozenEncoder | None = None
 ) -> Iterator[StageEnergy]:
-    """What each stage of a residual ensemble does to activations, stage after stage."""
+    """Yield the effect of each stage of a residual ensemble on activations, in the order of stages."""
     run = (encode or FrozenEncoder()).code_and_recon
     for step in ensemble.walk(acts_BD.to(ensemble.device, torch.float32), run):
         code, weight, atoms_ND = step.code, step.weight, step.member.dictionary
@@ -80,19 +80,19 @@ def energy_by_stage(
 def measure_stage_energy(
     ensemble: Ensemble, read: Read, tokens: int, *, sample: int = SAMPLE, progress: Progress = silent
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """What each stage, and each of its features, removes of the energy of the activations.
+    """Measure the energy that each stage, and each of its features, removes from the activations.
 
     Args:
         ensemble: A boosted ensemble.
-        read: Gives activations by row.
-        tokens: How many there are, T.
-        sample: How many are looked at, at most.
-        progress: Told the tokens done.
+        read: Returns activations by row.
+        tokens: Number of activations, T.
+        sample: Largest number of activations to measure.
+        progress: Told the number of tokens done.
 
     Returns:
-        One row a feature: feature, member, fired (tokens of the sample on which it fires), removed and alone: the sums
-        of `StageEnergy` over these tokens, as shares of their Σ‖a‖². And a summary: the tokens of the sample, all
-        tokens, energy (mean ‖a‖²), and for each stage before, after and bias as such shares.
+        One row per feature: feature, member, fired (the sample's tokens on which the feature fires), removed and alone
+        (the sums of `StageEnergy` over these tokens, as shares of their Σ‖a‖²). And a summary: the tokens of the
+        sample, all tokens, energy (mean ‖a‖²), and before, after and bias of each stage as such shares.
     """
     blocks = _sample(tokens, sample)
     total = sum(stop - start for start, stop in blocks)
@@ -127,7 +127,7 @@ def measure_stage_energy(
 
 
 def _sample(tokens: int, sample: int) -> list[tuple[int, int]]:
-    """Ranges of tokens: whole blocks, all of them or as many as the sample holds, spread evenly."""
+    """Ranges of tokens: all blocks, or as many whole blocks as the sample holds, spread evenly."""
     starts = np.arange(0, tokens, BLOCK)
     wanted = max(1, sample // BLOCK)
     if len(starts) > wanted:

@@ -1,4 +1,4 @@
-"""What a detector did on the test texts, compactly: its ROC curve, and which texts it called rightly."""
+"""Store a detector's result on the test texts compactly: its ROC curve, and the texts it classified correctly."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 POINTS = 50
-"""Points that are kept of a ROC curve, at most."""
+"""Largest number of points to keep of a ROC curve."""
 COLUMNS = ("roc_false_positive_rate", "roc_detection_rate", "right")
-"""What `details` gives of a detector."""
+"""The columns that `details` returns."""
 UNITS = "units"
-"""Beside them: the numbers of the modules or documents that the test texts belong to, int64 as bytes."""
+"""A further column: the number of each test text's module or document, int64 as bytes."""
 KEY = ("task", "concept", "method", "m", "variant")
-"""What names a detector."""
+"""The columns that identify a detector."""
 
 
 def details(decision: Floats, positive: Bools) -> dict[str, list[float] | bytes]:
-    """The `COLUMNS` of one detector.
+    """Return the `COLUMNS` of one detector.
 
     Args:
         decision: Decision values of the test texts; > 0 means positive.
-        positive: Which of them are positive.
+        positive: Whether each text is positive.
     """
     false, found = roc_points(decision, positive)
     rates = ([round(float(rate), 5) for rate in rates] for rates in (false, found))
@@ -33,19 +33,19 @@ def details(decision: Floats, positive: Bools) -> dict[str, list[float] | bytes]
 def roc_points(decision: Floats, positive: Bools, *, limit: int = POINTS) -> tuple[Floats, Floats]:
     """A ROC curve (scikit-learn's) as (false-positive rates, detection rates), both ascending from 0 to 1.
 
-    Points on a straight line between their neighbours are left out. Of what remains above ``limit`` those are kept that
-    lie most evenly along the curve, so that every point is one of the curve's and nothing is interpolated.
+    Points on a straight line between their neighbours are left out. If more than ``limit`` points remain, the points
+    that lie most evenly along the curve are kept. Every point is one of the curve's; none is interpolated.
 
     Args:
-        decision: Decision values of the texts; higher means rather positive.
-        positive: Which of them are positive; both kinds must occur.
-        limit: How many points to keep at most, two or more.
+        decision: Decision values of the texts; a higher value means more likely positive.
+        positive: Whether each text is positive; both kinds must occur.
+        limit: Largest number of points to keep, at least two.
     """
-    from sklearn.metrics import roc_curve  # here, as who only reads curves is not to wait for it
+    from sklearn.metrics import roc_curve  # imported here, so that reading curves does not wait for scikit-learn
 
     false, found, _ = roc_curve(positive, decision, drop_intermediate=True)
     if len(false) > limit:
-        # How far along the curve each point lies; both rates rise from 0 to 1.
+        # The position of each point along the curve; both rates rise from 0 to 1.
         along = false + found
         near = np.searchsorted(along, np.linspace(0.0, 2.0, limit)[1:-1])
         kept = np.unique([0, *near, len(along) - 1])
@@ -54,7 +54,7 @@ def roc_points(decision: Floats, positive: Bools, *, limit: int = POINTS) -> tup
 
 
 def pack(right: Bools) -> bytes:
-    """Which texts were called rightly, a bit each, behind the number of texts (4 bytes, little-endian)."""
+    """Pack whether each text is classified correctly: the number of texts (4 bytes, little-endian), then one bit each."""
     return len(right).to_bytes(4, "little") + np.packbits(right).tobytes()
 
 

@@ -1,7 +1,8 @@
-"""How well methods detect concepts on average, and by how much better than each other on the same test texts.
+"""Average the detection accuracies of methods, and compare methods on the same test texts.
 
-Intervals draw test texts, with the passages of one module or document together. A draw takes the same texts for every
-method, concept and task, as concepts share texts: those that have one of them are what the others are told from.
+Intervals come from a bootstrap over test texts, which draws the passages of a module or document together. A draw takes
+the same texts for every method, concept and task, since concepts share texts: the positive texts of one concept are
+negative texts of the others.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from sae_core.foundation.run import DETECTION, DETECTORS, Run
 Floats = NDArray[np.float64]
 
 EVERY = ""
-"""As the task: mean over concepts, then over tasks, without the confounded one. As the other method: none."""
+"""As a task: the mean over concepts, then over tasks without the confounded one. As the other method: no comparison."""
 COLUMNS = ("task", "m", "variant", "method", "other", "accuracy", "low", "high", "units")
 
 
 class Mean(NamedTuple):
-    """A mean accuracy, or how much it is above another method's, with its 95 % interval; NaN where there is none."""
+    """A mean accuracy, or its difference to another method's, with a 95 % interval; NaN if there is no interval."""
 
     accuracy: float
     low: float
@@ -41,17 +42,17 @@ Means = dict[tuple[str, str], Mean]
 
 
 def mean_accuracies(detectors: pd.DataFrame, *, samples: int, seed: int) -> pd.DataFrame:
-    """Mean accuracy of every method, and of every two methods the difference, by task and over all tasks.
+    """The mean accuracy of every method and the difference of every two methods, by task and over all tasks.
 
     Args:
-        detectors: One row a detector: `details.KEY`, ``right`` (see `details.pack`) and ``units``, the numbers of the
-            modules or documents that its test texts belong to (int64 as bytes). Without ``units``, as earlier
-            evaluations have it, every text counts as one of its own, and concepts for independent of each other.
-        samples: Bootstrap samples.
-        seed: Of the draws.
+        detectors: One row per detector: `details.KEY`, ``right`` (see `details.pack`) and ``units``, the number of each
+            test text's module or document (int64 as bytes). Earlier evaluations have no ``units``; then every text
+            counts as its own unit, and concepts count as independent.
+        samples: Number of bootstrap samples.
+        seed: Seed of the draws.
 
     Returns:
-        A table with `COLUMNS`; ``task`` and ``other`` may be `EVERY`. ``units`` counts what was drawn from.
+        A table with `COLUMNS`; ``task`` and ``other`` may be `EVERY`. ``units`` is the number of units drawn from.
     """
     rows: list[dict[str, Any]] = []
     tasks = list(dict.fromkeys(detectors["task"].astype(str)))
@@ -68,10 +69,10 @@ def mean_accuracies(detectors: pd.DataFrame, *, samples: int, seed: int) -> pd.D
 
 
 def _compared(rows: pd.DataFrame, draws: _Draws) -> Iterator[dict[str, Any]]:
-    """The means of all methods, and the differences between them.
+    """Yield the means of all methods, and the differences between methods.
 
-    A method that was measured on some of the concepts alone, as one that came with a later version may be, is left out:
-    its mean would be over other concepts than those beside it.
+    A method that was measured on only some of the concepts (a method of a later version, for example) is left out,
+    since its mean would be over other concepts.
     """
     every = {str(name): draws.mean(own) for name, own in rows.groupby("method", sort=False)}
     concepts = set().union(*(own for _, _, own in every.values()))
@@ -98,7 +99,7 @@ class _Draws:
             if key not in units:
                 texts = len(unpack(right))
                 mine = np.frombuffer(packed, "<i8") if isinstance(packed, bytes) else np.empty(0, "<i8")
-                # Hashes are positive, and these numbers are not.
+                # These numbers are negative, so they never equal a hash.
                 units[key] = mine if len(mine) == texts else -1 - np.arange(alone, alone + texts)
                 alone += texts
         every, places = np.unique(np.concatenate(list(units.values())), return_inverse=True)
@@ -106,7 +107,7 @@ class _Draws:
         self._places = dict(zip(units, np.split(places, ends[:-1]), strict=True))
         self.units = len(every)
         chance = np.random.default_rng(seed)
-        # One unit gives no interval.
+        # A single unit gives no interval.
         count = samples if self.units > 1 else 0
         self._weights_RU = chance.multinomial(self.units, [1 / self.units] * self.units, size=count).astype(np.float32)
 
@@ -128,10 +129,10 @@ class _Draws:
 
 
 def read_means(run: Run) -> pd.DataFrame:
-    """The table of `mean_accuracies` of a run; what an earlier evaluation did not write is worked out from the rest.
+    """Read the table of `mean_accuracies` of a run; if an older version did not write the table, compute it.
 
-    Empty where nothing was detected. A run of before it was kept which texts were called rightly has no differences,
-    and its intervals take those of the concepts for independent.
+    The table is empty if no concept was detected. The oldest runs do not record which texts were classified correctly.
+    For them, the table has no differences, and the intervals assume that concepts are independent.
     """
     if run.evaluation_table(DETECTION).exists():
         return read_table(run.evaluation_table(DETECTION))
@@ -146,7 +147,7 @@ def read_means(run: Run) -> pd.DataFrame:
 
 
 def _of_concepts(table: pd.DataFrame) -> pd.DataFrame:
-    """Means of the concepts' accuracies, with their intervals taken for independent."""
+    """Mean accuracies over concepts; the intervals assume that concepts are independent."""
     rows = []
     tasks = list(dict.fromkeys(table["task"].astype(str)))
     for chosen, name in [([task], task) for task in tasks] + [([t for t in tasks if t != CONFOUNDED], EVERY)]:
@@ -167,7 +168,7 @@ def means_of(table: pd.DataFrame, task: str = EVERY) -> Means:
 
 
 def above_of(table: pd.DataFrame, task: str = EVERY) -> dict[tuple[str, str], dict[str, list[float | None]]]:
-    """By (method, ``m.variant``) and other method the 95 % interval of the difference, of one task or over all."""
+    """The 95 % interval of the difference, by (method, ``m.variant``) and other method, of one task or over all."""
     found: dict[tuple[str, str], dict[str, list[float | None]]] = {}
     for (method, key), other, mean in _entries(table, task):
         if other != EVERY and not math.isnan(mean.low):
@@ -177,7 +178,7 @@ def above_of(table: pd.DataFrame, task: str = EVERY) -> dict[tuple[str, str], di
 
 
 def difference_of(table: pd.DataFrame, task: str, m: int, variant: str) -> Mapping[tuple[str, str], Mean]:
-    """By (method, other method) how much the first is above the second, both ways round."""
+    """The difference of two methods, by (method, other method), in both orders."""
     found = {}
     for (method, key), other, mean in _entries(table, task):
         if other != EVERY and key == f"{m}.{variant}":
@@ -194,10 +195,10 @@ def _entries(table: pd.DataFrame, task: str) -> Iterator[tuple[tuple[str, str], 
 
 
 def texts_used(task: Mapping[str, Any]) -> str:
-    """What a concept of a task was measured on: ``168 training and 72 test texts (1,000 and 400 asked for), …``.
+    """The numbers of texts per concept, in words: ``168 training and 72 test texts (1,000 and 400 asked for), …``.
 
     Args:
-        task: As evaluation/concepts.json has it.
+        task: The task's entry in evaluation/concepts.json.
     """
     counts = {key: [used[key] for used in task["used"].values()] for key in ("train_texts", "test_texts", "test_units")}
     said = {key: f"{min(own):,}" + (f" to {max(own):,}" if min(own) < max(own) else "") for key, own in counts.items()}

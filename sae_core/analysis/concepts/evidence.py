@@ -1,7 +1,7 @@
-"""What speaks for a feature's meaning on the texts of a task: words that go with it, and where it is strongest.
+"""Find evidence for a feature's meaning in the texts of a task: words that go with the feature, its strongest texts.
 
-A feature's tokens in the indexed corpus say what it means there; on other texts, such as biographies, it may stand for
-something else. These look at the texts themselves.
+A feature's tokens in the indexed corpus show its meaning there. On other texts, such as biographies, the feature may
+mean something else, so this module looks at the texts themselves.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 WORD = r"(?u)\b\w+\b"
-"""What counts as a word; scikit-learn's own pattern leaves out those of one letter."""
+"""The pattern of a word; scikit-learn's own pattern leaves out words of one letter."""
 FEWEST = 0.02
-"""Share of the texts in which a word has to occur, and in which it has to be missing, to go with anything."""
+"""Only words that occur in at least this share of the texts, and are missing in at least this share, are correlated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Telling:
 
 
 class Words:
-    """Which words occur in which texts, for correlations with features.
+    """The presence of words in texts, for correlations with features.
 
     Args:
         texts: The texts.
@@ -43,7 +43,7 @@ class Words:
         try:
             found = sparse.csr_array(counter.fit_transform(texts))
             words = counter.get_feature_names_out()
-        except ValueError:  # no word at all occurs often enough
+        except ValueError:  # no word occurs often enough
             found, words = sparse.csr_array((len(texts), 0), dtype=np.float64), np.empty(0, dtype=object)
         share_W = np.asarray(found.sum(axis=0)).ravel() / max(len(texts), 1)
         kept_W = (share_W >= FEWEST) & (share_W <= 1 - FEWEST)
@@ -53,7 +53,7 @@ class Words:
     def correlations(self, coefs_XF: Floats) -> Floats:
         """Pearson correlations [F, W] of features' mean coefficients [texts, F] with the presence of words.
 
-        A feature that is the same in all texts has correlation 0 with every word.
+        A feature with the same mean coefficient in all texts has correlation 0 with every word.
         """
         centred_XF = coefs_XF - coefs_XF.mean(axis=0)
         deviation_F = np.sqrt((centred_XF**2).mean(axis=0))
@@ -64,12 +64,12 @@ class Words:
         return correlations_FW
 
     def telling(self, coefs_XF: Floats, *, count: int = 4, least: float = 0.2) -> list[list[Telling]]:
-        """For each feature the words whose presence goes most with it, best first; of equals the first by alphabet.
+        """For each feature, the words with the largest correlations, best first; equal words are in alphabetical order.
 
         Args:
             coefs_XF: Mean coefficients [texts, F].
-            count: How many words at most.
-            least: Correlation that a word has to reach.
+            count: Largest number of words.
+            least: Smallest correlation of a word.
         """
         found = []
         for row_W in self.correlations(coefs_XF):
@@ -79,12 +79,12 @@ class Words:
 
 
 def strongest(coefs_X: Floats, rows: Integers, *, count: int = 3) -> Integers:
-    """Those of the texts ``rows`` on which a feature's mean coefficient is largest, and not 0; of equals the first.
+    """The texts among ``rows`` with the feature's largest mean coefficients above 0; of equal texts the first ones.
 
     Args:
         coefs_X: Mean coefficients of all texts.
-        rows: Which texts to look among.
-        count: How many at most.
+        rows: The texts to choose from.
+        count: Largest number of texts.
     """
     order = rows[np.argsort(-coefs_X[rows], kind="stable")[:count]]
     return order[coefs_X[order] > 0]

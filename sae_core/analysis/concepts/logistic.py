@@ -1,7 +1,7 @@
-"""Logistic regression on few features by Newton's method: the optimum of scikit-learn's, in a fraction of its time.
+"""Fit logistic regressions on few features by Newton's method: scikit-learn's optimum in a fraction of the time.
 
-Detectors use 1 to 20 features and are fitted by the thousand, so that what a general solver does around the arithmetic
-would take most of the time.
+A detector has 1 to 20 features, and an evaluation fits thousands of detectors. A general solver would spend most of its
+time outside the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from scipy.special import expit
 Floats = NDArray[np.float64]
 
 MAX_FEATURES = 64
-"""Up to this many features a step of Newton's is cheaper than the many steps of a quasi-Newton method."""
+"""Up to this many features, Newton's method is cheaper than the many steps of a quasi-Newton method."""
 MAX_STEPS = 100
-"""It takes about 8, and some dozens where features are far from the scale of 1."""
+"""Largest number of steps. A fit takes about 8, and some dozens if features are far from the scale of 1."""
 _LAST = 1e-14
-"""Newton decrement, relative to the loss, of a step that is the last: the digits that are right double in each."""
+"""The Newton decrement, relative to the loss, at which to stop; each step doubles the number of correct digits."""
 _NEARLY = 1e-8
-"""Below it steps are taken whole: the loss no longer shows whether they descend, but they do."""
+"""Below this decrement every step is taken whole: the step descends, but rounding hides the descent in the loss."""
 _FLOOR = 1e-12
-"""Added to the curvature of the intercept, which vanishes where all texts are told apart with certainty. It shortens
-steps and moves no optimum."""
+"""Added to the curvature of the intercept, which vanishes if all texts are classified with certainty. The addition
+shortens steps and does not move the optimum."""
 
 
 def fit_logistic(features: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, float]:
-    """The weights and the intercept that minimise Σ log(1 + exp(−s·z)) + ½‖w‖², with z = X·w + b and s = ±1.
+    """Find the weights and the intercept that minimise Σ log(1 + exp(−s·z)) + ½‖w‖², with z = X·w + b and s = ±1.
 
-    That is ``LogisticRegression(C=1)`` of scikit-learn: the intercept is not penalised. The function is strictly
-    convex, so its minimum is one point; steps are halved until the loss falls enough (Boyd and Vandenberghe 2004,
-    section 9.5).
+    This is scikit-learn's ``LogisticRegression(C=1)``, which does not penalise the intercept. The function is strictly
+    convex, so it has one minimum. A step is halved until the loss falls enough (Boyd and Vandenberghe 2004, section
+    9.5).
 
     Args:
-        features: One row a text [T, m], one column a feature.
+        features: One row per text and one column per feature [T, m].
         positive: Whether each text is positive; both kinds must be there.
 
     Returns:
         (weights [m], intercept).
     """
     middle = features.mean(axis=0)
-    # Around their mean, which only moves the intercept, columns with a large offset are not nearly parallel to it.
+    # Centre the columns, which only moves the intercept: a column with a large offset would be nearly parallel to it.
     columns = np.concatenate([np.ones((len(features), 1)), features - middle], axis=1)
     sign = np.where(positive, 1.0, -1.0)
     penalty = np.ones(columns.shape[1])

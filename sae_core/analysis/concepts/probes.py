@@ -1,4 +1,4 @@
-"""Sparse probes: which features tell a concept apart, and how well (Karvonen et al. 2025, SAEBench, after Gurnee 2023).
+"""Sparse probes: choose the features that detect a concept, and score them (Karvonen et al. 2025, SAEBench).
 
 A problem is one concept against the rest, balanced. Features are ranked by |mean₊ − mean₋| on its training texts only.
 """
@@ -27,7 +27,7 @@ Features: TypeAlias = sparse.csr_array | NDArray[np.float32]
 """Pooled features [texts, M], sparse or dense."""
 VARIANTS = (PLAIN, STANDARDISED)
 Counts: TypeAlias = NDArray[np.int64] | Floats
-"""How often each bootstrap sample draws each text [samples, texts]."""
+"""The number of times that each bootstrap sample draws each text [samples, texts]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Problem:
         task: Name of the task.
         concept: The positive class.
         train: Rows of the training texts.
-        train_positive: bool, one a training text.
+        train_positive: bool, one per training text.
         test: Rows of the test texts.
-        test_positive: bool, one a test text.
-        test_units: int64, the number of the module or document that each test text belongs to, which the bootstrap
-            draws as a whole; every text is one of its own if not given.
+        test_positive: bool, one per test text.
+        test_units: int64, the number of each test text's module or document; the bootstrap draws whole units. By
+            default every text is its own unit.
     """
 
     task: str
@@ -55,12 +55,12 @@ class Problem:
 
     @property
     def drawn_from(self) -> NDArray[np.int64]:
-        """The units, as numbers; texts where there is but one unit, as that would give no interval."""
+        """The units to draw from; the single texts if there is only one unit, which would give no interval."""
         units = self.test_units
         return self.test if units is None or len(np.unique(units)) < 2 else units
 
     def resamples(self, samples: int, chance: np.random.Generator) -> Floats:
-        """How often each of so many bootstrap samples of units draws each test text."""
+        """The number of times that each bootstrap sample of units draws each test text."""
         _, places = np.unique(self.drawn_from, return_inverse=True)
         units = int(places.max()) + 1
         drawn: Floats = chance.multinomial(units, [1 / units] * units, size=samples)[:, places].astype(np.float64)
@@ -69,7 +69,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Of every feature over each problem's training texts: [problems, M] each.
+    """Statistics of every feature over each problem's training texts, each [problems, M].
 
     Attributes:
         difference: mean₊ − mean₋.
@@ -100,7 +100,7 @@ def training_statistics(features: Features, problems: Sequence[Problem]) -> Stat
     squares = wide**2 if isinstance(wide, np.ndarray) else wide.multiply(wide).tocsr()
     difference, mean = (np.asarray((wide.T @ weights.T).T) for weights in (signed, even))
     variance = np.asarray((squares.T @ even.T).T) - mean**2
-    # What rounding leaves of a constant feature is neither variance nor difference.
+    # The variance and difference of a constant feature are rounding errors; set them to 0.
     constant = variance <= 1e-12 * (variance + mean**2)
     variance[constant] = 0.0
     difference[constant] = 0.0
@@ -108,10 +108,10 @@ def training_statistics(features: Features, problems: Sequence[Problem]) -> Stat
 
 
 def rank(statistics: Statistics, count: int, *, standardised: bool) -> list[NDArray[np.int64]]:
-    """For each problem the ``count`` features of the largest |mean₊ − mean₋| (over the deviation if standardised).
+    """For each problem, the ``count`` features with the largest |mean₊ − mean₋| (over the deviation if standardised).
 
-    Features that tell nothing at all (dead or constant ones) are left out, so there may be fewer. Of equals the one
-    with the smaller number comes first.
+    Dead and constant features are left out, so there may be fewer features. Of equal features the one with the smaller
+    number comes first.
     """
     scores = np.abs(statistics.difference)
     if standardised:
@@ -133,7 +133,7 @@ def columns(features: Features, chosen: NDArray[np.int64]) -> Floats:
 def detect(train: Floats, train_positive: NDArray[np.bool_], test: Floats) -> Floats:
     """Decision values of the test texts from a logistic regression (L2, C = 1); > 0 means positive.
 
-    Without features the decision is the same for all.
+    Without features, all texts have the same decision value.
     """
     if train.shape[1] == 0:
         return np.zeros(len(test))
@@ -142,7 +142,7 @@ def detect(train: Floats, train_positive: NDArray[np.bool_], test: Floats) -> Fl
         return test @ weights + intercept
     probe = LogisticRegression(C=1.0, max_iter=1000)
     with warnings.catch_warnings():
-        # Raw activations on very different scales may need more iterations; the definition says 1000.
+        # Raw activations on very different scales may need more iterations, but the definition of the figure says 1000.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(train, train_positive)
     values: Floats = probe.decision_function(test)
@@ -154,8 +154,8 @@ def scores(decision: Floats, positive: NDArray[np.bool_], resamples: Counts) -> 
 
     Args:
         decision: Decision values of the test texts.
-        positive: Which of them are positive.
-        resamples: Bootstrap samples of the test texts; as floats they need no conversion here.
+        positive: Whether each text is positive.
+        resamples: Bootstrap samples of the test texts; floats need no conversion.
     """
     called = decision > 0
     right = (called == positive).astype(np.float64)
@@ -174,7 +174,7 @@ def scores(decision: Floats, positive: NDArray[np.bool_], resamples: Counts) -> 
 
 
 def area_under_roc(decision: Floats, positive: NDArray[np.bool_]) -> float:
-    """Chance that a positive text scores above a negative one, ties counting one half (Mann and Whitney's U)."""
+    """The probability that a positive text scores above a negative one; ties count one half (Mann and Whitney's U)."""
     count = int(positive.sum())
     ranks = rankdata(decision)
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
@@ -197,11 +197,11 @@ def probe_rows(
         resamples: Bootstrap samples of each problem's test texts, the same for every method.
         counts: The m of the rows.
         whole: Use all features instead; then m is 0 and no feature is listed.
-        variants: Which of `VARIANTS`.
+        variants: The variants to measure, of `VARIANTS`.
     """
     if not problems:
         return []
-    # Several threads only get in each other's way in so many and so small fits.
+    # The fits are many and small, so several threads would only slow each other down.
     with threadpool_limits(limits=1):
         return _probe_rows(features, problems, resamples, counts, whole, variants)
 
@@ -222,7 +222,7 @@ def _probe_rows(
             ranked = [np.arange(features.shape[1])] * len(problems)
         else:
             ranked = rank(statistics, max(counts), standardised=standardised)
-        # Cut out once what any problem needs: cutting a sparse matrix is slow.
+        # Cut out the columns of all problems once, since cutting a sparse matrix is slow.
         needed = np.unique(np.concatenate(ranked))
         small = columns(features, needed)
         for number, problem in enumerate(problems):

@@ -1,4 +1,4 @@
-"""How much of each feature's firing falls into passages of one kind, for all features at once."""
+"""Measure the share of each feature's tokens that lie in passages of one kind, for all features at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sae_core.analysis.index.reading import ActivationIndex
 
 _MOST_VALUES = 40
 ENTRIES_AT_A_TIME = 2**22
-"""Entries of the index whose flags exist at a time."""
+"""Number of index entries to process at a time."""
 
 
 def concept_columns(corpus: Corpus) -> dict[str, list[str]]:
-    """What documents can be told apart by: columns of 2 to 40 different texts, each with its texts in order."""
+    """The columns of metadata that label documents: those with 2 to 40 different texts, each with its sorted texts."""
     found = {}
     known = corpus.labels
     for name in known.columns:
@@ -27,11 +27,11 @@ def concept_columns(corpus: Corpus) -> dict[str, list[str]]:
 
 
 def concept_share(index: ActivationIndex, corpus: Corpus, column: str, value: str) -> tuple[NDArray[np.float64], float]:
-    """Share of the tokens on which each feature fires that stand in documents whose ``column`` is ``value``.
+    """For each feature, the share of its tokens that lie in documents whose ``column`` is ``value``.
 
     Returns:
-        (the shares [F], NaN for a feature that never fires; the share of all indexed tokens, which is what a feature
-        that has nothing to do with the concept has on average).
+        (the shares [F], NaN for a feature that never fires; the share of all indexed tokens, which is the expected
+        share of a feature unrelated to the concept).
     """
     chosen = (corpus.documents[column].astype(object) == value).to_numpy(bool)
     within_T = np.repeat(chosen, np.diff(corpus.offsets))[: index.tokens]

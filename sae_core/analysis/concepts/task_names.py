@@ -1,4 +1,4 @@
-"""What a task from a file is called in a run, so that no two files share a name and none takes another's place."""
+"""Name the task of a file in a run, so that no two files share a name and no task replaces another."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from sae_core.foundation.folders import file_name
 
 
 def identity_of(path: Path) -> str:
-    """What a file is known by in a run: its whole path."""
+    """The identity of a file in a run: its full path."""
     return path.expanduser().resolve().as_posix()
 
 
 def task_name(path: Path, tasks: Iterable[Mapping[str, Any]]) -> str:
-    """The name of a file's task: the file's, with as many folders before it as tell it from other tasks.
+    """Name a file's task after the file, with as many parent folders as distinguish it from other tasks.
 
     Args:
         path: The file.
-        tasks: Those that the run has, each with its ``task`` and, if it came from a file, that ``file``. A task of an
-            older version does not say which file it came from, and one of the same name takes its place.
+        tasks: The tasks of the run, each with its ``task`` and, if it came from a file, the ``file``. Older versions
+            did not record the file, so a new task of the same name replaces an old one.
     """
     identity, others = identity_of(path), list(tasks)
     for other in others:
         if other.get("file") == identity:
             return str(other["task"])
-    # Names that would be the same name of a file are the same.
+    # Two names are the same if they give the same file name.
     taken = {_folded(str(other["task"])) for other in others if "file" in other or other["task"] != path.name}
     parts = Path(identity).parts
     names = ["/".join(parts[-count:]) for count in range(1, len(parts))]

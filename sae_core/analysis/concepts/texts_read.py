@@ -1,4 +1,4 @@
-"""The run's language model as evaluations read texts with it, and what of the texts they read."""
+"""Read texts with the run's language model for evaluations, and record how much of the texts was read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sae_core.foundation.run import Run
 
 
 class TextReader:
-    """Gives the activations of texts, cut to ``evaluation.tokens_per_text``; the model is opened at the first text.
+    """Return the activations of texts, cut to ``evaluation.tokens_per_text``; the first text opens the model.
 
     Args:
         run: The run, whose settings name the model.
-        device: Where it runs.
-        progress: Told about texts, and what of them is cut off.
-        model: The model, if it is open.
+        device: The device of the model.
+        progress: Told about texts, and about text that is cut off.
+        model: The model, if it is open already.
     """
 
     def __init__(self, run: Run, device: str, progress: Progress, *, model: LanguageModel | None = None) -> None:
@@ -36,17 +36,17 @@ class TextReader:
         return self._opened
 
     def __call__(self, texts: Sequence[str]) -> Iterator[ActivationBatch]:
-        """Activations of texts, as `LanguageModel.activations` gives them."""
+        """Return activations of texts, as `LanguageModel.activations` does."""
         if texts:
             yield from self._model.activations(texts, context=self._asked, progress=self._progress)
 
     def described(self, name: str, texts: Iterable[str]) -> dict[str, Any]:
-        """What of some texts is read: tokens of a text at most (asked for and used), and what is cut off.
+        """Describe how much of some texts is read: the limit of tokens (asked for and used), and the tokens cut off.
 
-        Each different text counts once. The sentence of `what_was_read` goes to ``progress`` where not all is read.
+        Each different text counts once. If not all is read, ``progress`` gets the sentence of `what_was_read`.
 
         Args:
-            name: What the texts are called.
+            name: The name of the texts.
             texts: The texts.
         """
         different = list(dict.fromkeys(texts))
@@ -67,10 +67,10 @@ class TextReader:
         return facts
 
     def describe(self, facts: Mapping[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
-        """The content of evaluation/concepts.json, with what was read of the texts of each task."""
+        """Add to the content of evaluation/concepts.json how much of each task's texts was read."""
         by_name = {task.name: self.described(task.name, (*task.train_texts, *task.test_texts)) for task in tasks}
         settings = dict(facts["settings"])
-        for read in by_name.values():  # the same for all
+        for read in by_name.values():  # the same for all tasks
             settings |= {key: read[key] for key in ("tokens_per_text", "tokens_per_text_asked")}
         described = [{**each, "read": by_name[each["task"]]} for each in facts["tasks"]]
         return {**facts, "tasks": described, "settings": settings}
