@@ -1,4 +1,4 @@
-"""A text typed in, through a run's language model and one of its ensembles: which features fire on it, and where."""
+"""Send a typed text through a run's language model and an ensemble, to show which features fire on which tokens."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from sae_core.activations.origins.language_model.reading import LanguageModel
 
 MAX_CHARS = 4000
-"""Characters of a text that are read."""
+"""Largest number of characters to read."""
 MAX_TOKENS = 256
-"""Tokens of a text that are read, those included that the model's tokenizer puts around it."""
+"""Largest number of tokens to read, including those that the tokenizer adds around a text."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadText:
-    """A text as the model reads it: T tokens, special ones left out, and their activations.
+    """A text as the model reads it: T tokens without special ones, and their activations.
 
     Attributes:
-        text: What was read of the text.
+        text: The part of the text that was read.
         tokens: int32 [T], the tokens.
         acts_TD: float32 [T, D], on the CPU, rounded as the run's cache is.
         cut: Whether the text goes on after the last token.
@@ -48,22 +48,22 @@ class ReadText:
 
 @dataclass(frozen=True, slots=True)
 class LiveText:
-    """What an ensemble of J members makes of a text of T tokens; E coefficients are not 0.
+    """The code of an ensemble of J members for a text of T tokens; E coefficients are not 0.
 
     Attributes:
-        text: What was read of the text.
-        tokens: int32 [T], the tokens; special ones are left out.
-        texts: What each of them reads like.
+        text: The part of the text that was read.
+        tokens: int32 [T], the tokens without special ones.
+        texts: The readable text of each token.
         cut: Whether the text goes on after the last token.
         features: int64 [E], the feature of each coefficient, in the ensemble's numbering.
-        rows: int64 [E], the token it stands at; ascending within a member, members one after the other.
+        rows: int64 [E], the token of each coefficient; ascending within a member, members one after another.
         values: float32 [E], the coefficient with α folded in, as in the index.
         pointers: int64 [J + 1]; member j has the coefficients pointers[j] to pointers[j + 1].
         energy_T: float32 [T], ‖a‖² of each token's activation.
         left_JT: float32 [J, T], ‖a − â_j‖², where â_j is the reconstruction by the first j + 1 members as
-            `Ensemble.first` wires them: what is left after each stage of a boosted ensemble, after averaging each
-            member of a bagged one. Divided by the row before (by ``energy_T`` for the first), it is the share that a
-            stage leaves.
+            `Ensemble.first` wires them. For a boosted ensemble, this is the energy left after each stage; for a bagged
+            one, after averaging so many members. Divided by the row before (by ``energy_T`` for the first row), it is
+            the share that a stage leaves.
     """
 
     text: str
@@ -95,14 +95,14 @@ class LiveText:
 
 
 class TextReader:
-    """A language model that reads texts for several people: one after the other, as a model keeps what it reads.
+    """A language model that reads texts for several people, one text at a time, since reading changes its state.
 
     Args:
-        settings: The model, and where it is read.
-        device: Where it runs: auto, cpu, cuda or cuda:N.
+        settings: The model and the layer.
+        device: The device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        UserError: If there is no such model, it cannot be loaded, or it does not fit into memory.
+        UserError: If there is no such model, or the model cannot be loaded or does not fit into memory.
     """
 
     def __init__(self, settings: ModelSettings, *, device: str = "auto") -> None:
@@ -111,7 +111,7 @@ class TextReader:
                 "This run has no language model: its activations are drawn from a known dictionary, so no text can be "
                 "read; open a run that was trained on text."
             )
-        # transformers takes seconds to import, and only those who type a text need it.
+        # Import transformers here: the import takes seconds, and only a typed text needs it.
         from sae_core.activations.origins.language_model.reading import LanguageModel
 
         place = resolve_device(device)
@@ -120,14 +120,14 @@ class TextReader:
         self._lock = threading.Lock()
 
     def read(self, text: str, *, dtype: str = "float32") -> ReadText:
-        """The beginning of a text, at most `MAX_CHARS` characters and `MAX_TOKENS` tokens.
+        """Read the beginning of a text, at most `MAX_CHARS` characters and `MAX_TOKENS` tokens.
 
         Args:
             text: The text.
-            dtype: Numbers to which activations are rounded, as a run's ``data.dtype`` says of its cache.
+            dtype: Number format to which activations are rounded, like ``data.dtype`` for a run's cache.
 
         Raises:
-            UserError: If there is nothing to read in the text.
+            UserError: If the text has no tokens.
         """
         start = clean_text(text[:MAX_CHARS])
         with self._lock:
@@ -141,15 +141,15 @@ class TextReader:
 
 
 def encode_text(ensemble: Ensemble, read: ReadText, texts: TokenTexts) -> LiveText:
-    """An ensemble's coefficients of a text: those that the index would have if the text were a document.
+    """Encode a text: return the coefficients that the index would have if the text were a document.
 
     Args:
         ensemble: The ensemble, ready for inference.
-        read: The text, read where the ensemble was trained.
-        texts: The vocabulary's texts.
+        read: The text, read at the layer of the ensemble's training.
+        texts: The readable texts of the vocabulary.
 
     Raises:
-        UserError: If the ensemble is for activations of another dimension.
+        UserError: If the ensemble was trained on activations of another dimension.
     """
     if read.acts_TD.shape[1] != ensemble.d_in:
         raise UserError(
@@ -177,7 +177,7 @@ def encode_text(ensemble: Ensemble, read: ReadText, texts: TokenTexts) -> LiveTe
 
 
 def read_text(run: Run, reader: TextReader, text: str) -> ReadText:
-    """A text as a run's cache would hold it, read by its language model.
+    """Read a text with a run's language model, with the number format of the run's cache.
 
     Raises:
         UserError: As `TextReader.read`.

@@ -1,8 +1,8 @@
 """Measure the residual energy that each stage of a boosted ensemble removes, and split it among the stage's features.
 
 Stage j turns the residual r into r' = r − α(b + Σ_i c_i·w_i). The removed energy, ‖r‖² − ‖r'‖², is ⟨r + r', r − r'⟩, so
-it splits exactly: feature i removes α·c_i·⟨r + r', w_i⟩, and the bias removes α·⟨r + r', b⟩. Each part is also a Shapley
-value: the mean share over all orders in which features and bias can be subtracted.
+it splits exactly: feature i removes α·c_i·⟨r + r', w_i⟩, and the bias removes α·⟨r + r', b⟩. Each part is also a
+Shapley value: the mean share over all orders in which features and bias can be subtracted.
 """
 
 from __future__ import annotations

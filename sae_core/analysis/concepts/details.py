@@ -54,7 +54,7 @@ def roc_points(decision: Floats, positive: Bools, *, limit: int = POINTS) -> tup
 
 
 def pack(right: Bools) -> bytes:
-    """Pack whether each text is classified correctly: the number of texts (4 bytes, little-endian), then one bit each."""
+    """Pack whether each text is classified correctly: the number of texts (4 bytes, little-endian), then bits."""
     return len(right).to_bytes(4, "little") + np.packbits(right).tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The public data sets of sparse probing by name: 35 concepts in eight tasks, from the hub or from copies in a folder.
+"""Read the public data sets of sparse probing: 35 concepts in eight tasks, from the hub or from copies in a folder.
 
 Source: Karvonen et al. 2025, *SAEBench*, which fixes the classes, the languages, the 150 characters of code that are
 skipped (Gurnee et al. 2023: headers with licences) and the balance of biographies by gender and of reviews by rating.
@@ -22,13 +22,13 @@ from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.sections import PUBLIC_TEXTS
 
 TEST_SHARE = 0.25
-"""Test texts for each training text: 1000 for 4000."""
+"""Number of test texts per training text: 1000 for 4000."""
 POOL = 3
-"""Texts to gather for each that is wanted, to draw from: data sets may be sorted, and neighbours be alike."""
+"""How many times the wanted texts to gather before drawing. Data sets may be sorted, so neighbours may be alike."""
 MAX_ROWS = 3_000_000
-"""Rows that are read of a split, at most."""
+"""Largest number of rows to read of a split."""
 SKIPPED_CHARS, CODE_CHARS = 150, 384
-"""Characters in front of a file that are left out, and those that must be left: some 128 tokens."""
+"""Number of characters to skip at the start of a file, and the least number to keep: some 128 tokens."""
 
 Cell = tuple[str, str, str]
 """(task, concept, group): texts of a concept are balanced over its groups."""
@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 
 
 class Example(NamedTuple):
-    """What a row says about one task."""
+    """One example that a row gives for a task."""
 
     cell: Cell
     text: str
@@ -51,12 +51,12 @@ class PublicSet:
         source: Its hub id.
         tasks: For each task its concepts, in order.
         groups: For each task the groups over which each concept's texts are balanced.
-        columns: Columns that its rows must have.
-        examples: What a row says, of the one concept that its subset gives or of all.
-        subsets: Its configurations that are read, each with the one concept that it gives, if it is one.
-        has_test: Whether it has a test split; else its training split is divided.
-        files: Its Parquet files, if it has no other form that can be loaded.
-        about: What its labels are.
+        columns: The required columns.
+        examples: Returns the examples of a row, for the subset's concept or for all concepts.
+        subsets: The configurations to read, each with its concept if it has only one.
+        has_test: Whether the data set has a test split; otherwise the training split is divided.
+        files: The Parquet files, if the data set can be loaded in no other form.
+        about: What the labels mean.
     """
 
     source: str
@@ -110,7 +110,7 @@ def _reviews(row: Row, _subset: str | None) -> Iterator[Example]:
 
 
 def _code(row: Row, _subset: str | None) -> Iterator[Example]:
-    """A file; its language stands in the row, or follows from its name as in the data set's own script."""
+    """A source file; the row gives the language, or the file's name does, as in the data set's own script."""
     language = str(row.get("language") or _EXTENSIONS.get(Path(row["path"]).suffix))
     code = row.get("code") or row.get("content") or ""
     if language in _EXTENSIONS.values() and len(code) > SKIPPED_CHARS + CODE_CHARS:
@@ -184,18 +184,18 @@ def public_tasks(
     folder: Path | None = None,
     progress: Progress = silent,
 ) -> list[Task]:
-    """The tasks of a data set: for every concept half of the texts that a problem may use, so that the others suffice.
+    """Make the tasks of a data set, with half of a problem's texts for each concept; the other half is negative texts.
 
-    The first rows are gathered until there are `POOL` times as many texts of every cell as are wanted, and of those
-    some are drawn. Repeated texts count once, and none is on both sides.
+    The function gathers rows until every cell has `POOL` times the wanted texts, and then draws among these. Repeated
+    texts count once, and no text is on both sides.
 
     Args:
         name: One of `SETS`.
         train_texts: Training texts that a concept may use, half of them positive.
         test_texts: Test texts that a concept may use, half of them positive.
-        seed: Seed of what is drawn.
-        folder: Where copies of the data sets lie by their hub ids, instead of the hub.
-        progress: Told the texts that are gathered.
+        seed: Seed of the draws.
+        folder: A folder with copies of the data sets by their hub ids, instead of the hub.
+        progress: Told the number of gathered texts.
 
     Raises:
         UserError: If the data set cannot be read, lacks a column or has too few texts.
@@ -220,10 +220,10 @@ def public_tasks(
 
 
 def require_copies(name: str, folder: Path) -> None:
-    """Refuse a folder that lacks a copy of a data set, before anything is computed.
+    """Refuse a folder without a usable copy of a data set, before anything is computed.
 
     Raises:
-        UserError: If a split of the data set is missing there, or its rows lack a column.
+        UserError: If the folder lacks a split of the data set, or the rows lack a column.
     """
     chosen = SETS[name]
     for subset in chosen.subsets:
@@ -232,12 +232,12 @@ def require_copies(name: str, folder: Path) -> None:
 
 
 def _share(chosen: PublicSet, cell: Cell, count: int) -> int:
-    """A group's part of a concept's texts."""
+    """The number of a concept's texts that a group provides."""
     return -(-count // len(chosen.groups[cell[0]]))
 
 
 def _gather(name: str, split: str, limits: Mapping[Cell, int], folder: Path | None, progress: Progress) -> Cells:
-    """The first texts of each cell of a split, up to its limit."""
+    """Gather the first texts of each cell of a split, up to the cell's limit."""
     chosen = SETS[name]
     cells: Cells = {cell: [] for cell in limits}
     seen: dict[str, set[str]] = {task: set() for task in chosen.tasks}
@@ -257,7 +257,7 @@ def _gather(name: str, split: str, limits: Mapping[Cell, int], folder: Path | No
 
 
 def _examples(chosen: PublicSet, row: Row, concept: str | None, number: int, split: str) -> list[Example]:
-    """What a row says, without empty texts."""
+    """The examples of a row, without empty texts."""
     try:
         found = list(chosen.examples(row, concept))
     except (KeyError, IndexError, TypeError, ValueError):
@@ -283,7 +283,7 @@ def _rows(chosen: PublicSet, subset: str | None, split: str, folder: Path | None
 
 
 def _copied_rows(chosen: PublicSet, subset: str | None, split: str, folder: Path) -> Iterator[Row]:
-    """Rows of a copy of the data set's repository, in which a split's files are named after it."""
+    """Read rows from a copy of the data set's repository, where the name of each file begins with its split."""
     place = folder / chosen.source / (subset or "")
     files = [
         path
@@ -300,7 +300,7 @@ def _copied_rows(chosen: PublicSet, subset: str | None, split: str, folder: Path
 
 
 def _divided(cells: Cells, wanted: tuple[int, int], seed: int) -> list[Cells]:
-    """Training and test texts of each cell, in the proportion in which they are wanted."""
+    """Divide the texts of each cell into training and test texts, in the wanted proportion."""
     sides: list[Cells] = [{}, {}]
     for number, (cell, texts) in enumerate(cells.items()):
         order = np.random.default_rng([seed, 0, number]).permutation(len(texts))
@@ -320,7 +320,7 @@ def _task(chosen: PublicSet, name: str, sides: list[Cells], wanted: tuple[int, i
 def _drawn(
     chosen: PublicSet, name: str, cells: Cells, count: int, seeds: list[int], without: frozenset[str]
 ) -> list[tuple[str, str]]:
-    """(text, concept) of every concept, as many of each of its groups."""
+    """Draw (text, concept) pairs of every concept, equally many from each of its groups."""
     drawn = []
     for number, concept in enumerate(chosen.tasks[name]):
         groups = [

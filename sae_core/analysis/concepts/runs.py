@@ -1,4 +1,4 @@
-"""Concept detection in a run: tasks of its own text, of files and of public data sets, measured and kept together."""
+"""Detect concepts in a run: measure tasks from its own text, from files and from public data sets, and store them."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def evaluate_task(
     progress: Progress = silent,
     device: str | None = None,
 ) -> None:
-    """Detect the labels in a file and add them to the run's concepts, in place of an earlier task of that file.
+    """Detect the labels of a file and add the task to the run's concepts; an earlier task of the file is replaced.
 
     Args:
         run: A run with trained ensembles.
-        path: CSV, JSONL or Parquet; the task is called after it, and after its folder where another one is called so.
-        text_column: Column that holds the text.
-        label_column: Column that holds the label.
+        path: A CSV, JSONL or Parquet file. The task gets the file's name, with its folder if the name is taken.
+        text_column: The column with the text.
+        label_column: The column with the label.
         progress: Told about texts and methods.
-        device: Where to encode; the one in the settings if not given.
+        device: The device to encode on; the settings' device by default.
 
     Raises:
         UserError: If the file or a column is missing, or the labels cannot make a task.
@@ -62,17 +62,17 @@ def evaluate_task(
 
 
 def task_of_file(run: Run, path: Path, *, text_column: str = "text", label_column: str = "label") -> Task:
-    """The task of a file, by the name that it has beside the run's tasks; see `evaluate_task`."""
+    """Make the task of a file, with a name that no other task of the run has; see `evaluate_task`."""
     require_language_model(run)
     texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
     return labelled_task(task_name(path, _tasks_there(run)), texts, labels, seed=run.settings.training.seed)
 
 
 def require_language_model(run: Run) -> None:
-    """Refuse a run that no text can be read with.
+    """Refuse a run that has no language model to read text with.
 
     Raises:
-        UserError: One sentence that says so.
+        UserError: If the run has no language model.
     """
     if run.settings.model.name == KNOWN:
         raise UserError(f"The activations of {run.path} come from a known dictionary; no text can be read with it.")
@@ -87,15 +87,15 @@ def evaluate_public(
     progress: Progress = silent,
     device: str | None = None,
 ) -> None:
-    """Detect the concepts of a public data set and add them to the run's, in place of earlier tasks of these names.
+    """Detect the concepts of a public data set and add the tasks to the run's concepts; earlier ones are replaced.
 
     Args:
         run: A run with trained ensembles.
         name: One of `public_tasks.SETS`.
-        train_texts: Training texts of a concept, half of them positive; there are a quarter as many for testing.
-        folder: Where copies of the data sets lie by their hub ids, instead of the hub.
+        train_texts: Training texts of a concept, half of them positive; there are a quarter as many test texts.
+        folder: A folder with copies of the data sets by their hub ids, instead of the hub.
         progress: Told about texts and methods.
-        device: Where to encode; the one in the settings if not given.
+        device: The device to encode on; the settings' device by default.
 
     Raises:
         UserError: If the data set cannot be read or has too few texts.
@@ -116,7 +116,7 @@ def _add_tasks(
     *,
     file: str | None = None,
 ) -> None:
-    """Measure tasks one after another, as the codes of many texts fill the memory, and keep each when it is done."""
+    """Measure and store one task after another, since the codes of all texts together would fill the memory."""
     ensembles, read = trained_ensembles(run, device), TextReader(run, device, progress)
     sample_BD, controls = sample_activations(run, read), _controls(run, ensembles, read, device)
     for task in tasks:
@@ -138,7 +138,7 @@ def _add_tasks(
 
 
 def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None:
-    """Put the figures of one task beside those that are there."""
+    """Add the figures of one task to the stored figures."""
     if run.evaluation("concepts").exists():
         before = read_object(run.evaluation("concepts"), tasks=list)
         kept = [other for other in before["tasks"] if other["task"] != name]
@@ -149,7 +149,7 @@ def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None
 
 
 def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, progress: Progress = silent) -> None:
-    """Detect the concepts of the run's own text and write evaluation/concepts, in place of what is there."""
+    """Detect the concepts of the run's own text and write evaluation/concepts, over any earlier figures."""
     read, tasks = TextReader(run, device, progress), _embedded_tasks(run)
     facts, table = measure_concepts(
         ensembles,
@@ -173,7 +173,7 @@ def _tasks_there(run: Run) -> list[dict]:
 
 
 def _tasks_lost(run: Run, facts: dict, progress: Progress) -> None:
-    """Say which tasks that were added earlier are dropped, as further ensembles have not been measured on them."""
+    """Report the added tasks that are dropped, because ensembles added since have not been measured on them."""
     before = _tasks_there(run)
     kept = {task["task"] for task in facts["tasks"]}
     lost = [str(task["task"]) for task in before if task["task"] not in kept]
@@ -183,11 +183,11 @@ def _tasks_lost(run: Run, facts: dict, progress: Progress) -> None:
 
 
 def _embedded_tasks(run: Run) -> list[Task]:
-    """The labelled sets that come with the embedded corpus; none for other text, whose labels are not known."""
+    """The labelled sets of the embedded corpus; none for other text, which has no labels."""
     if run.settings.text.source != EMBEDDED:
         return []
     settings = run.settings.evaluation
-    # Those that no SAE has seen come first.
+    # Documents that no SAE has seen come first.
     return docstring_tasks(
         [*documents(run, held_out=True), *documents(run, held_out=False)],
         train_texts=settings.train_texts,
@@ -197,7 +197,7 @@ def _embedded_tasks(run: Run) -> list[Task]:
 
 
 def sample_activations(run: Run, read: ActivationsOf) -> Tensor:
-    """Held-out activations [B, D] on which the random dictionary is set up; from the model once the cache is gone."""
+    """Held-out activations [B, D] for setting up the random dictionary; the model reads them if the cache is gone."""
     if run.activations.exists():
         cache = evaluation_cache(run)
         return cache.read(0, min(SAMPLE_TOKENS, cache.rows))
@@ -225,22 +225,22 @@ def _controls(run: Run, ensembles: Mapping[str, Ensemble], read: ActivationsOf, 
 
 
 def write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
-    """Write what `measure_concepts` gives; what only curves need lies by itself.
+    """Write the result of `measure_concepts`; the columns for curves go into a separate table.
 
-    The tables come first: where there is a JSON file, its tables are there too.
+    The tables are written before the JSON file, so an existing JSON file has its tables.
     """
     own = [*details.COLUMNS, details.UNITS]
     detectors = table[[*details.KEY, *own]].dropna(subset=list(details.COLUMNS))
     samples, seed = run.settings.evaluation.bootstrap, run.settings.training.seed
     write_table(run.evaluation_table(DETECTORS), detectors)
-    # Of all tasks together, as means are over all of them.
+    # Of all tasks together, since the means are over all tasks.
     write_table(run.evaluation_table(DETECTION), mean_accuracies(detectors, samples=samples, seed=seed))
     write_table(run.evaluation_table("concepts"), table.drop(columns=own))
     write_json(run.evaluation("concepts"), facts)
 
 
 def _read_concepts(run: Run) -> pd.DataFrame:
-    """The table as it was measured; earlier runs have no details of their detectors."""
+    """Read the table as it was measured; runs of older versions have no details of their detectors."""
     rows = read_table(run.evaluation_table("concepts"))
     if run.evaluation_table(DETECTORS).exists():
         return rows.merge(read_table(run.evaluation_table(DETECTORS)), on=list(details.KEY), how="left")

@@ -1,7 +1,7 @@
-"""Labelled texts for concept detection: three sets made from the embedded docstrings, or any file of texts and labels.
+"""Make labelled texts for concept detection: three sets from the embedded docstrings, or any texts with labels.
 
-The embedded labels come from where a passage was found (library) and from its heading and layout (kind), not from a
-person's judgement. Training and test passages come from different modules.
+The embedded labels are no person's judgement: the library comes from the place where a passage was found, the kind from
+its heading and layout. Training and test passages come from different modules.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sae_core.analysis.shared.terms import CONFOUNDED
 from sae_core.foundation.errors import UserError
 
 CONFOUNDED_SHARE = 0.2
-"""Share of the pool that is drawn for the confounded task; the other two share the rest."""
+"""Share of the pool for the confounded task; the other two tasks share the rest."""
 TEST_SHARE = 0.3
 MIN_TRAIN, MIN_TEST = 10, 5
-"""Positive texts without which a concept is left out."""
+"""Least number of positive texts; a concept with fewer is left out."""
 MAX_LIBRARIES = 8
-"""Libraries to tell apart: those with the most passages, so that each has enough of them."""
+"""Number of libraries to distinguish: those with the most passages, so that each has enough."""
 MAX_CLASSES = 100
 KINDS = ("parameters", "prose")
-"""The two kinds of passage that the confounded task sets against each other."""
+"""The two kinds of passage in the confounded task."""
 
 Passages = dict[tuple[str, str], list[str]]
 
@@ -41,11 +41,11 @@ class Task:
         name: Short name.
         description: What the labels are and where they come from.
         train_texts: Texts to select features and fit probes on.
-        train_labels: Their classes.
-        test_texts: Texts to measure on; none is among the training texts.
-        test_labels: Their classes.
-        test_units: The module or document that each test text comes from, as texts from one are not independent; the
-            text itself if not given.
+        train_labels: The classes of the training texts.
+        test_texts: Texts to measure on; none is a training text.
+        test_labels: The classes of the test texts.
+        test_units: The module or document of each test text, since texts of one unit are not independent. By default
+            each text is its own unit.
     """
 
     name: str
@@ -63,16 +63,16 @@ class Task:
 
 
 def docstring_tasks(documents: Sequence[Document], *, train_texts: int, test_texts: int, pool_texts: int) -> list[Task]:
-    """The three embedded tasks: library, kind, and library confounded with kind.
+    """Make the three embedded tasks: library, kind, and library confounded with kind.
 
-    Library and kind use the same texts, as many from each library; the first documents are taken first. A task for
-    which there are too few documents is left out.
+    Library and kind use the same texts, equally many from each library, and earlier documents come first. A task with
+    too few documents is left out.
 
     Args:
-        documents: Passages with the metadata package, module and kind; those that the SAEs never saw come first.
+        documents: Passages with the metadata package, module and kind; passages that the SAEs never saw come first.
         train_texts: Training texts that a concept may use, half of them positive.
         test_texts: Test texts that a concept may use, half of them positive.
-        pool_texts: Different texts in all tasks together, at most.
+        pool_texts: Largest number of different texts in all tasks together.
     """
     train, test = passages_by_cell(documents)
     tasks = []
@@ -91,7 +91,7 @@ def docstring_tasks(documents: Sequence[Document], *, train_texts: int, test_tex
 
 
 def passages_by_cell(documents: Sequence[Document]) -> tuple[Passages, Passages]:
-    """(training, test) passages by (package, kind). All passages of a module fall on one side."""
+    """Divide passages into (training, test), each by (package, kind). All passages of a module are on one side."""
     train: Passages = {}
     test: Passages = {}
     for document in _distinct(documents):
@@ -108,7 +108,7 @@ def _module(document: Document) -> tuple[str, str]:
 
 
 def _distinct(documents: Sequence[Document]) -> list[Document]:
-    """The first document with each text; a text on both sides would give its label away."""
+    """Keep the first document with each text; a text on both sides would give its label away."""
     first: dict[str, Document] = {}
     for document in documents:
         first.setdefault(document.text, document)
@@ -118,7 +118,7 @@ def _distinct(documents: Sequence[Document]) -> list[Document]:
 def _draw_libraries(
     train: Passages, test: Passages, pool: int, *, limits: tuple[int, int]
 ) -> tuple[Passages, Passages]:
-    """As many passages of each library as the pool and the limits allow, of each kind its share."""
+    """Draw as many passages of each library as the pool and the limits allow, with each kind in its proportion."""
     sizes = {library: (_size(train, library), _size(test, library)) for library, _ in train}
     enough = [library for library, (here, there) in sizes.items() if here >= MIN_TRAIN and there >= MIN_TEST]
     libraries = sorted(sorted(enough, key=lambda library: (-sum(sizes[library]), library))[:MAX_LIBRARIES])
@@ -142,13 +142,13 @@ def _size(side: Passages, library: str) -> int:
 
 
 def _labelled(side: Passages, place: int) -> tuple[list[str], list[str]]:
-    """All texts, and as labels one part of the key: 0 the library, 1 the kind."""
+    """All texts, and one part of the key as labels: 0 for the library, 1 for the kind."""
     texts = [text for passages in side.values() for text in passages]
     return texts, [key[place] for key, passages in side.items() for _ in passages]
 
 
 def _confounded(train: Passages, test: Passages, pool: int, *, limits: tuple[int, int]) -> Task | None:
-    """Two libraries: in training one gives only parameter lists and the other only prose; in testing both give both."""
+    """Confound two libraries: in training one has only parameter lists, the other only prose; tests have all four."""
     listed, told = KINDS
     most_train = min(limits[0], round(pool * 0.6 / 2))
     most_test = min(limits[1], round(pool * 0.4 / 4))
@@ -162,7 +162,7 @@ def _confounded(train: Passages, test: Passages, pool: int, *, limits: tuple[int
     pairs = list(permutations(sorted({library for library, _ in train}), 2))
     if not pairs or min(most_train, most_test) == 0:
         return None
-    # The pair whose scarcest cell is fullest; the first in the alphabet of equals.
+    # Choose the pair with the fullest scarcest cell; of equal pairs the first by alphabet.
     best = max(pairs, key=lambda pair: min(available(pair)[0] / most_train, available(pair)[1] / most_test))
     count_train, count_test = available(best)
     one, other = best
@@ -182,7 +182,7 @@ def _confounded(train: Passages, test: Passages, pool: int, *, limits: tuple[int
 
 
 def labelled_task(name: str, texts: Sequence[str], labels: Sequence[str], *, seed: int = 0) -> Task:
-    """A task from texts and labels: repeated texts dropped, then one in five of each class kept for testing.
+    """Make a task from texts and labels: drop repeated texts, then keep one text in five of each class for testing.
 
     Raises:
         UserError: If there are fewer than two classes with enough texts, or more than `MAX_CLASSES` classes.
@@ -214,7 +214,7 @@ def labelled_task(name: str, texts: Sequence[str], labels: Sequence[str], *, see
 def usable_concepts(task: Task) -> list[str]:
     """The classes to detect: those with enough positive and negative texts on both sides.
 
-    Of two classes only the second is listed, since detecting the first is the same problem.
+    If there are two classes, only the second is listed, since detecting the first is the same problem.
     """
     usable = []
     for concept in task.classes:
@@ -228,14 +228,14 @@ def usable_concepts(task: Task) -> list[str]:
 def build_problems(
     tasks: Sequence[Task], rows: Mapping[str, int], *, train_texts: int, test_texts: int, seed: int
 ) -> list[Problem]:
-    """A balanced one-vs-rest problem for every concept of every task.
+    """Make a balanced one-vs-rest problem for every concept of every task.
 
     Args:
         tasks: The tasks.
         rows: The row of each text in the pooled features.
-        train_texts: Training texts, at most; half of them are positive, the others drawn from the other classes.
-        test_texts: Test texts, at most.
-        seed: Seed of what is drawn.
+        train_texts: Largest number of training texts; half are positive, half are drawn from the other classes.
+        test_texts: Largest number of test texts.
+        seed: Seed of the draws.
     """
     problems = []
     for task in tasks:
@@ -251,7 +251,7 @@ def build_problems(
 
 
 def _number(unit: str) -> int:
-    """A positive number for a name, the same in every task."""
+    """Hash a name to a positive number, which is the same in every task."""
     return int.from_bytes(hashlib.sha1(unit.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
@@ -263,7 +263,7 @@ def _balanced(
     limit: int,
     chance: np.random.Generator,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(rows, whether positive): as many positive as negative texts, at most ``limit`` of each."""
+    """Draw (rows, whether positive): equally many positive and negative texts, at most ``limit`` of each."""
     is_positive = np.array([label == concept for label in labels])
     places = np.array([rows[text] for text in texts], dtype=np.int64)
     count = max(1, min(limit, int(is_positive.sum()), int((~is_positive).sum())))

@@ -1,1 +1,1 @@
-"""What ensembles cost, and what one SAE does for the same effort."""
+"""The cost of ensembles, and the result of one SAE at the same effort."""

@@ -1,4 +1,4 @@
-"""What each ensemble costs, to train, to keep and to run, member by member, and what every added member buys for it."""
+"""Measure the cost of training, storing and running each ensemble, and the gain of every added member."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.operations import Boosting, EnsembleShape, ensemble_flops
 
 TIMED_TOKENS, REPEATS = 1024, 5
-"""Activations that are encoded and reconstructed to take the time, and how often; the median counts."""
+"""Number of activations to encode and reconstruct for a time measurement, and of repeats; the median counts."""
 Costs = dict[str, Any]
 
 
@@ -35,19 +35,19 @@ def inference_flops(ensemble: Ensemble, l0: float) -> float:
 
 
 def measure_cost(run: Run, ensembles: Mapping[str, Ensemble], acts_BD: Tensor, *, repeats: int = REPEATS) -> Costs:
-    """The content of evaluation/cost.json; what training did not record (an ensemble from elsewhere) is None.
+    """Measure the content of evaluation/cost.json. A figure that training did not record (imported ensembles) is None.
 
-    Of each of the ``ensembles``: ``train_seconds`` (what it would cost by itself, also where members were shared with
-    another ensemble), ``tokens`` each member was trained on, ``steps`` of the optimiser one after another,
-    ``tokens_per_second`` (of all members together), ``train_flops``, ``peak_memory_bytes``, ``parameters``, ``bytes``
-    of the weight files, arithmetic and measured seconds to encode and reconstruct a token, the same ``by_members``
-    (see `marginal`) and ``stop``, the number of members at which `RULE` says to stop.
+    Each of the ``ensembles`` has ``train_seconds`` (the time of training it alone, even if it shared members with
+    another ensemble), ``tokens`` per member, ``steps`` of the optimiser one after another, ``tokens_per_second`` (of
+    all members together), ``train_flops``, ``peak_memory_bytes``, ``parameters``, ``bytes`` of the weight files, the
+    arithmetic and the measured seconds to encode and reconstruct a token, the same figures ``by_members`` (see
+    `marginal`) and ``stop``, the number of members at which `RULE` says to stop.
 
     Args:
-        run: The run; its reconstruction must have been measured, which gives L0 and what members explain.
+        run: The run, with measured reconstruction, which gives L0 and the explained variance of members.
         ensembles: Ensembles by name, on one device.
-        acts_BD: Activations [B, D] on that device, on which the time is taken.
-        repeats: How often it is taken.
+        acts_BD: Activations [B, D] on that device for the time measurement.
+        repeats: Number of time measurements.
     """
     measured = read_object(run.evaluation("reconstruction"), ensembles=dict)["ensembles"]
     device = acts_BD.device
@@ -98,7 +98,7 @@ def _ensemble_cost(
 
 
 def _steps(ensemble: Ensemble, measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What is known of the first 1, 2, … J members without running anything."""
+    """The figures of the first 1, 2, … J members that need no further run."""
     steps = []
     for figures in measured:
         first = ensemble.first(figures["members"])
@@ -114,12 +114,12 @@ def _steps(ensemble: Ensemble, measured: Sequence[Mapping[str, Any]]) -> list[di
 
 @torch.no_grad()
 def inference_seconds(ensemble: Ensemble, acts_BD: Tensor, *, repeats: int = REPEATS) -> list[float]:
-    """Seconds that each member takes to encode and reconstruct these activations: the median, after one that warms up.
+    """Measure the seconds in which each member encodes and reconstructs activations: the median after a warm-up.
 
     Args:
-        ensemble: The ensemble; of a residual wiring each member gets what those before it leave.
+        ensemble: The ensemble; with residual wiring, each member reads the residual of the earlier members.
         acts_BD: The activations.
-        repeats: How often the time is taken.
+        repeats: Number of time measurements.
     """
     run = FrozenEncoder().code_and_recon
     taken: list[list[float]] = [[] for _ in range(len(ensemble))]
@@ -131,21 +131,21 @@ def inference_seconds(ensemble: Ensemble, acts_BD: Tensor, *, repeats: int = REP
 
 
 def _now(acts_BD: Tensor) -> float:
-    """The time, once everything that was asked of the device is done."""
+    """Wait for the device to finish, and return the time."""
     if acts_BD.device.type == "cuda":
         torch.cuda.synchronize(acts_BD.device)
     return time.perf_counter()
 
 
 def training_flops_by_members(run: Run, ensemble: Ensemble, facts: Mapping[str, Any]) -> list[int | None]:
-    """Operations to train the first 1, 2, … J members; None if training recorded none, or others than would be counted.
+    """Operations to train the first 1, 2, … J members; None if training recorded none, or another number than expected.
 
-    How boosted stages got what they learnt is seen from what was recorded for all of them.
+    The recorded total shows whether boosted stages read cached or recomputed residuals.
 
     Args:
-        run: The run, whose corpus says how many different activations there were.
+        run: The run, whose corpus gives the number of different activations.
         ensemble: The trained ensemble.
-        facts: What training recorded.
+        facts: The facts that training recorded.
     """
     shape = EnsembleShape.of(ensemble)
     tokens, rows = facts.get("tokens"), run.facts("corpus").get("train_tokens", 0)
@@ -163,7 +163,7 @@ def training_flops_by_members(run: Run, ensemble: Ensemble, facts: Mapping[str, 
 
 
 def _seconds_by_members(run: Run, name: str, ensemble: Ensemble, seconds: float | None) -> list[float | None]:
-    """Seconds to train the first 1, 2, … J members: stages one after another, or a share each of those side by side."""
+    """Seconds to train the first 1, 2, … J members: sums over stages, or equal shares of members trained together."""
     members = len(ensemble)
     if not seconds:
         return [None] * members
@@ -177,11 +177,11 @@ def _seconds_by_members(run: Run, name: str, ensemble: Ensemble, seconds: float 
 
 
 def marginal(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Add to the figures of the first 1, 2, … J members what the last of them adds.
+    """Add the gain of the last member to the figures of the first 1, 2, … J members.
 
-    ``added_explained_variance`` (of the first member all that it explains), ``relative_cost`` (training arithmetic of
-    this member over that of the first; its parameters if the arithmetic is not known) and ``added_per_cost``, the
-    quotient. None where something is not known.
+    The gain is ``added_explained_variance`` (for the first member, all of its explained variance), ``relative_cost``
+    (training arithmetic of this member divided by that of the first; parameters if the arithmetic is not known) and
+    ``added_per_cost``, the quotient. A figure is None if it is not known.
     """
     basis = "train_flops" if all(step.get("train_flops") for step in steps) else "parameters"
     found: list[dict[str, Any]] = []

@@ -1,6 +1,6 @@
-"""Builds the activation index: one pass of the encoders keeps all entries, which are then placed by feature.
+"""Build the activation index: one pass of the encoders stores all entries, and a second step sorts them by feature.
 
-Several processes share the pass: each keeps the entries of a range of the corpus, and the first one places them all.
+Several processes share the pass: each stores the entries of a range of the corpus, and the first one sorts them all.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from sae_core.training.kernels.frozen import CELLS, FrozenEncoder
 from sae_core.training.processes import Processes
 
 BLOCK = 8192
-"""Most tokens that are encoded at a time; where a wide member allows fewer, a block is cut into equal pieces."""
+"""Largest number of tokens to encode at a time; if a wide member allows fewer, a block is cut into equal pieces."""
 
 Read = Callable[[int, int], Tensor]
 """Activations [stop − start, D] of rows start to stop."""
 
 
 def build_index(ensemble: Ensemble, read: Read, tokens: int, path: Path, *, progress: Progress = silent) -> None:
-    """Encode the first ``tokens`` activations once and write the index of all that is not zero.
+    """Encode the first ``tokens`` activations once and write the index of all coefficients that are not zero.
 
-    Memory is bounded whatever the corpus: entries are kept in a temporary folder beside ``path``.
+    The size of the corpus does not change the memory that is needed: a temporary folder beside ``path`` holds the
+    entries.
 
     Args:
-        ensemble: Whose coefficients are indexed, as `Ensemble.encode` gives them.
-        read: Gives the activations of rows.
-        tokens: Rows to index, T.
+        ensemble: The ensemble whose coefficients (as `Ensemble.encode` returns them) are indexed.
+        read: Returns the activations of rows.
+        tokens: Number of rows to index, T.
         path: The index file.
-        progress: Told the tokens done.
+        progress: Told the number of tokens done.
 
     Raises:
-        UserError: If there are more tokens than the format can number, or one of their activations is not finite.
+        UserError: If there are more tokens than the format can number, or an activation is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_faults_of(path), tempfile.TemporaryDirectory(prefix=".index-", dir=path.parent) as folder:
@@ -64,21 +65,21 @@ def build_index_together(
     processes: Processes,
     progress: Progress = silent,
 ) -> None:
-    """`build_index` in several processes, each of which calls this: the same file, to the byte.
+    """Run `build_index` in several processes, each of which calls this function; the file is the same, to the byte.
 
     Args:
-        ensemble: Whose coefficients are indexed; the same for all.
-        read: Gives the activations of rows; each process asks for those of its part only.
-        tokens: Rows to index, T.
+        ensemble: The ensemble whose coefficients are indexed; the same in all processes.
+        read: Returns the activations of rows; each process reads only its part.
+        tokens: Number of rows to index, T.
         path: The index file.
-        shards: A folder that all see, for nothing but what each process keeps; what lies there from an indexing that
-            was killed is removed, and at the end the folder.
-        processes: Those that index together.
-        progress: Told the tokens of this process's part.
+        shards: A folder that all processes see, for their entries alone. Remains of an indexing that was killed are
+            removed first, and the folder is removed at the end.
+        processes: The processes that index together.
+        progress: Told the number of tokens done of this process's part.
 
     Raises:
         UserError: As `build_index`, in the process that sees the fault.
-        ElsewhereError: If another one has failed; nothing stays behind then.
+        ElsewhereError: If another process has failed; no files stay behind.
     """
     processes.first(lambda: shutil.rmtree(shards, ignore_errors=True))
     if processes.size == 1:
@@ -96,7 +97,7 @@ def build_index_together(
 
 
 def shard_bounds(tokens: int, rank: int, world: int) -> tuple[int, int]:
-    """(start, stop) of the tokens that one of ``world`` processes indexes: whole blocks, about as many for each."""
+    """The range (start, stop) of tokens of one of ``world`` processes: whole blocks, about equally many per process."""
     blocks = -(-tokens // BLOCK)
     start, stop = (min(tokens, BLOCK * (blocks * number // world)) for number in (rank, rank + 1))
     return start, stop
@@ -104,7 +105,7 @@ def shard_bounds(tokens: int, rank: int, world: int) -> tuple[int, int]:
 
 @torch.no_grad()
 def _keep(ensemble: Ensemble, read: Read, rows: range, kept: Path, progress: Progress) -> None:
-    """Encode rows and keep what is not zero in a file."""
+    """Encode rows and store the coefficients that are not zero in a file."""
     if rows.stop > np.iinfo(np.int32).max:
         raise UserError(f"{rows.stop:,} tokens are too many for one index; set data.index_tokens below 2³¹.")
     encode, piece = (

@@ -1,7 +1,7 @@
-"""From a token to the features that it drives: a table by token. `telling_tokens` makes it from the index.
+"""Look up the features that a token drives, in a table by token. `telling_tokens` makes the table from the index.
 
-How well feature f tells token v over the indexed corpus is the F1 of two shares: how much of all activation of f falls
-on v (precision, weighted by activation), and on how many of the occurrences of v it fires (recall).
+The score of feature f for token v over the indexed corpus is the F1 of two shares: the share of f's activation that
+falls on v (precision, weighted by activation), and the share of v's occurrences on which f fires (recall).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sae_core.foundation.files.mapped_tensors import opened_table
 
 FORMAT = "sae-ensemble-by-token-1"
 FEATURES_A_TOKEN = 128
-"""Features kept for a token: those that tell it best."""
+"""Number of features to keep per token: those with the best scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ByToken:
     Attributes:
         tokens: int32 [K], the tokens on which any feature fires, ascending.
         pointers: int64 [K + 1]; token k has the rows pointers[k] to pointers[k + 1].
-        features: int32 [R], the feature of each row; for each token the one that tells it best first.
+        features: int32 [R], the feature of each row; for each token, the best feature comes first.
         share: float32 [R], Σ of the feature's activations on the token / Σ of all its activations.
         fires: float32 [R], the share of the token's occurrences on which the feature fires.
     """
@@ -56,7 +56,7 @@ class ByToken:
         return table
 
     def driven_by(self, tokens: list[int]) -> pd.DataFrame:
-        """The features that tell any of some tokens, each by the token that it tells best, the best first.
+        """The features for any of some tokens, each with its best token, the best feature first.
 
         Returns:
             Rows feature, token, share, fires and score, their F1; ties by number.
@@ -87,16 +87,16 @@ class ByToken:
 
 
 def f1(precision: NDArray[np.float64], recall: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The harmonic mean; 0 where both are."""
+    """The harmonic mean; 0 if both are 0."""
     total = precision + recall
     return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
 
 
 class TokenNames:
-    """Finds the tokens that a typed text means.
+    """Find the tokens that a typed text means.
 
     Args:
-        corpus: The corpus, of whose vocabulary the texts are.
+        corpus: The corpus, which has the texts of tokens.
         tokens: The tokens that can be found.
     """
 
@@ -110,16 +110,17 @@ class TokenNames:
             self._by_word.setdefault(_word(text), []).append(token)
 
     def find(self, typed: str) -> list[int]:
-        """The tokens that read like this, the most frequent first.
+        """The tokens with a text, the most frequent first.
 
-        Spaces around a word and capitals do not count, unless a space is typed as ``·``: ``·the`` is that token alone.
+        Spaces around a word and capitals do not count, unless a space is typed as ``·``: ``·the`` means that token
+        alone.
         """
         if any(sign in typed for sign in _SIGNS):
             return [token for token, shown in self._shown.items() if shown == signs(typed)]
         return self._by_word.get(_word(typed), [])
 
     def like(self, typed: str, count: int = 8) -> list[int]:
-        """The most frequent tokens that begin with what was typed."""
+        """The most frequent tokens that begin with the typed text."""
         word = _word(typed.translate(_AS_TEXT))
         found = (token for token, text in self._texts.items() if _word(text).startswith(word))
         return [token for token, _ in zip(found, range(count), strict=False)]

@@ -1,4 +1,4 @@
-"""The loop that finds the features which tell each token best; its slow plain twin is in the tests."""
+"""The loop that finds the best features of each token. The tests have a slow plain twin."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from numba.types import Array, float32, float64, int32, int64, void
 
 from sae_core.training.kernels.cpu.compiled import inlined, loop
 
-# Maps of a file, which may not be written to; only a signature of types can say that.
+# Numba compiles for read-only maps of a file only if the signature says so.
 _POINTERS, _NUMBERS, _VALUES = (Array(kind, 1, "C", readonly=True) for kind in (int64, int32, float32))
 
 
 @inlined
 def _worse(score, feature, than_score, than_feature):
-    """Whether one feature tells a token worse than another; of equals the later one does."""
+    """Whether one feature is worse than another for a token; of equal features the later one is worse."""
     return score < than_score or (score == than_score and feature > than_feature)
 
 
 @inlined
 def _sink(place, size, scores_K, features_K, share_K, fires_K):
-    """Let the entry at a place of a heap, whose worst is on top, sink to where it belongs."""
+    """Sink an entry of a heap, which has its worst entry on top, to its place."""
     while True:
         worst = place
         for child in (2 * place + 1, 2 * place + 2):
@@ -43,26 +43,26 @@ def keep_best(
     start, stop, pointers_F, positions_E, values_E, token_T, occurrences_V, mass_V, count_V, seen_V,
     filled_V, scores_VK, features_VK, share_VK, fires_VK,
 ):  # fmt: skip
-    """Let the features start to stop into the heaps of the tokens on which they fire.
+    """Add features to the heaps of the tokens on which they fire.
 
-    Features have to come in ascending order, over all calls.
+    Features must come in ascending order, over all calls.
 
     Args:
         start: The first feature.
-        stop: The one after the last.
-        pointers_F: Where the entries of each feature begin, and at the end their number [F + 1].
+        stop: The end of the range of features, exclusive.
+        pointers_F: The start of each feature's entries, and at the end the number of entries [F + 1].
         positions_E: Position of each entry.
-        values_E: Its activation.
+        values_E: Activation of each entry.
         token_T: The token at each position.
-        occurrences_V: How often each token occurs.
+        occurrences_V: Number of occurrences of each token.
         mass_V: Zeros, before and after.
         count_V: Zeros, before and after.
         seen_V: Room for the tokens of a feature.
-        filled_V: How many features each token has so far.
-        scores_VK: Their scores: a heap of each token.
+        filled_V: Number of features in each token's heap.
+        scores_VK: Scores of the features: one heap per token.
         features_VK: The features.
-        share_VK: The share of each one's activation that falls on the token.
-        fires_VK: The share of the token's occurrences on which it fires.
+        share_VK: The share of each feature's activation that falls on the token.
+        fires_VK: The share of the token's occurrences on which each feature fires.
     """
     kept = scores_VK.shape[1]
     for feature in range(start, stop):
@@ -82,7 +82,7 @@ def keep_best(
             score = 2 * share * fires / (share + fires)
             place = filled_V[token]
             if place == kept:
-                # A later feature that is only as good as the worst stays outside.
+                # A later feature must be better than the worst one to enter.
                 if score <= scores_VK[token, 0]:
                     continue
                 place = 0
@@ -92,7 +92,7 @@ def keep_best(
                 filled_V[token] += 1
                 if filled_V[token] < kept:
                     continue
-                # Full for the first time: from here on it is a heap.
+                # The list is full for the first time, so make it a heap.
                 for top in range(kept // 2 - 1, -1, -1):
                     _sink(top, kept, scores_VK[token], features_VK[token], share_VK[token], fires_VK[token])
             else:

@@ -1,8 +1,8 @@
-"""Finds the features that fire on the same tokens, for all features at once and exactly.
+"""Find the features that fire on the same tokens, for all features at once and exactly.
 
-Asked feature by feature (`examples.co_active`), every answer reads the positions of the whole index, which takes most
-of a second at 200 million activations. All answers together take about E·L₀ additions, for E activations and L₀ active
-features a token: a minute or two at that size.
+For a single feature, `examples.co_active` reads the positions of the whole index, which takes most of a second at 200
+million activations. All features together take about E·L₀ additions, for E activations and L₀ active features per
+token: a minute or two at that size.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def write_together(
 ) -> None:
     """Find the companions of every feature and write them.
 
-    A copy of the entries by token, 4 bytes each, lies beside ``path`` while this runs.
+    During the work, a copy of the entries by token, 4 bytes each, lies beside ``path``.
 
     Args:
         index: The ensemble's activations.
         path: The file.
-        kept: Companions kept of a feature.
-        entries_at_a_time: Entries held while those of the index are put in the order of tokens.
-        progress: Told the features done.
+        kept: Number of companions to keep per feature.
+        entries_at_a_time: Number of entries in memory while the index is sorted by token.
+        progress: Told the number of features done.
     """
     features = index.features
     layout = {
@@ -69,13 +69,13 @@ def write_together(
             writer.write("companions", start * kept, best_BK)
             writer.write("together", start * kept, together_BK)
             progress(Tick("features that fire together", start + shape[0], features, unit="features"))
-        del features_E  # the map, before its file goes
+        del features_E  # close the map before its file is removed
 
 
 def _by_token(
     index: ActivationIndex, scratch: Path, entries_at_a_time: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """(where the entries of each token start [T + 1], the feature of each entry, by token: a map of ``scratch``)."""
+    """Sort entries by token: (start of each token's entries [T + 1], feature of each entry, mapped in ``scratch``)."""
     pointers_T = np.zeros(index.tokens + 1, np.int64)
     for start in range(0, index.entries, entries_at_a_time):
         block_E = index.positions[start : start + entries_at_a_time]

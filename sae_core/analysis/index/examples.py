@@ -1,6 +1,6 @@
-"""What a feature fires on: examples in context, histogram, co-active features; all from one slice of the index.
+"""Show what a feature fires on: examples in context, a histogram, co-active features, from one slice of the index.
 
-Nothing here loops over a feature's activations, so a feature with millions of them is answered within milliseconds.
+No function loops over a feature's activations in Python, so a feature with millions of them takes milliseconds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sae_core.activations.corpus import Corpus
 from sae_core.analysis.index.reading import ActivationIndex, Positions, Values
 
 NEAR_IDENTICAL = 0.8
-"""Two examples are near-identical if this share of the tokens around their peaks is the same, place by place."""
+"""Two examples are near-identical if this share of the tokens around their peaks agrees, place by place."""
 
 _SEARCHED = 64
 _COMPARED = 8
-"""Tokens on either side that are compared, whatever is shown, so that the window does not change the choice."""
+"""Number of tokens to compare on either side. The shown window has no influence, so it does not change the choice."""
 _SCAN = 4_000_000
 
 Places = NDArray[np.int64]
@@ -31,14 +31,14 @@ class Example:
     """A window of tokens around an activation, within one document.
 
     Attributes:
-        position: Where in the corpus the activation is.
+        position: Position of the activation in the corpus.
         document: Number of the document.
-        start: Where in the corpus the window begins.
+        start: Position in the corpus at which the window begins.
         token_ids: The window's tokens.
-        texts: What they read like.
-        values: The feature's activation at each of them; 0 where it is silent.
+        texts: The readable texts of the tokens.
+        values: The feature's activation at each token; 0 where the feature does not fire.
         peak: The activation at ``position``.
-        metadata: What is known of the document.
+        metadata: Metadata of the document.
     """
 
     position: int
@@ -52,7 +52,7 @@ class Example:
 
 
 class Quantile(NamedTuple):
-    """Examples from one band of a feature's activations; bands hold equally many activations, 1 the weakest."""
+    """Examples from one band of a feature's activations. Bands hold equally many activations; band 1 is the weakest."""
 
     number: int
     low: float
@@ -69,14 +69,14 @@ def top_examples(
     window: int = 16,
     distinct: bool = True,
 ) -> list[Example]:
-    """The examples in which a feature fires most strongly, the strongest first, at most one a document.
+    """The examples in which a feature fires most strongly, the strongest first, at most one per document.
 
     Args:
         index: The ensemble's index.
-        corpus: What was indexed.
+        corpus: The indexed corpus.
         feature: Number of the feature in the ensemble.
-        count: Examples wanted; fewer are given if there are not as many.
-        window: Tokens shown on either side.
+        count: Number of wanted examples; there may be fewer.
+        window: Number of tokens to show on either side.
         distinct: Leave out examples that are near-identical to a stronger one, searching 64·count documents.
     """
     positions, values = index.feature(feature)
@@ -97,17 +97,17 @@ def quantile_examples(
     window: int = 16,
     seed: int = 0,
 ) -> list[Quantile]:
-    """Random examples from each band of a feature's activations, the strongest band first; empty bands are left out.
+    """Draw random examples from each band of a feature's activations, the strongest band first, without empty bands.
 
-    The strongest examples alone mislead about what a feature mostly does.
+    The strongest examples alone can mislead people about a feature's usual behaviour.
 
     Args:
         index: The ensemble's index.
-        corpus: What was indexed.
+        corpus: The indexed corpus.
         feature: Number of the feature in the ensemble.
-        quantiles: Bands; each holds the same number of activations.
-        per_quantile: Examples of each band, of different documents and not near-identical, if there are as many.
-        window: Tokens shown on either side.
+        quantiles: Number of bands, which hold equally many activations.
+        per_quantile: Number of examples per band, from different documents and not near-identical, if possible.
+        window: Number of tokens to show on either side.
         seed: The same seed gives the same examples.
     """
     positions, values = index.feature(feature)
@@ -118,7 +118,7 @@ def quantile_examples(
     bands = []
     for number in range(quantiles, 0, -1):
         low, high = bounds[number - 1], bounds[number]
-        # A value on a bound belongs to the band above it; the strongest value of all to the last band.
+        # A value on a bound belongs to the band above it; the strongest value belongs to the last band.
         below = values <= high if number == quantiles else values < high
         inside = np.flatnonzero((values >= low) & below)
         if not len(inside):
@@ -142,7 +142,8 @@ def histogram(values: Values, bins: int = 40) -> tuple[NDArray[np.float64], NDAr
 def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataFrame:
     """The features that fire most often on the same tokens, by the cosine of the two firing patterns.
 
-    Reads all positions of the index once: some 30 ms for 10M entries. `together` keeps the answers for all features.
+    The function reads all positions of the index once: some 30 ms for 10M entries. `together` stores the result for all
+    features.
 
     Returns:
         Rows feature, together (tokens on which both fire), share (of this feature's tokens) and lift (how many times
@@ -153,7 +154,7 @@ def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataF
     fires_T[positions] = True
     together_F = np.zeros(index.features, np.int64)
     for start in range(0, index.entries, _SCAN):
-        # "clip" spares the check of every position, and all are in range.
+        # All positions are in range; "clip" avoids checking each of them.
         hits = np.flatnonzero(fires_T.take(index.positions[start : start + _SCAN], mode="clip"))
         together_F += np.diff(np.searchsorted(hits, index.pointers - start))
     together_F[feature] = 0
@@ -169,20 +170,20 @@ def co_active(index: ActivationIndex, feature: int, count: int = 10) -> pd.DataF
 
 
 def strongest(values: Values, wanted: int) -> Places:
-    """Places of the ``wanted`` largest values, the largest first; of equal ones the earlier first."""
+    """Places of the ``wanted`` largest values, the largest first; of equal values the earlier comes first."""
     chosen = np.arange(len(values))
     if 0 < wanted < len(values):
         least = np.partition(values, len(values) - wanted)[len(values) - wanted]
-        # All that equal the smallest are compared by place, so that the choice does not depend on the partition.
+        # Compare all values equal to the smallest by place, so that the choice does not depend on the partition.
         chosen = np.flatnonzero(values >= least)
     return chosen[np.argsort(-values[chosen], kind="stable")][:wanted]
 
 
 def _document_peaks(corpus: Corpus, positions: Positions, values: Values, wanted: int) -> Places:
-    """Where the ``wanted`` documents with the largest values have them, the largest first."""
+    """Places of the peaks of the ``wanted`` documents with the largest peaks, the largest first."""
     if not len(positions):
         return np.arange(0)
-    # Positions ascend, so a document's activations lie side by side. Each document's first one is looked up, and not
+    # Positions ascend, so a document's activations lie side by side. Look up each document's first activation, and not
     # the document of each activation, of which there may be a thousand times as many.
     firsts = np.searchsorted(positions, corpus.offsets.astype(positions.dtype))
     starts = firsts[:-1][np.diff(firsts) > 0]
@@ -192,12 +193,12 @@ def _document_peaks(corpus: Corpus, positions: Positions, values: Values, wanted
 
 
 def _first_of_each(keys: NDArray[np.int64]) -> Places:
-    """Where each key occurs first, in the order of occurrence."""
+    """The place where each key occurs first, in the order of occurrence."""
     return np.sort(np.unique(keys, return_index=True)[1])
 
 
 def _distinct(corpus: Corpus, positions: Positions, places: Places, *, count: int, reach: int) -> Places:
-    """The first ``count`` of the places whose surroundings are not near-identical to those of one kept before."""
+    """Keep the first ``count`` places whose surroundings are not near-identical to those of an earlier kept place."""
     windows_CW = _windows(corpus, positions[places], reach)
     kept: list[int] = []
     for candidate, window_W in enumerate(windows_CW):

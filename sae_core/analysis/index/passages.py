@@ -1,4 +1,4 @@
-"""What is known of the passages in which a feature fires: the share of each label among them, against all passages."""
+"""Compare the passages in which a feature fires with all passages: the share of each label in both."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sae_core.activations.corpus import Corpus
 from sae_core.analysis.index.reading import ActivationIndex
 
 MOST_LABELS = 40
-"""A column of the documents' metadata with more different values than this names passages and does not label them."""
+"""A metadata column with more different values than this identifies passages and does not label them."""
 
 
 class _Column(NamedTuple):
     """A column of the documents' metadata that labels them.
 
     Attributes:
-        name: Its name.
-        labels_L: Its different values.
-        code_D: Which of them each document has; −1 is none.
-        share_L: The share of each, of the documents that have one.
+        name: The column's name.
+        labels_L: The different values.
+        code_D: The number of each document's value; −1 for none.
+        share_L: The share of each value among the documents that have a value.
     """
 
     name: str
@@ -32,10 +32,10 @@ class _Column(NamedTuple):
 
 
 class PassageLabels:
-    """The labels of a corpus' passages, ready to be counted for one feature after another.
+    """The labels of a corpus' passages, ready to be counted for many features.
 
     Args:
-        corpus: What was indexed; a passage is a document of it.
+        corpus: The indexed corpus; its documents are passages.
     """
 
     def __init__(self, corpus: Corpus) -> None:
@@ -59,8 +59,8 @@ class PassageLabels:
             feature: Number of the feature in the ensemble.
 
         Returns:
-            Rows column, label, passages (in which it fires, with this label), share (of those in which it fires and
-            that have any label of the column), corpus_share (of all passages with one) and lift (share over
+            Rows column, label, passages (passages with this label in which the feature fires), share (among labelled
+            passages in which the feature fires), corpus_share (among all labelled passages) and lift (share divided by
             corpus_share), by column and then by passages, the most first. Empty for a feature that never fires.
         """
         positions, _ = index.feature(feature)

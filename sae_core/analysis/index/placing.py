@@ -1,7 +1,7 @@
-"""Entries of a code, kept in files as they come, and then placed by feature straight into a mapped index.
+"""Store the entries of a code in files as they come, then sort them by feature into a mapped index.
 
-Two passes read what was kept: the first counts the entries of every feature, the second puts each entry behind those
-that its feature already has. So memory holds one block of entries at a time, and a feature's entries stay in order.
+Two passes read the stored entries: the first counts the entries of every feature, the second writes each entry after
+the earlier entries of its feature. Memory holds one block at a time, and a feature's entries stay in order.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sae_core.foundation.files.mapped_tensors import mapping_new_tensors
 from sae_core.training.kernels.cpu import team
 
 _COLUMNS = (np.dtype("<i4"), np.dtype("<i4"), np.dtype("<f4"))
-"""What a block holds of its entries, after their number: features, positions and values."""
+"""The types of a block's arrays after the number of entries: features, positions and values."""
 Block = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
 class KeptEntries:
-    """A file of entries, which is written in a ``with`` block."""
+    """A file of entries, to be written in a ``with`` block."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -41,7 +41,7 @@ class KeptEntries:
     def add(
         self, features_E: NDArray[np.integer], positions_E: NDArray[np.integer], values_E: NDArray[np.floating]
     ) -> None:
-        """Keep a block of entries; for one feature, positions must not fall below those of earlier blocks."""
+        """Append a block of entries; a feature's positions must not be smaller than those of earlier blocks."""
         self._file.write(len(features_E).to_bytes(8, "little"))
         for column_E, dtype in zip((features_E, positions_E, values_E), _COLUMNS, strict=True):
             self._file.write(np.ascontiguousarray(column_E, dtype).data)
@@ -68,9 +68,9 @@ def write_placed(path: Path, kept: Sequence[Path], features: int, metadata: Mapp
 
     Args:
         path: The file.
-        kept: Files of `KeptEntries`; of one feature, the entries of an earlier file come before those of a later one.
-        features: How many features there are, F.
-        metadata: Strings kept in the file's header.
+        kept: Files of `KeptEntries`; a feature's entries in an earlier file come before those in a later file.
+        features: Number of features, F.
+        metadata: Strings for the file's header.
 
     Raises:
         UserError: If a file of entries is cut off.
@@ -96,7 +96,7 @@ def write_placed(path: Path, kept: Sequence[Path], features: int, metadata: Mapp
 
 
 def _shares(pointers_F: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the features of each part start, such that parts have about as many entries; at the end, F."""
+    """The first feature of each part, with about equally many entries per part, and at the end F."""
     parts = team.count_parts()
     entries_P = np.arange(parts + 1) * pointers_F[-1] // parts
     bounds_P: NDArray[np.int64] = np.searchsorted(pointers_F, entries_P).astype(np.int64)

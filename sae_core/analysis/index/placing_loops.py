@@ -1,7 +1,7 @@
-"""The loop that places entries by feature; its plain twin in numpy is in the tests.
+"""The loop that sorts entries by feature. The tests have a plain twin in numpy.
 
-Each part writes only what belongs to its own features, and this in the order of the entries, so the result depends
-neither on the number of threads nor on their order.
+Each part writes only the entries of its own features, in the order of the entries, so the result depends neither on the
+number of threads nor on their order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _NUMBERS, _VALUES = (Array(kind, 1, "C", readonly=True) for kind in (int32, floa
 def place_entries(
     part, parts, bounds_P, features_E, positions_E, values_E, next_F, sorted_positions_E, sorted_values_E
 ):
-    """Put entries where their feature's next one belongs; part p has the features bounds[p] to bounds[p + 1]."""
+    """Write each entry to the next place of its feature; part p has the features bounds[p] to bounds[p + 1]."""
     first, end = bounds_P[part], bounds_P[part + 1]
     for entry in range(len(features_E)):
         feature = features_E[entry]

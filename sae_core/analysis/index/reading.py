@@ -1,8 +1,8 @@
-"""The activation index: every activation of every feature over the indexed corpus, by feature, memory-mapped.
+"""Read the activation index: every activation of every feature over the indexed corpus, by feature, memory-mapped.
 
-A sparse matrix tokens × features in CSC order, as one safetensors file: ``pointers`` int64 [F + 1], ``positions``
-int32 [E] (ascending within a feature) and ``values`` float32 [E]. One slice answers everything about a feature.
-`indexing` builds it.
+The index is a sparse matrix tokens × features in CSC order, in one safetensors file: ``pointers`` int64 [F + 1],
+``positions`` int32 [E] (ascending within a feature) and ``values`` float32 [E]. One slice has all activations of a
+feature. `building` makes the index.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Values = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ActivationIndex:
-    """An open index; its arrays are maps of the file, so opening and keeping it costs next to no memory.
+    """An open index; its arrays are maps of the file, so an open index takes almost no memory.
 
     Attributes:
-        tokens: Tokens indexed, T.
+        tokens: Number of indexed tokens, T.
         pointers: int64 [F + 1]; feature f owns entries pointers[f] to pointers[f + 1].
-        positions: int32 [E], row of the indexed corpus of each entry.
-        values: float32 [E], the coefficient there, α folded in.
+        positions: int32 [E], the row of each entry in the indexed corpus.
+        values: float32 [E], the coefficient of each entry, α folded in.
     """
 
     tokens: int
@@ -61,26 +61,26 @@ class ActivationIndex:
 
     @property
     def features(self) -> int:
-        """Features indexed, F: all members', in the ensemble's numbering."""
+        """Number of indexed features, F: those of all members, in the ensemble's numbering."""
         return len(self.pointers) - 1
 
     @property
     def entries(self) -> int:
-        """Activations stored, E."""
+        """Number of stored activations, E."""
         return len(self.positions)
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Tokens on which each feature is active [F]."""
+        """Number of tokens on which each feature is active [F]."""
         return np.diff(self.pointers)
 
     def count(self, feature: int) -> int:
-        """Tokens on which a feature is active."""
+        """Number of tokens on which a feature is active."""
         first, end = self._bounds(feature)
         return end - first
 
     def feature(self, feature: int) -> tuple[Positions, Values]:
-        """(positions, ascending; values) of all activations of a feature: views of the file, not copies.
+        """(positions, ascending; values) of all activations of a feature, as views of the file without copies.
 
         Raises:
             UserError: If there is no such feature.

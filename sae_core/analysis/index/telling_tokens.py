@@ -1,4 +1,4 @@
-"""Makes the table by token: one pass over the index keeps for each token the features that tell it best."""
+"""Make the table by token: one pass over the index keeps the best features of each token."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def write_by_token(
 ) -> int:
     """Make the table from an index and write it.
 
-    Takes 20 bytes for each of ``kept`` features of each different token of the corpus, whatever the index's size.
+    The work takes 20 bytes for each of ``kept`` features of each different token, for an index of any size.
 
     Args:
         index: The ensemble's activations.
-        corpus: What was indexed.
+        corpus: The indexed corpus.
         path: The file.
-        kept: Features kept for a token.
-        features_at_a_time: Features between two words of progress.
-        progress: Told the features done.
+        kept: Number of features to keep per token.
+        features_at_a_time: Number of features between two reports of progress.
+        progress: Told the number of features done.
 
     Returns:
-        Rows written.
+        Number of rows written.
     """
-    # Tokens that read the same are one token, under the smallest of their numbers.
+    # Tokens with the same text are one token, under the smallest of their numbers.
     read_T = corpus.alike_V[corpus.tokens[: index.tokens]]
     tokens_V, token_T, occurrences_V = np.unique(read_T, return_inverse=True, return_counts=True)
     token_T, occurrences_V = token_T.astype(np.int32), occurrences_V.astype(np.int64)

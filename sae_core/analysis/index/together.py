@@ -1,4 +1,4 @@
-"""Which features fire on the same tokens: every feature's companions, looked up; `counting_together` finds them."""
+"""Look up the features that fire on the same tokens as a feature, its companions; `counting_together` finds them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sae_core.foundation.files.mapped_tensors import opened_table
 
 FORMAT = "sae-ensemble-together-1"
 KEPT = 20
-"""Companions that are kept of a feature."""
+"""Number of companions to keep per feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +22,11 @@ class Together:
     """An open table; its arrays are maps of the file.
 
     Attributes:
-        tokens: Tokens indexed, T.
-        counts: int64 [F], on how many tokens each feature fires.
-        companions: int32 [F, K], those that fire most often with a feature, by the cosine of the two firing patterns;
-            −1 where there are no more.
-        together: int32 [F, K], the tokens on which both fire.
+        tokens: Number of indexed tokens, T.
+        counts: int64 [F], the number of tokens on which each feature fires.
+        companions: int32 [F, K], the features that fire most often with a feature, by the cosine of the two firing
+            patterns; −1 if there are no more.
+        together: int32 [F, K], the number of tokens on which both fire.
     """
 
     tokens: int
@@ -48,7 +48,7 @@ class Together:
         return table
 
     def of(self, feature: int, count: int = 10) -> pd.DataFrame:
-        """The first ``count`` companions of a feature (at most `KEPT`), as `co_active` gives them.
+        """The first ``count`` companions of a feature (at most `KEPT`), in the form of `co_active`.
 
         Raises:
             UserError: If there is no such feature.

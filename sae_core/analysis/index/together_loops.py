@@ -1,4 +1,4 @@
-"""Loops that count how often features fire on the same tokens; their plain twin is `examples.co_active`."""
+"""Loops that count how often features fire on the same tokens. `examples.co_active` is the plain twin."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from numba.types import Array, int32, int64, void
 
 from sae_core.training.kernels.cpu.compiled import loop
 
-# Maps of a file, which may not be written to; only a signature of types can say that.
+# Numba compiles for read-only maps of a file only if the signature says so.
 _POINTERS, _NUMBERS = Array(int64, 1, "C", readonly=True), Array(int32, 1, "C", readonly=True)
 
 
 @loop(void(int64, int64, _POINTERS, _NUMBERS, int64[::1], int64[::1], int32[::1]))
 def spread_entries(first, end, pointers_F, positions_E, read_F, write_T, features_E):
-    """Put the feature of each entry of the tokens first to end where its token's next one belongs.
+    """Write the feature of each entry of the tokens first to end to the next place of its token.
 
-    ``read`` is each feature's next entry, ``write`` each token's next place, both beginning at 0 in what is given.
+    ``read`` is each feature's next entry, and ``write`` each token's next place; both start at 0 in the given arrays.
     """
     for feature in range(len(pointers_F) - 1):
         entry = read_F[feature]
@@ -30,9 +30,9 @@ def spread_entries(first, end, pointers_F, positions_E, read_F, write_T, feature
 def find_companions(
     part, parts, start, pointers_F, positions_E, pointers_T, features_E, counts_PF, seen_PF, best_BK, together_BK
 ):
-    """The features that fire most often with each one of a block, by the cosine of the firing patterns, ties by number.
+    """Find the features that fire most often with each feature of a block, by the cosine of firing patterns.
 
-    ``counts`` holds zeros before and after; ``best`` holds −1 where there are no more.
+    Ties are sorted by number. ``counts`` holds zeros before and after; ``best`` holds −1 if there are no more.
     """
     counts_F, seen_F = counts_PF[part], seen_PF[part]
     kept = best_BK.shape[1]
