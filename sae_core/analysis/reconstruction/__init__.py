@@ -1,1 +1,1 @@
-"""How well ensembles reconstruct, and what that does to the language model."""
+"""The reconstructions of ensembles, and their effect on the language model."""

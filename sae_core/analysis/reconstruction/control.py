@@ -1,7 +1,7 @@
-"""The control of boosting: the first stage as it is, followed by random stages, beside the trained ones.
+"""Measure the control of boosting: the trained first stage followed by random stages, beside the trained stages.
 
-A residual that is close to noise is explained by any dictionary: what random stages of the same widths and active
-features explain, with one gain each, needs no training.
+Any dictionary explains much of a residual that is close to noise. The variance that random stages explain, with the
+same widths, equally many active features and one gain each, needs no training.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ KEPT = (
     *("members", "explained_variance", "explained_variance_interval", "explained_variance_per_dimension", "mse", "l0"),
     *("relative_sparsity", "dead", "dead_fraction"),
 )
-"""What is kept of the figures of reconstruction."""
+"""The figures of reconstruction to keep for a control."""
 KEPT_OF_LOSS = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
-"""What is kept of the figures of loss recovered."""
+"""The figures of loss recovered to keep for a control."""
 _TRAINED, _RANDOM = "trained", "random"
 
 
@@ -53,24 +53,24 @@ def measure_controls(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], dict[str, Ensemble]]:
-    """Measure what boosted ensembles would explain if their later stages were random.
+    """Measure the variance that boosted ensembles would explain with random later stages.
 
     Args:
-        ensembles: Ensembles by name, on ``device``; those without later stages are passed over.
-        read: Gives held-out activations by row.
-        tokens: How many there are.
-        sample: Gives training activations [B, D], on which the random stages are set up; asked for if it is needed.
+        ensembles: Ensembles by name, on ``device``; ensembles without later stages are skipped.
+        read: Returns held-out activations by row.
+        tokens: Number of held-out activations.
+        sample: Returns training activations [B, D] for setting up the random stages; called only if needed.
         document_T: The document of each activation, for the bootstrap; see `Moments`.
-        stretch: Tokens that it draws together otherwise.
-        bootstrap: Bootstrap samples behind an interval.
+        stretch: Number of tokens that the bootstrap draws together if documents are unknown.
+        bootstrap: Number of bootstrap samples for an interval.
         seed: Seed of the random stages and of the bootstrap.
         device: Where to encode.
         progress: Told about every block.
 
     Returns:
-        (content of evaluation/control.json, the controls by the ensembles' names). Of each: the figures of
-        reconstruction, also ``by_members``, the ``gains`` of the stages, ``trained_above`` (interval of what the
-        trained stages explain more, on the same draws) and ``untrained_share`` (see `untrained_share`).
+        (content of evaluation/control.json, the controls by the ensembles' names). Each control has the figures of
+        reconstruction, also ``by_members``, the ``gains`` of the stages, ``trained_above`` (the interval of the
+        difference to the trained stages, on the same draws) and ``untrained_share`` (see `untrained_share`).
     """
     boosted = {name: ensemble for name, ensemble in ensembles.items() if ensemble.is_staged}
     facts = {"tokens": tokens, "fitted_on": 0, "bootstrap": bootstrap, "seed": seed, "ensembles": {}}
@@ -96,10 +96,10 @@ def control_figures(trained: Totals, control: Totals, stages: Ensemble, *, boots
     """The figures of a control, beside those of the trained stages over the same activations.
 
     Args:
-        trained: What the ensemble leaves.
-        control: What its control leaves.
+        trained: The totals of the ensemble.
+        control: The totals of the control.
         stages: The control.
-        bootstrap: Bootstrap samples behind an interval.
+        bootstrap: Number of bootstrap samples for an interval.
         seed: Seed of the bootstrap.
     """
     figures = control.figures(bootstrap=bootstrap, seed=seed)
@@ -117,11 +117,11 @@ def control_figures(trained: Totals, control: Totals, stages: Ensemble, *, boots
 
 
 def with_loss(facts: Mapping[str, Any], recovered: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of evaluation/control.json with what the controls recover of the loss.
+    """Add the loss that the controls recover to the content of evaluation/control.json.
 
     Args:
-        facts: What `measure_controls` gives.
-        recovered: What `measure_loss` gives for the controls, by the same names.
+        facts: The result of `measure_controls`.
+        recovered: The result of `measure_loss` for the controls, by the same names.
     """
     figures = dict(facts["ensembles"])
     for name, found in recovered["ensembles"].items():

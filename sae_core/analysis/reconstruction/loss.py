@@ -1,8 +1,8 @@
-"""Loss recovered: how well the language model still predicts with reconstructions in the place of its activations.
+"""Measure loss recovered: how well the language model predicts with reconstructions instead of activations.
 
 (L_ablated − L_reconstructed) / (L_ablated − L_model), where L is the cross-entropy of the next token, or the KL
 divergence from the model's own predictions (0 for the model itself), and ablated means activations set to zero or to
-their mean. 1 is as good as the model, 0 as bad as without the layer; it may be negative.
+their mean. 1 is as good as the model, 0 is as bad as without the layer; the figure may be negative.
 
 Sources: Bricken et al. 2023, *Towards Monosemanticity*; Karvonen et al. 2025, *SAEBench*.
 """
@@ -26,7 +26,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.progress import Progress, Tick, silent
 
 MODEL, ZERO, MEAN = "model", "zero", "mean"
-"""The model as it is, and with all activations set to zero or to their mean."""
+"""The unchanged model, and the model with all activations set to zero or to their mean."""
 REFERENCES = (MODEL, ZERO, MEAN)
 
 Key = tuple[str, int]
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(slots=True)
 class _Sums:
-    """What was found of each text, batch after batch."""
+    """The sums of each text, gathered batch by batch."""
 
     cross_entropy: dict[Key, list[Floats]] = field(default_factory=dict)
     kl: dict[Key, list[Floats]] = field(default_factory=dict)
@@ -63,27 +63,27 @@ def measure_loss(
 ) -> dict[str, Any]:
     """Put the reconstructions of the first 1, 2, … J members of every ensemble back into the model.
 
-    Only ordinary tokens are replaced, as special ones (BOS) are none that SAEs are trained on; and what is predicted
-    from ordinary tokens, of ordinary tokens, counts.
+    Only ordinary tokens are replaced, since SAEs are not trained on special tokens (BOS). Only predictions of ordinary
+    tokens from ordinary tokens count.
 
     Args:
         ensembles: Ensembles by name, on the model's device.
-        model: The language model, at the place that they read.
+        model: The language model, at the layer of the ensembles.
         texts: Held-out texts.
-        mean_D: Mean activation, to which mean ablation sets them.
-        tokens: Ordinary tokens at most; the first whole texts are taken.
-        documents: The number of the document that each text is a passage of; each is one of its own if not given.
-        bootstrap: Bootstrap samples of documents behind an interval.
+        mean_D: Mean activation, for mean ablation.
+        tokens: Largest number of ordinary tokens; the first whole texts are taken.
+        documents: The number of each text's document; by default each text is its own document.
+        bootstrap: Number of bootstrap samples of documents for an interval.
         seed: Seed of the bootstrap.
-        progress: Told the tokens done.
+        progress: Told the number of tokens done.
 
     Returns:
         The content of evaluation/loss.json: ``tokens`` replaced, ``predictions``, ``texts``, ``documents``;
-        ``cross_entropy`` and ``kl`` of the references, in nats a prediction; and for each of the ``ensembles`` its
-        ``cross_entropy``, ``kl``, ``loss_recovered_above`` (by other ensembles the interval of the difference, from the
-        same draws of documents) and what is recovered: ``loss_recovered`` (with interval) and ``kl_recovered`` with
-        zero ablation as the reference, the same with ``_mean``, and all of them ``by_members``. None where an ablation
-        does no harm.
+        ``cross_entropy`` and ``kl`` of the references, in nats per prediction; and for each of the ``ensembles`` its
+        ``cross_entropy``, ``kl`` and ``loss_recovered_above`` (the interval of the difference to other ensembles, on
+        the same draws of documents). ``loss_recovered`` (with interval) and ``kl_recovered`` have zero ablation as the
+        reference; the same figures with ``_mean`` have mean ablation. All of them are also given ``by_members``. A
+        figure is None if an ablation does no harm.
     """
     encoders, sums, done = Encoders(ensembles), _Sums(), 0
     for passages in model.passages(texts, tokens=tokens):
@@ -109,7 +109,7 @@ def measure_loss(
 
 
 def undefined(reason: str) -> dict[str, Any]:
-    """The content of evaluation/loss.json where there is no loss to recover."""
+    """The content of evaluation/loss.json for a run without a loss to recover."""
     return {"defined": False, "reason": reason, "tokens": 0, "predictions": 0, "texts": 0, "ensembles": {}}
 
 
@@ -118,7 +118,7 @@ def _effects(passages: Passages, encoders: Encoders, mean_D: Tensor) -> Iterator
     yield (MODEL, 0), passages.own
     yield (ZERO, 0), passages.substitute(torch.zeros_like(acts_TD))
     yield (MEAN, 0), passages.substitute(mean_D.to(acts_TD).expand_as(acts_TD))
-    # The single SAE, the first bagged member and the first stage usually are the same: the model runs once for all.
+    # The single SAE, the first bagged member and the first stage are usually the same, so the model runs once for all.
     known: list[tuple[Tensor, Effect]] = []
     for name, codes in encoders.codes(acts_TD, decode=True):
         for number, acts_hat_TD in enumerate(partial_sums(encoders.ensembles[name], codes)):
@@ -147,11 +147,11 @@ class _Figures:
             self._draws_RB = drawn_RU[:, place_B]
 
     def mean(self, sums: Mapping[Key, Floats], key: Key) -> float | None:
-        """Nats a prediction."""
+        """The mean in nats per prediction."""
         return defined(float(sums[key].sum()) / self.predictions) if self.predictions else None
 
     def of_all(self, members: Mapping[str, int]) -> dict[str, dict[str, Any]]:
-        """The figures of ensembles with so many members, and by how much they are above each other."""
+        """The figures of ensembles with the given numbers of members, and the differences between ensembles."""
         above: dict[str, dict[str, Any]] = {name: {} for name in members}
         if self.predictions:
             drawn = {name: self._drawn(self.cross_entropy, (name, count), (ZERO, 0)) for name, count in members.items()}
@@ -174,7 +174,7 @@ class _Figures:
         return figures
 
     def _share(self, sums: Mapping[Key, Floats], key: Key, ablation: Key) -> tuple[float | None, ...]:
-        """(share recovered, 95 % from, to); None where an ablation does no harm, or one text gives no interval."""
+        """(recovered share, 95 % from, to); None if an ablation does no harm, or if one text gives no interval."""
         if not self.predictions:
             return None, None, None
         gain_B, harm_B = sums[ablation] - sums[key], sums[ablation] - sums[MODEL, 0]
@@ -185,7 +185,7 @@ class _Figures:
         return float(gain_B.sum()) / harm, defined(low), defined(high)
 
     def _drawn(self, sums: Mapping[Key, Floats], key: Key, ablation: Key) -> Floats:
-        """The share recovered on every draw of texts; NaN where an ablation does no harm there."""
+        """The recovered share on every draw of texts; NaN if the ablation does no harm on a draw."""
         gain_R = self._draws_RB @ (sums[ablation] - sums[key])
         harm_R = self._draws_RB @ (sums[ablation] - sums[MODEL, 0])
         drawn_R: Floats = gain_R / np.where(harm_R > 0, harm_R, np.nan)

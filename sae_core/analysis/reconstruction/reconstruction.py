@@ -1,4 +1,4 @@
-"""How well ensembles reconstruct activations: explained variance, MSE, L0, dead features, and the exact identities.
+"""Measure how well ensembles reconstruct activations: explained variance, MSE, L0, dead features, exact identities.
 
 Sources: Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 5 (the per-dimension explained variance is what the
 paper's code prints); bagging's ambiguity decomposition (Krogh and Vedelsby 1994).
@@ -26,29 +26,29 @@ Read = Callable[[int, int], Tensor]
 """Activations [stop − start, D] from rows start to stop, in float32."""
 
 CHUNK = 256
-"""Consecutive tokens that the bootstrap draws together where it is not known what belongs to one document."""
+"""Number of consecutive tokens that the bootstrap draws together if documents are unknown."""
 FEW = 20
-"""Fewer documents than this are cut into stretches, as too few units give no interval."""
+"""With fewer documents than this, the bootstrap draws stretches, since too few units give no interval."""
 MAX_CHUNKS = 1000
 IDENTITY_TOKENS = 2048
-"""Tokens on which the exact identities are checked; that needs a second, dense way through the ensemble."""
+"""Number of tokens for checking the exact identities, which takes a second, dense pass through the ensemble."""
 
 
 class Moments:
     """First and second moments of the activations, by dimension and by chunk, streamed in float64.
 
-    A chunk is what the bootstrap draws. Sums are taken around the first activation, so that a large constant offset
-    costs no digits.
+    A chunk is the unit that the bootstrap draws. Sums are taken around the first activation, so that a large constant
+    offset costs no digits.
 
     Args:
-        tokens: Activations that will come, N.
-        d_in: Their dimension, D.
-        document_T: The number of the document that each is of [N], if that is known: a chunk is then one document, or
-            several whole ones where there are more than `MAX_CHUNKS`.
-        stretch: Tokens of a chunk otherwise, as many as the model sees together; fewer if there would be too few.
+        tokens: Number of activations, N.
+        d_in: Dimension of the activations, D.
+        document_T: The number of each activation's document [N], if known. A chunk is then one document, or several
+            whole documents if there are more than `MAX_CHUNKS`.
+        stretch: Number of tokens in a chunk otherwise, the model's context; fewer if there would be too few chunks.
 
     Attributes:
-        drawn: What the bootstrap draws, in words.
+        drawn: The unit of the bootstrap, in words.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Moments:
         return self._chunk_T[start : start + count].long()
 
     def add(self, start: int, acts_BD: Tensor) -> None:
-        """Take in the activations from number ``start`` on."""
+        """Add the activations from number ``start`` on."""
         acts_BD = acts_BD.double().cpu()
         self.energy += float(acts_BD.square().sum())
         if self._shift_D is None:
@@ -88,7 +88,7 @@ class Moments:
 
 
 def _chunks(tokens: int, document_T: NDArray[np.int64] | None, stretch: int) -> tuple[Tensor, str]:
-    """(the chunk of each token, what a chunk is)."""
+    """(the chunk of each token, the meaning of a chunk in words)."""
     if document_T is not None:
         names, number_T = np.unique(document_T, return_inverse=True)
         if len(names) >= FEW:
@@ -103,11 +103,11 @@ def _chunks(tokens: int, document_T: NDArray[np.int64] | None, stretch: int) -> 
 
 
 class Totals:
-    """What one ensemble leaves unexplained, streamed in float64 for its first 1, 2, … J members.
+    """The errors of one ensemble, summed in float64 for its first 1, 2, … J members.
 
     Args:
         ensemble: The ensemble.
-        moments: Of the same activations.
+        moments: The moments of the same activations.
     """
 
     def __init__(self, ensemble: Ensemble, moments: Moments) -> None:
@@ -118,7 +118,7 @@ class Totals:
         self.counts_J = [torch.zeros(width, dtype=torch.int64) for width in ensemble.widths]
 
     def add(self, start: int, acts_BD: Tensor, steps: list[Step]) -> None:
-        """Take in the activations from number ``start`` on and the members' codes of them."""
+        """Add the activations from number ``start`` on, with their codes by all members."""
         for number, member in enumerate(steps):
             _, features_E = member.firing()
             self.counts_J[number] += torch.bincount(features_E, minlength=len(self.counts_J[number])).cpu()
@@ -129,7 +129,7 @@ class Totals:
         self.error_C.index_add_(0, self.moments.chunks_of(start, len(acts_BD)), error_B)
 
     def figures(self, *, bootstrap: int, seed: int) -> dict[str, Any]:
-        """The figures as they stand in evaluation/reconstruction.json; what is undefined is None."""
+        """The figures for evaluation/reconstruction.json; an undefined figure is None."""
         low, high = interval(self.draws(bootstrap=bootstrap, seed=seed))
         by_members = [self._first(number + 1) for number in range(len(self.ensemble))]
         whole = by_members[-1]
@@ -142,7 +142,7 @@ class Totals:
         }
 
     def draws(self, *, bootstrap: int, seed: int) -> NDArray[np.float64]:
-        """The explained variance on bootstrap samples, the same ones for every ensemble."""
+        """The explained variance on bootstrap samples, which are the same for every ensemble."""
         return explained_draws(self.error_C, self.moments, samples=bootstrap, seed=seed)
 
     def _first(self, count: int) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class Totals:
         }
 
     def densities(self) -> pd.DataFrame:
-        """One row a feature: feature, member, count (tokens on which it fires) and density (their share)."""
+        """One row per feature: feature, member, count (tokens on which it fires) and density (their share)."""
         counts_M = torch.cat(self.counts_J).numpy()
         return pd.DataFrame(
             {
@@ -183,7 +183,7 @@ class Totals:
 
 
 def _spread(density_M: Tensor) -> dict[str, float] | None:
-    """Percentiles of the density over the features that fire; None if none does."""
+    """Percentiles of the density over the features that fire; None if no feature fires."""
     alive = density_M[density_M > 0].numpy()
     if not len(alive):
         return None
@@ -226,7 +226,7 @@ def explained_draws(error_C: Tensor, moments: Moments, *, samples: int, seed: in
 
 
 def explained_above(totals: Mapping[str, Totals], *, bootstrap: int, seed: int) -> dict[str, dict[str, Any]]:
-    """For each ensemble ``explained_variance_above``: by other ones the interval of what it explains above them."""
+    """``explained_variance_above`` of each ensemble: the interval of the difference to each other ensemble."""
     found = differences({name: each.draws(bootstrap=bootstrap, seed=seed) for name, each in totals.items()})
     return {name: {f"explained_variance{ABOVE}": above} for name, above in found.items()}
 
@@ -257,7 +257,7 @@ def identity_error(ensemble: Ensemble, acts_BD: Tensor) -> float:
             right += step.weight * float(
                 (acts_BD.double() - own_BD).square().sum() - (own_BD - whole_BD).square().sum()
             )
-    # Where nothing is left to explain, rounding is measured against the activations themselves.
+    # If nothing is left to explain, measure rounding against the activations themselves.
     return abs(left - right) / max(left, 1e-12 * energy, 1e-300)
 
 
@@ -276,15 +276,15 @@ def run_over(
     device: str,
     tell: Callable[[int], None],
 ) -> dict[str, Totals]:
-    """Encode and decode activations by all ensembles in one pass, and add up what each of them leaves.
+    """Encode and decode activations with all ensembles in one pass, and sum the errors of each ensemble.
 
     Args:
         ensembles: Ensembles by name, on ``device``.
-        moments: Of the activations; filled here.
-        read: Gives activations [B, D] from one row to another.
-        tokens: Rows that are read.
-        device: Where to encode.
-        tell: Told the rows done, after every block.
+        moments: The moments of the activations, filled by this function.
+        read: Returns activations [B, D] from one row to another.
+        tokens: Number of rows to read.
+        device: The device to encode on.
+        tell: Told the number of rows done, after every block.
     """
     encoders = Encoders(ensembles)
     totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
@@ -314,13 +314,13 @@ def measure_reconstruction(
 
     Args:
         ensembles: Ensembles by name, on ``device``.
-        read: Gives activations by row.
-        tokens: How many there are, N.
+        read: Returns activations by row.
+        tokens: Number of activations, N.
         document_T: The document of each activation, for the bootstrap; see `Moments`.
-        stretch: Tokens that it draws together otherwise.
-        bootstrap: Bootstrap samples behind an interval.
+        stretch: Number of tokens that the bootstrap draws together if documents are unknown.
+        bootstrap: Number of bootstrap samples for an interval.
         seed: Seed of the bootstrap.
-        device: Where to encode.
+        device: The device to encode on.
         progress: Told about every block.
 
     Returns:
@@ -335,7 +335,7 @@ def measure_reconstruction(
     identities: dict[str, float] = {}
     checked = read(0, min(IDENTITY_TOKENS, tokens)).to(device)
     for name, ensemble in ensembles.items():
-        # Every block obeys the identity by itself; the worst one is reported.
+        # The identity holds for every block; report the block with the largest error.
         identities[name] = max(identity_error(ensemble, block_BD) for block_BD in checked.split(BLOCK))
     table = pd.concat([total.densities().assign(ensemble=name) for name, total in totals.items()], ignore_index=True)
     above = explained_above(totals, bootstrap=bootstrap, seed=seed)

@@ -1,1 +1,1 @@
-"""What several subjects of the analysis need: sparse codes, pooling, intervals, random twins."""
+"""Shared parts of the analyses: sparse codes, pooling, intervals, random twins."""

@@ -1,4 +1,4 @@
-"""95 % bootstrap intervals of figures, and of differences between methods that were measured on the same draws."""
+"""Bootstrap 95 % intervals of figures, and of differences between methods on the same draws."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ABOVE = "_above"
-"""Ending of what a figure is above the same of other methods: by their names, [low, high] of the difference."""
+"""Suffix of a figure's differences to other methods: by method, [low, high] of the difference."""
 
 
 def interval(draws_R: Floats) -> tuple[float, float]:
-    """Percentile interval of a figure's bootstrap values; NaN among them is left out, and both are NaN without any."""
+    """Percentile interval of a figure's bootstrap values, without NaN; (NaN, NaN) if no value is left."""
     known = draws_R[~np.isnan(draws_R)]
     if not len(known):
         return math.nan, math.nan
@@ -24,13 +24,12 @@ def interval(draws_R: Floats) -> tuple[float, float]:
 
 
 def differences(draws: Mapping[str, Floats]) -> dict[str, dict[str, list[float | None]]]:
-    """For each method and each other one the interval of what the first is above the second, draw by draw.
+    """The interval of the difference between each method and each other method, draw by draw.
 
-    What makes a draw hard makes it hard for both, so these are narrower than intervals that take methods for
-    independent.
+    A hard draw is hard for both methods, so these intervals are narrower than intervals of independent methods.
 
     Args:
-        draws: By method the figure on the same bootstrap samples [R].
+        draws: The figure of each method on the same bootstrap samples [R].
     """
     found: dict[str, dict[str, list[float | None]]] = {}
     for name, own in draws.items():
@@ -40,14 +39,14 @@ def differences(draws: Mapping[str, Floats]) -> dict[str, dict[str, list[float |
 
 
 def mean_draws(values: Mapping[str, Floats], *, samples: int, seed: int) -> dict[str, Floats]:
-    """By method the mean over units on bootstrap samples of these units [R], the same samples for all methods.
+    """The mean of each method over units on bootstrap samples of the units [R], the same samples for all methods.
 
-    Values that are NaN are left out of a mean; a sample that holds nothing else has NaN.
+    NaN values are left out of a mean; the mean of a sample with only NaN is NaN.
 
     Args:
-        values: By method one value a unit [U], of the same units in the same order.
-        samples: Bootstrap samples, R.
-        seed: Of the draws.
+        values: One value per unit [U] of each method, with the same units in the same order.
+        samples: Number of bootstrap samples, R.
+        seed: Seed of the draws.
     """
     if not values:
         return {}
@@ -57,9 +56,9 @@ def mean_draws(values: Mapping[str, Floats], *, samples: int, seed: int) -> dict
     units = values_KU.shape[1]
     chance = np.random.default_rng(seed)
     draws_KR = np.full((len(values), samples), math.nan)
-    for sample in range(samples):  # one at a time: counts of all samples would be as large as samples times units
+    for sample in range(samples):  # one sample at a time: the counts of all samples would take samples × units numbers
         drawn_U = chance.integers(units, size=units)
-        # Taken and summed row by row, so that methods with the same values have the same mean to the last digit.
+        # Sum row by row, so that methods with the same values have the same mean to the last digit.
         count_K = known_KU.take(drawn_U, axis=1).sum(axis=1)
         sum_K = values_KU.take(drawn_U, axis=1).sum(axis=1)
         np.divide(sum_K, count_K, out=draws_KR[:, sample], where=count_K > 0)
@@ -67,13 +66,13 @@ def mean_draws(values: Mapping[str, Floats], *, samples: int, seed: int) -> dict
 
 
 def share_draws(share: float, count: int, *, samples: int, seed: int | Sequence[int]) -> Floats:
-    """A share of some units on bootstrap samples of them [R]: how many of ``count`` draws are among the share.
+    """The share of units with a property on bootstrap samples of the units [R], as binomial draws.
 
     Args:
-        share: Of the units.
-        count: How many units there are, at least one.
-        samples: Bootstrap samples, R.
-        seed: Of the draws.
+        share: The share of all units.
+        count: Number of units, at least one.
+        samples: Number of bootstrap samples, R.
+        seed: Seed of the draws.
     """
     draws_R: Floats = np.random.default_rng(seed).binomial(count, share, size=samples) / count
     return draws_R

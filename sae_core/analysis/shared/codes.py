@@ -1,4 +1,4 @@
-"""Sparse codes of several ensembles over the same activations, without a dense [tokens, features] code at rest."""
+"""Make sparse codes of several ensembles over the same activations, without storing a dense [tokens, features] code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sae_core.sae.sparse_code import SparseCode
 from sae_core.training.kernels.frozen import FrozenEncoder
 
 BLOCK = 2048
-"""Activations encoded at a time."""
+"""Number of activations to encode at a time."""
 
 
 class Encoders:
-    """Ensembles that read the same activations; a member that several of them share encodes only once.
+    """Ensembles that read the same activations; a member that several ensembles share encodes only once.
 
-    The single SAE, the first bagged member and the first boosted stage usually are one and the same SAE.
+    The single SAE, the first bagged member and the first boosted stage are usually the same SAE.
 
     Args:
         ensembles: The ensembles by name, all on one device.
@@ -66,7 +66,7 @@ class Encoders:
 def partial_sums(ensemble: Ensemble, steps: Iterable[Step]) -> Iterator[Tensor]:
     """Reconstructions [B, D] by the first 1, 2, … J members, as `Ensemble.first` wires them.
 
-    Bagged members are averaged anew, boosted stages just stop.
+    The first bagged members are averaged; the first boosted stages are summed.
 
     Args:
         ensemble: The ensemble.

@@ -1,4 +1,4 @@
-"""Mean-pooled features of texts for several ensembles in one pass over their activations, and a random baseline."""
+"""Mean-pool the features of texts for several ensembles in one pass; make random dictionaries as a baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
 
 
 class Batch(Protocol):
-    """Activations of some texts: ``acts_TD`` [T, D] and ``document_T`` [T], the number of each one's text."""
+    """Activations of some texts: ``acts_TD`` [T, D], and ``document_T`` [T], the number of each activation's text."""
 
     @property
     def acts_TD(self) -> Tensor:
@@ -36,9 +36,9 @@ class Pooled:
     """Means over the tokens of each text.
 
     Attributes:
-        codes: For each ensemble the mean coefficients, α folded in, sparse [texts, M].
+        codes: The mean coefficients of each ensemble, α folded in, sparse [texts, M].
         raw: The mean activations [texts, D].
-        tokens: Tokens of each text [texts]; a text without any has means of 0.
+        tokens: Number of tokens of each text [texts]; a text without tokens has means of 0.
     """
 
     codes: dict[str, sparse.csr_array]
@@ -59,10 +59,10 @@ def pool(
 
     Args:
         ensembles: Ensembles by name, on ``device``.
-        batches: Activations, a text's tokens in one batch or in several.
-        texts: How many texts there are.
-        device: Where to encode.
-        progress: Told after every block, in texts.
+        batches: Activations; a text may lie in several batches.
+        texts: Number of texts.
+        device: The device to encode on.
+        progress: Told the number of texts done, after every block.
     """
     encoders = Encoders(ensembles)
     counts_T = torch.zeros(texts, dtype=torch.int64)
@@ -93,7 +93,7 @@ def pool(
 def _sums_by_text(
     ensemble: Ensemble, codes: Iterable[Step], document_B: NDArray[np.int64], texts: int
 ) -> sparse.coo_array:
-    """Sums of a block's coefficients over each text's tokens. Summed block by block, so that little is kept."""
+    """Sum a block's coefficients over each text's tokens; summing block by block takes little memory."""
     rows, columns, values = [], [], []
     for step in codes:
         code = step.code
@@ -110,7 +110,7 @@ def _sums_by_text(
 def _means(
     found: Sequence[sparse.coo_array], per_text_T: NDArray[np.int64], shape: tuple[int, int]
 ) -> sparse.csr_array:
-    """Sums to means. A text that lies in two blocks is summed here, since CSR adds what falls on one place."""
+    """Turn sums into means. A text in two blocks is summed here, since CSR adds entries with the same place."""
     if not found:
         return sparse.csr_array(shape, dtype=np.float32)
     rows = np.concatenate([part.coords[0] for part in found])

@@ -1,4 +1,4 @@
-"""Ensembles whose members, or whose later stages, are random dictionaries: what training them is measured against."""
+"""Make random twins of ensembles, to measure what training adds: all members, or only later stages, are random."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sae_core.ensembles.ensemble import Ensemble, as_a_whole
 from sae_core.sae import SAE
 
 SAMPLE_ROWS = 4096
-"""Activations on which random dictionaries are set up."""
+"""Number of activations for setting up random dictionaries."""
 _RANDOM = 7
-"""Sets the seeds of random dictionaries apart from all others."""
+"""Keeps the seeds of random dictionaries apart from all other seeds."""
 
 
 @torch.no_grad()
@@ -31,20 +31,20 @@ def random_twin(
     read_BD: Tensor | None = None,
     path: Sequence[int] = (),
 ) -> Ensemble:
-    """An ensemble with random dictionaries for members (see `random_dictionary`), wired alike.
+    """Make an ensemble of random dictionaries (see `random_dictionary`) with the same wiring.
 
-    A random member has as many active features on the sample as the member in its place has there, each on what it
-    reads in its own ensemble: k with TopK, by one threshold for all features (for ReLU in the bias) otherwise.
+    On the sample, a random member has as many active features as the member that it replaces, each on the input in its
+    own ensemble: k features with TopK, otherwise through one threshold for all features (for ReLU in the bias).
 
     Args:
         ensemble: The ensemble to imitate.
-        sample_BD: Activations [B, D] on which thresholds, biases and gains are set.
+        sample_BD: Activations [B, D] for setting thresholds, biases and gains.
         seed: Seed of the random atoms.
-        kept: So many of the first members stay as they are.
-        fit: Give each random member the weight that explains most of what it reads on the sample (least squares,
+        kept: Number of first members to keep as they are.
+        fit: Give each random member the weight that explains most of its input on the sample (least squares,
             ⟨r, m(r)⟩ / ‖m(r)‖², for the residual wiring), instead of the weight in the ensemble.
-        read_BD: What the ensemble itself reads, where that is not the sample.
-        path: Numbers that lead to it, where it is itself a member.
+        read_BD: The input of the ensemble itself, if it is not the sample.
+        path: The numbers of the members that lead to the ensemble, if it is a member itself.
     """
     members, weights = [], []
     twin_BD = sample_BD
@@ -72,19 +72,19 @@ def _random_member(like: Coder, acts_BD: Tensor, read_BD: Tensor, *, seed: int, 
 
 
 def _gain(target_BD: Tensor, made_BD: Tensor) -> float:
-    """The factor g that makes ‖target − g·made‖² smallest; 0 where nothing was made."""
+    """The factor g with the smallest ‖target − g·made‖²; 0 if ``made`` is 0."""
     energy = float(made_BD.double().square().sum())
     return float((target_BD.double() * made_BD.double()).sum()) / energy if energy > 0 else 0.0
 
 
 def random_stages(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> Ensemble:
-    """The control of a boosted ensemble: its own first stage, then random ones, each with one gain fitted.
+    """Make the control of a boosted ensemble: its own first stage, then random stages, each with one fitted gain.
 
-    What it explains needs no training of the later stages, so only what is above it is what these have learnt.
+    The control needs no training of later stages, so the later stages have learnt only the difference to the control.
 
     Args:
         ensemble: The boosted ensemble.
-        sample_BD: Training activations [B, D]; gains, thresholds and biases are set on these.
+        sample_BD: Training activations [B, D] for setting gains, thresholds and biases.
         seed: Seed of the random atoms.
     """
     return random_twin(ensemble, sample_BD, seed=seed, kept=1, fit=True)

@@ -1,4 +1,4 @@
-"""Figures over several seeds: mean, interval, and the difference to another method on the same seeds."""
+"""Average figures over several seeds: mean, interval, and the difference to another method on the same seeds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CONFIDENCE = 0.95
 
 
 def mean_interval(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and 95 % interval of the mean (Student's t) of one figure, one value a seed.
+    """Mean and 95 % interval of the mean (Student's t) of one figure, with one value per seed.
 
-    Seeds on which it is undefined (None) are left out. Without two values there is no interval.
+    Seeds with an undefined value (None) are left out. An interval needs two values.
 
     Returns:
         ``mean``, ``low``, ``high`` (None where undefined) and the ``values`` as given.
@@ -36,16 +36,16 @@ def mean_interval(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def within(figure: dict[str, Any], low: float, high: float) -> dict[str, Any]:
-    """A figure whose interval is cut to the values that the figure can have, such as 0 to 1 of a share."""
+    """Cut the interval of a figure to its possible values, such as 0 to 1 for a share."""
     if figure["low"] is None:
         return figure
     return {**figure, "low": max(figure["low"], low), "high": min(figure["high"], high)}
 
 
 def difference(values: Sequence[float | None], others: Sequence[float | None]) -> dict[str, Any]:
-    """`mean_interval` of what ``values`` are above ``others``, seed by seed.
+    """`mean_interval` of ``values`` minus ``others``, seed by seed.
 
-    Both are of the same data and seeds, so what is hard about a seed does not blur the difference.
+    Both have the same data and seeds, so a hard seed does not blur the difference.
     """
     pairs = zip(values, others, strict=True)
     return mean_interval([None if one is None or other is None else one - other for one, other in pairs])
@@ -56,7 +56,7 @@ def over_seeds(figures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> di
 
     Args:
         figures: The figures of each seed.
-        names: Which of them; one that a seed lacks is None there.
+        names: The names of figures; a figure that a seed lacks is None there.
     """
     return {name: mean_interval([_reach(one, name) for one in figures]) for name in names}
 

@@ -1,6 +1,6 @@
-"""Names and thresholds by which tables are written and read, apart from what computes them.
+"""Names and thresholds for writing and reading tables, separate from the code that computes the tables.
 
-Who only reads figures, such as the first page of the dashboard, imports neither torch nor scikit-learn for them.
+So the first page of the dashboard, which only reads figures, imports neither torch nor scikit-learn.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import EVERY
 
 THRESHOLD = 0.7
-"""Cosine from which two atoms count as the same feature (the paper's)."""
+"""The cosine from which two atoms count as the same feature (the paper's threshold)."""
 CORRELATED, OVERLAPPING = 0.5, 1 / 3
-"""Correlation of activations, and share of top contexts, from which two features count as the same."""
+"""The correlation of activations, and the overlap of top contexts, from which two features count as the same."""
 FAMILY_THRESHOLDS = {"cosine": THRESHOLD, "correlation": CORRELATED, "overlap": OVERLAPPING}
-"""From which score on each of the three measures two features may be of one family."""
+"""The score on each of the three measures from which two features may be in one family."""
 
 RAW, RANDOM = "raw activation", "random"
 """Names of the two baselines beside the ensembles."""
@@ -30,15 +30,15 @@ def colour_of(name: str) -> str | None:
 
 
 CONFOUNDED = "confounded"
-"""Name of the task whose labels go together with something else in training, but not in testing. It does not measure
-whether a concept is found, but what a detector leans on, so means leave it out."""
+"""Name of the task whose labels go together with another property in training, but not in testing. The task measures
+which property a detector uses, and not whether a concept is found, so means leave the task out."""
 PLAIN, STANDARDISED = "plain", "standardised"
-"""Coefficients as a detector may get them: as they are, or scaled to unit variance on the training texts."""
+"""Coefficients for a detector: plain, or scaled to unit variance on the training texts."""
 SCALED = (
     "Plain coefficients feel the scale of an ensemble: bagging weighs each member by one over their number, and a "
     "probe with an L2 penalty finds smaller coefficients harder to use. Standardised ones do not."
 )
-"""Why standardised coefficients are what methods are compared by."""
+"""The reason for comparing methods by standardised coefficients."""
 
 FOUND = "truth"
 """Name of the evaluation of what is found of a known dictionary."""
@@ -48,19 +48,19 @@ BY_PROBE, BY_ATTRIBUTE, BY_TRUTH = "biased probe", "attribute probe", "known tok
 """Rankings by |(f̄₊ − f̄₋)·(w·d_i)| with the w of the biased probe, or of a probe for S (SAEBench), and, where it is
 known on which tokens S stands, by the first among the features that fire mainly there: what a perfect person picks."""
 MAINLY = 0.5
-"""Share of a feature's activation on the marked tokens from which it means S."""
+"""The share of activation on marked tokens from which a feature means S."""
 BIASED, ORACLE = "biased", "oracle"
 MEASURED = ("target", "spurious", "worst_group", "scr")
 SPURIOUS_KEYS = ("method", "ranking", "n", "retrained")
-"""What names a row of the figures over seeds."""
+"""The columns that identify a row of the figures over seeds."""
 
 PRECISION = "precision"
-"""A mean over de-duplicated atoms. No two ensembles share these, so its differences are not paired."""
+"""A mean over de-duplicated atoms. No two ensembles share atoms, so differences are not paired."""
 COVERED = (
     "Intervals of one training draw its true features anew (of precision its atoms): they do not say what another "
     "training would find."
 )
-"""What has to stand beside these intervals."""
+"""The caveat to show with these intervals."""
 
 CONTROL = (
     "Stage 1 as it was trained, followed by untrained random stages: unit atoms of random directions, as wide and with "
@@ -75,12 +75,12 @@ CONTROL_MISSING = (
 
 
 def untrained_share(first: float | None, control: float | None, trained: float | None) -> float | None:
-    """The share of what later stages explain that random stages explain, too; None where these explain nothing.
+    """The share of the later stages' gain in explained variance that random stages have too; None if there is no gain.
 
     Args:
         first: Explained variance of stage 1.
-        control: Of stage 1 and random stages.
-        trained: Of all trained stages.
+        control: Explained variance of stage 1 with random stages.
+        trained: Explained variance of all trained stages.
     """
     if first is None or control is None or trained is None or trained <= first:
         return None
@@ -94,7 +94,7 @@ NOISE_NULL = (
 )
 """The definition of the null of boosted stages over trainings."""
 WORTH = 0.01
-"""Explained variance that a member has to add for as much training arithmetic as the first one took."""
+"""The explained variance that a member must add per training arithmetic of the first member to be worth its cost."""
 RULE = (
     f"Stop before the first member that adds less than {WORTH:g} of explained variance for as much training arithmetic "
     "as the first member took."
@@ -102,10 +102,10 @@ RULE = (
 
 
 def texts_in_words(facts: Mapping[str, Any]) -> str:
-    """What figures over seeds of a spurious task are means over: the texts of a seed, and how many another one shares.
+    """The seeds behind the figures of a spurious task, in words: the texts per seed, and the share that two seeds have.
 
     Args:
-        facts: A task of evaluation/spurious.json; earlier runs do not say what is shared.
+        facts: A task of evaluation/spurious.json; older runs do not record shared texts.
     """
     seeds, shared = len(facts["seeds"]), facts.get("shared_texts") or {}
     sizes = [
@@ -124,11 +124,11 @@ def texts_in_words(facts: Mapping[str, Any]) -> str:
 
 
 def where_to_stop(steps: Sequence[Mapping[str, Any]], *, worth: float = WORTH) -> int | None:
-    """The number of members at which `RULE` says to stop; None if the last one was still worth its cost.
+    """The number of members at which `RULE` says to stop; None if the last member is worth its cost.
 
     Args:
-        steps: As `sae_core.analysis.cost.cost.marginal` gives them.
-        worth: Explained variance that a member has to add for the cost of the first one.
+        steps: The result of `sae_core.analysis.cost.cost.marginal`.
+        worth: The explained variance that a member must add for the cost of the first member.
     """
     for before, step in pairwise(steps):
         if step["added_per_cost"] is not None and step["added_per_cost"] < worth:

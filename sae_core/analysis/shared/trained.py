@@ -1,4 +1,4 @@
-"""The trained ensembles of a run, loaded for an evaluation."""
+"""Load the trained ensembles of a run for an evaluation."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from sae_core.foundation.run import Run
 
 
 def trained_ensembles(run: Run, device: str) -> dict[str, Ensemble]:
-    """The ensembles of a run by name, ready for inference.
+    """Load the ensembles of a run by name, ready for inference.
 
     Raises:
-        UserError: If there is none, or one of them is damaged or was trained on activations of another dimension.
+        UserError: If there is no ensemble, or one is damaged or was trained on activations of another dimension.
     """
     d_in = run.facts("corpus").get("d_in")
     ensembles = {folder.name: load_ensemble(folder, device=device, d_in=d_in) for folder in run.ensembles()}

@@ -1,1 +1,1 @@
-"""Which features are alike: by their atoms, by what they fire on; one to one, nearest, in families."""
+"""Match features: by their atoms and by the tokens on which they fire; one to one, nearest, in families."""

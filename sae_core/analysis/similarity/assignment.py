@@ -1,10 +1,10 @@
-"""The one-to-one assignment with the largest sum of scores, exact at any size.
+"""Find the one-to-one assignment with the largest sum of scores, exactly and at any size.
 
-A dense solver holds all scores, in float64: 2 GB for 16,384 × 16,384, beside what they are made from. But an optimal
-assignment hardly uses any scores but the largest of each row and column: it is found among these *candidates*, and its
-prices (dual variables) then show whether any other score could improve it. Those that could become candidates, until
-none is left; so the result is the optimum over all scores, proved each time (column generation, as for linear
-programs), and scores are only looked at block by block.
+A dense solver holds all scores in float64: 2 GB for 16,384 × 16,384. But an optimal assignment mostly uses the largest
+scores of each row and column. We solve the assignment among these *candidates*. The prices (dual variables) of the
+solution then show which other scores could improve it. These scores become candidates too, and the solver runs again,
+until no score can improve the solution. So the result is a proven optimum over all scores (column generation, as for
+linear programs), and the scores are computed block by block.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 from sae_core.analysis.similarity.assignment_loops import FREE, assign_sparsely
 
 DENSE_CELLS = 2**22
-"""Up to so many scores a dense solver is as fast and takes little memory (2,048 × 2,048)."""
+"""Up to this many scores (2,048 × 2,048), a dense solver is as fast and takes little memory."""
 CANDIDATES = 16
-"""Largest scores of each row and each column that are looked at first."""
+"""Number of largest scores of each row and each column among the first candidates."""
 SLACK = 1e-9
-"""What a score may gain a row beyond its profit and count as rounding."""
+"""The gain beyond a row's profit that counts as rounding."""
 JITTER = 1e-6
-"""Noise by which new candidates are chosen, so that rows that are all alike do not choose the same few of equals."""
+"""Noise for choosing new candidates, so that equal rows do not all choose the same few of equal columns."""
 
 Blocks = Iterable[tuple[int, Tensor]]
 """(number of the first row, scores [b, M]), for all rows; iterated more than once, and the same each time."""
@@ -36,14 +36,14 @@ Blocks = Iterable[tuple[int, Tensor]]
 def largest_assignment(
     blocks: Blocks, rows: int, columns: int, *, candidates: int = CANDIDATES, dense_cells: int = DENSE_CELLS
 ) -> NDArray[np.int64]:
-    """The column of each row [N] such that no column is taken twice and the sum of scores is the largest possible.
+    """Find a different column for each row [N] with the largest possible sum of scores.
 
     Args:
-        blocks: The scores, none below −1 or above 1.
-        rows: How many rows there are, N.
-        columns: How many columns, M ≥ N.
-        candidates: Candidates of each row and column at first.
-        dense_cells: Up to so many scores, they are all given to SciPy's dense solver.
+        blocks: The scores, from −1 to 1.
+        rows: Number of rows, N.
+        columns: Number of columns, M ≥ N.
+        candidates: Number of first candidates of each row and column.
+        dense_cells: Up to this many scores, use SciPy's dense solver.
     """
     if rows * columns <= dense_cells:
         scores_NM = torch.cat([block_bM for _, block_bM in blocks]).cpu().numpy()
@@ -62,7 +62,7 @@ class _Graph:
 
     Attributes:
         keys_E: Row times M plus column, ascending.
-        scores_E: Score of each.
+        scores_E: Score of each candidate.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -74,28 +74,28 @@ class _Graph:
         self._shift_N = torch.randint(columns, (rows,), generator=chance)
 
     def add(self, row_E: Tensor, column_E: Tensor, score_E: Tensor) -> None:
-        """Take in candidates; those that are there already stay as they are."""
+        """Add candidates; existing candidates stay as they are."""
         keys = np.concatenate([self.keys_E, (row_E * self.columns + column_E).cpu().numpy()])
         scores = np.concatenate([self.scores_E, score_E.double().cpu().numpy()])
         self.keys_E, first = np.unique(keys, return_index=True)
         self.scores_E = scores[first]
 
     def assign(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-        """(column of each row, price of each column, profit of each row) of the optimum among the candidates."""
+        """Solve among the candidates: (column of each row, price of each column, profit of each row)."""
         pointers = np.searchsorted(self.keys_E, np.arange(self.rows + 1) * self.columns)
         column_N, row_M = np.full(self.rows, FREE), np.full(self.columns, FREE)
         price_M, profit_N = np.zeros(self.columns), np.zeros(self.rows)
-        # Whatever a row's score outside is, it is worse than any free column, and there is one for each row outside.
+        # A row outside gets less than any free column would give it, and each row outside has a free column.
         assign_sparsely(pointers, self.keys_E % self.columns, self.scores_E, -4.0, price_M, profit_N, column_N, row_M)
         return column_N, price_M, profit_N
 
     def extend(
         self, blocks: Blocks, price_M: NDArray[np.float64], profit_N: NDArray[np.float64], candidates: int
     ) -> bool:
-        """Make candidates of scores that gain a row more than its profit, the best ones of each such row.
+        """Make candidates of the scores that gain a row more than its profit, the best few of each such row.
 
         Returns:
-            Whether there are any; if not, the assignment is the optimum over all scores.
+            Whether there are such scores; if not, the assignment is the optimum over all scores.
         """
         found = []
         price, profit = torch.from_numpy(price_M), torch.from_numpy(profit_N)
@@ -107,7 +107,7 @@ class _Graph:
                 continue
             gain_LM, limit_L1 = gain_bM[late_L], limit_b[late_L, None]
             picks_LC = (gain_LM + self._jitter(start + late_L)).topk(candidates, dim=1).indices
-            # The best one is among them in any case, so that every round brings something new.
+            # Always include the best score, so that every round adds a candidate.
             picks_LC = torch.cat([gain_LM.argmax(dim=1, keepdim=True), picks_LC], dim=1)
             keep_LC = gain_LM.gather(1, picks_LC) > limit_L1
             rows_LC = (start + late_L)[:, None].expand_as(picks_LC)
@@ -118,12 +118,12 @@ class _Graph:
         return bool(found)
 
     def _jitter(self, rows_L: Tensor) -> Tensor:
-        """Noise [L, M] that differs from row to row: the same numbers, each time begun at another place."""
+        """Noise [L, M] that differs from row to row: the same numbers, shifted differently for each row."""
         return self._noise.to(rows_L.device).unfold(0, self.columns, 1)[self._shift_N.to(rows_L.device)[rows_L]]
 
 
 def _first_candidates(blocks: Blocks, rows: int, columns: int, candidates: int) -> _Graph:
-    """The largest scores of every row and of every column."""
+    """Collect the largest scores of every row and of every column."""
     graph = _Graph(rows, columns)
     most: tuple[Tensor, Tensor] | None = None  # the largest scores of each column so far [≤ C, M], and their rows
     found = []

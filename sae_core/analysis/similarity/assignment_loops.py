@@ -1,13 +1,13 @@
 """Loops that solve a sparse assignment problem by shortest augmenting paths, with prices that prove the optimum.
 
-Source: Jonker and Volgenant 1987, in the rectangular form of Crouse 2016. SciPy has both a dense form
-(`linear_sum_assignment`, cubic) and a sparse one (`min_weight_full_bipartite_matching`). The sparse one neither gives
-the prices nor ends in reasonable time where many atoms are equal: the feasibility test it begins with is exponential on
+Source: Jonker and Volgenant 1987, in the rectangular form of Crouse 2016. SciPy has a dense solver
+(`linear_sum_assignment`, cubic) and a sparse solver (`min_weight_full_bipartite_matching`). The sparse solver does not
+return the prices, and does not end in reasonable time if many atoms are equal: its feasibility test is exponential on
 such graphs (scipy issue 26147).
 
-Rows bid for columns. The gain of a column is its score minus its price, a row's profit is what its best column gains,
-and a row may also stay ``outside`` for a score below all others, so that there always is a solution. At the end no
-column gains a row more than its profit, and no free column has a price: so nobody could do better.
+Rows bid for columns. The gain of a column is its score minus its price, and a row's profit is the gain of its best
+column. A row may also stay ``outside`` for a score below all others, so a solution always exists. At the end no column
+gains a row more than its profit, and no free column has a price. So no other assignment is better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from sae_core.training.kernels.cpu.compiled import inlined, loop
 
 FREE, OUTSIDE = -1, -2
-"""What stands for a column of a row that has none yet, or stays outside; also for the row of a column without one."""
+"""The numbers that mark a row without a column, a row outside, and a column without a row."""
 
 
 @inlined
@@ -53,12 +53,12 @@ def _pop(distances_H, columns_H, size):
 
 @inlined
 def _take_favourites(pointers_R, columns_E, scores_E, outside, price_M, profit_N, column_N, row_M):
-    """Set each row's profit, and give it its best column if nobody has that yet."""
+    """Set each row's profit, and give the row its best column if that is free."""
     for row in range(len(profit_N)):
         best, favourite = outside, FREE
         for entry in range(pointers_R[row], pointers_R[row + 1]):
             gain = scores_E[entry] - price_M[columns_E[entry]]
-            # Of equals, one that is still free.
+            # Of equal columns, take a free one.
             if gain > best or (gain == best and favourite >= 0 and row_M[favourite] >= 0):
                 best, favourite = gain, columns_E[entry]
         profit_N[row] = best
@@ -71,7 +71,7 @@ def _search(
     start, pointers_R, columns_E, scores_E, outside, price_M, profit_N, row_M,
     distances_H, columns_H, distance_M, from_M, seen_M, done_M, scanned_M,
 ):  # fmt: skip
-    """The nearest free column from a row without one, or the nearest row that can stay outside (Dijkstra).
+    """Find the nearest free column from a row without a column, or the nearest row that can stay outside (Dijkstra).
 
     Returns:
         (columns scanned on the way, length of the path, the free column or OUTSIDE, the row that stays outside).
@@ -108,17 +108,17 @@ def _search(
 
 @loop("void(int64[::1], int64[::1], float64[::1], float64, float64[::1], float64[::1], int64[::1], int64[::1])")
 def assign_sparsely(pointers_R, columns_E, scores_E, outside, price_M, profit_N, column_N, row_M):
-    """The assignment with the largest sum of scores, with the prices and profits that prove it.
+    """Find the assignment with the largest sum of scores, and the prices and profits that prove the optimum.
 
     Args:
-        pointers_R: Where the entries of each row begin, and at the end their number [N + 1].
+        pointers_R: The start of each row's entries, and at the end the number of entries [N + 1].
         columns_E: Column of each entry.
         scores_E: Score of each entry.
         outside: Score of a row without a column.
-        price_M: Zeros; becomes the price of each column.
-        profit_N: Becomes the profit of each row.
-        column_N: FREE everywhere; becomes the column of each row, or OUTSIDE.
-        row_M: FREE everywhere; becomes the row of each column, or stays FREE.
+        price_M: Zeros; receives the price of each column.
+        profit_N: Receives the profit of each row.
+        column_N: FREE everywhere; receives the column of each row, or OUTSIDE.
+        row_M: FREE everywhere; receives the row of each column, or stays FREE.
     """
     rows, columns = len(profit_N), len(price_M)
     distances_H, columns_H = np.empty(len(columns_E) + 1), np.empty(len(columns_E) + 1, np.int64)

@@ -1,4 +1,4 @@
-"""Cosine similarity between dictionaries: blocks of cosines, best matches, and what chance gives.
+"""Compare dictionaries by cosine: blocks of cosines, best matches, one-to-one matches, and the level of chance.
 
 Sources: MMCS (Sharkey et al. 2022), one-to-one matching on cosine (Song et al. 2025).
 """
@@ -16,21 +16,21 @@ from torch.nn.functional import normalize
 from sae_core.analysis.similarity.assignment import largest_assignment
 
 CELLS = 2**24
-"""Cosines that exist at a time (64 MB); a block has as many rows as that allows."""
+"""Number of cosines in memory at a time (64 MB), which limits the rows of a block."""
 HELD_CELLS = 2**28
-"""Cosines of two dictionaries that are kept while these are matched (1 GB)."""
+"""Number of cosines to keep while two dictionaries are matched (1 GB)."""
 SAMPLED = 2048
-"""Random atoms at most whose best cosine is averaged for `random_best`; all of them have the same expectation."""
+"""Largest number of random atoms to average over in `random_best`; all atoms have the same expectation."""
 DRAWN = 8192
 _TINY = 1e-12
 
 
 class Atoms:
-    """The atoms of a dictionary, or of several one after another, seen as unit vectors without a copy of them all.
+    """The atoms of one dictionary, or of several one after another, as unit vectors without a full copy.
 
     Args:
-        parts: Dictionaries [N_i, D], of any norm and on one device; they may be memory-mapped. A zero atom has cosine 0
-            with all others.
+        parts: Dictionaries [N_i, D] with atoms of any norm, on one device; they may be memory-mapped. A zero atom has
+            cosine 0 with all others.
     """
 
     def __init__(self, *parts: Tensor) -> None:
@@ -39,7 +39,7 @@ class Atoms:
 
     @classmethod
     def of(cls, atoms: Tensor | Atoms) -> Atoms:
-        """The same atoms; what is an `Atoms` already stays as it is."""
+        """Wrap a tensor as `Atoms`; return `Atoms` as they are."""
         return atoms if isinstance(atoms, Atoms) else cls(atoms)
 
     def __len__(self) -> int:
@@ -48,12 +48,12 @@ class Atoms:
 
     @property
     def d_in(self) -> int:
-        """Their dimension, D."""
+        """Dimension of the atoms, D."""
         return self.parts[0].shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """The device of the atoms."""
         return self.parts[0].device
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -67,7 +67,7 @@ class Atoms:
         return (torch.cat(pieces, dim=1) if len(pieces) > 1 else pieces[0]).mul_(self._scale_N[start:])
 
     def _placed(self) -> Iterator[tuple[int, Tensor]]:
-        """(number of its first atom, part)."""
+        """Yield each part with the number of its first atom."""
         first = 0
         for part in self.parts:
             yield first, part
@@ -75,17 +75,17 @@ class Atoms:
 
 
 def _inverse_norms(part_ND: Tensor) -> Tensor:
-    # As `normalize` does, in pieces, since a norm over a whole map would read it into a copy.
+    # Like `normalize`, but in pieces, since a norm over a whole map would copy the map into memory.
     return torch.cat([piece.float().norm(dim=1).clamp_min(_TINY).reciprocal() for piece in part_ND.split(8192)])
 
 
 def cosine_blocks(atoms: Tensor | Atoms, others: Tensor | Atoms, *, cells: int = CELLS) -> Iterator[tuple[int, Tensor]]:
-    """(number of the first row, cosines [b, M]) for rows of ``atoms`` against all M ``others``.
+    """Yield (number of the first row, cosines [b, M]) for rows of ``atoms`` against all M ``others``.
 
     Args:
-        atoms: Those that make the rows.
-        others: Those that make the columns.
-        cells: Cosines in a block, about.
+        atoms: The atoms of the rows.
+        others: The atoms of the columns.
+        cells: Approximate number of cosines in a block.
     """
     rows, columns = Atoms.of(atoms), Atoms.of(others)
     size = max(1, cells // max(1, len(columns)))
@@ -95,10 +95,10 @@ def cosine_blocks(atoms: Tensor | Atoms, others: Tensor | Atoms, *, cells: int =
 
 @torch.no_grad()
 def best_matches(atoms: Tensor | Atoms, others: Tensor | Atoms, *, cells: int = CELLS) -> tuple[Tensor, Tensor]:
-    """The most similar of M ``others`` for each of N ``atoms``.
+    """Find the most similar of M ``others`` for each of N ``atoms``.
 
     Returns:
-        (cosine [N], signed; number of that other atom [N], the first one if several are equal).
+        (signed cosine [N], number of the most similar other atom [N], the first one if several are equal).
     """
     blocks = [block_bM.max(dim=1) for _, block_bM in cosine_blocks(atoms, others, cells=cells)]
     return torch.cat([values for values, _ in blocks]), torch.cat([places for _, places in blocks])
@@ -106,10 +106,10 @@ def best_matches(atoms: Tensor | Atoms, others: Tensor | Atoms, *, cells: int = 
 
 @torch.no_grad()
 def nearest_in(atoms: Tensor | Atoms, *, cells: int = CELLS) -> Tensor:
-    """The cosine [N] of each atom with the most similar *other* one of the same dictionary; −∞ for a lone atom.
+    """The cosine [N] of each atom with the most similar *other* atom of the same dictionary; −∞ for a lone atom.
 
-    Only the atom itself is left out: leaving out a whole block on the diagonal would hide an atom's duplicates. Each
-    pair is computed once.
+    Only the atom itself is left out, since leaving out a whole block on the diagonal would hide an atom's duplicates.
+    Each pair is computed once.
     """
     atoms = Atoms.of(atoms)
     size = max(1, cells // len(atoms))
@@ -129,12 +129,12 @@ class Match:
 
     Attributes:
         best_cosine_N: Cosine of each atom with the most similar other.
-        best_N: That other.
+        best_N: The most similar other of each atom.
         best_cosine_M: Cosine of each other with the most similar atom.
-        best_M: That atom.
+        best_M: The most similar atom of each other.
         rows: Atoms of the one-to-one matching with the largest sum of cosines [min(N, M)], ascending.
-        columns: The other of each.
-        cosine: Their cosines.
+        columns: The matched other of each of these atoms.
+        cosine: The cosine of each matched pair.
     """
 
     best_cosine_N: Tensor
@@ -150,14 +150,14 @@ class Match:
 def match_atoms(
     atoms: Tensor | Atoms, others: Tensor | Atoms, *, absolute: bool = False, cells: int = CELLS, held: int = HELD_CELLS
 ) -> Match:
-    """Match two dictionaries, best and one to one (Hungarian matching), exactly and at any size.
+    """Match two dictionaries by best match and one to one (Hungarian matching), exactly and at any size.
 
     Args:
         atoms: N atoms.
         others: M others.
-        absolute: Match by |cosine|, and give that.
-        cells: Cosines computed at a time.
-        held: Cosines that are kept; of larger dictionaries they are computed anew whenever they are needed.
+        absolute: Match by |cosine|, and return |cosine|.
+        cells: Number of cosines to compute at a time.
+        held: Largest number of cosines to keep; for larger dictionaries, cosines are computed again when needed.
     """
     atoms, others = Atoms.of(atoms), Atoms.of(others)
     if len(atoms) > len(others):
@@ -177,7 +177,7 @@ def match_atoms(
 
 
 class _CosineTable:
-    """All cosines of two dictionaries, block by block; on the first way through, the best of each row and column."""
+    """All cosines of two dictionaries, block by block; the first pass records the best of each row and column."""
 
     def __init__(self, rows: Atoms, columns: Atoms, absolute: bool, *, cells: int, held: int) -> None:
         self._rows, self._columns, self._absolute, self._cells = rows, columns, absolute, cells
@@ -213,11 +213,11 @@ class _CosineTable:
         self._seen = start + len(block_bM)
 
     def best_of_rows(self) -> tuple[Tensor, Tensor]:
-        """(cosine [N], column [N]) of the largest cosine of each row."""
+        """The largest cosine of each row: (cosine [N], column [N])."""
         return torch.cat([values for values, _ in self._of_rows]), torch.cat([places for _, places in self._of_rows])
 
     def best_of_columns(self) -> tuple[Tensor, Tensor]:
-        """(cosine [M], row [M]) of the largest cosine of each column."""
+        """The largest cosine of each column: (cosine [M], row [M])."""
         return self._cosine_M.cpu(), self._best_M.cpu()
 
 
@@ -225,10 +225,10 @@ class _CosineTable:
 def one_to_one(
     atoms: Tensor | Atoms, others: Tensor | Atoms, *, absolute: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The one-to-one matching of `match_atoms`.
+    """Find the one-to-one matching of `match_atoms`.
 
     Returns:
-        (rows, columns, cosine), each [min(N, M)] on the CPU: atom ``rows[i]`` goes with other ``columns[i]``; rows
+        (rows, columns, cosine), each [min(N, M)] on the CPU: atom ``rows[i]`` matches other ``columns[i]``; rows
         ascend.
     """
     match = match_atoms(atoms, others, absolute=absolute)
@@ -238,9 +238,9 @@ def one_to_one(
 @torch.no_grad()
 @lru_cache(maxsize=64)
 def random_null(n: int, m: int, d: int, *, seed: int = 0) -> dict[str, float]:
-    """What chance gives: the mean cosine of n random unit atoms in d dimensions with m others.
+    """The level of chance: the mean cosine of n random unit atoms in d dimensions with m others.
 
-    Width alone raises it, so every stability belongs beside it.
+    Width alone raises this level, so every stability has to stand beside it.
 
     Returns:
         ``best``: mean best cosine, as `random_best` gives it; ``matched``: `mean_matched` of the one-to-one matching.
@@ -253,14 +253,14 @@ def random_null(n: int, m: int, d: int, *, seed: int = 0) -> dict[str, float]:
 def mean_matched(cosine: Tensor, n: int, m: int) -> float:
     """Mean cosine of a one-to-one matching of n atoms with m others, over the max(n, m) atoms of the wider dictionary.
 
-    Those of it that are left without a match count as 0: a mean over the min(n, m) pairs alone would make a narrow
-    dictionary inside a wide one look like the same one.
+    Atoms without a match count as 0: with a mean over the min(n, m) pairs alone, a narrow dictionary inside a wide one
+    would look identical to it.
     """
     return float(cosine.double().sum()) / max(n, m)
 
 
 def random_best(n: int, m: int, d: int, *, seed: int = 0) -> float:
-    """Mean best cosine of n random unit atoms in d dimensions with m others; at most `SAMPLED` of the n are drawn."""
+    """Mean best cosine of n random unit atoms in d dimensions with m others, from at most `SAMPLED` of the n atoms."""
     return float(_random_best_cosines(min(n, SAMPLED), m, d, seed).double().mean())
 
 
