@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_core.analysis.cost.effort import ABOUT, Effort, at_equal
 from sae_core.foundation.methods import EVERY, headed
-from sae_core.foundation.settings.sections import SELECTING
+from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.figures import compared, verdict_on
 
 Content = Mapping[str, Any]
@@ -53,8 +53,8 @@ def _costs_no_less(content: Content, name: str, other: str) -> bool:
 
 def _baseline(content: Content) -> tuple[str, str]:
     """The method of one SAE that is to be compared with, and what it is."""
-    architecture = content.get("settings", {}).get("sae", {}).get("architecture", "topk")
-    fixed = architecture in SELECTING
+    architecture = content.get("settings", {}).get("sae", {}).get("architecture")
+    fixed = architecture is None or fixes_l0(architecture)
     name = next(
         name for name, each in EVERY.items() if each.size and not each.long_form_of and each.needs_fixed_l0 == fixed
     )

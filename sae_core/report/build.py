@@ -8,6 +8,7 @@ from typing import Any
 
 from sae_core.foundation.files.whole_files import write_json, write_text
 from sae_core.foundation.numbers import compact, moment
+from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.foundation.settings.sections import EMBEDDED, KNOWN
 from sae_core.report import context, detection, parts, texts
 from sae_core.report.gather import gather
@@ -82,7 +83,7 @@ def _story(content: Mapping[str, Any]) -> str:
     seeded = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
     trained = f"{compact(settings['training']['tokens'])} training tokens a member, {seeded}"
     written = f"Written {moment(content['created'])}."
-    k = f", k = {sae['k']}" if sae["architecture"] in ("topk", "batchtopk") else ""
+    k = f", k = {sae['k']}" if fixes_l0(sae["architecture"]) else ""
     what = f"{sae['architecture']} SAEs with {sae['width']:,} features a member{k}"
     if model["name"] == KNOWN:
         truth = settings["truth"]

@@ -1,20 +1,16 @@
-"""Sparse autoencoders, one file per architecture."""
+"""Sparse autoencoders, one file per architecture; a file that is added here is all that a new one needs."""
 
 from __future__ import annotations
 
-from sae_core.foundation.settings.sections import Architecture, SAESettings
-from sae_core.sae.base import SAE
-from sae_core.sae.batch_topk import BatchTopKSAE
-from sae_core.sae.jumprelu import JumpReLUSAE
-from sae_core.sae.relu import ReLUSAE
-from sae_core.sae.topk import TopKSAE
+import importlib
+import pkgutil
 
-ARCHITECTURES: dict[Architecture, type[SAE]] = {
-    "relu": ReLUSAE,
-    "topk": TopKSAE,
-    "batchtopk": BatchTopKSAE,
-    "jumprelu": JumpReLUSAE,
-}
+from sae_core.foundation.settings.sections import SAESettings
+from sae_core.sae.base import ARCHITECTURES, SAE, Kernel
+
+for _found in pkgutil.iter_modules(__path__):
+    if not _found.ispkg:
+        importlib.import_module(f"{__name__}.{_found.name}")
 
 
 def make_sae(settings: SAESettings, d_in: int, *, width: int | None = None, seed: int = 0) -> SAE:
@@ -29,4 +25,12 @@ def make_sae(settings: SAESettings, d_in: int, *, width: int | None = None, seed
     return ARCHITECTURES[settings.architecture].from_settings(settings, d_in, width or settings.width, seed)
 
 
-__all__ = ["ARCHITECTURES", "SAE", "BatchTopKSAE", "JumpReLUSAE", "ReLUSAE", "TopKSAE", "make_sae"]
+def __getattr__(name: str) -> type[SAE]:
+    """The classes of the architectures, such as ``TopKSAE``."""
+    for kind in ARCHITECTURES.values():
+        if kind.__name__ == name:
+            return kind
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+__all__ = ["ARCHITECTURES", "SAE", "Kernel", "make_sae"]

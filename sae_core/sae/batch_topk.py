@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import SAESettings
-from sae_core.sae.base import SAE
+from sae_core.sae.base import Kernel, WholeBatch
+from sae_core.sae.fixed_l0 import FixedL0SAE
 from sae_core.sae.sparse_code import SparseCode, largest
 
 BATCHES, SHARE = 100, 0.05
@@ -16,54 +16,24 @@ BATCHES, SHARE = 100, 0.05
 preactivations shrink by orders of magnitude at first, and what is kept of that time would close nearly all features."""
 
 
-class WholeBatch(Protocol):
-    """The batch of which others have the other rows, in training by several processes."""
-
-    batch_size: int
-    place: int
-    """Which of the R parts of the batch this one is, from 0."""
-
-    def gather(self, values_K: Tensor) -> Tensor:
-        """Values [R, K] of all parts, from those of each; all give equally many."""
-
-
-class BatchTopKSAE(SAE):
+class BatchTopKSAE(FixedL0SAE):
     """In training c keeps the B·k largest positive preactivations of the batch; at inference those above `threshold`.
 
     The threshold is the running mean of the smallest coefficient kept. So at inference a token's code does not depend
     on its neighbours, and the SAE is a JumpReLU SAE with one threshold for all features.
-
-    Args:
-        d_in: Dimension of the activations, D.
-        width: Number of features, N.
-        k: Active features per token, on average.
-        seed: Seed of the initial weights.
     """
 
-    architecture = kernel = "batchtopk"
-    saelens = "jumprelu"
-    selects = True
-    threshold: Tensor
-    others: WholeBatch | None = None
-    """Where others have rows of the batch too, so that what is kept must be chosen among all."""
+    architecture = "batchtopk"
+    kernel = Kernel.TOP_OF_BATCH
+    saved_as = "jumprelu"
+    selects = shares_batch = True
     momentum: float = 1 - 1 / BATCHES
     """What a batch leaves of the threshold before it."""
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
-        super().__init__(d_in, width, seed=seed)
-        self.k = k
+        super().__init__(d_in, width, k=k, seed=seed)
         # A tensor and not a float: updating it needs no host synchronisation. Negative means not yet set.
         self.register_buffer("threshold", torch.tensor(-1.0))
-
-    @classmethod
-    def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
-        """A BatchTopK SAE with ``settings.k``."""
-        return cls(d_in, width, k=settings.k, seed=seed)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The number of active features, k."""
-        return {"k": self.k}
 
     def sparse_code(self, pre_BN: Tensor) -> SparseCode:
         """The code as entries sorted by activation; updates the threshold while training."""
@@ -78,16 +48,13 @@ class BatchTopKSAE(SAE):
 
     def _kept(self, pre_1E: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         """(values [K], places [K]) of the largest preactivations of a batch, as far as they are among these."""
+        # All that a batch keeps may lie in the rows of one process.
+        wanted = self.k * (self.others.batch_size if self.others else rows)
+        values_K, places_K = (found.flatten() for found in largest(pre_1E, min(wanted, pre_1E.shape[1])))
         if self.others is None:
-            values_K, places_K = (found.flatten() for found in largest(pre_1E, self.k * rows))
             self.update_threshold(values_K.detach().relu())
             return values_K, places_K
-        # All that a batch keeps may lie in the rows of one process.
-        wanted = self.k * self.others.batch_size
-        values_K, places_K = (found.flatten() for found in largest(pre_1E, min(wanted, pre_1E.shape[1])))
-        padded_K = values_K.detach().new_full((wanted,), -torch.inf)
-        padded_K[: len(values_K)] = values_K.detach()
-        all_RK = self.others.gather(padded_K)
+        all_RK = self.others.gather(_padded(values_K.detach(), wanted))
         best_K = all_RK.flatten().topk(wanted).values
         self.update_threshold(best_K.relu())
         # Of those that equal the smallest kept, as in bfloat16 many do, earlier parts keep theirs first.
@@ -103,8 +70,14 @@ class BatchTopKSAE(SAE):
             return self._batch_code(pre_BN).dense()
         return pre_BN * (pre_BN > self.threshold.clamp_min(0.0))
 
-    def train_for(self, steps: int) -> None:
+    def candidates(self, pre_BN: Tensor, rows: int) -> Tensor:
+        """The k·rows largest of them, −∞ where there are fewer; all that the batch keeps may lie in this part of it."""
+        values_1K, _ = largest(pre_BN.view(1, -1), min(self.k * rows, pre_BN.numel()))
+        return _padded(values_1K[0], self.k * rows)
+
+    def train_for(self, steps: int, others: WholeBatch | None = None) -> None:
         """Let the threshold be a mean over the end of a training of so many steps."""
+        self.others = others
         self.momentum = 1 - 1 / max(1.0, min(BATCHES, SHARE * steps))
 
     @torch.no_grad()
@@ -121,3 +94,22 @@ class BatchTopKSAE(SAE):
         """Biases and the threshold scale together."""
         super().fold_input_scale(scale)
         self.threshold.div_(scale)
+
+    @torch.no_grad()
+    def open_above(self, level: float) -> None:
+        """By the threshold."""
+        self.threshold.fill_(level)
+
+    def to_saelens(self) -> dict[str, Tensor]:
+        """JumpReLU with one constant threshold, as the field has it."""
+        tensors = super().to_saelens()
+        return {**tensors, "threshold": tensors["threshold"].clamp_min(0.0).expand(self.width)}
+
+    @staticmethod
+    def from_saelens(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With the threshold for all."""
+        return {**tensors, "threshold": tensors["threshold"].max()}
+
+
+def _padded(values_K: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.pad(values_K, (0, size - len(values_K)), value=-torch.inf)

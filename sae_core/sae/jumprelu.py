@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_core.foundation.settings.sections import SAESettings
-from sae_core.sae.base import SAE
+from sae_core.sae.base import SAE, Kernel
 
 
 class JumpReLUSAE(SAE):
@@ -24,7 +24,18 @@ class JumpReLUSAE(SAE):
         seed: Seed of the initial weights.
     """
 
-    architecture = kernel = saelens = "jumprelu"
+    architecture = saelens = "jumprelu"
+    brief = "with an L0 penalty"
+    settings = ("sparsity", "bandwidth", "initial_threshold")
+    own_settings = {
+        "bandwidth": (
+            "Size",
+            0.03,
+            "Width of JumpReLU's straight-through kernel, on scaled activations (Rajamanoharan et al. 2024).",
+        ),
+        "initial_threshold": ("Size", 0.05, "JumpReLU's threshold before training, on scaled activations."),
+    }
+    kernel = Kernel.ABOVE_THRESHOLD
 
     def __init__(
         self, d_in: int, width: int, *, threshold: float = 0.05, bandwidth: float = 0.03, seed: int = 0
@@ -36,12 +47,8 @@ class JumpReLUSAE(SAE):
     @classmethod
     def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
         """A JumpReLU SAE with the threshold and bandwidth of the settings."""
-        return cls(d_in, width, threshold=settings.initial_threshold, bandwidth=settings.bandwidth, seed=seed)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The bandwidth."""
-        return {"bandwidth": self.bandwidth}
+        own: Any = settings  # its own settings are declared above
+        return cls(d_in, width, threshold=own.initial_threshold, bandwidth=own.bandwidth, seed=seed)
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         """Preactivations above their threshold [B, N]."""
@@ -56,6 +63,11 @@ class JumpReLUSAE(SAE):
     def thresholds(self, features_M: Tensor) -> Tensor:
         """θ of features, shape [M]."""
         return self.threshold[features_M]
+
+    @torch.no_grad()
+    def open_above(self, level: float) -> None:
+        """By the thresholds."""
+        self.threshold.fill_(level)
 
     @torch.no_grad()
     def fold_input_scale(self, scale: float) -> None:

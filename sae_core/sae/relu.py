@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sae_core.sae.base import SAE
+from sae_core.sae.base import SAE, Kernel
 
 
 class ReLUSAE(SAE):
     """c = max(pre, 0); penalty ‖c‖₁."""
 
-    architecture = kernel = "relu"
+    architecture = "relu"
+    brief = "with an L1 penalty"
+    settings = ("sparsity",)
+    kernel = Kernel.POSITIVE
     saelens = "standard"
 
     def activate(self, pre_BN: Tensor) -> Tensor:

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
-
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import SAESettings
-from sae_core.sae.base import SAE
+from sae_core.sae.base import Kernel
+from sae_core.sae.fixed_l0 import FixedL0SAE
 from sae_core.sae.sparse_code import SparseCode, largest
 
 
-class TopKSAE(SAE):
-    """c keeps the k largest preactivations of a token, if they are positive.
+class TopKSAE(FixedL0SAE):
+    """c keeps the k largest preactivations of a token, if they are positive."""
 
-    Args:
-        d_in: Dimension of the activations, D.
-        width: Number of features, N.
-        k: Active features per token.
-        seed: Seed of the initial weights.
-    """
-
-    architecture = kernel = saelens = "topk"
+    architecture = saelens = "topk"
+    kernel = Kernel.TOP_OF_ROW
     selects = True
-
-    def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:
-        super().__init__(d_in, width, seed=seed)
-        self.k = k
-
-    @classmethod
-    def from_settings(cls, settings: SAESettings, d_in: int, width: int, seed: int) -> Self:
-        """A TopK SAE with ``settings.k``."""
-        return cls(d_in, width, k=settings.k, seed=seed)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The number of active features, k."""
-        return {"k": self.k}
 
     def select(self, pre_BN: Tensor) -> tuple[Tensor, Tensor]:
         """(coefficients [B, K], feature numbers [B, K]); those that are not positive become 0."""
@@ -51,3 +29,6 @@ class TopKSAE(SAE):
         """The k largest preactivations of each row, the rest 0; shape [B, N]."""
         # Not by `sparse_code`, which in a subclass that overrides this method comes back here.
         return SparseCode.from_top(*self.select(pre_BN), self.width).dense()
+
+    def match_activity(self, acts_BD: Tensor, active: int) -> None:
+        """Nothing to do: k coefficients are active whatever the atoms."""

@@ -1,7 +1,7 @@
 """Loss and gradients of one SAE on one batch.
 
-Two ways: by hand through sparse codes where the number of active features is fixed (TopK, BatchTopK), by autograd on
-dense codes elsewhere (ReLU, JumpReLU). Both minimise
+Two ways: by hand through sparse codes where an SAE `selects` a fixed number of features, by autograd on dense codes
+elsewhere. Both minimise, unless an SAE has a loss of another kind,
 
     (1/D)·mean over tokens of [ ‖x − g(x)‖² + λ·penalty ]  +  help for dead features.
 
@@ -137,7 +137,7 @@ def _add_auxk(
 def _dense(
     sae: SAE, x_BD: Tensor, dead_M: Tensor, sparsity: float, aux_coefficient: float, low_precision: bool
 ) -> Outcome:
-    batch, d_in = x_BD.shape
+    d_in = x_BD.shape[1]
     with torch.enable_grad():
         if type(sae).pre_activations is SAE.pre_activations:
             pre_BN = encoder_product(x_BD - sae.b_dec, sae.W_enc, low_precision) + sae.b_enc
@@ -146,9 +146,9 @@ def _dense(
         coefs_BN = sae.activate(pre_BN) if type(sae).encode is SAE.encode else sae.encode(x_BD)
         recon_BD = sae.decode(coefs_BN)
         squared_error = (recon_BD - x_BD).square().sum()
-        loss = (squared_error / batch + sparsity * sae.penalty(pre_BN, coefs_BN)) / d_in
+        loss = (sae.loss(x_BD, coefs_BN, squared_error) + sparsity * sae.penalty(pre_BN, coefs_BN)) / d_in
         if len(dead_M) and aux_coefficient:
-            loss = loss + aux_coefficient * sae.revival(pre_BN, dead_M) / d_in
+            loss = loss + aux_coefficient * sae.revival(pre_BN, dead_M, (x_BD - recon_BD).detach()) / d_in
         names, parameters = zip(*sae.named_parameters(), strict=True)
         gradients = dict(zip(names, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True))
     active_BN = coefs_BN.detach() > 0

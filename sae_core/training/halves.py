@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sae_core.sae import SAE, BatchTopKSAE
-from sae_core.sae.sparse_code import largest
+from sae_core.sae import SAE
 from sae_core.training.gradients import Outcome, compute, encoder_product
 
 
@@ -25,9 +24,9 @@ def compute_in_halves(
     """What `compute` gives for a batch, with the tables [B, N] of one half at a time; it takes the same arguments."""
     whole: Outcome | None = None
     halves = [half_HD for half_HD in x_BD.tensor_split(2) if len(half_HD)]
-    largest_RK = _largest(sae, halves, low_precision) if isinstance(sae, BatchTopKSAE) else None
+    told_RK = _told(sae, halves, low_precision) if sae.shares_batch else None
     for place, half_HD in enumerate(halves):
-        with _choosing_among_all(sae, largest_RK, place, rows=len(x_BD)):
+        with _choosing_among_all(sae, told_RK, place, rows=len(x_BD)):
             part = compute(
                 sae,
                 half_HD,
@@ -63,40 +62,37 @@ def _added(whole: Outcome, part: Outcome) -> Outcome:
     )
 
 
-def _largest(sae: BatchTopKSAE, halves: Sequence[Tensor], low_precision: bool) -> Tensor:
-    """The B·k largest preactivations of each half [2, B·k], as all that a batch keeps may lie in one of them."""
-    wanted = sae.k * sum(map(len, halves))
-    largest_RK = sae.b_enc.new_full((len(halves), wanted), -torch.inf)
-    for found_K, half_HD in zip(largest_RK, halves, strict=True):
-        pre_HN = encoder_product(half_HD - sae.b_dec, sae.W_enc, low_precision).add_(sae.b_enc)
-        values_1K, _ = largest(pre_HN.view(1, -1), min(wanted, pre_HN.numel()))
-        found_K[: values_1K.shape[1]] = values_1K[0]
-    return largest_RK
+def _told(sae: SAE, halves: Sequence[Tensor], low_precision: bool) -> Tensor:
+    """What each half has to hear of the other, a row for each half."""
+    rows = sum(map(len, halves))
+    pre = (encoder_product(half_HD - sae.b_dec, sae.W_enc, low_precision).add_(sae.b_enc) for half_HD in halves)
+    return torch.stack([sae.candidates(pre_HN, rows) for pre_HN in pre])
 
 
 @dataclass(slots=True)
 class _Half:
-    """One half of a batch of which the largest preactivations are known; a `WholeBatch`."""
+    """One half of a batch of which both are known; a `WholeBatch`."""
 
     batch_size: int
     place: int
-    largest_RK: Tensor
+    told_RK: Tensor
 
     def gather(self, values_K: Tensor) -> Tensor:
-        return self.largest_RK
+        return self.told_RK
 
 
 @contextmanager
-def _choosing_among_all(sae: SAE, largest_RK: Tensor | None, place: int, *, rows: int) -> Iterator[None]:
-    """Within this, BatchTopK keeps the largest of the batch and not of the half; others choose by activation anyway."""
-    if not isinstance(sae, BatchTopKSAE) or largest_RK is None:
+def _choosing_among_all(sae: SAE, told_RK: Tensor | None, place: int, *, rows: int) -> Iterator[None]:
+    """Within this, what is active is chosen among the batch and not the half; most choose by activation anyway."""
+    if told_RK is None:
         yield
         return
-    threshold = sae.threshold.clone()
-    sae.others = _Half(rows, place, largest_RK)
+    buffers = {name: buffer.clone() for name, buffer in sae.named_buffers()}
+    sae.others = _Half(rows, place, told_RK)
     try:
         yield
     finally:
         sae.others = None
-    if place:  # what is kept of the batch has moved it already
-        sae.threshold.copy_(threshold)
+    if place:  # the first half has told them of the batch already
+        for name, buffer in sae.named_buffers():
+            buffer.copy_(buffers[name])

@@ -13,7 +13,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.method import One
 from sae_core.foundation.settings.bounds import LARGEST_SEED
 from sae_core.foundation.settings.sections import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
-from sae_core.sae import SAE, BatchTopKSAE, make_sae
+from sae_core.sae import SAE, make_sae
 from sae_core.training.distribution import Part, Split
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
 from sae_core.training.stage import Plan
@@ -91,9 +91,7 @@ def make_trainer(
     if sae.kernel is None:
         _refuse_what_does_not_fold(sae)
     sae = sae.to(plan.device)
-    if isinstance(sae, BatchTopKSAE):
-        sae.train_for(plan.steps)
-        sae.others = part if isinstance(part, Split) else None
+    sae.train_for(plan.steps, part if isinstance(part, Split) else None)
     fast = use_fast("plain" if isinstance(part, Split) else training.kernels, sae)
     low = _low_precision(training.precision, plan.device, fast=fast)
     return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast, part=part)

@@ -6,6 +6,7 @@ import torch
 
 from sae_core.foundation.machine.host_memory import free_host_memory
 from sae_core.foundation.settings.sections import RunSettings
+from sae_core.sae import ARCHITECTURES
 from sae_core.training.stage import Plan
 
 USABLE = 0.9
@@ -43,7 +44,7 @@ def fitting_members(settings: RunSettings, plan: Plan, d_in: int, *, free: int |
     parameters = 2 * width * d_in + 2 * width + d_in
     row = 4 * plan.batch_size
     member = parameters * BYTES_PER_PARAMETER[plan.device.type] + row * d_in
-    tables = SPARSE_BUFFERS if settings.sae.architecture in ("topk", "batchtopk") else DENSE_BUFFERS
+    tables = SPARSE_BUFFERS if ARCHITECTURES[settings.sae.architecture].selects else DENSE_BUFFERS
     shared = row * (tables * width + ROW_BUFFERS * d_in)
     fitting = min(members, plan.processes.size * max(1, int(USABLE * free - shared) // member))
     passes = -(-members // fitting)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
+import torch
+
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.method import One, Several
-from sae_core.foundation.settings.sections import Architecture, RunSettings, SAESettings
-from sae_core.sae import SAE
+from sae_core.foundation.settings.sections import RunSettings, SAESettings
+from sae_core.sae import ARCHITECTURES, SAE, Kernel, make_sae
 
 FLOAT, IDLE = 4, 8
 """Bytes of a weight and of the counter that every feature has."""
@@ -19,9 +21,9 @@ KEY_ENTRIES = 2**23
 BIAS_COLUMNS = 16
 """As in `kernels.screen`."""
 COLLECTED = 3
-"""Entries that the fast step looks at for each that BatchTopK keeps, and room to grow."""
+"""Entries that the fast step looks at for each that it keeps of a batch, and room to grow."""
 KEY_COUNTS = 2**20
-"""Bytes in which BatchTopK counts keys, on two threads."""
+"""Bytes in which it counts the keys of a batch, on two threads."""
 
 Boosting = Literal["cached", "recomputed", "pipelined"]
 
@@ -34,10 +36,10 @@ class SAEShape:
         architecture: Its architecture.
         d_in: Dimension of the activations, D.
         width: Features, N.
-        k: Active features per token, for topk and batchtopk.
+        k: Active features per token, where that is fixed.
     """
 
-    architecture: Architecture
+    architecture: str
     d_in: int
     width: int
     k: int
@@ -55,13 +57,19 @@ class SAEShape:
     @property
     def selects(self) -> bool:
         """Whether the number of active features is fixed, so that only the encoder is a dense product."""
-        return self.architecture in ("topk", "batchtopk")
+        return ARCHITECTURES[self.architecture].selects
+
+    @property
+    def _empty(self) -> SAE:
+        """Such an SAE, of which nothing is allocated."""
+        settings = SAESettings(architecture=self.architecture, width=self.width, k=max(1, self.k))
+        with torch.device("meta"):
+            return make_sae(settings, self.d_in)
 
     @property
     def parameters(self) -> int:
-        """Encoder and decoder, their biases, and JumpReLU's thresholds."""
-        thresholds = self.width if self.architecture == "jumprelu" else 0
-        return 2 * self.d_in * self.width + self.width + self.d_in + thresholds
+        """Encoder and decoder, their biases, and what else an architecture learns."""
+        return sum(parameter.numel() for parameter in self._empty.parameters())
 
     @property
     def step_flops(self) -> int:
@@ -94,9 +102,8 @@ class SAEShape:
 
     @property
     def weight_bytes(self) -> int:
-        """Its weights on disk, without the file's header of some hundred bytes; BatchTopK has one threshold each."""
-        constants = self.width if self.architecture == "batchtopk" else 0
-        return FLOAT * (self.parameters + constants)
+        """Its weights on disk, without the file's header of some hundred bytes."""
+        return FLOAT * sum(tensor.numel() for tensor in self._empty.to_saelens().values())
 
     def fast_step_bytes(self, batch: int, *, low_precision: bool) -> int:
         """Buffers of the fast step, which the trainers share, and one member's reconstruction.
@@ -108,7 +115,7 @@ class SAEShape:
         rows = max(1, min(batch, KEY_ENTRIES // self.width))
         chunk = rows * self.width * (2 if low_precision else 2 + FLOAT)
         rounded = (batch + self.width) * (2 * (self.d_in + BIAS_COLUMNS) + 2 * FLOAT) if low_precision else 0
-        looked_at = COLLECTED if self.architecture == "batchtopk" else 1
+        looked_at = COLLECTED if ARCHITECTURES[self.architecture].kernel is Kernel.TOP_OF_BATCH else 1
         entries = batch * self.k * (6 * FLOAT * looked_at) + (KEY_COUNTS if looked_at > 1 else 0)
         return chunk + rounded + entries + 3 * FLOAT * batch * self.d_in
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import is_out_of_memory
 from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
-from sae_core.sae import SAE, BatchTopKSAE
+from sae_core.sae import SAE
 from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome, compute
 from sae_core.training.halves import compute_in_halves
@@ -162,8 +162,8 @@ class Trainer:
             if "exp_avg_sq" not in self._optimizer.state[parameter]:  # only begun
                 self._optimizer.state.pop(parameter)
         updated = any(int(state["step"]) != self.done for state in self._optimizer.state.values())
-        # Other processes wait for what BatchTopK would have told them of this one's rows, or have heard it already.
-        if updated or (self.part.splits and isinstance(self.sae, BatchTopKSAE)):
+        # Other processes wait for what they were to hear of this one's rows, or have heard it already.
+        if updated or (self.part.splits and self.sae.shares_batch):
             raise self._too_large(x_BD)
         for name, buffer in self.sae.named_buffers():
             buffer.copy_(buffers[name])

@@ -16,8 +16,9 @@ from sae_core.analysis.reconstruction.reconstruction import measure_reconstructi
 from sae_core.analysis.shared.pooling import random_dictionary
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
-from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, JumpReLUSAE, ReLUSAE, TopKSAE
+from sae_core.foundation.settings.architectures import DECLARED, fixes_l0, listed, read_room
+from sae_core.foundation.settings.sections import SAESettings, TrainingSettings, parse_settings
+from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, JumpReLUSAE, Kernel, ReLUSAE, TopKSAE, make_sae
 from sae_core.sae.formats.saelens import load_sae, save_sae
 from sae_core.training.gradients import compute
 from sae_core.training.kernels import use_fast
@@ -35,11 +36,15 @@ class HalvedTopK(TopKSAE):
 class Strongest(SAE):
     """A wholly new one: a quarter of the features of a token, those nearest to the largest, each less that bound."""
 
-    architecture = "strongest"  # type: ignore[assignment]
+    architecture = "strongest"
 
     def activate(self, pre_BN: Tensor) -> Tensor:
         bound_B1 = pre_BN.kthvalue(pre_BN.shape[1] * 3 // 4, dim=1, keepdim=True).values
         return (pre_BN - bound_B1.clamp_min(0.0)).relu()
+
+
+# It is an architecture by being defined; the tests of others try all that there are.
+STRONGEST = DECLARED.pop(ARCHITECTURES.pop("strongest").architecture)
 
 
 class SlowJump(JumpReLUSAE):
@@ -66,7 +71,7 @@ class SoftReLU(ReLUSAE):
 class Renamed(TopKSAE):
     """The same mathematics, and says so."""
 
-    kernel = "topk"
+    kernel = Kernel.TOP_OF_ROW
 
 
 OWN = [HalvedTopK, Strongest, SlowJump, SmallBatchTopK, SoftReLU]
@@ -132,9 +137,8 @@ def test_runs_are_trained_indexed_and_evaluated_as_their_plain_twins(
     kind: type[SAE], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ARCHITECTURES, kind.architecture, kind)
-    if kind is Strongest:  # settings know the package's own architectures only
-        monkeypatch.setitem(ARCHITECTURES, "relu", kind)
-    sae = {"architecture": "topk" if kind is HalvedTopK else "relu"}
+    monkeypatch.setitem(DECLARED, kind.architecture, DECLARED.get(kind.architecture, STRONGEST))
+    sae = {"architecture": kind.architecture}
     options = {"members": 2, "methods": ("single", "bagged", "boosted")}
     run = trained(tmp_path / "auto", sae, kernels="auto", **options)
     assert_same_training(run, trained(tmp_path / "plain", sae, kernels="plain", **options))
@@ -198,3 +202,56 @@ def test_seeds_that_torch_would_cut_are_refused() -> None:
     for seed in (2**32, -1):
         with pytest.raises(UserError, match="must lie between 0 and 4294967295"):
             ReLUSAE(4, 8, seed=seed)
+
+
+def test_settings_read_from_the_files_what_the_classes_say() -> None:
+    found = read_room()
+    assert found.keys() == ARCHITECTURES.keys() == DECLARED.keys() >= {"relu", "topk", "batchtopk", "jumprelu"}
+    for name, kind in ARCHITECTURES.items():
+        declared = found[name]
+        assert kind.architecture == name
+        assert (declared.brief, declared.settings) == (kind.brief, kind.settings)
+        assert (declared.own_settings, declared) == (kind.own_settings, DECLARED[name])
+        assert set(kind.own_settings) <= set(kind.settings) <= set(SAESettings.model_fields)
+    assert fixes_l0("topk")
+    assert not fixes_l0("jumprelu")
+    assert not fixes_l0("unknown")
+
+
+def test_a_class_that_names_itself_is_an_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (ARCHITECTURES, DECLARED):
+        monkeypatch.setitem(registry, "soft", None)  # taken out again afterwards
+        registry.pop("soft")
+    with pytest.raises(UserError, match="not usable: it should be batchtopk"):
+        parse_settings({"sae": {"architecture": "soft"}}, origin="a test")
+
+    class Soft(TopKSAE):
+        architecture = "soft"
+
+        def activate(self, pre_BN: Tensor) -> Tensor:
+            return super().activate(pre_BN) / 2
+
+    settings = parse_settings({"sae": {"architecture": "soft", "k": 3, "width": 8}}, origin="a test")
+    assert type(make_sae(settings.sae, 4)) is Soft
+    assert "soft" in listed("k")
+    with pytest.raises(UserError, match=r"The architecture soft is Soft; rename that of Other"):
+        type("Other", (ReLUSAE,), {"architecture": "soft"})
+    assert ARCHITECTURES["soft"] is Soft
+
+
+def test_help_for_dead_features_by_autograd_is_the_one_by_hand() -> None:
+    """Where k is fixed, AuxK has the same loss and gradients either way, but for b_dec, constant by hand."""
+    by_hand, dense = TopKSAE(24, 64, k=3, seed=1).train(), HalvedTopK(24, 64, k=3, seed=1).train()
+    dead_M, x_BD = torch.arange(20, 60), data()[:50]
+    for sae in (by_hand, dense):
+        none = compute(sae, x_BD, dead_M[:0], sparsity=0.0, aux_coefficient=0.5)
+        helped = compute(sae, x_BD, dead_M, sparsity=0.0, aux_coefficient=0.5)
+        left_BD, pre_BM = (x_BD - none.recon_BD).detach(), sae.pre_activations(x_BD)[:, dead_M]
+        best = pre_BM.detach().relu().topk(12, dim=1)
+        coefs_BM = torch.zeros_like(pre_BM).scatter(1, best.indices, pre_BM.relu().gather(1, best.indices))
+        loss = 0.5 * (coefs_BM @ sae.W_dec[dead_M] - left_BD).square().mean()
+        torch.testing.assert_close(helped.loss - none.loss, loss.detach())
+        names = ("W_enc", "W_dec", "b_enc")
+        expected = torch.autograd.grad(loss, [getattr(sae, name) for name in names])
+        for name, gradient in zip(names, expected, strict=True):
+            torch.testing.assert_close(helped.gradients[name] - none.gradients[name], gradient, rtol=1e-3, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The four architectures: hand-made codes, straight-through gradients, sparse codes, scaling and seeds."""
+"""The architectures: hand-made codes, straight-through gradients, sparse codes, scaling and seeds."""
 
 from __future__ import annotations
 
@@ -88,8 +88,9 @@ def test_jumprelu_straight_through_gradients() -> None:
 
 def test_revival_counts_how_far_dead_features_are_below_their_threshold() -> None:
     pre, dead = torch.tensor([[0.5, -1.0, 3.0], [0.25, -3.0, 3.0]]), torch.tensor([0, 1])
-    assert ReLUSAE(2, 3).revival(pre, dead).item() == pytest.approx(2.0)
-    assert JumpReLUSAE(2, 3, threshold=1.0).revival(pre, dead).item() == pytest.approx(0.625 + 3.0)
+    left = torch.zeros(2, 2)
+    assert ReLUSAE(2, 3).revival(pre, dead, left).item() == pytest.approx(2.0)
+    assert JumpReLUSAE(2, 3, threshold=1.0).revival(pre, dead, left).item() == pytest.approx(0.625 + 3.0)
 
 
 @pytest.mark.parametrize("architecture", ALL)

@@ -130,7 +130,7 @@ def test_topk_chooses_by_preactivations_rescaled_by_the_norms_of_atoms(subtracts
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input is 1"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor is True"),
         ({"activation_fn": "tanh-relu"}, "activation_fn is 'tanh-relu'"),
-        ({"architecture": "gated"}, "architecture 'gated'; known: standard, topk, jumprelu"),
+        ({"architecture": "gated"}, "architecture 'gated'; known: jumprelu, standard, topk"),
         ({"architecture": "transcoder", "d_out": 6}, "d_out is 6"),
         ({"architecture": ...}, "architecture None"),
         ({"architecture": ["topk"]}, "architecture is"),

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.settings.sections import Architecture
-from sae_core.sae import SAE, BatchTopKSAE
+from sae_core.sae import SAE, BatchTopKSAE, Kernel
 from sae_core.training import kernels
 from sae_core.training.kernels.cpu.workspace import Workspace
 from sae_core.training.step import Trainer
@@ -379,7 +379,8 @@ def test_chunks_of_products_are_whole_tiles_and_cover_the_batch() -> None:
 
 
 def test_kernels_are_refused_where_they_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    sae: Any = SimpleNamespace(kernel="topk", b_dec=SimpleNamespace(device=torch.device("cuda", 0)), parameters=tuple)
+    b_dec = SimpleNamespace(device=torch.device("cuda", 0))
+    sae: Any = SimpleNamespace(kernel=Kernel.TOP_OF_ROW, training=False, b_dec=b_dec, parameters=tuple)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert kernels.use_fast("auto", sae)
     with monkeypatch.context() as missing:

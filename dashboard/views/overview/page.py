@@ -26,6 +26,7 @@ from sae_core.analysis.summary import by_ensemble
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
+from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.html import Cell, Column, Html
 from sae_core.report.parts import nats
 from sae_core.training.declared import TRAIN
@@ -133,7 +134,7 @@ def _text(here: Here) -> None:
 def _chips(here: Here) -> list[Html]:
     sae, facts = here.run.settings.sae, here.run.facts("corpus")
     chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
-    if sae.architecture in ("topk", "batchtopk"):
+    if fixes_l0(sae.architecture):
         member_k = here.run.settings.training.member_k
         own = f", by member {', '.join(map(str, member_k))}" if member_k else ""
         chips.append(chip(f"k = {sae.k}{own}"))

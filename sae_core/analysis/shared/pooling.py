@@ -16,7 +16,7 @@ from torch import Tensor
 from sae_core.analysis.shared.codes import BLOCK, Encoders
 from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
+from sae_core.sae import SAE
 
 
 class Batch(Protocol):
@@ -124,8 +124,8 @@ def random_dictionary(like: SAE, acts_BD: Tensor, *, seed: int = 0, read_BD: Ten
     """A random unit dictionary that encodes as ``like`` does: the baseline for what training buys.
 
     Same architecture and width; W_dec has random unit rows, W_enc is its transpose, b_dec is the activations' mean and
-    b_enc is 0. TopK keeps its k. The others get one threshold for all features (in the bias for ReLU and for those that
-    are not this package's), chosen so that on ``acts_BD`` as many coefficients are ≠ 0 as ``like`` has on ``read_BD``.
+    b_enc is 0. TopK keeps its k. The others get one threshold for all features, or one bias (`SAE.match_activity`), so
+    that on ``acts_BD`` as many coefficients are ≠ 0 as ``like`` has on ``read_BD``.
 
     Args:
         like: The SAE to imitate, as a rule the single one.
@@ -139,31 +139,6 @@ def random_dictionary(like: SAE, acts_BD: Tensor, *, seed: int = 0, read_BD: Ten
     twin.W_enc.copy_(fresh.W_enc)
     twin.b_enc.zero_()
     twin.b_dec.copy_(acts_BD.double().mean(dim=0))
-    if isinstance(like, TopKSAE):
-        return twin
-    active = min(
-        int((like.encode(acts_BD if read_BD is None else read_BD) != 0).sum()), acts_BD.shape[0] * like.width - 1
-    )
-    if like.kernel is None:
-        twin.b_enc.fill_(_bias_for(twin, acts_BD, active))
-        return twin
-    threshold = twin.pre_activations(acts_BD).flatten().topk(active + 1).values[-1].clamp_min(0.0)
-    if isinstance(twin, BatchTopKSAE | JumpReLUSAE):
-        twin.threshold.fill_(float(threshold))
-    else:
-        twin.b_enc.fill_(-float(threshold))
+    active = int((like.encode(acts_BD if read_BD is None else read_BD) != 0).sum())
+    twin.match_activity(acts_BD, min(active, acts_BD.shape[0] * like.width - 1))
     return twin
-
-
-def _bias_for(twin: SAE, acts_BD: Tensor, active: int) -> float:
-    """The encoder's bias with which about so many coefficients are ≠ 0, of an architecture of which no more is known.
-
-    Found by halving an interval, as more bias never takes a coefficient away.
-    """
-    high = float(twin.pre_activations(acts_BD).abs().max())
-    low = -high
-    for _ in range(40):
-        middle = (low + high) / 2
-        twin.b_enc.fill_(middle)
-        low, high = (low, middle) if int((twin.encode(acts_BD) != 0).sum()) > active else (middle, high)
-    return low

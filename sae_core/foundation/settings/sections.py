@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.methods import BY_DEFAULT, EVERY, MethodName, in_words
-from sae_core.foundation.settings import bounds
+from sae_core.foundation.settings import architectures, bounds
+from sae_core.foundation.settings.architectures import Architecture
 from sae_core.foundation.settings.toml_files import read_toml
 
-Architecture = Literal["relu", "topk", "batchtopk", "jumprelu"]
 Cut = Literal["passages", "first"]
 Site = Literal["residual", "mlp", "attention"]
 Kernels = Literal["auto", "plain", "fast"]
 Residuals = Literal["auto", "cached", "recomputed"]
-SELECTING: tuple[Architecture, ...] = ("topk", "batchtopk")
-"""Architectures whose L0 is set."""
 PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "europarl")
 """Public data sets with labels; `analysis.concepts.public_tasks` describes them."""
 PUBLIC_TEXTS = 4000  # training texts per concept of a public data set, as in SAEBench (Karvonen et al. 2025)
@@ -88,22 +86,25 @@ class DataSettings(_Settings):
 class SAESettings(_Settings):
     """One sparse autoencoder."""
 
-    architecture: Architecture = "topk"
-    """relu (with an L1 penalty), topk, batchtopk or jumprelu (with an L0 penalty)."""
+    architecture: Architecture = Field(default="topk", description=f"{architectures.described()}.")
     width: bounds.Positive = 2048
     """Features of one member, n."""
-    k: bounds.Positive = 16
-    """Active features per token, for topk and (on average) batchtopk."""
-    sparsity: bounds.Weight = 1.0
-    """Weight of the sparsity penalty, for relu and jumprelu, on activations scaled to E‖a‖² = d."""
+    k: bounds.Positive = Field(
+        default=16, description=f"Active features per token, exactly or on average, for {architectures.listed('k')}."
+    )
+    sparsity: bounds.Weight = Field(
+        default=1.0,
+        description=f"Weight of the sparsity penalty, for {architectures.listed('sparsity')}, on activations scaled to "
+        "E‖a‖² = d.",
+    )
     aux_coefficient: bounds.Weight = 1 / 32
     """Weight of AuxK, which trains dead features on the reconstruction error (Gao et al. 2024, appendix A.2)."""
     dead_after_tokens: bounds.Tokens = 100_000
     """In training, a feature counts as dead if it has not fired for this many tokens."""
-    bandwidth: bounds.Size = 0.03
-    """Width of JumpReLU's straight-through kernel, on scaled activations (Rajamanoharan et al. 2024)."""
-    initial_threshold: bounds.Size = 0.05
-    """JumpReLU's threshold before training, on scaled activations."""
+
+
+if not TYPE_CHECKING:  # whatever is an architecture's own is read by its own file alone
+    SAESettings = architectures.with_own_settings(SAESettings)
 
 
 class TrainingSettings(_Settings):
@@ -130,7 +131,7 @@ class TrainingSettings(_Settings):
     decay: bounds.Fraction = 0.2
     """Share of the steps, at the end, in which the learning rate falls to 0."""
     sparsity_warmup: bounds.Fraction = 0.2
-    """Share of the steps in which the sparsity penalty rises to its full weight (relu and jumprelu)."""
+    """Share of the steps in which the sparsity penalty rises to its full weight."""
     clip: bounds.Size = 1.0
     """The gradient of the loss per dimension is clipped to this norm."""
     seed: bounds.Seed = 0
@@ -269,13 +270,13 @@ class RunSettings(_Settings):
 
     @model_validator(mode="after")
     def _k_fits_width(self) -> Self:
-        if self.sae.architecture in ("topk", "batchtopk") and self.sae.k > self.sae.width:
+        if architectures.fixes_l0(self.sae.architecture) and self.sae.k > self.sae.width:
             raise ValueError(f"sae.k is {self.sae.k} but sae.width only {self.sae.width}")
         return self
 
     @model_validator(mode="after")
     def _members_have_their_settings(self) -> Self:
-        training, selects = self.training, self.sae.architecture in ("topk", "batchtopk")
+        training, architecture = self.training, self.sae.architecture
         for name, used in MEMBER_SETTINGS.items():
             values = getattr(training, name)
             if values is None:
@@ -285,8 +286,8 @@ class RunSettings(_Settings):
                     f"training.{name} holds {len(values)} values, but training.members is {training.members}; "
                     "give one a member"
                 )
-            if used in ("k", "sparsity") and (used == "k") != selects:
-                raise ValueError(f"training.{name} is given, but {self.sae.architecture} has no sae.{used}")
+            if used in ("k", "sparsity") and not architectures.reads(architecture, used):
+                raise ValueError(f"training.{name} is given, but {architecture} has no sae.{used}")
         if training.member_k and max(training.member_k) > self.sae.width:
             raise ValueError(f"training.member_k holds {max(training.member_k)} but sae.width is only {self.sae.width}")
         return self
@@ -294,10 +295,10 @@ class RunSettings(_Settings):
     @model_validator(mode="after")
     def _l0_can_be_set(self) -> Self:
         named = [method for method in self.training.methods if EVERY[method].needs_fixed_l0]
-        if named and self.sae.architecture not in SELECTING:
+        if named and not architectures.fixes_l0(self.sae.architecture):
             raise ValueError(
                 f"training.methods names {named[0]}, but the L0 of {self.sae.architecture} follows from a penalty and "
-                "cannot be set; leave it out, or set sae.architecture to topk or batchtopk"
+                f"cannot be set; leave it out, or set sae.architecture to {architectures.listed('k', last='or')}"
             )
         return self
 

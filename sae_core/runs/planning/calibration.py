@@ -18,12 +18,13 @@ from sae_core.analysis.similarity.cosines import one_to_one
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.machine.host_memory import free_host_memory
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.architectures import fixes_l0
+from sae_core.foundation.settings.sections import RunSettings, SAESettings
 from sae_core.runs.planning.machines import existing_parent, resident_memory
 from sae_core.runs.planning.model_speed import measure_text
 from sae_core.runs.planning.pace import mean_pace, measure_pace, seconds_to_compile
 from sae_core.runs.planning.rates import ASSIGN_POWER, Group, Rates, needed_steps
-from sae_core.sae import SAE, BatchTopKSAE, make_sae
+from sae_core.sae import SAE, make_sae
 from sae_core.training.kernels import use_fast
 from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.members import make_trainer
@@ -235,13 +236,13 @@ class _Calibration:
     def _finished(self, width: int, cache: ActivationCache) -> SAE:
         """An SAE as it is after training, as far as its cost goes: with about k active features.
 
-        How many relu and jumprelu will have is not known beforehand; TopK stands in for them.
+        How many one with a penalty will have is not known beforehand; the default architecture, TopK, stands in for it.
         """
         settings = self._with_width(width).sae
-        if settings.architecture in ("relu", "jumprelu"):
-            settings = settings.model_copy(update={"architecture": "topk"})
+        if not fixes_l0(settings.architecture):
+            settings = settings.model_copy(update={"architecture": SAESettings().architecture})
         sae = make_sae(settings, self.shape.d_model, width=width).to(self.device)
-        if isinstance(sae, BatchTopKSAE):
+        if sae.shares_batch:
             sae.train().encode(cache.read(0, min(_BLOCK, cache.rows)).to(self.device))  # sets its threshold
         return sae.eval()
 

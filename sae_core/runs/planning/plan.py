@@ -11,6 +11,7 @@ from sae_core.activations.origins.language_model.model.finding_shape import find
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, silent
+from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs.planning.evaluation_stages import stages_of_evaluating
 from sae_core.runs.planning.index_stages import stages_of_indexing
@@ -115,7 +116,7 @@ class RunPlan:
             found.append("what other k do to indexing and to running finished stages")
         if work.places > 1 and work.streamed:
             found.append("that lower layers are reached sooner when the model is run again in every pass")
-        if work.settings.sae.architecture in ("relu", "jumprelu"):
+        if not fixes_l0(work.settings.sae.architecture):
             found.append("how many features will be active, which a penalty decides; sae.k stands in for it")
         return found
 

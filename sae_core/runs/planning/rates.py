@@ -11,6 +11,7 @@ from sae_core.foundation.methods import EVERY
 from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs.planning.machines import Machine
 from sae_core.runs.planning.pace import AS_MEASURED, COMPILED, Pace
+from sae_core.sae import ARCHITECTURES
 from sae_core.training.operations import FLOAT, SAEShape
 
 CHARS_PER_TOKEN, TOKENS_PER_TEXT = 4.0, 160.0
@@ -121,7 +122,7 @@ def named_rates(machine: Machine, settings: RunSettings, shape: ModelShape, *, p
     """
     training = settings.training
     low = machine.gpu and training.precision != "float32"
-    fast = training.kernels != "plain"
+    fast = training.kernels != "plain" and ARCHITECTURES[settings.sae.architecture].has_compiled_step()
     product = 1 / (UTILISATION * (machine.bfloat16 if low else machine.float32))
     move = 1 / (STREAMED * machine.bandwidth)
     flop = 1 / (UTILISATION * machine.float32)

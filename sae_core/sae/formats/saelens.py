@@ -1,6 +1,6 @@
 """Members on disk as SAELens 6 reads them: cfg.json and sae_weights.safetensors.
 
-BatchTopK is stored as JumpReLU with one constant threshold, as the field does; what it was is kept in the metadata.
+What SAELens knows by another name, as BatchTopK by JumpReLU, says in the metadata what it was.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sae_core import __version__
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_tensor, read_tensors, write_json, write_tensors
 from sae_core.foundation.folders import CONFIG, WEIGHTS
-from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE
+from sae_core.sae import ARCHITECTURES, SAE
 from sae_core.sae.formats.saelens_config import Description, read_description, saelens_name
 
 # Readers of SAELens 6 fall back to legacy rules unless the metadata names a version of at least 6.
@@ -31,11 +31,8 @@ def save_sae(sae: SAE, folder: Path) -> None:
     if ARCHITECTURES.get(sae.architecture) is not type(sae):
         raise UserError(
             f"{type(sae).__name__} calls its architecture {sae.architecture}, which is another class; give it a name "
-            "of its own and add it to sae_core.sae.ARCHITECTURES."
+            "of its own (`architecture`)."
         )
-    tensors = {name: tensor.detach().float() for name, tensor in sae.state_dict().items()}
-    if isinstance(sae, BatchTopKSAE):
-        tensors["threshold"] = tensors["threshold"].clamp_min(0.0).expand(sae.width)
     topk = {"k": sae.options["k"], "rescale_acts_by_decoder_norm": False} if sae.saelens == "topk" else {}
     config = {
         "architecture": saelens_name(type(sae)),
@@ -52,7 +49,7 @@ def save_sae(sae: SAE, folder: Path) -> None:
             "sae_ensemble": {"version": __version__, "architecture": sae.architecture, **sae.options},
         },
     }
-    write_tensors(folder / WEIGHTS, tensors)
+    write_tensors(folder / WEIGHTS, sae.to_saelens())
     write_json(folder / CONFIG, config)
 
 
@@ -115,9 +112,7 @@ def _checked(tensors: Mapping[str, Tensor], described: Description, path: Path) 
         tensors[name] = tensor.float()
         if not all(bool(bound.isfinite()) for bound in tensors[name].aminmax()):
             raise UserError(f"{path}: the tensor {name} holds NaN or infinity; save the SAE again.")
-    if issubclass(described.kind, BatchTopKSAE):
-        tensors["threshold"] = tensors["threshold"].max()
-    return tensors
+    return described.kind.from_saelens(tensors)
 
 
 def _shapes(described: Description, path: Path) -> dict[str, tuple[int, ...]]:
@@ -127,8 +122,7 @@ def _shapes(described: Description, path: Path) -> dict[str, tuple[int, ...]]:
             sae = described.kind(described.d_in, described.width, **described.options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path.with_name(CONFIG)} does not describe a {described.kind.__name__} ({error}).") from None
-    shapes = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
-    return shapes | ({"threshold": (described.width,)} if isinstance(sae, BatchTopKSAE) else {})
+    return {name: tuple(tensor.shape) for name, tensor in sae.to_saelens().items()}
 
 
 def _form(tensor: Tensor) -> str:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.settings.sections import SAESettings
 from sae_core.sae import ARCHITECTURES, SAE
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
@@ -159,7 +162,7 @@ class _Reader:
         if activation == "topk" and name == "standard":
             name = "topk"
         own = self.of_type("architecture", str, None, of=self.ours)
-        kind = ARCHITECTURES.get(own) if own else _BY_SAELENS.get(name)  # type: ignore[call-overload]
+        kind = ARCHITECTURES.get(own) if own else _BY_SAELENS.get(name)
         if kind is None or name != saelens_name(kind):
             known = ", ".join(_BY_SAELENS)
             raise UserError(f"{self.path} names the architecture {_short(own or name)}; known: {known}.")
@@ -172,22 +175,23 @@ class _Reader:
         if kind.saelens == "topk":
             arguments = self.of_type("activation_fn_kwargs", dict, {}, of=self.config)
             options["k"] = self.count("k", self.config if "k" in self.config else arguments)
-        elif "k" in options or kind.architecture == "batchtopk":
+        elif "k" in options or "k" in kind.settings:
             options["k"] = self.count("k", self.ours)
-        if "bandwidth" in options:
-            bandwidth = options["bandwidth"]
-            if isinstance(bandwidth, bool) or not isinstance(bandwidth, int | float) or not bandwidth > 0:
-                raise self.refuse("bandwidth", bandwidth, "it has to be a positive number")
+        for name in options.keys() & set(kind.settings):
+            try:
+                SAESettings.model_validate({name: options[name]}, strict=True)
+            except ValidationError as error:
+                raise self.refuse(name, options[name], error.errors()[0]["msg"]) from None
         return options
 
 
-_BY_SAELENS = {kind.saelens: kind for name, kind in ARCHITECTURES.items() if kind.saelens and name != "batchtopk"}
-"""What SAELens means by its names: a saved BatchTopK SAE is to it a JumpReLU SAE like others."""
+_BY_SAELENS = {kind.saelens: kind for kind in ARCHITECTURES.values() if kind.saelens}
+"""What SAELens means by its names."""
 
 
 def saelens_name(kind: type[SAE]) -> str:
     """The architecture under which a class is saved: SAELens' own for what is the same, else a name of the class."""
-    return kind.saelens or kind.__name__
+    return kind.saelens or kind.saved_as or kind.__name__
 
 
 def _short(value: Any) -> str:

@@ -31,6 +31,8 @@ def use_fast(wanted: str, sae: SAE) -> bool:
 def _obstacle(sae: SAE) -> str | None:
     if sae.kernel is None:
         return f"none of them is declared to compute what {type(sae).__name__} does"
+    if sae.training and not sae.has_compiled_step():
+        return f"{type(sae).__name__} has a loss of its own, which none of them computes"
     device = sae.b_dec.device
     if device.type not in ("cpu", "cuda"):
         return f"the fast kernels run on a CPU or a CUDA device and training.device is {device.type}"

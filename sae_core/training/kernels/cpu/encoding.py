@@ -1,4 +1,4 @@
-"""Sparse codes of a batch for every architecture, chosen by keys and exact in float32.
+"""Sparse codes of a batch by every kernel, chosen by keys and exact in float32.
 
 The same codes as `SAE.sparse_code` and `SAE.activate` give, up to preactivations that differ by float32 rounding alone.
 """
@@ -6,13 +6,12 @@ The same codes as `SAE.sparse_code` and `SAE.activate` give, up to preactivation
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
+from sae_core.sae import SAE, Kernel
 from sae_core.training.kernels.cpu import select_loops, team
 from sae_core.training.kernels.cpu.screen import Screen
 from sae_core.training.kernels.cpu.workspace import Workspace
@@ -34,7 +33,7 @@ class Code:
         stops_B: The entry after its last.
         features_E: Feature of each entry.
         values_E: Its coefficient; 0 only for an entry that is there because it is near its threshold.
-        near_E: For JumpReLU, whether an entry is within half a bandwidth of its threshold.
+        near_E: For a learnt threshold, whether an entry is within half a bandwidth of its threshold.
     """
 
     starts_B: NDArray[np.int64]
@@ -45,29 +44,27 @@ class Code:
 
 
 def encode(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
-    """The code of a screened batch, or nothing if it is not sparse; in training BatchTopK's threshold is updated.
+    """The code of a screened batch, or nothing if it is not sparse; in training a batch's threshold is updated.
 
     Raises:
         TypeError: If no compiled code is declared to compute what this SAE does.
     """
     match sae.kernel:
-        case "topk":
-            return _topk(cast(TopKSAE, sae), screen, workspace)
-        case "batchtopk" if sae.training:
-            return _batch_topk(cast(BatchTopKSAE, sae), screen, workspace)
-        case "batchtopk":
-            threshold = cast(BatchTopKSAE, sae).threshold.clamp_min(0.0)
-            return _thresholded(torch.zeros_like(sae.b_enc) + threshold, screen, workspace)
-        case "jumprelu":
-            jumping = cast(JumpReLUSAE, sae)
-            reach = jumping.bandwidth / 2 if sae.training else 0.0
-            return _thresholded(jumping.threshold, screen, workspace, reach=reach, near=True)
-        case "relu":
+        case Kernel.TOP_OF_ROW:
+            return _topk(sae, screen, workspace)
+        case Kernel.TOP_OF_BATCH if sae.training:
+            return _batch_topk(sae, screen, workspace)
+        case Kernel.TOP_OF_BATCH:
+            return _thresholded(torch.zeros_like(sae.b_enc) + sae.threshold.clamp_min(0.0), screen, workspace)
+        case Kernel.ABOVE_THRESHOLD:
+            reach = sae.bandwidth / 2 if sae.training else 0.0
+            return _thresholded(sae.threshold, screen, workspace, reach=reach, near=True)
+        case Kernel.POSITIVE:
             return _thresholded(torch.zeros_like(sae.b_enc), screen, workspace)
     raise TypeError(f"No compiled code is declared for {type(sae).__name__}.")
 
 
-def _topk(sae: TopKSAE, screen: Screen, workspace: Workspace) -> Code:
+def _topk(sae: SAE, screen: Screen, workspace: Workspace) -> Code:
     batch, k = len(screen.x_BD), sae.k
     starts_B, stops_B = np.arange(0, batch * k, k), np.empty(batch, np.int64)
     features_E = workspace.take("features", batch * k, dtype=torch.int32).numpy()
@@ -81,7 +78,7 @@ def _topk(sae: TopKSAE, screen: Screen, workspace: Workspace) -> Code:
     return Code(starts_B, stops_B, features_E, values_E)
 
 
-def _batch_topk(sae: BatchTopKSAE, screen: Screen, workspace: Workspace) -> Code:
+def _batch_topk(sae: SAE, screen: Screen, workspace: Workspace) -> Code:
     """The B·k largest preactivations of the batch.
 
     Every chunk raises a lower bound on the least of them: the B·k-th largest so far, each lowered by its slack.
@@ -112,7 +109,7 @@ def _batch_topk(sae: BatchTopKSAE, screen: Screen, workspace: Workspace) -> Code
 def _thresholded(
     thresholds_N: torch.Tensor, screen: Screen, workspace: Workspace, *, reach: float = 0.0, near: bool = False
 ) -> Code | None:
-    """ReLU, JumpReLU and a trained BatchTopK: what is above its threshold, and in JumpReLU's training what is near."""
+    """What is above its threshold, and what is near it where that is learnt."""
     bounds_N = (thresholds_N - reach).numpy()
     collected = _Collected(len(screen.x_BD), workspace)
     for first, keys_CN in screen.chunks():

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.foundation.settings.sections import TrainingSettings
-from sae_core.sae import SAE, JumpReLUSAE
+from sae_core.sae import SAE, Kernel
 from sae_core.training.gradients import Outcome
 from sae_core.training.kernels.auxiliary import Auxiliary, no_help, reconstruct_rest, revive
 from sae_core.training.kernels.cpu import team, update_loops
@@ -137,10 +136,9 @@ class FastStep:
         return grad_BD, slopes_E, errors_B
 
     def _penalize(self, code: Code, slopes_E: NDArray[np.float32], weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sparsity penalty, added to the slopes too; and the gradient of JumpReLU's thresholds."""
+        """The sparsity penalty, added to the slopes too; and the gradient of learnt thresholds."""
         sae = self._sae
-        if sae.kernel == "jumprelu" and code.near_E is not None:
-            sae = cast(JumpReLUSAE, sae)
+        if sae.kernel is Kernel.ABOVE_THRESHOLD and code.near_E is not None:
             grad_N = torch.empty_like(sae.threshold)
             update_loops.threshold_gradient(
                 *(code.starts_B, code.stops_B, code.features_E, code.near_E, slopes_E, sae.threshold.numpy()),
@@ -148,7 +146,7 @@ class FastStep:
             )
             active = update_loops.total(code.starts_B, code.stops_B, np.sign(code.values_E))
             return torch.tensor(weight * active), {"threshold": grad_N}
-        assert sae.kernel == "relu"
+        assert sae.kernel is Kernel.POSITIVE
         # Atoms have norm 1; that growing them would cost something is parallel to them, and so taken out anyway.
         slopes_E += np.float32(weight)
         return torch.tensor(weight * update_loops.total(code.starts_B, code.stops_B, code.values_E)), {}

@@ -1,4 +1,4 @@
-"""Loss and gradients of ReLU and JumpReLU SAEs on a GPU: dense products, for a part of the batch at a time.
+"""Loss and gradients of SAEs with a penalty on a GPU: dense products, for a part of the batch at a time.
 
 The same as autograd gives in `gradients.py`, without a coefficient of the whole batch in memory.
 """
@@ -6,12 +6,11 @@ The same as autograd gives in `gradients.py`, without a coefficient of the whole
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from sae_core.sae import SAE, JumpReLUSAE
+from sae_core.sae import SAE, Kernel
 from sae_core.training.kernels.cpu.workspace import Workspace
 from sae_core.training.kernels.gpu.encoding import Inputs
 
@@ -24,7 +23,7 @@ class Sums:
     """What is summed over a batch.
 
     Attributes:
-        gradients: Gradients of the vectors b_enc and, for JumpReLU, threshold.
+        gradients: Gradients of the vectors b_enc and, where it is learnt, threshold.
         squared_error: Σ ‖x − g(x)‖².
         penalty: The sparsity penalty, its weight included.
         active: Number of active features.
@@ -53,16 +52,16 @@ def sum_gradients(sae: SAE, inputs: Inputs, tables: Tables, per_entry: float, wo
     """Fill the tables.
 
     Args:
-        sae: A ReLU or JumpReLU SAE.
+        sae: One of `POSITIVE` or `ABOVE_THRESHOLD`.
         inputs: What products read.
         tables: What is written.
-        per_entry: What a coefficient of 1 costs, for JumpReLU an active feature.
+        per_entry: What a coefficient of 1 costs, or with learnt thresholds an active feature.
         workspace: Where buffers come from.
     """
     zero, zeros_N = sae.b_enc.new_zeros(()), torch.zeros_like(sae.b_enc)
     sums = Sums({"b_enc": zeros_N}, zero, zero, zero.long(), zeros_N.bool())
-    assert sae.kernel in ("relu", "jumprelu")
-    jumping = cast(JumpReLUSAE, sae) if sae.kernel == "jumprelu" else None
+    assert sae.kernel in (Kernel.POSITIVE, Kernel.ABOVE_THRESHOLD)
+    jumping = sae if sae.kernel is Kernel.ABOVE_THRESHOLD else None
     if jumping is not None:
         sums.gradients["threshold"] = torch.zeros_like(zeros_N)
     tables.grad_enc_ND.zero_()
@@ -93,7 +92,7 @@ def sum_gradients(sae: SAE, inputs: Inputs, tables: Tables, per_entry: float, wo
     return sums
 
 
-def _threshold_gradient(sae: JumpReLUSAE, pre_CN: Tensor, slopes_CN: Tensor, per_entry: float) -> Tensor:
+def _threshold_gradient(sae: SAE, pre_CN: Tensor, slopes_CN: Tensor, per_entry: float) -> Tensor:
     """Straight-through gradient of the thresholds from entries within half a bandwidth of them."""
     near_CN = (pre_CN - sae.threshold).abs() < sae.bandwidth / 2
     pulled_N = (slopes_CN * near_CN).sum(dim=0, dtype=torch.float32)

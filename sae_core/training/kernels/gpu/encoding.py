@@ -1,4 +1,4 @@
-"""Sparse codes of a batch on a GPU for the architectures that fix their number of active features.
+"""Sparse codes of a batch on a GPU for the kernels that fix the number of active features.
 
 The encoder product runs as one library call for some rows at a time; what it writes are the keys by which Triton
 programs choose, and at the same time the coefficients. Nothing here waits for the device.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from sae_core.sae import SAE, BatchTopKSAE, TopKSAE
+from sae_core.sae import SAE, Kernel
 from sae_core.training.kernels.cpu.workspace import Workspace
 from sae_core.training.kernels.gpu import select_programs
 
@@ -91,11 +90,10 @@ class GpuCode:
 
 
 def encode(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
-    """The code of a batch; a BatchTopK SAE's threshold is updated."""
-    if sae.kernel == "batchtopk":
-        return _batch_topk(cast(BatchTopKSAE, sae), inputs, workspace)
-    assert sae.kernel == "topk"
-    sae = cast(TopKSAE, sae)
+    """The code of a batch; a batch's threshold is updated."""
+    if sae.kernel is Kernel.TOP_OF_BATCH:
+        return _batch_topk(sae, inputs, workspace)
+    assert sae.kernel is Kernel.TOP_OF_ROW
     code = GpuCode.empty(len(inputs.x_BD), sae.k, sae.width, workspace)
     for first, pre_CN in inputs.products(CHUNK_ENTRIES, workspace):
         keys_CN, options = _keys(pre_CN)
@@ -107,7 +105,7 @@ def encode(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
     return code
 
 
-def _batch_topk(sae: BatchTopKSAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
+def _batch_topk(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
     """The B·k largest preactivations of the batch, whose keys are all kept for it."""
     batch, width = len(inputs.x_BD), sae.width
     ((_, pre_BN),) = inputs.products(batch * width, workspace)
