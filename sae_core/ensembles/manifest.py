@@ -24,7 +24,6 @@ class Manifest:
         weights: α_j, one a member.
         members: Names of the members' folders.
         given_widths: Features of each member; None where the file does not say.
-        stages: SAEs that were trained one after another; 1 where none waits for another one.
     """
 
     path: Path
@@ -33,7 +32,6 @@ class Manifest:
     weights: tuple[float, ...]
     members: tuple[str, ...]
     given_widths: tuple[int, ...] | None
-    stages: int
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -47,13 +45,18 @@ class Manifest:
         return self.given_widths
 
     @property
+    def stages(self) -> int:
+        """Members that are stages, each of which reads what those before it leave; 1 where none does."""
+        return len(self.members) if self.wiring == "residual" else 1
+
+    @property
     def is_staged(self) -> bool:
-        """Whether members are stages, which read what those before them leave."""
-        return self.wiring == "residual" and len(self.members) > 1
+        """Whether there are stages after the first."""
+        return self.stages > 1
 
 
 def read_manifest(folder: EnsembleFolder) -> Manifest:
-    """Read the manifest of an ensemble, and those of members that are ensembles.
+    """Read the manifest of an ensemble.
 
     Raises:
         UserError: If it is missing or damaged, names what is not in the folder, or a member has no finite weight.
@@ -67,14 +70,5 @@ def read_manifest(folder: EnsembleFolder) -> Manifest:
         raise UserError(f"{path} does not name members and a weight for each; train the ensemble again.")
     if wiring not in ("parallel", "residual"):
         raise UserError(f"{path} has the wiring {wiring[:40]!r}; train the ensemble again.")
-    inner = [EnsembleFolder(folder.path / name) for name in names]
-    stages = [read_manifest(each).stages if each.manifest.exists() else 1 for each in inner]
-    return Manifest(
-        path=path,
-        method=given["method"],
-        wiring=wiring,
-        weights=tuple(weights),
-        members=tuple(names),
-        given_widths=None if widths is None else tuple(widths),
-        stages=sum(stages) if wiring == "residual" else max(stages),
-    )
+    there = None if widths is None else tuple(widths)
+    return Manifest(path, given["method"], wiring, tuple(weights), tuple(names), there)

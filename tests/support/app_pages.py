@@ -48,4 +48,4 @@ def info(name: str, *widths: int) -> EnsembleInfo:
     """What the dashboard knows of a bag with members of these widths."""
     weights = (1 / len(widths),) * len(widths)
     members = tuple(f"member_{number:02d}" for number in range(len(widths)))
-    return EnsembleInfo(name, Manifest(Path(), name, "parallel", weights, members, widths, stages=1))
+    return EnsembleInfo(name, Manifest(Path(), name, "parallel", weights, members, widths))

@@ -70,11 +70,7 @@ def _energy(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 def _no_energy(run: Run, name: str) -> str:
     manifest = read_manifest(run.ensemble(name))
-    return (
-        ""
-        if manifest.is_staged and len(manifest.members) > 1
-        else "only stages of a boosted ensemble remove residual energy"
-    )
+    return "" if manifest.is_staged else "only stages of a boosted ensemble remove residual energy"
 
 
 def _dictionary(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
