@@ -88,6 +88,11 @@ def seconds(duration: Any) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def micro(value: float) -> str:
+    """A time in microseconds."""
+    return f"{1e6 * value:.3g} µs"
+
+
 def moment(time: str) -> str:
     """2026-01-31T12:00:00Z as ``2026-01-31 12:00 UTC``; anything else as it is."""
     return f"{time[:10]} {time[11:16]} UTC" if len(time) == 20 and time[10] == "T" and time[-1] == "Z" else time

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 
+from sae_core.analysis.concepts.figures import detection
+from sae_core.analysis.cost.figures import TRAIN_SECONDS
+from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
 from sae_core.analysis.shared.terms import CONTROL
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import moment, seconds
-from sae_core.report.columns import percents, plain
 from sae_core.report.html import Cell, Column, Html, element, folded, joined, number, table
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content
 
-_DETECTED = (
-    "Mean accuracy of detecting a concept with the best 5 standardised features; the confounded task is left out"
-)
+_FIVE, _FIVE_OF_CONTROL = detection(5), detection(5, control=True)
+COMPARED = (EXPLAINED_VARIANCE, CONTROL_EXPLAINED, L0, DEAD, _FIVE, _FIVE_OF_CONTROL, TRAIN_SECONDS)
+WITH_INTERVALS = (EXPLAINED_VARIANCE, CONTROL_EXPLAINED, _FIVE, _FIVE_OF_CONTROL)
 
 
 def sweep(content: Content) -> Html:
@@ -29,13 +31,7 @@ def sweep(content: Content) -> Html:
             Cell(", ".join(f"{name.partition('.')[2]} = {row['values'][name]}" for name in names) or "–"),
             Cell(title_of(row["ensemble"]), color=color_of(row["ensemble"])),
             Cell(str(row["seeds"])),
-            number(row["figures"]["explained_variance"], percents(2)),
-            number(row["figures"].get("control_explained_variance"), percents(2)),
-            number(row["figures"]["l0"], plain(1), spread=False),
-            number(row["figures"]["dead_fraction"], percents(), spread=False),
-            number(row["figures"].get("concept_accuracy_5_standardised"), percents()),
-            number(row["figures"].get("control_concept_accuracy_5_standardised"), percents()),
-            number(row["figures"]["train_seconds"], seconds, spread=False),
+            *(number(row["figures"].get(each.row), each.style, spread=each in WITH_INTERVALS) for each in COMPARED),
         ]
         for row in results["settings"]
     ]
@@ -46,7 +42,7 @@ def sweep(content: Content) -> Html:
         "Explained variance",
         Column(RANDOM_STAGES, CONTROL),
     ]
-    heads += ["L0", "Dead", Column("Detection, 5", _DETECTED), Column(RANDOM_STAGES, CONTROL), "Training"]
+    heads += ["L0", "Dead", Column("Detection, 5", _FIVE.definition), Column(RANDOM_STAGES, CONTROL), "Training"]
     subject = ", ".join(run["name"] for run in content["runs"])
     return joined(
         element("p", results["choice"]["sentence"]),

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sae_core.analysis.reconstruction.figures import TABLE
 from sae_core.analysis.reconstruction.stage import CONTROL
 from sae_core.analysis.shared.seeds import difference, mean_interval
 from sae_core.analysis.truth.files import read_truth
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.run import Run
-from sae_core.report.columns import Columns
-from sae_core.report.figures import Figure, apart, figure_of, verdict_on
-
-RECONSTRUCTION = (
-    *("explained_variance", "explained_variance_per_dimension", "mse", "l0", "relative_sparsity", "dead_fraction"),
-)
-LOSS = ("loss_recovered", "loss_recovered_mean", "cross_entropy", "kl_recovered")
+from sae_core.report.figures import Found, apart, figure_of, verdict_on
 
 
 def control_of(
-    runs: Sequence[Run], name: str, concepts: Mapping[tuple[str, str], Figure] | None = None
+    runs: Sequence[Run], name: str, concepts: Mapping[tuple[str, str], Found] | None = None
 ) -> dict[str, Any] | None:
     """The control of an ensemble over runs; None where a run has none.
 
@@ -38,8 +34,7 @@ def control_of(
     found = [each for each in own if each]
     if not found or len(found) < len(own):
         return None
-    keys = {f"reconstruction.{key}": key for key in RECONSTRUCTION} | {f"loss.{key}": key for key in LOSS}
-    figures = {key: figure_of(found, inner) for key, inner in keys.items()}
+    figures = {figure.key: figure_of(found, figure) for figure in TABLE}
     own_name, detected = control_name(name), concepts or {}
     figures |= {f"concepts.{key}": each for (method, key), each in detected.items() if method == own_name}
     steps = zip(*(each["by_members"] for each in found), strict=True)
@@ -70,7 +65,7 @@ def _measured(run: Run) -> dict[str, Any]:
     return {name: own["control"] for name, own in read_truth(run).get("ensembles", {}).items() if "control" in own}
 
 
-def _above(found: Sequence[Mapping[str, Any]]) -> Figure:
+def _above(found: Sequence[Mapping[str, Any]]) -> Found:
     """What trained stages explain more: paired by seed, or for one run by draw of the tokens."""
     above = difference([each["trained"] for each in found], [each["explained_variance"] for each in found])
     low, high = found[0]["trained_above"] if len(found) == 1 else (None, None)
@@ -78,7 +73,7 @@ def _above(found: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def rows_of(
-    ensembles: Mapping[str, Mapping[str, Any]], columns: Columns
+    ensembles: Mapping[str, Mapping[str, Any]], columns: Sequence[Figure]
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """(title, method, figures) of every row of a table: the ensembles, and below a boosted one its control.
 
@@ -89,5 +84,5 @@ def rows_of(
     for name, own in ensembles.items():
         yield title_of(name), name, own["figures"]
         control = own.get("control")
-        if control and any(key in control["figures"] for key in columns):
+        if control and any(shown.key in control["figures"] for shown in columns):
             yield control_name(name), "", control["figures"]

@@ -11,100 +11,55 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_core.analysis.concepts.detected import above_of, means_of, read_means
+from sae_core.analysis.figures import REPORTED
 from sae_core.analysis.shared.bootstrap import ABOVE
 from sae_core.analysis.shared.seeds import difference, mean_interval, within
 from sae_core.analysis.shared.terms import CONFOUNDED
 from sae_core.analysis.summary import by_ensemble
 from sae_core.analysis.truth.files import read_truth
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.run import Run
 
-SOURCES: Mapping[str, tuple[str, ...]] = {
-    "reconstruction": (
-        *("members", "features", "explained_variance", "explained_variance_per_dimension", "mse", "l0"),
-        *("relative_sparsity", "dead", "dead_fraction"),
-    ),
-    "dictionary": (
-        *("diversity", "diversity_fraction", "deduplicated", "redundancy", "connectivity"),
-        *("nearest_cosine", "null_nearest"),
-        *("member_stability.pooled", "member_stability.null_pooled", "member_stability.mmcs"),
-        *("member_stability.null_best", "member_stability.pw_mcc", "member_stability.null_matched"),
-    ),
-    "cost": (
-        *(
-            "train_seconds",
-            "train_flops",
-            "tokens",
-            "steps",
-            "tokens_per_second",
-            "peak_memory_bytes",
-            "parameters",
-            "bytes",
-        ),
-        *("inference_flops_per_token", "inference_seconds_per_token"),
-    ),
-    "loss": ("loss_recovered", "kl_recovered", "loss_recovered_mean", "kl_recovered_mean", "cross_entropy", "kl"),
-    "truth": (
-        *("recall", "recall_cap", "mcc", "precision", "precision_alive", "f1", "uniqueness"),
-        *("random.recall", "random.mcc", "random.precision", "random.f1"),
-    ),
-    "stability": ("pooled", "null_pooled", "mmcs", "null_best", "pw_mcc", "null_matched", "in_all", "in_none"),
-}
-"""Figures of an ensemble by the evaluation that measures them; a dotted name reaches into nested mappings."""
-SHARES = (
-    *("dead_fraction", "relative_sparsity", "diversity_fraction", "redundancy", "connectivity", "in_all", "in_none"),
-    *("recall", "precision", "precision_alive", "f1", "uniqueness"),
-    *("random.recall", "random.precision", "random.f1"),
-)
-"""Figures that lie between 0 and 1, so that no interval goes further."""
-INTERVALS = {
-    "explained_variance": "explained_variance_interval",
-    "loss_recovered": "loss_recovered_interval",
-    "loss_recovered_mean": "loss_recovered_mean_interval",
-    **{key: f"{key}_interval" for key in ("recall", "mcc", "precision", "f1")},
-}
-"""Bootstrap intervals that stand beside a figure."""
-
-Figure = dict[str, Any]
+Found = dict[str, Any]
 """``mean``, ``low``, ``high`` (None where undefined), ``values`` (one a run), ``interval`` (seeds, bootstrap, None).
 
 Of one run also ``above``: by other methods the interval of the difference to them."""
 
 
-def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Figure]]:
+def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Found]]:
     """For each ensemble that all runs have, its figures by ``evaluation.name``; those that no run has are left out."""
     names = [folder.name for folder in runs[0].ensembles()]
     names = [name for name in names if all(run.ensemble(name).manifest.exists() for run in runs)]
-    found: dict[str, dict[str, Figure]] = {name: {} for name in names}
-    for source, keys in SOURCES.items():
-        contents = [_ensembles(run, source) for run in runs]
-        for name in names:
-            own = [content.get(name, {}) for content in contents]
-            for key in keys:
-                figure = figure_of(own, key)
-                if figure["mean"] is not None:
-                    found[name][f"{source}.{key}"] = figure
+    found: dict[str, dict[str, Found]] = {name: {} for name in names}
+    contents = {source: [_ensembles(run, source) for run in runs] for source in {each.source for each in REPORTED}}
+    for name in names:
+        for declared in REPORTED:
+            figure = figure_of([content.get(name, {}) for content in contents[declared.source]], declared)
+            if figure["mean"] is not None:
+                found[name][declared.key] = figure
     for (method, key), figure in concept_means(runs).items():
         if method in found:
             found[method][f"concepts.{key}"] = figure
     return found
 
 
-def figure_of(own: Sequence[Mapping[str, Any]], key: str) -> Figure:
+def figure_of(own: Sequence[Mapping[str, Any]], declared: Figure) -> Found:
     """A figure over the runs of which an evaluation holds these figures, with its interval.
 
     Args:
         own: The figures of an ensemble, one mapping a run.
-        key: Which of them; a dotted name reaches into nested mappings.
+        declared: Which of them.
     """
-    figure = mean_interval([_reach(each, key) for each in own])
-    figure = within(figure, 0.0, 1.0) if key in SHARES else figure
+    values = [declared.of(each) for each in own]
+    figure = mean_interval([None if value is None else float(value) for value in values])
+    figure = within(figure, 0.0, 1.0) if declared.share else figure
     if figure["low"] is not None:
         return {**figure, "interval": "seeds"}
-    if len(own) == 1 and f"{key}{ABOVE}" in own[0]:
-        figure = {**figure, "above": own[0][f"{key}{ABOVE}"]}
-    low, high = (own[0].get(INTERVALS.get(key, ""), None) or (None, None)) if len(own) == 1 else (None, None)
+    if len(own) == 1 and (above := f"{declared.path}{ABOVE}") in own[0]:
+        figure = {**figure, "above": own[0][above]}
+    low, high = (own[0].get(declared.interval) or (None, None)) if len(own) == 1 else (None, None)
     if low is None or high is None:
         return {**figure, "interval": None}
     return {**figure, "low": low, "high": high, "interval": "bootstrap"}
@@ -121,14 +76,7 @@ def _ensembles(run: Run, source: str) -> dict[str, Any]:
     return dict(found)
 
 
-def _reach(figures: Mapping[str, Any], key: str) -> float | None:
-    value: Any = figures
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return None if value is None or isinstance(value, str) else float(value)
-
-
-def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Figure]:
+def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Found]:
     """Mean accuracy of detecting a concept by (method, ``m.variant``), over concepts, then over tasks.
 
     The confounded task is left out. The interval of one run is that of `sae_core.analysis.concepts.detected`.
@@ -195,7 +143,7 @@ def _detected(run: Run, name: str) -> list[dict[str, Any]]:
     return [{key: sum(task[key] for task in same) / len(same) for key in keys} for same in zip(*by_task, strict=True)]
 
 
-def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, other: str = REFERENCE) -> Figure | None:
+def compared(figures: Mapping[str, Mapping[str, Found]], name: str, key: str, other: str = REFERENCE) -> Found | None:
     """What a figure of one ensemble is above that of another one, with an interval; None if one of both is missing.
 
     With several seeds it is paired, seed by seed. With one run it is paired, too, draw by draw of the tokens or texts
@@ -205,7 +153,7 @@ def compared(figures: Mapping[str, Mapping[str, Figure]], name: str, key: str, o
     return apart(figures.get(name, {}).get(key), figures.get(other, {}).get(key), other)
 
 
-def apart(one: Figure | None, two: Figure | None, other: str, *, by_draw: bool = True) -> Figure | None:
+def apart(one: Found | None, two: Found | None, other: str, *, by_draw: bool = True) -> Found | None:
     """What one figure is above another one, as `compared` has it.
 
     Args:
@@ -228,7 +176,7 @@ def apart(one: Figure | None, two: Figure | None, other: str, *, by_draw: bool =
     return {**paired, "interval": None}
 
 
-def verdict_on(figure: Figure | None) -> str | None:
+def verdict_on(figure: Found | None) -> str | None:
     """Whether a difference is ``higher``, ``lower`` or ``open`` (its interval holds 0); None without an interval."""
     if figure is None or figure["low"] is None:
         return None

@@ -7,18 +7,17 @@ from typing import Any
 
 from sae_core.analysis.shared.seeds import mean_interval, within
 from sae_core.analysis.shared.terms import PRECISION, RANDOM
+from sae_core.analysis.truth.figures import COMPARED
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.methods import BASELINES
 from sae_core.foundation.run import Run
-from sae_core.report.figures import Figure, apart
+from sae_core.report.figures import Found, apart
 
 OTHERS = (RANDOM, *BASELINES)
 """What ensembles are compared with: random dictionaries of their sizes, and one SAE of either size."""
-COMPARED = {"recall": "Recall", "mcc": "MCC", PRECISION: "Precision", "f1": "F1"}
-"""Figures that are compared, and their headings."""
 
 
-def found_of_truth(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Figure]]) -> dict[str, Any] | None:
+def found_of_truth(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Found]]) -> dict[str, Any] | None:
     """Recall and F1 by frequency, and ``differences`` (see `differences_of`), where the truth is known.
 
     Args:
@@ -49,7 +48,7 @@ def found_of_truth(runs: Sequence[Run], figures: Mapping[str, Mapping[str, Figur
     }
 
 
-def differences_of(figures: Mapping[str, Mapping[str, Figure]]) -> list[dict[str, Any]]:
+def differences_of(figures: Mapping[str, Mapping[str, Found]]) -> list[dict[str, Any]]:
     """Rows of ``ensemble``, ``other`` and, by the keys of `COMPARED`, what the first one's figure is above the other's.
 
     With several seeds intervals are paired by seed; with one run by draw of the true features, but for precision.

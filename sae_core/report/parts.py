@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
+from sae_core.analysis.cost.figures import TABLE as COST
+from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
 from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING
+from sae_core.analysis.stability.figures import RETRAINED
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
-from sae_core.foundation.numbers import compact, decimal, percent, whole
+from sae_core.foundation.numbers import compact, decimal, micro, percent, whole
 from sae_core.report.charts import Axis, Point, Series, lines
-from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, micro
 from sae_core.report.html import Html, charts, element, figure, folded, joined
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content, as_often, by_ensemble, by_members, by_stage, noise_notes

@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sae_core.analysis.cost.figures import ADDED, BYTES, PER_COST, TIME_A_TOKEN, TRAIN_FLOPS, TRAIN_SECONDS
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
 from sae_core.analysis.shared.terms import NOISE_NULL
+from sae_core.analysis.stability.figures import STAGES
+from sae_core.analysis.truth.figures import COMPARED
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.methods import title_of
-from sae_core.foundation.numbers import MISSING, compact, decimal, seconds, signed, size
-from sae_core.report.columns import STAGES, TRUTH, Columns, Style, micro, percents
+from sae_core.foundation.numbers import MISSING, decimal, signed
 from sae_core.report.controls import rows_of
 from sae_core.report.html import Cell, Column, Html, number, table
-from sae_core.report.known import COMPARED
 from sae_core.report.style import color_of
 
 Content = Mapping[str, Any]
 """What `gather` gives."""
-MEMBER_COLUMNS: Mapping[str, tuple[Column, Style]] = {
-    "train_seconds": (Column("Training"), seconds),
-    "train_flops": (Column("Training FLOPs"), compact),
-    "bytes": (Column("On disk"), size),
-    "inference_seconds_per_token": (Column("Time a token"), micro),
-    "explained_variance": (Column("Explained variance"), percents(2)),
-    "added_explained_variance": (
-        Column("Added", "What the last of these members adds to the explained variance"),
-        percents(2),
-    ),
-    "added_per_cost": (
-        Column("per cost", "The same for as much training arithmetic as the first member took"),
-        percents(2),
-    ),
-}
-"""Costs and gains of the first members, by the key in ``by_members``."""
-_ONE_VALUE = ("train_seconds", "train_flops", "bytes", "inference_seconds_per_token")
+_ONE_VALUE = (TRAIN_SECONDS, TRAIN_FLOPS, BYTES, TIME_A_TOKEN)
+OF_MEMBERS = (*_ONE_VALUE, EXPLAINED_VARIANCE, ADDED, PER_COST)
+"""Costs and gains of the first members, by their place in ``by_members``."""
 
 
-def by_ensemble(content: Content, columns: Columns) -> Html:
+def by_ensemble(content: Content, columns: Sequence[Figure]) -> Html:
     """One row an ensemble, below a boosted one its control; columns that nobody has are left out, as is an empty table.
 
     Args:
         content: With ``ensembles`` and their ``figures``.
-        columns: The columns, by the key of their figure.
+        columns: The figures that are shown.
     """
     figures = [own["figures"] for own in content["ensembles"].values()]
-    there = {key: shown for key, shown in columns.items() if any(key in own for own in figures)}
+    there = [shown for shown in columns if any(shown.key in own for own in figures)]
     rows = [
         [
             Cell(title, color=color_of(method) if method else ""),
-            *(number(own.get(key), shown.style, spread=shown.spread) for key, shown in there.items()),
+            *(number(own.get(shown.key), shown.style, spread=shown.spread) for shown in there),
         ]
         for title, method, own in rows_of(content["ensembles"], columns)
     ]
-    heads = (Column(shown.title, shown.definition) for shown in there.values())
-    return table(["Ensemble", *heads], rows) if there else Html()
+    return table(["Ensemble", *_heads(there)], rows) if there else Html()
+
+
+def _heads(figures: Iterable[Figure]) -> Iterator[Column]:
+    return (Column(figure.title, figure.definition) for figure in figures)
 
 
 def by_stage(content: Content) -> Html:
@@ -60,16 +52,12 @@ def by_stage(content: Content) -> Html:
     rows = [
         [
             Cell(f"{title_of(name)}, stage {stage['stage']}", color=color_of(name)),
-            *(Cell(MISSING if stage.get(key) is None else shown.style(stage[key])) for key, shown in STAGES.items()),
+            *(Cell(MISSING if (value := shown.of(stage)) is None else shown.style(value)) for shown in STAGES),
         ]
         for name, own in (content["stages_over_trainings"] or {}).items()
         for stage in own["by_stage"]
     ]
-    return (
-        table(["Stage", *(Column(shown.title, shown.definition) for shown in STAGES.values())], rows)
-        if rows
-        else Html()
-    )
+    return table(["Stage", *_heads(STAGES)], rows) if rows else Html()
 
 
 def by_members(content: Content) -> Html:
@@ -77,13 +65,13 @@ def by_members(content: Content) -> Html:
     rows = [
         [
             Cell(f"{title_of(name)}, {step['members']}", color=color_of(name)),
-            *(number(step[key], style, spread=key not in _ONE_VALUE) for key, (_, style) in MEMBER_COLUMNS.items()),
+            *(number(step[shown.path], shown.style, spread=shown not in _ONE_VALUE) for shown in OF_MEMBERS),
         ]
         for name, own in content["ensembles"].items()
         if len(own["by_members"]) > 1 and own["by_members"][-1]["added_explained_variance"]["mean"] is not None
         for step in own["by_members"]
     ]
-    return table(["First members", *(column for column, _ in MEMBER_COLUMNS.values())], rows) if rows else Html()
+    return table(["First members", *_heads(OF_MEMBERS)], rows) if rows else Html()
 
 
 def truth_differences(content: Content) -> Html:
@@ -95,8 +83,7 @@ def truth_differences(content: Content) -> Html:
         ]
         for row in content["truth"]["differences"]
     ]
-    heads = (Column(title, TRUTH[f"truth.{key}"].definition) for key, title in COMPARED.items())
-    return table(["Difference", *heads], rows)
+    return table(["Difference", *_heads(COMPARED.values())], rows)
 
 
 def noise_notes(content: Content) -> list[str]:

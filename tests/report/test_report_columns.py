@@ -7,8 +7,14 @@ from html import unescape
 
 import pytest
 
-from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, STAGES, TRUTH, Columns
-from sae_core.report.figures import SOURCES
+from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
+from sae_core.analysis.cost.figures import TABLE as COST
+from sae_core.analysis.figures import OVERVIEW, REPORTED, SWEPT
+from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
+from sae_core.analysis.stability.figures import RETRAINED, STAGES
+from sae_core.analysis.truth.figures import COMPARED
+from sae_core.analysis.truth.figures import TABLE as TRUTH
+from sae_core.foundation.figures import Figure
 from sae_core.report.tables import by_ensemble
 
 TABLES = {
@@ -41,13 +47,13 @@ DEFINED = {
 
 
 @pytest.mark.parametrize("columns", TABLES.values(), ids=TABLES)
-def test_every_column_shown_has_its_own_definition(columns: Columns) -> None:
+def test_every_column_shown_has_its_own_definition(columns: tuple[Figure, ...]) -> None:
     figure = {"mean": 0.5, "low": None, "high": None}
-    ensembles = {"single": {"figures": dict.fromkeys(columns, figure)}}
+    ensembles = {"single": {"figures": dict.fromkeys((shown.key for shown in columns), figure)}}
     page = by_ensemble({"ensembles": ensembles}, columns)
     heads = re.findall(r'<th(?: class="[^"]*")? title="([^"]*)">([^<]*)</th>', page)
     found = [(unescape(title), unescape(meaning)) for meaning, title in heads]
-    assert found == [(shown.title, shown.definition) for shown in columns.values()]
+    assert found == [(shown.title, shown.definition) for shown in columns]
     meanings = [meaning for _, meaning in found]
     assert all(meanings)
     assert len(set(meanings)) == len(meanings)
@@ -55,14 +61,23 @@ def test_every_column_shown_has_its_own_definition(columns: Columns) -> None:
 
 def test_definitions_are_those_of_their_figures() -> None:
     for columns in (columns for columns in TABLES.values() if columns is not STAGES):
-        for key, shown in columns.items():
-            source, _, name = key.partition(".")
-            assert name in SOURCES[source], key
-            last = name.rpartition(".")[2]
-            if name.startswith("random."):
+        for shown in columns:
+            assert shown in REPORTED, shown.key
+            last = shown.path.rpartition(".")[2]
+            if shown.path.startswith("random."):
                 assert shown.title == "random"
-                assert shown.definition.startswith(f"{TRUTH[f'truth.{last}'].title} of a random dictionary")
+                assert shown.definition.startswith(f"{COMPARED[last].title} of a random dictionary")
             elif last in DEFINED:
-                assert shown.definition.startswith(DEFINED[last]), key
+                assert shown.definition.startswith(DEFINED[last]), shown.key
             if last.startswith("null_"):
                 assert shown.title == "random"
+
+
+def test_every_figure_is_declared_once_and_everything_shown_has_a_place() -> None:
+    assert len({figure.key for figure in REPORTED}) == len(REPORTED)
+    rows = [figure.row for figure in REPORTED if figure.row]
+    assert len(set(rows)) == len(rows)
+    assert all(figure.row and figure.definition for figure in OVERVIEW)
+    assert all(figure.row for figure in SWEPT)
+    assert all(figure.row for figure in REPORTED if figure.line)
+    assert all(figure.better in ("", "higher", "lower") for figure in REPORTED)

@@ -12,9 +12,13 @@ from dashboard.shared.common import chart
 from dashboard.shared.look.cards import notice, section
 from dashboard.views.overview import data
 from dashboard.views.overview.findings import marginal_chart, recall_chart, stops
+from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
+from sae_core.analysis.cost.figures import TABLE as COST
+from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
 from sae_core.analysis.shared.terms import COVERED
+from sae_core.analysis.stability.figures import RETRAINED
+from sae_core.analysis.truth.figures import TABLE as TRUTH
 from sae_core.foundation.run import Run, report_page
-from sae_core.report.columns import COST, DICTIONARY, RECONSTRUCTION, RETRAINED, TRUTH
 from sae_core.report.html import Html, definitions, element, items, questions
 from sae_core.report.tables import as_often, by_ensemble, by_members, by_stage, noise_notes, truth_differences
 from sae_core.report.texts import ANSWERS, DEFINITIONS, LIMITS

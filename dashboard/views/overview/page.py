@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
@@ -19,53 +20,24 @@ from dashboard.views.overview.charts import by_members, cost, training
 from dashboard.views.overview.findings import found_by_members
 from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
 from sae_core.activations.stages import ACTIVATIONS, CORPUS
+from sae_core.analysis.atoms.figures import MEMBER_STABILITY
 from sae_core.analysis.atoms.stage import ATOMS
+from sae_core.analysis.concepts.figures import detection
+from sae_core.analysis.cost.figures import TRAIN_SECONDS
+from sae_core.analysis.figures import OVERVIEW
+from sae_core.analysis.reconstruction.figures import LOSS_RECOVERED, NATS
 from sae_core.analysis.shared.terms import CONTROL, SCALED
 from sae_core.analysis.stages import stages_of
 from sae_core.analysis.summary import by_ensemble
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import control_name, title_of
-from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, seconds, whole
+from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, whole
 from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.html import Cell, Column, Html
 from sae_core.report.parts import nats
 from sae_core.training.declared import TRAIN
 
-COLUMNS = (
-    Column("Ensemble"),
-    Column("SAEs × features", "Members of the ensemble and features of each"),
-    Column("Explained variance", "1 − E‖a−â‖² / (E‖a‖² − ‖E a‖²) on held-out tokens, with a 95 % interval"),
-    Column(
-        "Loss recovered",
-        "How far the language model predicts as well as with its own activations, if reconstructions take their place: "
-        "0 % as without this layer (zero ablation), 100 % as it is; with a 95 % interval, and below it the share "
-        "that is recovered of what setting activations to their mean costs, which is less",
-    ),
-    Column(
-        "Nats",
-        "Cross-entropy of the next token with reconstructions, in nats a prediction; below it that of the model itself",
-    ),
-    Column("MSE", "Mean over held-out tokens of the squared error summed over dimensions"),
-    Column("L0", "Features active on a token, summed over the members"),
-    Column("Dead", "Share of features that fire on none of the evaluation tokens"),
-    Column("Diverse", "Share of features whose cosine with every other feature is below 0.7"),
-    Column(
-        "Member stability",
-        "Mean cosine of members' features matched one to one; below it random dictionaries. Where other trainings were "
-        "compared: the whole ensemble over trainings, and a boosted stage 2, beside SAEs that were trained on Gaussian "
-        "noise like its residual",
-    ),
-    Column(
-        "Detection",
-        f"Mean accuracy of detecting a concept with the best 5 standardised features, its 95 % interval, and with 1 "
-        f"feature; confounded task left out. {SCALED}",
-    ),
-    Column(
-        "Training",
-        "Wall-clock time of training; below it the activations that each SAE is trained on, the steps of the optimiser "
-        "one after another, counted operations and the parameters trained",
-    ),
-)
 MAX_BUTTONS = 4
 """Measures that fit side by side; more are a menu."""
 GAINS = {
@@ -165,50 +137,58 @@ def _comparison(here: Here) -> None:
 def _row(row: dict[str, Any]) -> list[Cell]:
     return [
         Cell(title_of(row["ensemble"]), color=method_color(row["ensemble"])),
-        Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
-        Cell(
-            percent(row["explained_variance"], 2),
-            interval(row["explained_variance_low"], row["explained_variance_high"]),
-        ),
-        Cell(percent(row["loss_recovered"], 2), _loss_notes(row)),
-        Cell(decimal(row["cross_entropy"], 3), _nats_notes(row["cross_entropies"])),
-        Cell(decimal(row["mse"])),
-        Cell(decimal(row["l0"], 1)),
-        Cell(percent(row["dead_fraction"])),
-        Cell(percent(row["diversity_fraction"])),
-        Cell(decimal(row["member_stability"]), _stability_notes(row)),
-        _detection(row),
-        Cell(seconds(row["train_seconds"]), _training_notes(row)),
+        _size(row),
+        *(_cell(row, figure, figure.row) for figure in OVERVIEW),
     ]
 
 
-def _training_notes(row: dict[str, Any]) -> str:
+def _size(row: Mapping[str, Any]) -> Cell:
+    return Cell(f"{row['members']} × {row['features'] // row['members']:,}")
+
+
+def _cell(row: Mapping[str, Any], figure: Figure, name: str) -> Cell:
+    """A figure of an ensemble, or with another name of its control, and below it what belongs to it."""
+    if name not in row:
+        return Cell(MISSING)
+    notes = [interval(row.get(f"{name}_low"), row.get(f"{name}_high"))]
+    notes += NOTES[figure.row][0](row, name) if figure.row in NOTES else []
+    return Cell((figure.short or figure.style)(row[name]), "\n".join(note for note in notes if note))
+
+
+def _training_notes(row: Mapping[str, Any], _: str) -> list[str]:
     """At how many tokens, steps and operations, and of how many parameters."""
     words = {"train_tokens": "tokens an SAE", "train_steps": "steps", "train_flops": "FLOP", "parameters": "param."}
-    return "\n".join(f"{compact(row[key])} {word}" for key, word in words.items() if row[key] is not None)
+    return [f"{compact(row[key])} {word}" for key, word in words.items() if row[key] is not None]
 
 
-def _loss_notes(row: dict[str, Any]) -> str:
-    """The interval, and the same with mean ablation."""
+def _loss_notes(row: Mapping[str, Any], name: str) -> list[str]:
+    """The same with mean ablation."""
     mean = row["loss_recovered_mean"]
-    notes = [interval(row["loss_recovered_low"], row["loss_recovered_high"])]
-    return "\n".join(note for note in [*notes, "" if mean is None else f"over mean {percent(mean)}"] if note)
+    return [] if mean is None or name != LOSS_RECOVERED.row else [f"over mean {percent(mean)}"]
 
 
-def _nats_notes(references: dict[str, float | None] | None) -> str:
+def _nats_notes(row: Mapping[str, Any], name: str) -> list[str]:
     """What the model itself reaches."""
-    own = (references or {}).get("model")
-    return "" if own is None else f"model {decimal(own, 3)}"
+    own = (row["cross_entropies"] or {}).get("model")
+    return [] if own is None or name != NATS.row else [f"model {decimal(own, 3)}"]
 
 
-def _detection(row: dict[str, Any], prefix: str = "") -> Cell:
-    """What five features detect, the interval, and what one feature detects."""
-    one, five = (f"{prefix}concept_accuracy_{m}_standardised" for m in (1, 5))
-    notes = [
-        interval(row[f"{five}_low"], row[f"{five}_high"]),
-        "" if row[one] is None else f"{percent(row[one])} with 1",
-    ]
-    return Cell(percent(row[five]), "\n".join(note for note in notes if note))
+def _detection_notes(row: Mapping[str, Any], name: str) -> list[str]:
+    """What one feature detects."""
+    one = row[detection(1, control=name.startswith("control_")).row]
+    return [] if one is None else [f"{percent(one)} with 1"]
+
+
+def _stability_notes(row: Mapping[str, Any], _: str) -> list[str]:
+    """What random dictionaries reach, and independent trainings if there are any; of boosting stage 2 beside noise."""
+    notes = [] if row["member_stability_null"] is None else [f"random {decimal(row['member_stability_null'])}"]
+    if row["retrain_stability"] is not None:
+        notes.append(f"{row['retrains']} trainings {decimal(row['retrain_stability'])}")
+    if row["stage_2_stability"] is not None:
+        noise = row["stage_2_stability_noise"]
+        beside = "" if noise is None else f", on noise {decimal(noise, 3)}"
+        notes.append(f"their stage 2 {decimal(row['stage_2_stability'], 3)}{beside}")
+    return [" · ".join(notes)]
 
 
 def _control(row: dict[str, Any]) -> list[Cell]:
@@ -219,35 +199,38 @@ def _control(row: dict[str, Any]) -> list[Cell]:
     small = "" if share is None else f"{percent(share, 0)} of the gain over stage 1"
     if row["control_explained_variance"] is None:
         small = "not measured; sae-ensemble evaluate adds it"
-    cells = [
-        Cell(control_name(row["ensemble"]), small),
-        Cell(f"{row['members']} × {row['features'] // row['members']:,}"),
-        Cell(
-            percent(row["control_explained_variance"], 2),
-            interval(row["control_explained_variance_low"], row["control_explained_variance_high"]),
-        ),
-        Cell(percent(row["control_loss_recovered"], 2)),
-        Cell(decimal(row["control_cross_entropy"], 3)),
-        Cell(decimal(row["control_mse"])),
-        Cell(decimal(row["control_l0"], 1)),
-        Cell(percent(row["control_dead_fraction"])),
-        Cell(MISSING),
-        Cell(MISSING),
-        _detection(row, "control_"),
-    ]
-    return [*cells, *(Cell(MISSING) for _ in COLUMNS[len(cells) :])]
+    named = Cell(control_name(row["ensemble"]), small)
+    return [named, _size(row), *(_cell(row, figure, f"control_{figure.row}") for figure in OVERVIEW)]
 
 
-def _stability_notes(row: dict[str, Any]) -> str:
-    """What random dictionaries reach, and independent trainings if there are any; of boosting stage 2 beside noise."""
-    notes = [] if row["member_stability_null"] is None else [f"random {decimal(row['member_stability_null'])}"]
-    if row["retrain_stability"] is not None:
-        notes.append(f"{row['retrains']} trainings {decimal(row['retrain_stability'])}")
-    if row["stage_2_stability"] is not None:
-        noise = row["stage_2_stability_noise"]
-        beside = "" if noise is None else f", on noise {decimal(noise, 3)}"
-        notes.append(f"their stage 2 {decimal(row['stage_2_stability'], 3)}{beside}")
-    return " · ".join(notes)
+NOTES: Mapping[str, tuple[Callable[[Mapping[str, Any], str], list[str]], str]] = {
+    LOSS_RECOVERED.row: (
+        _loss_notes,
+        "0 % as without this layer, 100 % as with the model's own activations; below it the share that is recovered of "
+        "what setting activations to their mean costs, which is less",
+    ),
+    NATS.row: (_nats_notes, "below it that of the model itself"),
+    MEMBER_STABILITY.row: (
+        _stability_notes,
+        "below it random dictionaries. Where other trainings were compared: the whole ensemble over trainings, and a "
+        "boosted stage 2, beside SAEs that were trained on Gaussian noise like its residual",
+    ),
+    detection(5).row: (_detection_notes, f"below it with 1 feature. {SCALED}"),
+    TRAIN_SECONDS.row: (
+        _training_notes,
+        "below it the activations that each SAE is trained on, the steps of the optimiser one after another, counted "
+        "operations and the parameters trained",
+    ),
+}
+"""What stands below a figure, and how its heading's tooltip says so."""
+COLUMNS = (
+    Column("Ensemble"),
+    Column("SAEs × features", "Members of the ensemble and features of each"),
+    *(
+        Column(figure.overview, "; ".join([figure.definition, *NOTES.get(figure.row, ("",))[1:]]))
+        for figure in OVERVIEW
+    ),
+)
 
 
 def _charts(here: Here) -> None:

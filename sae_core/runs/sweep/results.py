@@ -10,8 +10,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from sae_core.analysis.concepts.figures import detection
+from sae_core.analysis.cost.figures import TRAIN_SECONDS
+from sae_core.analysis.figures import SWEPT
+from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
 from sae_core.analysis.shared.seeds import mean_interval, within
 from sae_core.analysis.summary import by_ensemble, summarize
+from sae_core.foundation.figures import Style
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import EVERY
@@ -25,20 +30,6 @@ ABOUT = 0.005
 SEED = "training.seed"
 OF_THE_ENSEMBLE = ("training.members", "training.methods", "training.group", "training.boosting", "training.residuals")
 """Settings that do not change one SAE."""
-FIGURES = (
-    *("explained_variance", "mse", "l0", "dead_fraction", "diversity_fraction", "member_stability"),
-    *("control_explained_variance", "control_untrained_share"),
-    *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised", "concept_accuracy_1", "concept_accuracy_5"),
-    *("control_concept_accuracy_1_standardised", "control_concept_accuracy_5_standardised"),
-    *("loss_recovered", "loss_recovered_mean", "train_seconds", "train_flops", "parameters"),
-)
-"""What is averaged over seeds, as `summarize` names it."""
-SHARES = (
-    *("dead_fraction", "diversity_fraction", "concept_accuracy_1", "concept_accuracy_5"),
-    *("concept_accuracy_1_standardised", "concept_accuracy_5_standardised"),
-    *("control_concept_accuracy_1_standardised", "control_concept_accuracy_5_standardised"),
-)
-"""Those of them that lie between 0 and 1."""
 
 
 def collect(sweep: Sweep, runs: Sequence[Run], *, target: float = TARGET) -> dict[str, Any]:
@@ -97,8 +88,8 @@ def _over_seeds(sweep: Sweep, measured: Sequence[dict[str, Any]]) -> list[dict[s
         names = dict.fromkeys(name for each in those for name in each["ensembles"])
         for name in names:
             own = [each["ensembles"][name] for each in those if name in each["ensembles"]]
-            figures = {figure: mean_interval([row.get(figure) for row in own]) for figure in FIGURES}
-            figures |= {figure: within(figures[figure], 0.0, 1.0) for figure in SHARES}
+            figures = {each.row: mean_interval([row.get(each.row) for row in own]) for each in SWEPT}
+            figures |= {each.row: within(figures[each.row], 0.0, 1.0) for each in SWEPT if each.share}
             rows.append({"values": values, "ensemble": name, "seeds": len(own), "figures": figures})
     return rows
 
@@ -165,23 +156,27 @@ def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
         cells["ensemble"] = row["ensemble"]
         if several:
             cells["seeds"] = str(row["seeds"])
-        cells["explained variance"] = _cell(figures["explained_variance"], ".4f")
-        if controlled:
-            cells[RANDOM_STAGES] = _cell(figures["control_explained_variance"], ".4f")
-        cells["L0"] = _cell(figures["l0"], ".1f", spread=False)
-        cells["detection, 5 features"] = _cell(figures["concept_accuracy_5_standardised"], ".1%")
-        if controlled:
-            cells[f"  {RANDOM_STAGES}"] = _cell(figures["control_concept_accuracy_5_standardised"], ".1%")
-        cells["dead"] = _cell(figures["dead_fraction"], ".1%", spread=False)
-        cells["training"] = _cell(figures["train_seconds"], ".0f", spread=False, unit=" s")
+        for head, shown, spread in _COLUMNS:
+            if controlled or not shown.row.startswith("control_"):
+                cells[head] = _cell(figures[shown.row], shown.terminal, spread=spread)
         rows.append(cells)
     return rows
 
 
-def _cell(figure: dict[str, Any], style: str, *, spread: bool = True, unit: str = "") -> str:
-    if figure["mean"] is None:
-        return "–"
-    text = format(figure["mean"], style) + unit
-    if figure["low"] is None or not spread:
+_COLUMNS = (
+    ("explained variance", EXPLAINED_VARIANCE, True),
+    (RANDOM_STAGES, CONTROL_EXPLAINED, True),
+    ("L0", L0, False),
+    ("detection, 5 features", detection(5), True),
+    (f"  {RANDOM_STAGES}", detection(5, control=True), True),
+    ("dead", DEAD, False),
+    ("training", TRAIN_SECONDS, False),
+)
+"""Headings, figures and whether their intervals are shown."""
+
+
+def _cell(figure: dict[str, Any], style: Style, *, spread: bool) -> str:
+    text = style(figure["mean"])
+    if figure["mean"] is None or figure["low"] is None or not spread:
         return text
-    return f"{text} ± {format((figure['high'] - figure['low']) / 2, style)}"
+    return f"{text} ± {style((figure['high'] - figure['low']) / 2)}"

@@ -31,10 +31,10 @@ from dashboard.views.overview.findings import (
 from sae_core.analysis.concepts.details import KEY
 from sae_core.analysis.concepts.detected import Mean, difference_of
 from sae_core.analysis.shared.terms import COVERED
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
 from sae_core.foundation.numbers import percent
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
-from sae_core.report.columns import Shown
 from sae_core.report.html import number, questions
 from sae_core.report.tables import by_ensemble, by_members
 
@@ -245,13 +245,14 @@ def test_tables_leave_out_what_nobody_has_and_escape() -> None:
         "<i>": {"figures": {"a.x": {"mean": 0.5, "low": 0.4, "high": 0.6}}},
         "b": {"figures": {}},
     }
-    x, y = Shown("X", percent, "what <b>X</b> is"), Shown("Y", percent, "what Y is")
-    table = by_ensemble({"ensembles": ensembles}, {"a.x": x, "a.y": y})
+    x = Figure(key="a.x", title="X", style=percent, definition="what <b>X</b> is")
+    y = Figure(key="a.y", title="Y", style=percent, definition="what Y is")
+    table = by_ensemble({"ensembles": ensembles}, [x, y])
     assert "<i>" not in table
     assert "Y" not in table
     assert "what &lt;b&gt;X&lt;/b&gt; is" in table
     assert percent(0.4) in table
-    assert by_ensemble({"ensembles": ensembles}, {"a.y": y}) == ""
+    assert by_ensemble({"ensembles": ensembles}, [y]) == ""
     assert number(None, percent).text == number({"mean": None}, percent).text == "–"
     assert "&lt;script&gt;" in questions({"cost": "Cost"}, {"cost": ["<script>"]})
 

@@ -1,0 +1,42 @@
+"""The figures of concept detection: the accuracy with so many features, plain or standardised."""
+
+from __future__ import annotations
+
+from sae_core.analysis.shared.terms import PLAIN, STANDARDISED
+from sae_core.foundation.figures import Figure, percents, spec
+from sae_core.foundation.method import RANDOM_STAGES
+
+SHOWN = (1, 5)
+"""Numbers of features that first pages and terminals name."""
+
+
+def detection(m: int, variant: str = STANDARDISED, *, control: bool = False) -> Figure:
+    """The mean accuracy of detecting a concept, over concepts, then over tasks but the confounded one.
+
+    Args:
+        m: How many features a detector may use.
+        variant: Coefficients as they are, or standardised, by which methods are compared.
+        control: Of stage 1 and random stages in the place of a boosted ensemble.
+    """
+    several, compared = "s" * (m > 1), variant == STANDARDISED
+    name = f"concept_accuracy_{m}" + (f"_{variant}" if compared else "")
+    line = f"  {m}: {RANDOM_STAGES}" if control else f"detection, {m} feature{several}"
+    return Figure(
+        key=f"concepts.{m}.{variant}",
+        title=f"{m} feature{several}",
+        definition=f"Mean accuracy of detecting a concept with the best {m} {variant} feature{several}; the confounded "
+        "task is left out",
+        style=percents(),
+        share=True,
+        better="higher",
+        row=f"control_{name}" if control else name,
+        ends=compared,
+        line=line if compared else "",
+        terminal=spec(".1%"),
+        overview="Detection" if m == max(SHOWN) and compared and not control else "",
+        swept=compared or not control,
+    )
+
+
+DETECTION = tuple(detection(m, variant) for variant in (STANDARDISED, PLAIN) for m in SHOWN)
+CONTROL_DETECTION = tuple(detection(m, variant, control=True) for variant in (STANDARDISED, PLAIN) for m in SHOWN)

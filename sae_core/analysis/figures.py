@@ -1,0 +1,22 @@
+"""All figures of ensembles in order, each declared in the folder of its subject."""
+
+from __future__ import annotations
+
+from sae_core.analysis.atoms.figures import DICTIONARY
+from sae_core.analysis.concepts.figures import CONTROL_DETECTION, DETECTION
+from sae_core.analysis.cost.figures import COST
+from sae_core.analysis.reconstruction.figures import CONTROL, ERRORS, EXPLAINED, LOSS
+from sae_core.analysis.stability.figures import STABILITY
+from sae_core.analysis.truth.figures import TRUTH
+from sae_core.foundation.figures import Figure
+
+REPORTED: tuple[Figure, ...] = (*EXPLAINED, *ERRORS, *DICTIONARY, *COST, *LOSS, *TRUTH, *STABILITY)
+"""What a report holds of each ensemble, besides detection."""
+OVERVIEW = tuple(figure for figure in (*EXPLAINED, *LOSS, *ERRORS, *DICTIONARY, *DETECTION, *COST) if figure.overview)
+"""What the first page compares ensembles by."""
+SWEPT = tuple(
+    figure
+    for figure in (*EXPLAINED, *ERRORS, *DICTIONARY, *CONTROL, *DETECTION, *CONTROL_DETECTION, *LOSS, *COST)
+    if figure.swept
+)
+"""What is averaged over the seeds of a sweep."""

@@ -1,0 +1,106 @@
+"""The figures of stability: whether other members, or other trainings, have the same features; beside random atoms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sae_core.foundation.figures import Figure, plain, spec
+
+_ATOMS = "random dictionaries of the same sizes (unit atoms of uniformly random directions)"
+_POOLED = "Mean over features of the best cosine with any atom of all others"
+_MMCS = "Mean over features of the best cosine with an atom of one other"
+_ONE = "Mean cosine of atoms matched one to one; atoms of a wider dictionary that are left over count as 0"
+_NOISE = "two SAEs trained as the stage on Gaussian noise of the mean and covariance of what it reads"
+
+
+def random_of(key: str, title: str, of: str = _ATOMS, *, share: bool = False, row: str = "", line: str = "") -> Figure:
+    """What random dictionaries reach in a figure.
+
+    Args:
+        key: The key of what they reach.
+        title: The figure.
+        of: Which random dictionaries.
+        share: See `Figure`.
+        row: See `Figure`.
+        line: See `Figure`.
+    """
+    words: dict[str, Any] = {"title": "random", "definition": f"{title} of {of}", "row": row, "line": line}
+    return Figure(key=key, style=plain(3), spread=False, share=share, terminal=spec(".2f"), **words)
+
+
+def stability(key: str, pooled: str, one: str, *, row: str, lines: tuple[str, str], of: str = "") -> tuple[Figure, ...]:
+    """The three figures of stability, each with what random dictionaries reach.
+
+    Args:
+        key: What the keys of the figures begin with.
+        pooled: Heading of the first.
+        one: What is compared: a ``member`` or a ``training``.
+        row: Name of the last in the rows of `summarize`.
+        lines: Headings of the last, and of what random dictionaries reach in it, in the terminal.
+        of: What they are of, where it has to be said.
+    """
+    options: dict[str, Any] = {"style": plain(3), "better": "higher"}
+    return (
+        Figure(key=f"{key}.pooled", title=pooled, definition=f"{_POOLED} {one}s{of}", **options),
+        random_of(f"{key}.null_pooled", "Pooled stability"),
+        Figure(key=f"{key}.mmcs", title="MMCS", definition=f"{_MMCS} {one}, over ordered pairs of {one}s", **options),
+        random_of(f"{key}.null_best", "MMCS"),
+        Figure(
+            key=f"{key}.pw_mcc",
+            title="One-to-one",
+            definition=f"{_ONE}; over pairs of {one}s",
+            row=row,
+            line=lines[0],
+            terminal=spec(".2f"),
+            **options,
+        ),
+        random_of(f"{key}.null_matched", "One-to-one stability", row=f"{row}_null", line=lines[1]),
+    )
+
+
+RETRAINED = stability(
+    "stability",
+    "Pooled",
+    "training",
+    row="retrain_stability",
+    lines=("stability over {retrains} runs", "  random, of those sizes"),
+)
+"""What the table of independent trainings shows."""
+STABILITY = (
+    *RETRAINED,
+    Figure(key="stability.in_all", share=True, better="higher"),
+    Figure(key="stability.in_none", share=True, better="lower"),
+)
+SECOND_STAGE = (
+    Figure(
+        key="stage.pw_mcc", row="stage_2_stability", line="  stage 2 by itself", terminal=spec(".3f"), better="higher"
+    ),
+    Figure(
+        key="stage.noise_matched",
+        row="stage_2_stability_noise",
+        line="  trained on such noise",
+        terminal=spec(".3f"),
+    ),
+)
+"""Of the first boosted stage that learns a residual, over trainings."""
+STAGES = (
+    Figure(
+        key="stage.pw_mcc",
+        title="One-to-one",
+        definition=f"{_ONE}; the stage over pairs of trainings",
+        style=plain(3),
+        better="higher",
+    ),
+    Figure(key="stage.noise_matched", title="noise", definition=f"One-to-one stability of {_NOISE}", style=plain(3)),
+    random_of("stage.null_matched", "One-to-one stability"),
+    Figure(
+        key="stage.mmcs",
+        title="MMCS",
+        definition=f"{_MMCS} training; the stage over ordered pairs of trainings",
+        style=plain(3),
+        better="higher",
+    ),
+    Figure(key="stage.noise_best", title="noise", definition=f"MMCS of {_NOISE}", style=plain(3)),
+    random_of("stage.null_best", "MMCS"),
+)
+"""What the table of boosted stages over trainings shows, of each stage."""

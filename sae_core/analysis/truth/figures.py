@@ -1,0 +1,67 @@
+"""The figures of what is found of a known dictionary, beside random dictionaries that encode alike."""
+
+from __future__ import annotations
+
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
+from sae_core.analysis.shared.terms import PRECISION, RANDOM
+from sae_core.analysis.stability.figures import random_of
+from sae_core.foundation.figures import Figure, plain
+
+_TWIN = "a random dictionary of the same sizes that encodes alike"
+
+
+def _found(name: str, title: str, definition: str, *, share: bool = True) -> tuple[Figure, Figure]:
+    """A figure with an interval, and what random dictionaries reach in it."""
+    own = Figure(
+        key=f"truth.{name}",
+        title=title,
+        definition=definition,
+        style=plain(3),
+        interval=f"{name}_interval",
+        share=share,
+        better="higher",
+    )
+    return own, random_of(f"truth.{RANDOM}.{name}", title, _TWIN, share=share)
+
+
+RECALL, RANDOM_RECALL = _found(
+    "recall", "Recall", "Share of all true features that get an atom of their own at |cosine| ≥ 0.9"
+)
+MCC, RANDOM_MCC = _found(
+    "mcc",
+    "MCC",
+    "Sum of the |cosines| of atoms matched one to one, over all true features: unmatched ones are 0",
+    share=False,
+)
+PRECISE, RANDOM_PRECISE = _found(
+    PRECISION, "Precision", "Share of the atoms, without copies, that are true features at |cosine| ≥ 0.9"
+)
+F1, RANDOM_F1 = _found(
+    "f1", "F1", "Mean over the true features that fire of the F1 with which the best latent fires with each"
+)
+AT_MOST = Figure(
+    key="truth.recall_cap",
+    title="at most",
+    definition="The largest recall and MCC that so many atoms allow: their number over that of the true features, at "
+    "most 1",
+    style=plain(3),
+    spread=False,
+)
+OF_ALIVE = Figure(
+    key="truth.precision_alive",
+    title="of alive",
+    definition="Precision of those atoms, without copies, that ever fire",
+    style=plain(3),
+    share=True,
+    better="higher",
+)
+TRUTH = (
+    *(RECALL, AT_MOST, MCC, PRECISE, OF_ALIVE, F1, Figure(key="truth.uniqueness", share=True)),
+    *(RANDOM_RECALL, RANDOM_MCC, RANDOM_PRECISE, RANDOM_F1),
+)
+COMPARED = {figure.path: figure for figure in (RECALL, MCC, PRECISE, F1)}
+"""What is compared with one SAE and with random dictionaries, by its name in the file."""
+TABLE = (
+    *(RECALL, AT_MOST, RANDOM_RECALL, MCC, RANDOM_MCC, PRECISE, RANDOM_PRECISE, OF_ALIVE, F1, RANDOM_F1),
+    EXPLAINED_VARIANCE,
+)

@@ -1,0 +1,107 @@
+"""A figure: a number that people read, declared beside the code that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sae_core.foundation.numbers import MISSING, compact, decimal, is_missing, percent
+
+Style = Callable[[Any], str]
+"""How a number is written, with its unit."""
+
+
+def plain(digits: int) -> Style:
+    """How a number with so many decimals is written."""
+    return lambda value: decimal(value, digits)
+
+
+def percents(digits: int = 1) -> Style:
+    """How a share is written."""
+    return lambda value: percent(value, digits)
+
+
+def spec(style: str, unit: str = "") -> Style:
+    """How a number is written in a terminal, where figures stand below each other: by a format and with a unit."""
+    return lambda value: MISSING if is_missing(value) else format(value, style) + unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A number of an ensemble that an evaluation measures.
+
+    Attributes:
+        key: The evaluation, and behind a dot the place in an ensemble's part of its file, dotted as well.
+        title: Heading of its column in tables of all figures, where several may be alike; empty: it is in none.
+        definition: What it is, for the tooltip of that heading.
+        style: How pages write it.
+        interval: Where in the file its 95 % interval stands.
+        share: Whether it lies between 0 and 1, so that no interval goes further.
+        better: Which direction is better; empty where neither is.
+        spread: Whether pages show its interval.
+        row: Its name in the rows of `summarize`; empty: it is not in them.
+        ends: Whether these also hold its interval, as ``<row>_low`` and ``<row>_high``.
+        line: Heading of its line in the terminal; empty: it has none.
+        terminal: How the terminal writes it.
+        overview: Heading of its column where ensembles are compared on the first page; empty: it has none.
+        short: How that page writes it there, if otherwise than `style`.
+        swept: Whether it is averaged over the seeds of a sweep.
+    """
+
+    key: str
+    title: str = ""
+    definition: str = ""
+    style: Style = compact
+    interval: str = ""
+    share: bool = False
+    better: Literal["", "higher", "lower"] = ""
+    spread: bool = True
+    row: str = ""
+    ends: bool = False
+    line: str = ""
+    terminal: Style = compact
+    overview: str = ""
+    short: Style | None = None
+    swept: bool = False
+
+    @property
+    def source(self) -> str:
+        """The evaluation that measures it."""
+        return self.key.partition(".")[0]
+
+    @property
+    def path(self) -> str:
+        """The place in an ensemble's part of that evaluation's file."""
+        return self.key.partition(".")[2]
+
+    def of(self, own: Mapping[str, Any]) -> float | None:
+        """Its value in an ensemble's part of a file; None where it was not measured."""
+        value: Any = own
+        for part in self.path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return None if isinstance(value, str) else value
+
+    def cells(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Its part of a row of `summarize`, with the ends of its interval; nothing where it has no name there."""
+        if not self.row:
+            return {}
+        low, high = own.get(self.interval) or (None, None)
+        ends = {f"{self.row}_low": low, f"{self.row}_high": high} if self.ends else {}
+        return {self.row: self.of(own), **ends}
+
+
+def cells(figures: tuple[Figure, ...], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of a row of `summarize`, figure by figure."""
+    return {name: value for figure in figures for name, value in figure.cells(own).items()}
+
+
+def titled(*figures: Figure) -> tuple[Figure, ...]:
+    """Those that tables of all figures show."""
+    return tuple(figure for figure in figures if figure.title)
+
+
+def of_control(figure: Figure, **changes: Any) -> Figure:
+    """The same figure of stage 1 and random stages, from the file of the control."""
+    named = {"key": f"control.{figure.path}", "row": f"control_{figure.row}"}
+    return replace(figure, **{**named, "line": "", "overview": "", "swept": False, **changes})
