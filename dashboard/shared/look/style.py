@@ -101,7 +101,7 @@ _RULES = """
 .sae .answers ul{margin:.1rem 0;padding-left:1.1rem}
 .sae .answers li{margin:.25rem 0;font-size:.88rem;overflow-wrap:anywhere}
 .sae dt{font-weight:600;font-size:.88rem;margin-top:.5rem}
-.sae dd{margin:0;font-size:.88rem;color:var(--muted);max-width:85ch}
+.sae dd{overflow-wrap:anywhere;margin:0;font-size:.88rem;color:var(--muted);max-width:85ch}
 .sae .note{white-space:normal;overflow-wrap:anywhere;min-width:0}
 .st-key-pages{row-gap:.4rem}
 .sae.more summary{cursor:pointer;font-size:.82rem;color:var(--muted)}

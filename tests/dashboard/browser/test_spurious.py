@@ -29,12 +29,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def chosen(watched: Watched) -> str:
     """The row of the choice in the table of outcomes."""
-    return watched.page.locator(".sae.scroll tr", has_text="Your choice").first.inner_text()
+    return watched.page.locator(".sae .scroll tr", has_text="Your choice").first.inner_text()
 
 
 def ablated(watched: Watched, count: int) -> Locator:
     """The cell that says how many features the choice has, once it says so."""
-    name = watched.page.locator(".sae.scroll td", has_text="Your choice")
+    name = watched.page.locator(".sae .scroll th", has_text="Your choice")
     return name.locator(f"xpath=following-sibling::td[1][text()='{count}']")
 
 
@@ -46,7 +46,7 @@ def test_ticks_are_answered_and_a_choice_is_saved_loaded_and_exported(watched: W
     mine = page.locator(f'.row[data-feature="{SAYS_S}"]')
     untouched = chosen(watched)
     mine.locator("input").click()
-    page.locator(".sae.scroll td", has_text="Your choice").locator(
+    page.locator(".sae .scroll th", has_text="Your choice").locator(
         "xpath=following-sibling::td[1][text()='1']"
     ).wait_for()
     assert chosen(watched) != untouched
@@ -55,7 +55,7 @@ def test_ticks_are_answered_and_a_choice_is_saved_loaded_and_exported(watched: W
     mine.locator("input").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
-    page.locator(".sae.scroll td", has_text="Your choice").locator(
+    page.locator(".sae .scroll th", has_text="Your choice").locator(
         "xpath=following-sibling::td[1][text()='2']"
     ).wait_for()
     assert page.locator(".row.on").count() == 2
