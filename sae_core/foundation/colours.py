@@ -7,6 +7,8 @@ dark enough for a white page and light enough for a dark page. Activation is one
 from __future__ import annotations
 
 MEMBERS = ("#3a9bdc", "#e08e00", "#b8609a", "#7e8c2e", "#2fa79a", "#a8483f", "#7a6fd0", "#7a8190")
+FAMILY_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8f6fd0", "#7f7f00")
+"""Colours of families on a text; members have others."""
 NEUTRAL = "#98a1ad"
 """The colour for no category: unlabelled features, features outside every cluster, nulls."""
 HIGHLIGHT = "#e8772e"

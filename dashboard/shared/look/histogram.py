@@ -11,7 +11,7 @@ from html import escape
 
 import numpy as np
 
-from sae_core.foundation.colours import HIGHLIGHT
+from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.numbers import decimal, whole
 from sae_core.report.html import Html, element
 
@@ -40,7 +40,7 @@ def bars_svg(counts: Sequence[int], scale: str = LOG, color: str = HIGHLIGHT) ->
         for number, height in enumerate(heights)
         if height > 0
     )
-    line = f'<path d="M0 {HEIGHT - 0.5}H{WIDTH}" stroke="#8a929c" stroke-width="1"/>'
+    line = f'<path d="M0 {HEIGHT - 0.5}H{WIDTH}" stroke="{NEUTRAL}" stroke-width="1"/>'
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none">'
         f'<g fill="{color}">{rects}</g>{line}</svg>'

@@ -6,7 +6,7 @@ colour, so that Streamlit's theme decides.
 
 from __future__ import annotations
 
-from sae_core.foundation.colours import HIGHLIGHT, activation_css
+from sae_core.foundation.colours import HIGHLIGHT, MEMBERS, MORE, activation_css
 
 _RULES = """
 .st-key-stylesheet,.st-key-map-points{display:none}
@@ -90,7 +90,7 @@ _RULES = """
 .sae.plot img{display:block;width:100%;height:auto}
 .sae.plot .axis{display:flex;justify-content:space-between;color:var(--muted);font-size:.76rem;
   font-variant-numeric:tabular-nums;margin-top:.15rem}
-.sae.notice{border:1px solid var(--line);border-left:3px solid HIGHLIGHT;border-radius:.5rem;
+.sae.notice{border:1px solid var(--line);border-left:3px solid var(--sae-highlight);border-radius:.5rem;
   padding:.85rem 1.1rem;background:var(--soft)}
 .sae.notice b{display:block;font-weight:600}
 .sae.notice p{margin:.25rem 0 0;color:var(--muted)}
@@ -119,5 +119,7 @@ _RULES = """
 
 def stylesheet() -> str:
     """All rules in one style element."""
-    rules = _RULES.replace("HIGHLIGHT", HIGHLIGHT) + activation_css()
+    # Variables reach into components, too, which other rules do not.
+    colours = f":root{{--sae-highlight:{HIGHLIGHT};--sae-more:{MORE};--sae-against:{MEMBERS[0]}}}"
+    rules = colours + _RULES + activation_css()
     return f"<style>{rules}</style>".replace("\n", "")

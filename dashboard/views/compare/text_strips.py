@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from dashboard.shared.look.cards import dot
 from dashboard.shared.look.tokens import show_alone, show_in_context, token_chip
-from sae_core.foundation.colours import activation_level
+from sae_core.foundation.colours import FAMILY_COLORS, NEUTRAL, activation_level
 from sae_core.foundation.numbers import decimal
 from sae_core.report.html import Html, element
 
-FAMILY_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b58900", "#56b4e9", "#8f6fd0", "#7f7f00")
-"""Colours of families on a text (after Okabe and Ito 2008); members have others."""
-LONE_COLOR = "#8a929c"
+LONE_COLOR = NEUTRAL
 LINE = 92
 """Characters of a line, after which all strips go on below."""
 _LONGEST = 40
