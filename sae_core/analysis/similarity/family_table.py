@@ -1,7 +1,8 @@
-"""Families of features by each of three measures, how alike their features are by all three, and what chance gives.
+"""Join features into families by three measures, and compare the families with chance.
 
-A family by atoms says "the same direction", one by correlation "active together and as strongly", one by overlap
-"strongest in the same places". Where they disagree, a feature has drifted, split or taken over another's work.
+A family by atoms says "the same direction". A family by correlation says "active together and equally strongly". A
+family by overlap says "strongest in the same places". If the measures disagree, a feature has drifted, split, or taken
+over the work of another feature.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from sae_core.foundation.progress import Progress, silent
 from sae_core.training.kernels.cpu import team
 
 PAIRS = 2048
-"""Pairs of features whose scores are computed at a time."""
+"""Number of feature pairs to score at a time."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -40,7 +41,7 @@ Floats = NDArray[np.float64]
 def relate_members(
     index: ActivationIndex, dictionaries: Sequence[Tensor], matches: pd.DataFrame, *, progress: Progress = silent
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
-    """All that is known of how features of different members belong together.
+    """Relate the features of different members by all three measures.
 
     Args:
         index: The ensemble's activations.
@@ -49,10 +50,10 @@ def relate_members(
         progress: Told the pairs of members done.
 
     Returns:
-        (table of `match_firing`, table of `family_table`, summary). The summary has what `match_firing` counts, of the
-        members (pairs) and of shifted ones (null); the number of families of each size, by measure (sizes), and of
-        random dictionaries or shifted members (null_sizes); how often the best matches by the three measures name the
-        same feature (agreement); thresholds, and the tokens of a context and contexts of a feature.
+        (table of `match_firing`, table of `family_table`, summary). The summary has the figures of `match_firing` for
+        the members (pairs) and for shifted members (null); the number of families of each size by measure (sizes), and
+        for random dictionaries or shifted members (null_sizes); how often the three measures have the same best match
+        (agreement); the thresholds, the tokens per context and the contexts per feature.
     """
     offsets = [0, *np.cumsum([len(atoms_ND) for atoms_ND in dictionaries]).tolist()]
     contexts = context_columns(index)
@@ -83,7 +84,7 @@ def family_table(
     matches: pd.DataFrame,
     firing: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Families by each measure: features joined by their one-to-one matches that reach the measure's threshold.
+    """Make families by each measure: join features by one-to-one matches that reach the measure's threshold.
 
     Args:
         index: The ensemble's activations.
@@ -93,10 +94,10 @@ def family_table(
         firing: The table of `match_firing`.
 
     Returns:
-        One row a family: measure (cosine, correlation or overlap), family (number within the measure), size, features
-        (ascending, one of a member), cosine, correlation and overlap (means over its pairs of features; correlation
-        over all indexed tokens), density (mean) and more (other features whose best match by this measure, with at
-        least its threshold, is in the family: those that match one to many).
+        One row per family: measure (cosine, correlation or overlap), family (number within the measure), size, features
+        (ascending, at most one per member), cosine, correlation and overlap (means over pairs of features; correlation
+        over all indexed tokens), density (mean) and more (the number of other features whose best match by this
+        measure, at or above the threshold, is in the family: one-to-many matches).
     """
     offsets = [0, *np.cumsum([len(atoms_ND) for atoms_ND in dictionaries]).tolist()]
     parts = []
@@ -155,7 +156,7 @@ def _pairs(features: Sequence[Ints]) -> tuple[Ints, Ints, Ints]:
 def _more(
     source: pd.DataFrame, family_F: Ints, best: str, score: str, threshold: float, families: int
 ) -> NDArray[np.int64]:
-    """How many features outside each family have their best match in it."""
+    """Count the features outside each family that have their best match in the family."""
     strong = source[(source[score] >= threshold) & (source[best] >= 0)]
     feature_R, into_R = strong["feature"].to_numpy(np.int64), family_F[strong[best].to_numpy(np.int64)]
     outside = (into_R >= 0) & (family_F[feature_R] != into_R)
@@ -164,7 +165,7 @@ def _more(
 
 
 def _sizes(size_F: Ints) -> dict[str, int]:
-    """How many families of each size there are, from the size of each feature's family."""
+    """Count the families of each size, from the size of each feature's family."""
     features = np.bincount(size_F)
     return {str(size): int(features[size]) // size for size in range(2, len(features)) if features[size]}
 
@@ -214,13 +215,14 @@ def pair_overlaps(contexts: csc_array, first_P: Ints, second_P: Ints) -> Floats:
 
 
 def agreement(matches: pd.DataFrame, firing: pd.DataFrame) -> dict[str, float | int | None]:
-    """How often the measures name the same best match.
+    """Measure how often the three measures have the same best match.
 
-    Counted are features and other members where the best match by at least one measure reaches its threshold.
+    The function counts pairs of a feature and another member in which the best match by at least one measure reaches
+    its threshold.
 
     Returns:
-        The number of these (rows), the share of them in which two measures agree (cosine_correlation, cosine_overlap,
-        correlation_overlap) and all three do (all); None where nothing is counted.
+        The number of these pairs (rows), the share in which two measures agree (cosine_correlation, cosine_overlap,
+        correlation_overlap), and the share in which all three agree (all); None if there are no such pairs.
     """
     best = {
         "cosine": matches["best_feature"].to_numpy(np.int64),
@@ -237,10 +239,11 @@ def agreement(matches: pd.DataFrame, firing: pd.DataFrame) -> dict[str, float | 
 
 
 def random_family_sizes(widths: Sequence[int], d_in: int, *, seed: int = 0) -> dict[str, int]:
-    """How many families of each size random unit atoms make at the cosine's threshold, for members of these widths.
+    """Count the families of each size among random unit atoms at the cosine's threshold, for members of these widths.
 
-    Where less than a tenth of a pair is to be expected among all atoms, none are drawn: two random directions have a
-    cosine of at least t with probability ½·I(1 − t²; (D − 1)/2, ½), I the regularised incomplete beta function.
+    Two random directions have a cosine of at least t with probability ½·I(1 − t²; (D − 1)/2, ½), where I is the
+    regularised incomplete beta function. If less than a tenth of a pair is expected among all atoms, no atoms are
+    drawn.
     """
     expected = sum(a * b for a, b in combinations(widths, 2)) * chance_of_cosine(THRESHOLD, d_in)
     if expected < 0.1:

@@ -1,7 +1,7 @@
-"""Finds the nearest atoms of every feature within its own member, exactly: its duplicates, and parts it was split into.
+"""Find the nearest atoms of every feature within its own member, exactly: duplicates, and parts of a split feature.
 
-All cosines of a member are computed once, some rows at a time, so that memory grows with its width and not with the
-square of it: 2·D·N² operations for a member of N atoms in D dimensions.
+All cosines of a member are computed once, some rows at a time, so memory grows with the width and not with its square.
+A member of N atoms in D dimensions takes 2·D·N² operations.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def write_nearest(
     """Find the nearest atoms of every feature in its own member and write them.
 
     Args:
-        ensemble: The ensemble; cosines are computed where it is.
+        ensemble: The ensemble; its device computes the cosines.
         path: The file.
-        kept: Nearest atoms kept of a feature.
-        cells: Cosines that exist at a time, about.
-        progress: Told the features done.
+        kept: Number of nearest atoms to keep per feature.
+        cells: Approximate number of cosines in memory at a time.
+        progress: Told the number of features done.
     """
     features = ensemble.offsets[-1]
     layout = {
@@ -45,7 +45,7 @@ def write_nearest(
             writer.write("chance", offset, np.full(width, chance, np.float32))
             for start, cosine_bN in cosine_blocks(atoms, atoms, cells=cells):
                 rows_b = torch.arange(len(cosine_bN), device=cosine_bN.device)
-                # Only the atom itself is left out: its duplicates are what is looked for.
+                # Leave out only the atom itself, since its duplicates are wanted.
                 cosine_bN[rows_b, start + rows_b] = -torch.inf
                 best_bK, places_bK = cosine_bN.topk(min(kept, width - 1), dim=1)
                 first, missing = offset + start, ((0, 0), (0, kept - best_bK.shape[1]))

@@ -1,9 +1,9 @@
-"""Which features of different members do the same: by correlation of activations, and by overlap of top contexts.
+"""Match features of different members by correlation of activations, and by overlap of top contexts.
 
-Two dictionaries can hold the same direction and fire on other tokens, or fire on the same tokens along another one, so
-these matchings stand beside that of atoms (`matching`). Sources: units matched by correlation, one to one and one to
-many, as in Li et al. 2016, *Convergent Learning*; correlation against a null as in Gurnee et al. 2024, *Universal
-Neurons*, whose 0.5 is the threshold here.
+Two features can have the same direction and fire on different tokens, or fire on the same tokens with different
+directions, so these matchings stand beside the matching of atoms (`matching`). Sources: matching by correlation, one to
+one and one to many, Li et al. 2016, *Convergent Learning*; correlation against a null, Gurnee et al. 2024, *Universal
+Neurons*, whose threshold of 0.5 we use.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from sae_core.analysis.similarity.pair_scores import CONTEXT, deviations, top_co
 from sae_core.training.kernels.cpu import team
 
 FLOOR = 0.1
-"""Scores below this never make a one-to-one match; a feature without a better one stays alone."""
+"""The least score of a one-to-one match; a feature without such a score stays alone."""
 ENTRIES = 2**25
-"""Activations of a member that are looked at (400 MB by token); of one with more, every so many-th token's."""
+"""Largest number of activations of a member to read (400 MB by token); if there are more, tokens are skipped evenly."""
 PRODUCTS = 2**33
-"""Pairs of activations on the same token that are multiplied, over all pairs of members; a minute or two."""
+"""Largest number of products of activations on the same token, over all pairs of members; a minute or two."""
 CELLS = 2**20
-"""Scores that are held at a time (8 MB)."""
+"""Number of scores in memory at a time (8 MB)."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,16 +41,16 @@ Blocks = Iterator[tuple[int, Floats]]
 
 
 class Matching(NamedTuple):
-    """N features beside M others; −1 and score 0 where there is no match.
+    """Matches of N features with M others; −1 and score 0 mean no match.
 
     Attributes:
-        best_N: The most similar other of each feature: one other may be the best of many.
-        best_score_N: Its score, above 0.
+        best_N: The most similar other of each feature; several features may have the same one.
+        best_score_N: The score of that match, above 0.
         best_M: The most similar feature of each other.
-        best_score_M: Its score.
-        partner_N: The other of each feature in the one-to-one matching with the largest sum of scores, all of them at
-            least `FLOOR`.
-        partner_score_N: Its score.
+        best_score_M: The score of that match.
+        partner_N: The other of each feature in the one-to-one matching with the largest sum of scores of at least
+            `FLOOR`.
+        partner_score_N: The score of that match.
     """
 
     best_N: Ints
@@ -61,7 +61,7 @@ class Matching(NamedTuple):
     partner_score_N: Floats
 
     def turned(self) -> Matching:
-        """The same seen from the others."""
+        """The same matching with features and others exchanged."""
         partner_M, score_M = np.full(len(self.best_M), -1), np.zeros(len(self.best_M))
         paired = np.flatnonzero(self.partner_N >= 0)
         partner_M[self.partner_N[paired]], score_M[self.partner_N[paired]] = paired, self.partner_score_N[paired]
@@ -69,15 +69,15 @@ class Matching(NamedTuple):
 
 
 def match_scores(blocks: Blocks, rows: int, columns: int, *, floor: float = FLOOR) -> Matching:
-    """Match by scores of any kind, without ever holding all of them.
+    """Match by scores of any kind, without holding all scores in memory.
 
-    The one-to-one matching is exact: a score below the floor counts as no match, so only the others are kept.
+    The one-to-one matching is exact: a score below the floor counts as no match, so only the other scores are kept.
 
     Args:
         blocks: The scores.
-        rows: How many features there are, N.
-        columns: How many others, M.
-        floor: Least score of a one-to-one match, above 0.
+        rows: Number of features, N.
+        columns: Number of others, M.
+        floor: The least score of a one-to-one match, above 0.
     """
     best_N, score_N = np.full(rows, -1), np.zeros(rows)
     best_M, score_M = np.full(columns, -1), np.zeros(columns)
@@ -98,7 +98,7 @@ def match_scores(blocks: Blocks, rows: int, columns: int, *, floor: float = FLOO
 
 
 def _partners(edges: list[tuple[Ints, Ints, Floats]], rows: int, columns: int) -> tuple[Ints, Floats]:
-    """The assignment with the largest sum over the edges, which are ordered by row; nobody has to take part."""
+    """Find the assignment with the largest sum over the edges, which are sorted by row; rows may stay unmatched."""
     row_E, column_E, score_E = (np.concatenate(parts) for parts in zip(*edges, strict=True))
     pointers = np.searchsorted(row_E, np.arange(rows + 1))
     partner_N, row_M = np.full(rows, FREE), np.full(columns, FREE)
@@ -106,7 +106,7 @@ def _partners(edges: list[tuple[Ints, Ints, Floats]], rows: int, columns: int) -
         pointers, np.ascontiguousarray(column_E), score_E, 0.0, np.zeros(columns), np.zeros(rows), partner_N, row_M
     )
     partner_N = np.where(partner_N >= 0, partner_N, -1)
-    # The edge of row and partner: keys ascend, as edges come by row and then by column.
+    # Find the edge of each row and its partner: keys ascend, since edges are sorted by row and then by column.
     keys, paired = row_E * columns + column_E, np.flatnonzero(partner_N >= 0)
     score_N = np.zeros(rows)
     score_N[paired] = score_E[np.searchsorted(keys, paired * columns + partner_N[paired])]
@@ -115,12 +115,12 @@ def _partners(edges: list[tuple[Ints, Ints, Floats]], rows: int, columns: int) -
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One way of comparing what features do.
+    """A measure of how alike two features fire.
 
     Attributes:
-        name: What it is called in tables.
-        threshold: Score from which on two features count as the same.
-        facts: What `score_rows` has to know of columns.
+        name: The measure's name in tables.
+        threshold: The score from which two features count as the same.
+        facts: Returns the facts about columns that `score_rows` needs.
     """
 
     name: str
@@ -138,13 +138,13 @@ def _counts(columns: csc_array) -> tuple[Floats, Floats]:
 
 
 CORRELATION = Measure("correlation", CORRELATED, _spread)
-"""Pearson correlation of activations over all rows, which are tokens; 0 where a column is constant."""
+"""Pearson correlation of activations over all rows (tokens); 0 for a constant column."""
 OVERLAP = Measure("overlap", OVERLAPPING, _counts)
-"""Jaccard index of top contexts, which columns of ones hold. Two features that share half of equally many have 1/3."""
+"""Jaccard index of top contexts, given as columns of ones. Two features that share half of their contexts have 1/3."""
 
 
 class Others(NamedTuple):
-    """A member's features as the others of a matching: by row, and with what their measure has to know of them."""
+    """A member's features as the others of a matching: sorted by row, with the facts that the measure needs."""
 
     by_row: csr_array
     measure: Measure
@@ -157,7 +157,7 @@ class Others(NamedTuple):
 
 
 def match_columns(one: csc_array, other: Others, *, floor: float = FLOOR) -> Matching:
-    """`match_scores` by a measure, where the scores come from sparse columns and only those that matter are kept.
+    """Run `match_scores` by a measure on sparse columns; only scores at or above the floor are kept.
 
     Args:
         one: The N features' columns [R, N].
@@ -168,7 +168,7 @@ def match_columns(one: csc_array, other: Others, *, floor: float = FLOOR) -> Mat
     columns, others, jaccard = one.shape[1], by_row.shape[1], measure is OVERLAP
     left = (one.indptr.astype(np.int64), one.indices.astype(np.int32, copy=False), one.data)
     right = (by_row.indptr.astype(np.int64), by_row.indices.astype(np.int32, copy=False), by_row.data)
-    # Copies, since compiled code takes no array that may not be written to, such as a map of a file.
+    # Copy, since the compiled code takes no read-only array, such as a map of a file.
     entries = [array if array.flags.writeable else array.copy() for array in (*left, *right)]
     facts = (*measure.facts(one), *other.facts)
     best_N, score_N, best_M, score_M = np.full(columns, -1), np.zeros(columns), np.full(others, -1), np.zeros(others)
@@ -186,7 +186,7 @@ def match_columns(one: csc_array, other: Others, *, floor: float = FLOOR) -> Mat
 
 
 def moments(columns: csc_array) -> tuple[Floats, Floats]:
-    """(mean, standard deviation) of each column over all rows, entries that are not stored being 0."""
+    """(mean, standard deviation) of each column over all rows; entries that are not stored are 0."""
     rows, starts = columns.shape[0], columns.indptr[:-1]
     full = np.diff(columns.indptr) > 0
     sum_N, square_N = np.zeros(columns.shape[1]), np.zeros(columns.shape[1])
@@ -198,13 +198,13 @@ def moments(columns: csc_array) -> tuple[Floats, Floats]:
 
 
 def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int = 1) -> csc_array:
-    """The activations of features ``first`` to ``stop`` as sparse columns, a row a token.
+    """The activations of features ``first`` to ``stop`` as sparse columns, one row per token.
 
     Args:
         index: The ensemble's activations.
         first: The first feature.
-        stop: The one after the last.
-        stride: Of how many tokens one is a row.
+        stop: The end of the range of features, exclusive.
+        stride: Take every ``stride``-th token.
     """
     pointers = index.pointers[first : stop + 1]
     part = slice(int(pointers[0]), int(pointers[-1]))
@@ -217,7 +217,7 @@ def token_columns(index: ActivationIndex, first: int, stop: int, *, stride: int 
 
 
 def context_columns(index: ActivationIndex) -> csc_array:
-    """The `top_contexts` of all features as sparse columns of ones, a row a context."""
+    """The `top_contexts` of all features as sparse columns of ones, one row per context."""
     found = [top_contexts(index, feature) for feature in range(index.features)]
     pointers = np.cumsum([0, *map(len, found)])
     positions = np.concatenate(found).astype(np.int32) if found else np.empty(0, np.int32)
@@ -226,13 +226,13 @@ def context_columns(index: ActivationIndex) -> csc_array:
 
 
 def turned(columns: csc_array, share: float) -> csc_array:
-    """The same columns with all rows shifted by a share of their number, the last ones coming first; for the null."""
+    """Rotate all rows of columns by a share of their number, so that the last rows come first; for the null."""
     rows_E = (columns.indices.astype(np.int64) + int(share * columns.shape[0])) % columns.shape[0]
     return csc_array((columns.data, rows_E.astype(np.int32), columns.indptr), shape=columns.shape)
 
 
 def stride_for(index: ActivationIndex, offsets: Sequence[int]) -> int:
-    """Of how many tokens one has to be looked at for `ENTRIES` and `PRODUCTS` to suffice; 1 if all can be."""
+    """The stride between tokens that keeps within `ENTRIES` and `PRODUCTS`; 1 if all tokens fit."""
     bounds = index.pointers[np.asarray(offsets)]
     largest = int(np.diff(bounds).max(initial=0))
     products = 0.0

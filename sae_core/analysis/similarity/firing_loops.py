@@ -1,4 +1,4 @@
-"""The loops behind the matching by what features do; their plain twin, over dense scores, is in the tests."""
+"""The loops of matching by firing. The tests have a plain twin over dense scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numba.types import Array, float32, float64, int32, int64, void
 
 from sae_core.training.kernels.cpu.compiled import loop
 
-# Maps of a file, which may not be written to; only a signature of types can say that.
+# Numba compiles for read-only maps of a file only if the signature says so.
 _POINTERS, _NUMBERS, _VALUES = (Array(kind, 1, "C", readonly=True) for kind in (int64, int32, float32))
 
 

@@ -1,7 +1,7 @@
-"""The tables of matches by what features do: every pair of members, by each measure, and the same for shifted members.
+"""Make the tables of matches by firing: every pair of members, by each measure, and the same for shifted members.
 
-The null: the tokens (or contexts) of member j are shifted by the share j/J of all, the last ones coming first. Each
-feature then fires as often, as strongly and in as long runs as before, but beside other text.
+For the null, the tokens (or contexts) of member j are rotated by the share j/J of all. Each feature then fires as
+often, as strongly and in as long runs as before, but beside other text.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def match_firing(
     shifted: bool = False,
     progress: Progress = silent,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Match the living features of every member with those of every other one, by correlation and by overlap.
+    """Match the living features of every member with those of every other member, by correlation and by overlap.
 
     Args:
         index: The ensemble's activations.
@@ -98,7 +98,7 @@ def _rows(offsets: Sequence[int]) -> pd.DataFrame:
 def _pairs(
     measure: Measure, columns: Columns, members: int, shifted: bool, number: int, progress: Progress
 ) -> dict[tuple[int, int], Matching]:
-    """The matching of every ordered pair of members by the measure of a number; each unordered one is computed once."""
+    """The matching of every ordered pair of members by a measure; each unordered pair is computed once."""
     found: dict[tuple[int, int], Matching] = {}
     pairs = members * (members - 1) // 2
 
@@ -140,7 +140,7 @@ def _fill(
 def _figures(
     measure: Measure, found: dict[tuple[int, int], Matching], offsets: Sequence[int], alive_F: NDArray[np.bool_]
 ) -> list[dict[str, Any]]:
-    """Of each ordered pair of members: means over a's living features; None where it has none."""
+    """The figures of each ordered pair of members: means over a's living features; None if a has none."""
     figures = []
     for a, b in sorted(found):
         alive_N, match = alive_F[offsets[a] : offsets[a + 1]], found[a, b]

@@ -1,4 +1,4 @@
-"""Which feature of one member is which of another: by decoder cosine, best match and one to one, beside chance.
+"""Match the features of members by decoder cosine, by best match and one to one, beside chance.
 
 Sources: best matches as in MMCS (Sharkey et al. 2022); one-to-one matching as in PW-MCC (Song et al. 2025).
 """
@@ -32,7 +32,7 @@ _COLUMNS = {
 
 
 def match_members(ensemble: Ensemble, *, progress: Progress = silent) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Match the features of every member with those of every other one.
+    """Match the features of every member with those of every other member.
 
     Returns:
         A table with one row per feature and other member: feature, member, other_member, best_feature, best_cosine,
@@ -74,8 +74,8 @@ def _part(
         a: The member.
         b: The other member.
         offsets: Number of the first feature of each member.
-        best: Cosine and number of the best match of each feature.
-        matched: One to one: some features, the other of each, and their cosines.
+        best: Cosine and number of each feature's best match.
+        matched: The one-to-one matching: features, their partners, and the cosines.
     """
     (best_cosine, best_other), (rows, columns, cosine) = best, matched
     width = len(best_cosine)
@@ -95,7 +95,7 @@ def _part(
 
 
 def _figures(a: int, b: int, part: pd.DataFrame, wider: int) -> dict[str, Any]:
-    """Figures of a's features in b, of which the wider one has so many."""
+    """Figures of a's features in b; ``wider`` is the width of the wider member."""
     best, matched = part["best_cosine"].to_numpy(np.float64), part["matched_cosine"].to_numpy(np.float64)
     return {
         "a": a,
@@ -107,7 +107,7 @@ def _figures(a: int, b: int, part: pd.DataFrame, wider: int) -> dict[str, Any]:
 
 
 def _null(ensemble: Ensemble) -> dict[str, float] | None:
-    """Mean over the pairs of members of what random dictionaries of their sizes reach; None for one member."""
+    """The level of random dictionaries of the members' sizes, averaged over pairs of members; None for one member."""
     widths = ensemble.widths
     nulls = [random_null(widths[a], widths[b], ensemble.d_in) for a, b in combinations(range(len(widths)), 2)]
     return {key: float(np.mean([null[key] for null in nulls])) for key in ("best", "matched")} if nulls else None
@@ -121,16 +121,16 @@ def families(
     partner: str = "matched_feature",
     score: str = "matched_cosine",
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Families: features of different members joined by their one-to-one matches, at most one from each member.
+    """Join features of different members into families by one-to-one matches, at most one feature per member.
 
-    The most similar pairs are joined first; a pair that would bring two features of one member together is left out.
+    The most similar pairs are joined first; a pair that would join two features of one member is skipped.
 
     Args:
         matches: The table of `match_members`, or another one of one-to-one matches.
         offsets: `Ensemble.offsets`.
-        threshold: Least score of a match that joins.
+        threshold: The least score of a match that joins.
         partner: The column of the matched feature.
-        score: The column of their score.
+        score: The column of the match's score.
 
     Returns:
         (family [M], −1 for a feature alone; size of the family [M], 1 for a feature alone). Families are numbered by
@@ -140,7 +140,7 @@ def families(
     edges = edges.sort_values(score, ascending=False, kind="stable")
     features = offsets[-1]
     parent = list(range(features))
-    # The members in a family as a set of bits, so that two families overlap if and only if the bits do.
+    # Store the members of a family as bits: two families share a member if and only if their bits overlap.
     members = [1 << int(member) for member in np.searchsorted(offsets, np.arange(features), side="right") - 1]
 
     def root(feature: int) -> int:

@@ -1,4 +1,4 @@
-"""The nearest atoms of every feature within its own member, looked up; `finding_nearest` finds them."""
+"""Look up the nearest atoms of a feature within its own member; `finding_nearest` finds them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sae_core.foundation.files.mapped_tensors import opened_table
 
 FORMAT = "sae-ensemble-nearest-1"
 KEPT = 8
-"""Nearest atoms that are kept of a feature."""
+"""Number of nearest atoms to keep per feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Nearest:
     """An open table; its arrays are maps of the file.
 
     Attributes:
-        nearest: int32 [M, K], the features of the same member whose atoms are most similar, in the ensemble's
-            numbering; −1 where there are no more.
-        cosines: float32 [M, K], the cosine with each of them, descending.
-        chance: float32 [M], the mean cosine of a random atom with the nearest of as many random others.
+        nearest: int32 [M, K], the features of the same member with the most similar atoms, in the ensemble's numbering;
+            −1 if there are no more.
+        cosines: float32 [M, K], the cosines with these atoms, descending.
+        chance: float32 [M], the mean cosine of a random atom with the nearest of equally many random atoms.
     """
 
     nearest: NDArray[np.int32]
@@ -46,7 +46,7 @@ class Nearest:
         return table
 
     def of(self, feature: int, count: int = KEPT) -> pd.DataFrame:
-        """The first ``count`` of a feature (at most `KEPT`): feature and cosine, the most similar first.
+        """The ``count`` nearest atoms of a feature (at most `KEPT`): feature and cosine, the most similar first.
 
         Raises:
             UserError: If there is no such feature.

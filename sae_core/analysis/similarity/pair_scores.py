@@ -1,6 +1,6 @@
-"""How alike the few features of a family are, by all three measures, from their own atoms and activations alone.
+"""Score the few features of a family pairwise by all three measures, from their own atoms and activations alone.
 
-Plain NumPy, as pages ask for it that are not to wait for torch or for compiled code. `family_table` does the same for
+The module uses plain NumPy, so that pages need not wait for torch or compiled code. `family_table` does the same for
 all families at once.
 """
 
@@ -20,21 +20,21 @@ from sae_core.foundation.folders import WEIGHTS, EnsembleFolder
 from sae_core.foundation.numbering import place_of
 
 CONTEXT = 32
-"""Tokens of a context: the indexed corpus is cut into stretches of so many."""
+"""Number of tokens in a context: the indexed corpus is cut into stretches of this length."""
 TOP_CONTEXTS = 64
-"""Contexts of a feature that are compared: those in which its largest activation is largest."""
+"""Number of top contexts to compare per feature: those with the largest maximal activation."""
 
 
 def atom_cosines(folder: EnsembleFolder, widths: Sequence[int], feature: int, others: Sequence[int]) -> list[float]:
-    """The cosine of a feature's atom with those of others.
+    """The cosines of a feature's atom with the atoms of other features.
 
-    Only these rows are read, so that it takes no longer for wide members.
+    The function reads only these rows, so wide members take no longer.
 
     Args:
         folder: The ensemble.
-        widths: Features of each member.
+        widths: Number of features of each member.
         feature: Number of the feature in the ensemble.
-        others: Numbers of the others.
+        others: Numbers of the other features.
 
     Raises:
         UserError: If a member's weights are missing or damaged.
@@ -57,7 +57,7 @@ def _cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 
 
 def correlations(index: ActivationIndex, features: Sequence[int]) -> list[float]:
-    """Pearson correlation of the activations of every pair of features over all tokens, 0 where one is constant.
+    """Pearson correlation of the activations of every pair of features over all tokens; 0 if a feature is constant.
 
     Pairs are in the order of `itertools.combinations`.
     """
@@ -83,18 +83,15 @@ def _sums(values: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def deviations(sum_N: NDArray[np.float64], square_N: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Standard deviations of columns with these sums of their entries and of the squares of these."""
+    """Standard deviations of columns, from the sums of entries and of squared entries."""
     mean_square_N = square_N / max(rows, 1)
     variance_N = mean_square_N - (sum_N / max(rows, 1)) ** 2
-    # What is left of a constant column is rounding.
+    # The remainder of a constant column is a rounding error.
     return np.sqrt(np.where(variance_N > 1e-12 * mean_square_N, variance_N, 0.0))
 
 
 def top_contexts(index: ActivationIndex, feature: int) -> Positions:
-    """The `TOP_CONTEXTS` stretches of `CONTEXT` tokens in which a feature's largest activation is largest, ascending.
-
-    Of equals the earlier ones.
-    """
+    """The `TOP_CONTEXTS` contexts with a feature's largest maximal activations, ascending; the earlier of equal ones."""
     positions, values = index.feature(feature)
     contexts = positions // CONTEXT
     starts = np.flatnonzero(np.diff(contexts, prepend=-1))
@@ -103,6 +100,6 @@ def top_contexts(index: ActivationIndex, feature: int) -> Positions:
 
 
 def overlaps(index: ActivationIndex, features: Sequence[int]) -> list[float]:
-    """Jaccard index of the top contexts of every pair of features, in the same order; 0 where neither has any."""
+    """Jaccard index of the top contexts of every pair of features, in the same order; 0 if neither has contexts."""
     contexts = [set(top_contexts(index, feature).tolist()) for feature in features]
     return [len(ours & theirs) / max(len(ours | theirs), 1) for ours, theirs in combinations(contexts, 2)]

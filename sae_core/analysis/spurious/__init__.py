@@ -1,1 +1,1 @@
-"""Removing spurious correlations by ablating features."""
+"""Remove spurious correlations by ablating features."""

@@ -1,9 +1,9 @@
-"""What ablating features does to a linear probe on pooled activations, at once for any choice of features (SHIFT).
+"""Ablate any choice of features and measure the effect on a linear probe on pooled activations (SHIFT).
 
-Features are set to 0 and the reconstruction error is kept: a' = decode(c without them) + (a − â) = a − Σ_i c_i·d_i.
-Decoding, pooling and the probe are linear, so the probe's value of a text falls by exactly Σ_i c̄_i·(w·d_i), with c̄_i
-the text's mean coefficient. This holds for boosted ensembles, too: their coefficients are those of residual encoding,
-and what is decoded is the one concatenated code.
+Ablating sets features to 0 and keeps the reconstruction error: a' = decode(c without them) + (a − â) = a − Σ_i c_i·d_i.
+Decoding, pooling and the probe are linear, so the probe's value of a text falls by exactly Σ_i c̄_i·(w·d_i), where c̄_i
+is the text's mean coefficient. The same holds for boosted ensembles: their coefficients come from residual encoding,
+and the decoder reads the one concatenated code.
 
 Sources: Marks et al. 2024, *Sparse Feature Circuits*, section 4 (SHIFT); Karvonen et al. 2025, *SAEBench* (SCR).
 """
@@ -28,7 +28,7 @@ Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 SMALLEST_GAP = 0.001
-"""An oracle that is less than this above the biased probe leaves nothing to be won: then S_SCR is 0."""
+"""If the oracle is less than this above the biased probe, there is nothing to gain, and S_SCR is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Probe:
 
 
 def fit_probe(acts_XD: Floats, positive_X: Bools) -> Probe:
-    """Logistic regression (L2, C = 1) on standardised dimensions; those that do not vary get the weight 0.
+    """Fit a logistic regression (L2, C = 1) on standardised dimensions; constant dimensions get the weight 0.
 
     Raises:
         UserError: If all texts are positive, or none is.
@@ -64,7 +64,7 @@ def fit_probe(acts_XD: Floats, positive_X: Bools) -> Probe:
     scale_D = np.where(varies_D, deviation_D, np.inf)
     probe = LogisticRegression(C=1.0, max_iter=1000)
     with warnings.catch_warnings():
-        # A badly conditioned problem may need more iterations; the definition says 1000.
+        # A badly conditioned problem may need more iterations, but the definition of the figure says 1000.
         warnings.simplefilter("ignore", ConvergenceWarning)
         probe.fit(centred_XD / scale_D, positive_X)
     weights_D = probe.coef_[0] / scale_D
@@ -73,7 +73,7 @@ def fit_probe(acts_XD: Floats, positive_X: Bools) -> Probe:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a probe for T does on texts of which T and S are known.
+    """The result of a probe for T on texts with known T and S.
 
     Attributes:
         target: Accuracy on the target T.
@@ -87,7 +87,7 @@ class Outcome:
 
     @property
     def worst_group(self) -> float:
-        """Accuracy on T in the group where it is lowest."""
+        """The lowest accuracy on T of any group."""
         return min(value for value in self.groups.values() if not np.isnan(value))
 
 
@@ -104,7 +104,7 @@ def outcome(values_X: Floats, target_X: Bools, spurious_X: Bools) -> Outcome:
 
 
 def scr(ablated: float, biased: float, oracle: float) -> float:
-    """S_SCR = (A_ablated − A_biased)/(A_oracle − A_biased) of accuracies on T; negative where ablating does harm.
+    """S_SCR = (A_ablated − A_biased)/(A_oracle − A_biased) of accuracies on T; negative if ablating does harm.
 
     0 if the oracle is less than `SMALLEST_GAP` above the biased probe, as in SAEBench.
     """
@@ -120,8 +120,8 @@ class Texts:
         acts_XD: Mean activations.
         target_X: T of each text.
         spurious_X: S of each text.
-        confounded: Rows for training, on all of which T = S.
-        balanced: Rows for training, balanced over the four groups: for the oracle, and to find what means S.
+        confounded: Rows for training, all with T = S.
+        balanced: Rows for training, balanced over the four groups: for the oracle and for finding features of S.
         test: Rows for testing, balanced over the four groups.
     """
 
@@ -134,17 +134,17 @@ class Texts:
 
 
 class Workbench:
-    """One ensemble's features in the way of one biased probe: rank them, ablate any of them, see what comes of it.
+    """One ensemble's features and one biased probe: rank features, ablate any of them, and measure the result.
 
-    Made once, it answers in milliseconds; that is what a person who ticks features waits for.
+    A workbench answers in milliseconds, so a person can tick features and see the result at once.
 
     Args:
         texts: The texts.
-        codes_XM: Mean coefficients of the ensemble's features, α folded in, sparse; of a boosted ensemble those of
+        codes_XM: Mean coefficients of the ensemble's features, α folded in, sparse; for a boosted ensemble, those of
             residual encoding.
         dictionary_MD: The ensemble's atoms.
-        biased: The probe for T that was fitted on the confounded texts; fitted anew if not given.
-        oracle: The probe for T that was fitted on the balanced texts; likewise.
+        biased: The probe for T on the confounded texts; fitted here by default.
+        oracle: The probe for T on the balanced texts; fitted here by default.
     """
 
     def __init__(
@@ -169,12 +169,12 @@ class Workbench:
 
     @cached_property
     def effect_M(self) -> Floats:
-        """w·d_i: by how much the biased probe's value changes with a feature's coefficient."""
+        """w·d_i: the change of the biased probe's value per unit of a feature's coefficient."""
         return self._project(self.biased.weights_D)
 
     @cached_property
     def difference_M(self) -> Floats:
-        """f̄₊ − f̄₋: how much larger a feature's mean coefficient is on the balanced training texts with S."""
+        """f̄₊ − f̄₋: a feature's mean coefficient on balanced training texts with S, minus that on texts without S."""
         rows = self.texts.balanced
         positive_X = self.texts.spurious_X[rows]
         weights_X = np.where(positive_X, 1 / positive_X.sum(), -1 / (~positive_X).sum())
@@ -183,19 +183,19 @@ class Workbench:
 
     @cached_property
     def scores_M(self) -> Floats:
-        """(f̄₊ − f̄₋)·(w·d_i): how much of the probe's lean on S goes through each feature."""
+        """(f̄₊ − f̄₋)·(w·d_i): the part of the probe's dependence on S that goes through each feature."""
         return self.difference_M * self.effect_M
 
     def scores_by(self, probe: Probe) -> Floats:
-        """The same with another probe's w; SAEBench takes one for S."""
+        """The same with another probe's w; SAEBench uses a probe for S."""
         return self.difference_M * self._project(probe.weights_D)
 
     def rank(self, scores_M: Floats | None = None, *, among_M: Bools | None = None) -> Integers:
-        """Features by falling |score|, the smaller number first of equals; those with the score 0 are left out.
+        """Features by descending |score|, of equal ones the smaller number first; features with score 0 are left out.
 
         Args:
-            scores_M: The scores; `scores_M` if not given.
-            among_M: Only these.
+            scores_M: The scores; `scores_M` by default.
+            among_M: Rank only these features.
         """
         size_M = np.abs(self.scores_M if scores_M is None else scores_M)
         if among_M is not None:
@@ -208,7 +208,7 @@ class Workbench:
         return self._outcome(self._test_values_X)
 
     def best(self) -> Outcome:
-        """The oracle: what a probe does that was fitted on balanced texts."""
+        """The oracle: a probe fitted on balanced texts."""
         return self._outcome(self.oracle.values(self.texts.acts_XD[self.texts.test]))
 
     def ablate(self, features: Sequence[int] | Integers) -> Outcome:
@@ -220,7 +220,7 @@ class Workbench:
         return self._outcome(self.values(features))
 
     def values(self, features: Sequence[int] | Integers) -> Floats:
-        """The biased probe's values of the test texts with features set to 0; they mean T where they are above 0.
+        """The biased probe's values of the test texts with features set to 0; a value above 0 means T.
 
         Raises:
             UserError: If there is no such feature.
@@ -250,7 +250,7 @@ class Workbench:
         return scr(ablated.target, self.before().target, self.best().target)
 
     def _project(self, weights_D: Floats) -> Floats:
-        # In float64 block by block, since a float64 copy of a large dictionary would take gigabytes.
+        # Compute in float64 block by block, since a float64 copy of a large dictionary would take gigabytes.
         blocks = range(0, len(self._dictionary_MD), 8192)
         parts = [self._dictionary_MD[start : start + 8192].astype(np.float64) @ weights_D for start in blocks]
         projected_M: Floats = np.concatenate(parts)
@@ -261,7 +261,7 @@ class Workbench:
         return outcome(values_X, self.texts.target_X[test], self.texts.spurious_X[test])
 
     def _checked(self, features: Sequence[int] | Integers) -> Integers:
-        """The features, each once: what is 0 already cannot be ablated again."""
+        """The features, each once, since a feature cannot be ablated twice."""
         chosen = np.unique(np.asarray(features, dtype=np.int64))
         if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < self.features:
             wrong = chosen[0] if chosen[0] < 0 else chosen[-1]

@@ -1,8 +1,8 @@
-"""Generated biographies: a profession, and a gender that only names and pronouns give away, marked to the character.
+"""Generate biographies with a profession and a gender, and mark every name and pronoun, which alone show the gender.
 
-In the published set (De-Arteaga et al. 2019, Bias in Bios) nobody knows which tokens carry the gender. Here it is
-known, so a feature that fires on those tokens can be told from one that only looks as if it did. Everything but names
-and pronouns is drawn without regard to the gender.
+In the published set (De-Arteaga et al. 2019, Bias in Bios) nobody knows which tokens carry the gender. Here the tokens
+are known, so a feature that fires on them can be distinguished from a feature that only seems to. Everything except
+names and pronouns is drawn independently of the gender.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from sae_core.foundation.errors import UserError
 
 SENTENCES = (3, 6)
-"""Sentences of a biography after the first one, at least and at most."""
+"""Least and largest number of sentences after the first one."""
 GENDERED = ("name", "he", "his", "him", "himself")
-"""Fields of a template that give the gender away."""
+"""Fields of a template that show the gender."""
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -94,13 +94,13 @@ SENTENCES_ABOUT = (
 
 @dataclass(frozen=True, slots=True)
 class Profession:
-    """What people of a profession do; every entry belongs to this profession alone.
+    """The phrases of a profession; every phrase belongs to this profession alone.
 
     Attributes:
-        work: What they do, as a verb in the third person.
-        things: To or with what.
-        places: Where.
-        skills: What they have learnt.
+        work: Verbs in the third person.
+        things: Objects of the verbs.
+        places: Places of work.
+        skills: Skills of the profession.
     """
 
     work: tuple[str, ...]
@@ -225,8 +225,8 @@ class Biography:
     Attributes:
         text: The text.
         profession: The key in `PROFESSIONS`.
-        woman: Whether it is about a woman.
-        gendered: First and last character (exclusive) of every name and pronoun that says so, in order.
+        woman: Whether the person is a woman.
+        gendered: First and last character (exclusive) of every name and pronoun that shows the gender, in order.
     """
 
     text: str
@@ -236,7 +236,7 @@ class Biography:
 
 
 def make_biographies(professions: Sequence[str], each: int, *, seed: int) -> list[Biography]:
-    """Biographies of as many men as women of every profession, all different, cell after cell.
+    """Make different biographies of equally many men and women of every profession, one group after another.
 
     Args:
         professions: Keys of `PROFESSIONS`.
@@ -278,7 +278,7 @@ def _make(profession: str, woman: bool, chance: np.random.Generator) -> Biograph
 
 
 def _word(field: str, profession: Profession, woman: bool, chance: np.random.Generator) -> str:
-    """What takes the place of a field."""
+    """The text that replaces a field."""
     pronouns = PRONOUNS[woman]
     if field in pronouns:
         return pronouns[field]

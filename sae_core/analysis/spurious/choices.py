@@ -1,4 +1,4 @@
-"""Features that people picked to be ablated in a task with a spurious attribute, kept in the run."""
+"""Store the features that people choose to ablate in a task with a spurious attribute."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sae_core.foundation.run import Run
 
 FORMAT = 1
 LONGEST = 80
-"""Characters of a name."""
+"""Largest number of characters of a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What someone picked.
+    """A person's choice of features.
 
     Attributes:
         task: The task.
-        method: The ensemble whose features these are.
-        name: What the author calls the choice.
-        author: Who made it; two authors may use one name.
-        features: Global numbers of the features, ascending.
-        fingerprint: Of the task's texts, as evaluation/spurious.json has it.
-        created: When it was saved, UTC.
-        figures: What came of it: accuracies and whatever else was known at the time.
+        method: The ensemble of the features.
+        name: The author's name for the choice.
+        author: The person; two authors may use the same name for a choice.
+        features: Numbers of the features in the ensemble, ascending.
+        fingerprint: The fingerprint of the task's texts, as in evaluation/spurious.json.
+        created: The time of saving, in UTC.
+        figures: The result at that time: accuracies and other figures.
     """
 
     task: str
@@ -46,13 +46,13 @@ class Choice:
 
 
 def save_choice(run: Run, choice: Choice) -> Choice:
-    """Keep a choice, in place of an earlier one of the same task, method, name and author.
+    """Store a choice, over an earlier choice of the same task, method, name and author.
 
     Returns:
-        It as it was kept: features sorted, each once, and the time.
+        The stored choice, with sorted features, each once, and the time.
 
     Raises:
-        UserError: If the name is empty or too long, or no feature is picked.
+        UserError: If the name is empty or too long, or the choice has no features.
     """
     name, author = choice.name.strip(), choice.author.strip() or "anonymous"
     if not name or len(name) > LONGEST:
@@ -70,18 +70,18 @@ def save_choice(run: Run, choice: Choice) -> Choice:
         figures=dict(choice.figures),
     )
     run.require_there()
-    # One file a choice: two people who save at the same time do not overwrite each other.
+    # Write one file per choice, so that two people who save at the same time do not overwrite each other.
     write_json(run.spurious_choice(choice.task, _identity(kept)), {"format": FORMAT, **asdict(kept)})
     return kept
 
 
 def choices(run: Run, task: str, method: str | None = None) -> list[Choice]:
-    """The choices that were saved for a task, by name and author.
+    """Read the choices that were saved for a task, sorted by name and author.
 
     Args:
         run: The run.
         task: The task.
-        method: Only those of this ensemble.
+        method: Read only choices of this ensemble.
 
     Raises:
         UserError: If a file is damaged.
@@ -94,23 +94,23 @@ def choices(run: Run, task: str, method: str | None = None) -> list[Choice]:
 
 
 def delete_choice(run: Run, choice: Choice) -> None:
-    """Remove a choice; nothing happens if it is gone already."""
+    """Remove a choice; a choice that is already gone is no error."""
     run.spurious_choice(choice.task, _identity(choice)).unlink(missing_ok=True)
 
 
 def as_json(choice: Choice, rows: Sequence[Mapping[str, Any]] = ()) -> str:
-    """A choice as JSON, with what is known of each of its features under ``evidence``."""
+    """A choice as JSON, with the evidence for each feature under ``evidence``."""
     content = {"format": FORMAT, **asdict(choice), "evidence": [dict(row) for row in rows]}
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_csv(choice: Choice, rows: Sequence[Mapping[str, Any]], widths: Sequence[int]) -> str:
-    """A choice as CSV, one row a feature: what it belongs to, then what is known of the feature.
+    """A choice as CSV, one row per feature: the columns of the choice, then the evidence for the feature.
 
     Args:
-        choice: What someone picked.
-        rows: What is known of its features, each with its number in the ensemble as ``feature``.
-        widths: Features of each member of the ensemble.
+        choice: The choice.
+        rows: The evidence for the features, each with its number in the ensemble as ``feature``.
+        widths: Number of features of each member of the ensemble.
     """
     keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in numbering.COLUMNS]
     by_feature = {int(row["feature"]): row for row in rows}
@@ -129,7 +129,7 @@ def as_csv(choice: Choice, rows: Sequence[Mapping[str, Any]], widths: Sequence[i
 
 
 def _identity(choice: Choice) -> str:
-    """A short hash of what a choice is found by."""
+    """A short hash that identifies a choice."""
     by = json.dumps([choice.task, choice.method, choice.name.strip(), choice.author.strip()])
     return hashlib.sha256(by.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -1,6 +1,6 @@
-"""Spurious tasks as a run keeps them: texts pooled by features, figures; and the bench for ablating features by hand.
+"""Store spurious tasks in a run (pooled texts and figures), and open the workbench for ablating features by hand.
 
-Nothing here reads a text with a language model, so that pages need not wait for what does.
+No function here reads a text with a language model, so pages need not wait for one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PARTS = ("data", "indices", "indptr")
 
 
 def write_pooled(run: Run, pooled: PooledTask) -> None:
-    """Keep a pooled task in the run, its texts first."""
+    """Write a pooled task into the run, texts first."""
     task = pooled.task
     columns = {"text": task.texts, "target": task.target_X, "spurious": task.spurious_X, "test": task.test_X}
     write_table(run.spurious_texts(task.name), pd.DataFrame(columns))
@@ -56,10 +56,10 @@ def write_pooled(run: Run, pooled: PooledTask) -> None:
 
 
 def read_pooled(run: Run, task: str) -> PooledTask:
-    """A pooled task, memory-mapped.
+    """Read a pooled task, memory-mapped.
 
     Raises:
-        UserError: If it is missing or damaged.
+        UserError: If the task is missing or damaged.
     """
     path = run.spurious(task)
     arrays, metadata = map_tensors(path)
@@ -85,21 +85,21 @@ def read_pooled(run: Run, task: str) -> PooledTask:
 
 
 def pooled_tasks(run: Run) -> list[str]:
-    """Names of the tasks that were measured; those that `open_workbench` can open."""
+    """Names of the measured tasks, which `open_workbench` can open."""
     return [str(facts["task"]) for facts in measured_tasks(run)]
 
 
 def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tuple[Workbench, PooledTask]:
-    """What a person needs who ablates features by hand: made in a second, it answers in milliseconds.
+    """Open the workbench for ablating features by hand: opening takes a second, each answer takes milliseconds.
 
     Args:
         run: The run.
-        task: Name of a task that was measured.
+        task: Name of a measured task.
         ensemble: Name of an ensemble, or `RANDOM`.
-        seed: Which texts are drawn; the first of the seeds measured gives that seed's figures.
+        seed: Seed of the texts; a measured seed gives the figures of that seed.
 
     Returns:
-        (the bench, the texts with their labels and the share of each feature on marked tokens).
+        (the workbench, the texts with their labels and the share of each feature on marked tokens).
 
     Raises:
         UserError: If the task was not measured, or the ensemble is missing.
@@ -117,7 +117,7 @@ def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tupl
 
 
 def measured_tasks(run: Run) -> list[dict[str, Any]]:
-    """The ``tasks`` of evaluation/spurious.json; none where nothing was measured."""
+    """The ``tasks`` of evaluation/spurious.json; empty if no task was measured."""
     path = run.evaluation(SPURIOUS)
     if not path.exists() or not run.evaluation_table(SPURIOUS).exists():
         return []
@@ -125,9 +125,9 @@ def measured_tasks(run: Run) -> list[dict[str, Any]]:
 
 
 def write_measured(run: Run, tasks: list[dict[str, Any]], table: pd.DataFrame) -> None:
-    """Write the figures of all tasks, and the table of one in place of what it has of it; the table first.
+    """Write the figures of all tasks, and replace the rows of one task in the table.
 
-    So where there is a JSON file, its table is there too.
+    The table is written before the JSON file, so an existing JSON file has its table.
     """
     path = run.evaluation_table(SPURIOUS)
     if path.exists():

@@ -1,7 +1,7 @@
-"""Removing a spurious correlation by ablating features (SHIFT, SCR): every ensemble beside a random dictionary.
+"""Remove a spurious correlation by ablating features (SHIFT, SCR), for every ensemble and a random dictionary.
 
-Sources: Marks et al. 2024, *Sparse Feature Circuits*; Karvonen et al. 2025, *SAEBench*. The score alone is known to
-mislead, so accuracies on both labels and in the worst group stand beside it, with the oracle and several seeds.
+Sources: Marks et al. 2024, *Sparse Feature Circuits*; Karvonen et al. 2025, *SAEBench*. The SCR score alone can
+mislead, so the figures include accuracies on both labels and in the worst group, the oracle and several seeds.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.progress import Progress, Tick, silent
 
 ABLATED = (2, 5, 10, 20, 50, 100, 500)
-"""Numbers n of features that are ablated automatically."""
+"""Numbers n of features to ablate automatically."""
 COLUMNS = (
     *("task", "seed", "method", "ranking", "n", "used", "retrained", "target", "spurious", "worst_group", "scr"),
     *("group_00", "group_01", "group_10", "group_11"),
 )
 Spans = Callable[[Sequence[str]], list[NDArray[np.int64]]]
-"""Where the tokens of texts stand, as `LanguageModel.char_spans` gives it."""
+"""Returns the characters of each token of texts, like `LanguageModel.char_spans`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PooledTask:
-    """A task's texts as every ensemble sees them; made once, it answers for any seed and any features.
+    """A task's texts, pooled once for every ensemble, for any seed and any choice of features.
 
     Attributes:
         task: The task.
         acts_XD: Mean activations, float32.
-        codes: For each method the mean coefficients, α folded in, sparse [texts, M].
-        marked: For each method the share of each feature's activation that falls on marked tokens [M]; empty where no
-            tokens are marked. A feature that never fires has 0.
-        random_ND: The atoms of the random dictionary, which no ensemble holds.
+        codes: The mean coefficients of each method, α folded in, sparse [texts, M].
+        marked: For each method, the share of each feature's activation on marked tokens [M]; empty if no tokens are
+            marked. A feature that never fires has 0.
+        random_ND: The atoms of the random dictionary, which belongs to no ensemble.
     """
 
     task: SpuriousTask
@@ -126,14 +126,14 @@ def _split_marked(batches: Iterator[Batch], task: SpuriousTask, spans_of: Spans)
 
 
 def overlaps(places_T2: NDArray[np.int64], wanted: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Which tokens [T] share a character with one of the wanted stretches of the text."""
+    """Whether each token [T] shares a character with one of the wanted stretches of the text."""
     firsts, lasts = places_T2[:, :1], places_T2[:, 1:]
     starts, stops = np.array(wanted, dtype=np.int64).reshape(-1, 2).T
     return np.asarray(((firsts < stops) & (lasts > starts)).any(axis=1))
 
 
 def _joined(pooled: Pooled) -> tuple[Pooled, dict[str, NDArray[np.float32]]]:
-    """Means over both parts of each text, and the share of each feature's activation on marked tokens."""
+    """Join the two parts of each text: means, and the share of each feature's activation on marked tokens."""
     tokens_P = pooled.tokens.astype(np.float64)
     total_X = np.maximum(tokens_P[0::2] + tokens_P[1::2], 1)
     others_X, marked_X = tokens_P[0::2] / total_X, tokens_P[1::2] / total_X
@@ -165,10 +165,10 @@ def measure_spurious(
 
     Args:
         pooled: The texts.
-        dictionaries: For each ensemble its atoms [M, D], float32.
-        texts: Confounded, balanced and test texts of a seed.
-        seeds: Each has texts of its own, as far as there are enough; see `draw_split`.
-        counts: The n.
+        dictionaries: The atoms [M, D] of each ensemble, float32.
+        texts: Number of confounded texts of a seed, and also of balanced texts and of test texts.
+        seeds: Number of seeds. Each has its own texts if there are enough; see `draw_split`.
+        counts: The values of n.
         retrain: Also fit a new probe after each ablation.
         progress: Told about seeds.
 
@@ -184,7 +184,7 @@ def measure_spurious(
     rows: list[dict[str, Any]] = []
     for done, seed in enumerate(seeds):
         progress(Tick(f"ablate, {pooled.task.name}", done, len(seeds), "seeds"))
-        # Several threads only get in each other's way in so many and so small fits.
+        # The fits are many and small, so several threads would only slow each other down.
         with threadpool_limits(limits=1):
             found = list(_rows_of_seed(pooled, atoms, pooled.texts(texts, seed=seed), counts, retrain))
         rows += [{"task": pooled.task.name, "seed": seed, **row} for row in found]
@@ -206,7 +206,7 @@ def _rows_of_seed(
     for number, (name, atoms_MD) in enumerate(atoms.items()):
         bench = Workbench(texts, pooled.codes[name], atoms_MD, biased=biased, oracle=oracle)
         if number == 0:
-            # 0 and 1 by definition, also where there is no gap between the two.
+            # 0 and 1 by definition, even if there is no gap between the two.
             yield _row(BIASED, "", 0, 0, False, bench.before(), 0.0)
             yield _row(ORACLE, "", 0, 0, False, bench.best(), 1.0)
         for ranking, order in _rankings(bench, attribute, pooled.marked.get(name)).items():
@@ -217,7 +217,7 @@ def _rows_of_seed(
 
 
 def _rankings(bench: Workbench, attribute: Probe, marked_M: NDArray[np.float32] | None) -> dict[str, NDArray[np.int64]]:
-    """Features by rank, for each ranking that is possible."""
+    """Rank the features by each possible ranking."""
     rankings = {BY_PROBE: bench.rank(), BY_ATTRIBUTE: bench.rank(bench.scores_by(attribute))}
     if marked_M is not None:
         rankings[BY_TRUTH] = bench.rank(among_M=marked_M >= MAINLY)
@@ -240,7 +240,7 @@ def _row(method: str, ranking: str, n: int, used: int, retrained: bool, found: O
 
 
 def over_seeds(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each method, ranking, n and retrained the mean over seeds of every `MEASURED` figure, with its interval."""
+    """The mean over seeds of every `MEASURED` figure, with its interval, by method, ranking, n and retrained."""
     found = []
     for key, rows in table.groupby(list(KEYS), sort=False):
         figures = {name: mean_interval(rows.sort_values("seed")[name].tolist()) for name in MEASURED}
@@ -250,11 +250,11 @@ def over_seeds(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 SHOWN = (2, 10, 50)
-"""Numbers of ablated features of which people see the figures first."""
+"""Numbers of ablated features to show first."""
 
 
 def as_text(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures of a task for people, one row a method, by the ranking that comes first: means over seeds.
+    """The figures of a task for people, one row per method, by the first ranking: means over seeds.
 
     ``T @ 10`` is the accuracy on the target when 10 features are ablated, and so on.
     """
@@ -273,7 +273,7 @@ def as_text(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         ):
             for n in SHOWN:
                 style = ".2f" if name == "scr" else ".1%"
-                # The biased probe and the oracle have one row, without any features.
+                # The biased probe and the oracle have one row each, without ablated features.
                 row = by_count[n] if n in by_count else by_count[0]
                 cells[f"{title} @ {n}"] = format(row[name]["mean"], style)
         rows.append(cells)
