@@ -1,8 +1,8 @@
-"""Checkpoints: safetensors files with everything the next steps depend on, replaced as a whole.
+"""Write and load checkpoints: safetensors files with the whole state of a training, replaced as a whole.
 
-One process, or several that have the same state, write one file. Where members are spread over processes, each of these
-writes a file of its own beside it; a list of them, put in place when all are there, makes them one checkpoint. Any
-number of processes can go on from either.
+One process, or several processes with the same state, write one file. If members are spread over processes, each
+process writes its own file. A list of these files, written last, makes them one checkpoint. Any number of processes can
+continue from either form.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from sae_core.training.step import Trainer
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """How far a stage had come.
+    """The progress of a stage.
 
     Attributes:
-        step: Steps done.
-        seconds: Seconds that they took.
+        step: Number of steps done.
+        seconds: Seconds that these steps took.
         rows: The rows of the training curves.
-        mean_square_J: What a pipeline of stages has measured.
+        mean_square_J: The mean squares that a pipeline of stages has measured.
     """
 
     step: int = 0
@@ -42,10 +42,10 @@ class Progressed:
 
 
 def save_checkpoint(path: Path, trainers: Sequence[Trainer], progressed: Progressed, part: Part) -> None:
-    """Write the state of trainers that were given the same batches.
+    """Write the state of trainers that read the same batches.
 
     Raises:
-        ElsewhereError: If another process cannot write its file; the checkpoint before this one then stays.
+        ElsewhereError: If another process cannot write its file; the previous checkpoint then stays.
     """
     files = _files(path, progressed.step, part)
     own = list(files)[part.processes.rank] if len(files) > 1 else path
@@ -54,17 +54,17 @@ def save_checkpoint(path: Path, trainers: Sequence[Trainer], progressed: Progres
 
 
 def load_checkpoint(path: Path, trainers: Sequence[Trainer], part: Part) -> Progressed:
-    """Put trainers back to where they were; they stay as they are if there is no checkpoint.
+    """Restore the state of trainers from a checkpoint; without a checkpoint, leave them unchanged.
 
     Raises:
         UserError: If the checkpoint is damaged or belongs to a training with other settings.
-        ElsewhereError: If it is so in another process.
+        ElsewhereError: If another process finds such a fault.
     """
     return part.processes.together(lambda: _load(path, trainers, part))
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint, as far as there is one."""
+    """Delete a checkpoint, or the parts of one."""
     for file in (_list(path), path, *_parts(path)):
         file.unlink(missing_ok=True)
 
@@ -78,7 +78,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _files(path: Path, step: int, part: Part) -> dict[Path, range]:
-    """Where the processes write which members, counted from the first of the group."""
+    """The file of each process, with the members in it, counted from the first member of the group."""
     size, count = part.processes.size, len(part.group)
     if part.splits or size == 1:
         return {path: range(count)}
@@ -112,7 +112,7 @@ def _load(path: Path, trainers: Sequence[Trainer], part: Part) -> Progressed:
     files = [path] if path.exists() else []
     if _list(path).exists():
         listed = {path.with_name(name): range(*members) for name, members in read_object(_list(path)).items()}
-        # Someone who deletes a damaged file wants to start anew.
+        # If somebody has deleted a damaged file, start anew.
         files = list(listed) if all(file.exists() for file in listed) else []
         wanted = {number for number, _ in _numbered(trainers, part)}
         files = [file for file in files if wanted.intersection(listed[file])] or files[:1]
@@ -133,13 +133,13 @@ def _load(path: Path, trainers: Sequence[Trainer], part: Part) -> Progressed:
 
 
 def _numbered(trainers: Sequence[Trainer], part: Part) -> list[tuple[int, Trainer]]:
-    """Trainers with the place of their member in the group."""
+    """Pair each trainer with the place of its member in the group."""
     return list(enumerate(trainers, start=part.members.start - part.group.start))
 
 
 def _fingerprint(trainer: Trainer, members: int) -> Tensor:
-    """Hash [32] of what a member cannot be continued without: number and shape of the members, steps, settings."""
-    # Which ensembles are trained, and how they are computed, may change between interruption and continuation.
+    """Hash [32] of everything that must not change: number and shape of the members, steps, settings."""
+    # The list of ensembles, the kernels and the device may change between interruption and continuation.
     free = {"methods", "members", "group", "device", "precision", "kernels", "residuals", "boosting"}
     settings = [trainer.settings.model_dump(), trainer.training.model_dump(exclude=free)]
     text = json.dumps([members, *trainer.sae.W_dec.shape, trainer.steps, *settings], sort_keys=True)

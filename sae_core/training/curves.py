@@ -1,4 +1,4 @@
-"""Training curves: figures summed on the device over some steps, then read back once and written down as rows."""
+"""Record training curves: sum figures on the device over some steps, then read them back once as rows."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COLUMNS = (
     "dead",
     "learning_rate",
 )
-"""Columns of training.parquet. explained_variance is a member's, of its own target (for a boosted one the residual);
-explained_variance_total is that of the whole ensemble so far, of the activation; not a number where the members of a
-bag were trained in groups, since none of the passes has all reconstructions. dead is a share of the features."""
+"""Columns of training.parquet. explained_variance is that of a member on its own target (for a boosted member, the
+residual). explained_variance_total is that of the whole ensemble so far on the activation; it is NaN if the members of
+a bag were trained in groups, since no pass has all reconstructions. dead is a share of the features."""
 
 
 class _Spread:
-    """Variance of vectors that come batch by batch: Σ‖v‖² − ‖Σv‖²/n, summed in float64."""
+    """The variance of vectors, summed batch by batch in float64: Σ‖v‖² − ‖Σv‖²/n."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -48,15 +48,15 @@ class _Spread:
 
 
 class Curves:
-    """Collects the figures of one stage, in which one or several members see the same batches.
+    """Collect the figures of one stage, in which one or several members read the same batches.
 
     Args:
         first_member: Number of the first member.
-        members: How many there are.
-        rows: Rows that were recorded before an interruption.
-        variance: E‖a − E a‖² of the activations, where the batches no longer show it; otherwise it is measured.
-        whole: Whether these members are all of the ensemble so far.
-        part: What this process does of the stage.
+        members: Number of members.
+        rows: Rows recorded before an interruption.
+        variance: E‖a − E a‖² of the activations, if the batches are residuals; otherwise it is measured.
+        whole: Whether these members are all members of the ensemble so far.
+        part: The part of this process in the stage.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class Curves:
         """Add one step.
 
         Args:
-            acts_BD: The activations; not looked at if their variance is known.
-            targets: What the members had to reconstruct, in the scale in which they did: [B, D] each, or one for all.
-            errors: Σ over the batch of ‖a − ensemble so far‖², one a member or one for all.
-            outcomes: What the step gave, one a member.
+            acts_BD: The activations; ignored if their variance is known.
+            targets: The targets of the members in the scale of training, [B, D] each, or one for all members.
+            errors: Σ over the batch of ‖a − ensemble so far‖², one per member or one for all members.
+            outcomes: The outcomes of the step, one per member.
         """
         self._steps += 1
         for spread, target_BD in zip(self._targets, targets, strict=False):
@@ -107,10 +107,10 @@ class Curves:
     def record(
         self, *, step: int, tokens: int, seconds: float, dead: Sequence[float], learning_rates: Sequence[float]
     ) -> list[list[float]]:
-        """Write down the mean of what was added since the last time.
+        """Record the means since the last call.
 
         Returns:
-            The new rows: one a member, also for those that other processes train.
+            The new rows: one per member, including the members of other processes.
         """
         part, count = self._part, self._part.whole(self._targets[0].count)
         variances = [spread.total(part) for spread in self._targets if spread.count]
@@ -119,7 +119,7 @@ class Curves:
         sums_J3 = part.sum_rows(torch.stack([torch.stack([torch.as_tensor(x) for x in sums]) for sums in self._sums]))
         own_rows = []
         for number, (loss, error, active) in enumerate(sums_J3.tolist()):
-            # One for all members, where they have the same target.
+            # One value for all members if they have the same target.
             own = min(number, len(variances) - 1)
             explained = 1.0 - error / max(variances[own], 1e-30)
             total = 1.0 - float(errors[own]) / max(whole, 1e-30) if self.whole else math.nan

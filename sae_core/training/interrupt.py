@@ -1,4 +1,4 @@
-"""Ctrl-C in training: noted at once and obeyed at the next step after which a checkpoint is possible."""
+"""Handle Ctrl-C in training: note it at once, and stop after the next step that allows a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def noting_interrupts() -> Iterator[threading.Event]:
-    """Within this, the first Ctrl-C only sets the event, and whoever watches it has to stop; a second one interrupts.
+    """In a block, let the first Ctrl-C only set the event, which the training watches; let a second one interrupt.
 
-    Handlers that are not Python's own, and threads, to which no signal comes, are left alone.
+    Handlers other than Python's own stay, and threads are unaffected, since they receive no signals.
     """
     asked = threading.Event()
 

@@ -1,4 +1,4 @@
-"""How much memory is free, and how many members of a bag can be trained side by side in it."""
+"""Measure free memory, and compute how many members of a bag fit into it together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sae_core.sae import ARCHITECTURES
 from sae_core.training.stage import Plan
 
 USABLE = 0.9
-"""Share of the free memory that training may fill; the rest is for what other programs will want meanwhile."""
+"""The share of the free memory that training may fill; the rest is for other programs."""
 
 BYTES_PER_PARAMETER = {"cpu": 28, "cuda": 20}
 """float32: weight, gradient (twice where one lies in memory otherwise than its parameter) and Adam's two moments. On a
@@ -31,11 +31,11 @@ def fitting_members(settings: RunSettings, plan: Plan, d_in: int, *, free: int |
         settings: Those of the run.
         plan: Batch size and device.
         d_in: Dimension of the activations, D.
-        free: Free memory of the device in bytes; None, where it is unknown, is taken for enough. The processes of one
-            machine share that of its CPU.
+        free: Free memory of the device in bytes; None (unknown) counts as enough. The processes of one machine share
+            the memory of its CPU.
 
     Returns:
-        At least one a process and at most J; as few as leave the number of passes the same.
+        At least one member per process and at most J; the smallest number that leaves the number of passes the same.
     """
     members, width = settings.training.members, settings.sae.width
     if free is None:
@@ -52,10 +52,10 @@ def fitting_members(settings: RunSettings, plan: Plan, d_in: int, *, free: int |
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that training may still take on a device; None if this system does not say.
+    """Bytes that training may still take on a device; None if the system does not tell.
 
-    On a CPU the smaller one of what Linux counts as available and of what control groups, which containers are made
-    with, still allow. On a GPU what is free and what torch keeps for itself without using it.
+    On a CPU, see `free_host_memory`. On a GPU, this is the free memory plus the memory that torch has reserved but does
+    not use.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

@@ -1,8 +1,8 @@
-"""Pipelined boosting: all stages in one pass over the stream, each on what those before it leave at that step.
+"""Pipelined boosting: train all stages in one pass, each on the residual that the earlier stages leave at that step.
 
-Nothing is run twice: a stage's reconstruction of the batch, which its own step gives, is what is taken away for the
-next one, without a gradient. So stage 1 is the single SAE bit by bit, and the whole costs what a bag of as many members
-does. The price is that later stages follow a target that moves until the learning rate has fallen.
+No stage runs twice: the step of a stage gives a reconstruction of the batch, which is subtracted for the next stage,
+without a gradient. So stage 1 equals the single SAE bit by bit, and training costs as much as a bag of equally many
+members. In return, later stages follow a target that moves until the learning rate has fallen.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ MOMENTUM = 0.99
 
 
 class Pipeline:
-    """The scales of what the stages see, and the step that advances all stages.
+    """The scales of the stages' inputs, and the step that trains all stages.
 
-    What stages leave shrinks as they learn, and its scale is not known beforehand. It is followed by a running mean
-    square while the learning rate is up, so that rates, penalties and thresholds mean in every stage what they mean in
-    the first. While the rate falls it stays as it is, so that what is folded into a finished member is the scale on
-    which it was last trained. Only batches decide it: it is the same whenever training was interrupted.
+    The residual of a stage shrinks during training, and its scale is not known in advance. While the learning rate is
+    high, a running mean square follows the scale, so that rates, penalties and thresholds mean the same in every stage.
+    While the learning rate falls, the scale stays fixed, so that the scale folded into a finished member is the scale
+    of its last training steps. The scale depends on the batches alone, so an interruption does not change it.
 
     Args:
         scale: Factor that brings the activations to E‖a‖² = D.
         stages: Number of stages, J.
-        moving_steps: Steps in which the scales follow.
-        device: Where it is trained.
+        moving_steps: Number of steps in which the scales follow.
+        device: The device of the training.
     """
 
     def __init__(self, scale: float, stages: int, *, moving_steps: int, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class Pipeline:
         """Train every stage on one batch.
 
         Returns:
-            For each stage its target, as it saw it, Σ‖a − stages so far‖² and what its step gave.
+            For each stage: its target in the scale of its training, Σ‖a − stages so far‖², and the outcome of its step.
         """
         targets: list[Tensor] = []
         errors: list[Tensor] = []
@@ -60,7 +60,7 @@ class Pipeline:
         return targets, errors, outcomes
 
     def _follow(self, stage: int, left_BD: Tensor, trainer: Trainer) -> Tensor:
-        """Scale of a stage's target, after a look at it if scales still follow; a tensor, so that no host waits."""
+        """The scale of a stage's target, updated if scales still follow; a tensor, so that the host need not wait."""
         if trainer.done < self._moving_steps:
             now = trainer.part.mean(left_BD.square().mean())
             past = self.mean_square_J[stage] if trainer.done else now
@@ -68,5 +68,5 @@ class Pipeline:
         return self.mean_square_J[stage].clamp_min(1e-30).rsqrt()
 
     def scales(self) -> list[float]:
-        """Factor of each stage, to be folded into the finished member."""
+        """The factor of each stage, to fold into the finished member."""
         return [self._scale, *self.mean_square_J[1:].clamp_min(1e-30).rsqrt().tolist()]

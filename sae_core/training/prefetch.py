@@ -1,4 +1,4 @@
-"""Batches are made by a thread while the step uses those before them: the same batches, in the same order."""
+"""Make batches in a thread while the step uses earlier ones: the same batches, in the same order."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ from torch import Tensor
 from sae_core.training.source import SlowBatches
 
 AHEAD = 3
-"""Batches kept ready. More would only help a source that is sometimes slow, and that one says so (`SlowBatches`)."""
+"""Number of batches to keep ready. More would help only a source that is sometimes slow (see `SlowBatches`)."""
 
 
 @dataclass(slots=True)
 class Waiting:
-    """Adds up the seconds for which steps had to wait for their activations."""
+    """Sum the seconds that steps wait for their activations."""
 
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Stands in the queue behind the last batch; ``error`` is what ended the making of batches, if anything did."""
+    """The end mark in the queue after the last batch; ``error`` is the exception that ended the thread, if any."""
 
     error: BaseException | None = None
 
 
 class Prefetched:
-    """Iterates over batches that a thread makes in advance, and brings them to the device.
+    """Iterate over batches that a thread makes in advance, and move them to the device.
 
-    What the source raises is raised here in the place of the batch that it could not give. Use it in a ``with`` block,
-    at the end of which the thread is gone, however the block ends.
+    An exception of the source is raised here in place of the failed batch. Use this class in a ``with`` block; the
+    thread ends with the block, whether or not the block raises.
 
     Args:
-        batches: Where the batches come from.
-        count: How many of them are wanted at most.
-        device: Where they are needed. Those for a GPU are put into pinned memory, so that the copy does not wait.
-        waiting: Told for how long ``next`` had to wait.
-        ahead: Batches to keep ready; 0 makes each one when it is asked for, without a thread.
+        batches: The batches of the source.
+        count: Largest number of batches to make.
+        device: The device of the training. Batches for a GPU use pinned memory, so that the copy does not wait.
+        waiting: Told how long ``next`` had to wait.
+        ahead: Number of batches to keep ready; with 0, each batch is made on request, without a thread.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Prefetched:
         batch = self._ready.get() if self._ahead else next(self._batches)
         self._waiting.seconds += time.perf_counter() - began
         if isinstance(batch, _End):
-            self._ready.put(batch)  # whoever asks again is told again
+            self._ready.put(batch)  # raise again on every further call
             raise batch.error or StopIteration
         self._free.release()
         return batch.to(self._device, non_blocking=True)
@@ -97,16 +97,16 @@ class Prefetched:
                 self._ready.put(batch.pin_memory() if self._device.type == "cuda" else batch)
         except StopIteration:
             pass
-        except BaseException as error:  # also what is no Exception belongs to whoever waits for the batch
+        except BaseException as error:  # also pass on exceptions that are no Exception
             end = _End(error)
         finally:
             self._ready.put(end)
 
 
 def batches_ahead(batches: Iterator[Tensor], device: torch.device) -> int:
-    """How many batches to make in advance."""
+    """Number of batches to make in advance."""
     if isinstance(batches, SlowBatches):
-        # On a CPU model and step need the same cores. Side by side they were a tenth faster on a quiet machine, slower
-        # on a busy one, and need memory for a second chunk.
+        # On a CPU, model and step need the same cores. Running both at once was a tenth faster on a quiet machine, was
+        # slower on a busy one, and needs memory for a second chunk.
         return batches.ahead if device.type == "cuda" else 0
     return AHEAD

@@ -1,7 +1,8 @@
-"""The processes that train a run together: what they say to each other (torch.distributed, started by torchrun).
+"""Let the processes that train a run together communicate (torch.distributed, started by torchrun).
 
-Two groups carry it. gloo with a patience of days is for words between hosts: agreements, and waiting while one process
-works for all. NCCL, where every process has a GPU of its own, or gloo is for tensors of the training.
+There are two groups. A gloo group with a timeout of days carries messages between hosts: agreements, and waiting while
+one process works for all. The other group carries tensors of the training, with NCCL if every process has its own GPU,
+else with gloo.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from sae_core.foundation.run import meeting_point
 Result = TypeVar("Result")
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for one that works for all, such as the first, which reads the activations."""
+"""How long a process waits for a process that works for all, such as the first, which reads the activations."""
 
 SIGHT_SECONDS = 60.0
-"""How long a file may take to be seen by other machines; network storage looks for new files now and then."""
+"""How long other machines may take to see a new file, since network storage looks for new files only now and then."""
 
 
 class Processes:
-    """One process by itself: every question is answered at once, and nothing is sent.
+    """A single process, which answers every question itself and sends nothing.
 
     Attributes:
         rank: Number of this process.
-        size: How many there are.
-        here: How many of them are on this machine.
+        size: Number of processes.
+        here: Number of processes on this machine.
     """
 
     rank, size, here = 0, 1, 1
@@ -48,61 +49,62 @@ class Processes:
         """The device of this process for the setting ``training.device``.
 
         Raises:
-            UserError: If it does not exist, or cannot be shared out.
+            UserError: If the device does not exist, or the processes cannot share it.
         """
         return torch.device(resolve_device(wanted))
 
     def together(self, work: Callable[[], Result]) -> Result:
-        """Do something that every process does, and go on only if it succeeded in all of them.
+        """Do work that every process does, and go on only if all processes succeed.
 
         Raises:
-            ElsewhereError: If it failed in another process, the first of those that failed raises its own exception.
+            ElsewhereError: If the work failed in another process. The first process that fails raises its own
+            exception.
         """
         return work()
 
     def first(self, work: Callable[[], object]) -> None:
-        """Have the first process do something for all, while the others wait. Raises as `together` does."""
+        """Let the first process work for all while the others wait. Raises as `together` does."""
         work()
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether it is set in any process."""
+        """Whether each flag is set in any process."""
         return list(flags)
 
     def of_first(self, *numbers: float) -> list[float]:
-        """Numbers as the first process has them, so that all decide alike."""
+        """Return the numbers of the first process, so that all processes decide alike."""
         return list(numbers)
 
     def largest(self, number: float) -> float:
-        """The largest of the numbers that the processes have."""
+        """The largest number of any process."""
         return number
 
     def sum_on_host(self, table: Tensor) -> Tensor:
-        """Sum of a tensor on the CPU over the processes, in place."""
+        """Sum a tensor on the CPU over the processes, in place."""
         return table
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Sum of a contiguous tensor on the device over the processes, in place."""
+        """Sum a contiguous tensor on the device over the processes, in place."""
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """The tensors of all processes, stacked; all must have the same shape."""
+        """Stack the tensors of all processes, which must have the same shape."""
         return tensor[None]
 
     def copy_of_first(self, tensor: Tensor) -> Tensor:
-        """A tensor on the device as the first process has it, in place."""
+        """Overwrite a tensor on the device with the first process's tensor."""
         return tensor
 
     def hand_out(self, batch: Tensor) -> Tensor:
-        """A contiguous tensor on the CPU as the first process has it, in place; a thread may do this meanwhile."""
+        """Overwrite a contiguous tensor on the CPU with the first process's; another thread may call this meanwhile."""
         return batch
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
 
     def refusal(self, sentence: str) -> UserError:
-        """What all processes raise that refuse for the same reason, so that the first one alone says it.
+        """Make the error for a refusal that all processes share, so that only the first process prints it.
 
-        Each of them has to call this, as they wait for each other.
+        Every process must call this function, since they wait for each other.
         """
         return UserError(sentence)
 
@@ -110,7 +112,7 @@ class Processes:
         """Check that all processes see the same folder at a path.
 
         Raises:
-            UserError: If one does not.
+            UserError: If a process sees another folder.
         """
 
 
@@ -118,7 +120,7 @@ class _Joined(Processes):
     def __init__(self) -> None:
         self.rank, self.size, self.here = dist.get_rank(), dist.get_world_size(), launch.local_processes()
         self._tensors: dist.ProcessGroup | None = None
-        # Messages of two threads must not get mixed up, so batches have a group of their own.
+        # Batches have their own group, since messages of two threads must not get mixed up.
         self._batches = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def place(self, wanted: str) -> torch.device:
@@ -211,7 +213,7 @@ class _Joined(Processes):
             )
 
     def refusal(self, sentence: str) -> UserError:
-        # The first process keeps what the others need to join; were it gone before they have, they would say so.
+        # The first process holds the store that the others need to join; if it ended first, they would report an error.
         self.barrier()
         return ElsewhereError(sentence) if self.rank else UserError(sentence)
 
@@ -221,7 +223,7 @@ ALONE = Processes()
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun has started, if it has.
+    """Join the processes that torchrun has started; without torchrun, yield a single process.
 
     Raises:
         UserError: If this torch was built without torch.distributed.
@@ -233,11 +235,11 @@ def joined() -> Iterator[Processes]:
         raise UserError("This torch cannot train in several processes; install one with torch.distributed.")
     dist.init_process_group("gloo", timeout=PATIENCE)
     yield _Joined()
-    # Not after a failure: processes that wait for each other would then wait for ever.
+    # Do not do this after a failure, since processes that wait for each other would wait for ever.
     dist.destroy_process_group()
 
 
 def share(numbers: Sequence[int], rank: int, size: int) -> range:
-    """The consecutive numbers that one of several processes takes; their counts differ by one at most."""
+    """The consecutive numbers for one of several processes; the counts differ by at most one."""
     first, last = (len(numbers) * end // size for end in (rank, rank + 1))
     return range(numbers[0] + first, numbers[0] + last)

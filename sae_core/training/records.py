@@ -1,4 +1,4 @@
-"""What is recorded of a training: time, memory and arithmetic."""
+"""Record the time, memory and arithmetic of a training."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from sae_core.training.stage import Plan
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An ensemble just trained and what it took.
+    """A newly trained ensemble and the cost of its training.
 
     Attributes:
         ensemble: The ensemble.
-        curves: Its training curves.
-        seconds: Seconds that it cost.
-        shared_seconds: Those of them that were spent on another method.
-        side_by_side: Members that one process trained side by side in one pass.
-        boosting: How boosted stages got what they learn; None for members side by side.
-        rows: Different activations.
+        curves: The training curves.
+        seconds: The training time in seconds.
+        shared_seconds: The part of this time that was spent on another method.
+        side_by_side: Number of members that one process trained together in one pass.
+        boosting: How boosted stages got their residuals; None for members trained together.
+        rows: Number of different activations.
     """
 
     ensemble: Ensemble
@@ -38,24 +38,24 @@ class Trained:
 
 
 def longest(curves: pd.DataFrame) -> float:
-    """Seconds after which the last row of the curves of one pass was recorded."""
+    """The time in seconds of the last recorded row of the curves of one pass."""
     return float(curves["seconds"].max())
 
 
 def training_facts(trained: Trained, plan: Plan, *, peak: int) -> dict[str, float | int | str]:
-    """What run.json keeps.
+    """The facts of a training for run.json.
 
     Args:
         trained: The ensemble.
-        plan: How it was trained.
-        peak: The peak memory of the process that needed most.
+        plan: The plan of the training.
+        peak: The largest peak memory of any process.
     """
     ensemble, shape = trained.ensemble, EnsembleShape.of(trained.ensemble)
     tokens, on_gpu = plan.steps * plan.batch_size, plan.device.type == "cuda"
     return {
         "seconds": round(trained.seconds, 3),
         "shared_seconds": round(trained.shared_seconds, 3),
-        # Since the training last went on, as far as it was interrupted.
+        # After an interruption, count only the time since the training continued.
         "wait_seconds": round(plan.waiting.seconds, 3),
         "tokens": tokens,
         "steps": plan.steps,
@@ -69,7 +69,7 @@ def training_facts(trained: Trained, plan: Plan, *, peak: int) -> dict[str, floa
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has taken at most: on a GPU for tensors, on a CPU for all that it did before, too."""
+    """Peak memory of this process in bytes: of tensors on a GPU; on a CPU of the whole process since its start."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux counts in KiB, macOS in bytes.

@@ -1,10 +1,10 @@
-"""Boosting: member j learns the residual that the frozen members before it leave (section 3.2 of the paper).
+"""Make the residuals of boosting: member j learns what the frozen earlier members leave (paper, section 3.2).
 
-A residual is made anew for every batch, through all finished stages, or once after each stage for all rows, and kept on
-disk. Several passes over few rows are several times cheaper from disk. Nothing is biased by it: a finished stage does
-not change any more, residuals are kept in float32, in which they are computed for a batch too, and row r is the
-residual of activation r, so that a seed gives the same batches in the same order. What differs is the rounding of
-float32, and that mean and scale of a kept residual are exact where otherwise a sample has to do.
+A residual is either computed for every batch, through all finished stages, or computed for all rows once per stage and
+stored on disk. With several passes over few rows, reading from disk is several times cheaper. Storing residuals does
+not bias them: a finished stage never changes, the stored numbers have the float32 of the computation, and row r is the
+residual of activation r, so that a seed gives the same batches in the same order. The two ways differ in float32
+rounding, and in that the mean and scale of a stored residual are exact instead of measured on a sample.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import Plan, Target
 
 SAMPLED_BATCHES = 16
-"""Batches on which a stage's mean residual and scale are measured if it is recomputed; the first it will train on."""
+"""Number of batches for measuring the mean and scale of a recomputed residual: the first batches of the training."""
 
 BLOCK_ROWS = 2048
-"""Rows whose residual is computed at once. Shards end with blocks, so a continued pass computes the same blocks."""
+"""Number of rows to compute at once. Shards end with blocks, so a continued pass computes the same blocks."""
 
 PASS_SHARDS = 8
-"""A small residual is written in about this many shards, so that little is lost when it is interrupted."""
+"""A small residual is written in about this many shards, so that an interruption loses little."""
 
 
 class Residuals:
-    """What the stages of a boosted ensemble are trained on.
+    """The training data of the stages of a boosted ensemble.
 
     Args:
         source: The activations.
         plan: The plan of the stages.
         wanted: The setting ``training.residuals``.
-        folder: The folder of the checkpoint, in which residuals are kept.
+        folder: The folder of the checkpoint, which also holds the residuals.
         kernels: The setting ``training.kernels``, for running finished stages.
-        progress: Told the rows whose residual is written.
+        progress: Told the number of rows written.
 
     Raises:
         UserError: If residuals must be cached and the source has no fixed order of rows.
@@ -74,17 +74,17 @@ class Residuals:
 
     @property
     def cached(self) -> bool:
-        """Whether residuals are kept on disk. Decided once: an interrupted training goes on in the same way."""
+        """Whether residuals are stored on disk. An interrupted training continues in the same way."""
         decision, processes = self._folder / "residuals.json", self._plan.processes
         if not processes.of_first(decision.exists())[0]:
             processes.first(lambda: write_json(decision, "cached" if self._worth_caching() else "recomputed"))
         return bool(read_json(decision) == "cached")
 
     def after(self, members: Sequence[Coder]) -> Target:
-        """What finished stages leave to the next one; the activations if there are none.
+        """The residual of the finished stages for the next one; the activations if there are no finished stages.
 
         Raises:
-            UserError: If an activation is not finite or the cache of activations is damaged.
+            UserError: If an activation is not finite, or the cache of activations is damaged.
         """
         source, stage = self._source, len(members)
         if not members:
@@ -106,7 +106,7 @@ class Residuals:
         return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
 
     def _reconstruct(self, members: Sequence[Coder], acts_BD: Tensor) -> Tensor:
-        """What finished stages make of activations together, as `Ensemble.forward` does."""
+        """The joint reconstruction of activations by finished stages, like `Ensemble.forward`."""
         return self._recon(Ensemble(members, wiring="residual"), acts_BD)
 
     def _recon(self, coder: Coder, acts_BD: Tensor) -> Tensor:
@@ -116,11 +116,11 @@ class Residuals:
         source, plan = self._source, self._plan
         if not isinstance(source, StoredSource) or self._wanted != "auto":
             return self._wanted == "cached"
-        # In rows run through a stage; to write a row and read it again is taken to cost as much as that.
+        # Cost in rows run through a stage; we assume that writing and reading a row costs as much.
         write = 2 * source.rows * (plan.stages - 1)
         recompute = plan.steps * plan.batch_size * math.comb(plan.stages, 2)
         self._folder.mkdir(parents=True, exist_ok=True)
-        # While a residual is made from the one before it, both are there.
+        # While one residual is made from the previous one, both are on disk.
         room = shutil.disk_usage(self._folder).free >= 2 * source.rows * source.d_in * torch.float32.itemsize
         return write < recompute and room
 
@@ -128,7 +128,7 @@ class Residuals:
         return self._folder / "residual" / f"after_{stage}"
 
     def _kept(self, source: StoredSource, members: Sequence[Coder]) -> ActivationCache:
-        """The residual after members, from disk as far as it is there; the one before it is then removed."""
+        """The residual after members: read its stored part, compute the rest, and remove the previous residual."""
         stage = len(members)
         folders = [self._cache(number) for number in (stage - 1, stage)]
         shard_rows = min(SHARD_BYTES // (source.d_in * torch.float32.itemsize), source.rows // PASS_SHARDS)
@@ -151,7 +151,7 @@ class Residuals:
 
     @torch.no_grad()
     def _write(self, writer: CacheWriter, before: StoredSource, member: Coder, label: str, shard_rows: int) -> None:
-        """Append what a member leaves of the rows that are not yet written, a shard at a time."""
+        """Append the member's residual of the rows that are not yet written, one shard at a time."""
         began = time.perf_counter() - (_seconds(writer.folder) if writer.rows else 0.0)
         for first in range(writer.rows, before.rows, shard_rows):
             last = min(first + shard_rows, before.rows)
@@ -165,17 +165,17 @@ class Residuals:
                     )
                 writer.append(left_BD)
             if last == before.rows:
-                writer.finish()  # before anybody is told
+                writer.finish()  # before reporting progress
             write_json(writer.folder / "seconds.json", time.perf_counter() - began)
             self._progress(Tick(label, last, before.rows))
 
 
 @torch.no_grad()
 def residual_statistics(frozen: Callable[[Tensor], Tensor], source: Source, plan: Plan) -> tuple[Tensor, float]:
-    """(mean [D] of the residual r that finished stages leave, √(D / E‖r‖²)).
+    """(mean [D] of the residual r of the finished stages, √(D / E‖r‖²)).
 
-    Residuals are smaller than activations, so every stage is trained on residuals brought to the same scale: learning
-    rates, penalties and thresholds then mean the same in every stage. The factor is folded into the finished member.
+    Residuals are smaller than activations, so every stage is trained on residuals of the same scale. Learning rates,
+    penalties and thresholds then mean the same in every stage. The finished member has the factor folded in.
     """
     batches = source.batches(batch_size=plan.batch_size, seed=plan.seed)
     count, energy, sum_D = 0, 0.0, torch.zeros(source.d_in, dtype=torch.float64)
@@ -189,13 +189,13 @@ def residual_statistics(frozen: Callable[[Tensor], Tensor], source: Source, plan
 
 
 def _seconds(folder: Path) -> float:
-    """Seconds that a kept residual has cost so far."""
+    """Seconds that a stored residual has taken so far."""
     path = folder / "seconds.json"
     return float(read_json(path)) if path.exists() else 0.0
 
 
 def _identity(source: StoredSource, members: Sequence[Coder]) -> str:
-    """Hash of what a residual is made from, so that one of other activations or members is never taken for it."""
+    """Hash of a residual's activations and members, so that the residual of others is never used instead."""
     digest = hashlib.sha256(source.fingerprint.encode())
     for member in members:
         for parameter in member.parameters():

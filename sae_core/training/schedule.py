@@ -1,4 +1,4 @@
-"""How the learning rate and the weight of the sparsity penalty change over the steps."""
+"""Schedule the learning rate and the weight of the sparsity penalty over the steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sae_core.foundation.settings.sections import TrainingSettings
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:
     """Learning rate of a step (counted from 0): a linear rise, a constant part and a linear fall.
 
-    No step has a rate of 0: the first of w warm-up steps has 1/w of the peak and the last of w decay steps too.
+    No step has a rate of 0: the first of w warm-up steps and the last of w decay steps have 1/w of the peak.
     """
     rise = (step + 1) / max(1, round(settings.warmup * steps))
     fall = (steps - step) / max(1, round(settings.decay * steps))

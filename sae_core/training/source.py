@@ -1,4 +1,4 @@
-"""What training needs of a store of activations; the cache of a run is one, and so is a tensor in a test."""
+"""Define the interface of a source of activations for training, such as the cache of a run or a tensor in a test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Source(Protocol):
-    """Activations that can be drawn in a shuffled order which depends on a seed and on nothing else."""
+    """Activations to draw in a shuffled order that depends on a seed alone."""
 
     @property
     def rows(self) -> int:
@@ -28,27 +28,27 @@ class Source(Protocol):
         """√(D / E‖a‖²): activations times this have E‖a‖² = D."""
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
-        """Shuffled activations [batch_size, D] without end, from batch ``first_step`` on."""
+        """Yield shuffled activations [batch_size, D] without end, from batch ``first_step`` on."""
 
 
 @runtime_checkable
 class SlowBatches(Protocol):
-    """Batches that a source makes many at a time, with long work in between, as a language model does."""
+    """Batches of a source that makes many at a time, with long work in between, such as a language model."""
 
     @property
     def ahead(self) -> int:
-        """Batches made at a time: with as many kept ready, the next ones are made while these are used."""
+        """Number of batches made at a time. With this many ready, the source makes the next ones during training."""
 
     def __next__(self) -> Tensor:
         """The next batch."""
 
     def stop(self) -> None:
-        """Give up the work in progress; called by another thread than the one that waits for a batch."""
+        """Stop the work in progress; called by another thread than the one that waits for a batch."""
 
 
 @runtime_checkable
 class StoredSource(Source, Protocol):
-    """A source whose rows also can be read one after another, in the order in which they are stored."""
+    """A source whose rows can also be read one after another, in stored order."""
 
     @property
     def fingerprint(self) -> str:

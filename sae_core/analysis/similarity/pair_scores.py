@@ -91,7 +91,7 @@ def deviations(sum_N: NDArray[np.float64], square_N: NDArray[np.float64], rows: 
 
 
 def top_contexts(index: ActivationIndex, feature: int) -> Positions:
-    """The `TOP_CONTEXTS` contexts with a feature's largest maximal activations, ascending; the earlier of equal ones."""
+    """The `TOP_CONTEXTS` contexts with a feature's largest maximal activations, ascending; of equal ones the first."""
     positions, values = index.feature(feature)
     contexts = positions // CONTEXT
     starts = np.flatnonzero(np.diff(contexts, prepend=-1))
