@@ -1,4 +1,4 @@
-"""What the tests share: quiet surroundings, and one run that is really trained, for those who look at a run."""
+"""Shared fixtures: a quiet environment, and one trained run for tests that read a run."""
 
 from __future__ import annotations
 

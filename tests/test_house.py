@@ -1,4 +1,4 @@
-"""What holds of the tests themselves: what several of them need lies in tests/support, not in one of them."""
+"""Rules for the tests themselves: shared helpers are in tests/support."""
 
 from __future__ import annotations
 

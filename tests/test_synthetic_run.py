@@ -1,4 +1,4 @@
-"""The run that the tests of the dashboard look at has the files and fields of one that was really trained."""
+"""The synthetic run of the dashboard's tests has the same files and fields as a trained run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts cut into passages: each is read as the same tokens, none is too long, and only white space gets lost."""
+"""Texts cut into passages: the same tokens as before, no passage too long, and only white space lost."""
 
 from __future__ import annotations
 

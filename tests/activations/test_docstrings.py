@@ -1,4 +1,4 @@
-"""The embedded corpus on a small package made here: what is found, how it is cut, labelled and de-duplicated."""
+"""The embedded corpus on a small package: the passages found, their cuts, labels and de-duplication."""
 
 from __future__ import annotations
 

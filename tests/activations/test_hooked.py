@@ -1,4 +1,4 @@
-"""Models of TransformerLens: what is read of them is what TransformerLens itself caches; the package is optional."""
+"""Models of TransformerLens: the activations equal TransformerLens' own cache; the package is optional."""
 
 from __future__ import annotations
 

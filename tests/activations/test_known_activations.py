@@ -1,4 +1,4 @@
-"""Activations from a known dictionary: their statistics against closed forms, seeds, and runs that are made of them."""
+"""Activations from a known dictionary: their statistics against closed forms, seeds, and runs made of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models of many families with random weights, read as their own code runs them: one text at a time, by hooks."""
+"""Small models of many families with random weights against their own code: one text at a time, by hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose code changes them while they run: every text is read as a fresh model reads it, and that is said."""
+"""Models that change while they run: every text is read as by a fresh model, and a note says so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model folders that lack weights, and tokenizers that read text otherwise: refused in a sentence, or said."""
+"""Model folders that lack weights, and tokenizers that read text differently: refused, or reported in a note."""
 
 from __future__ import annotations
 

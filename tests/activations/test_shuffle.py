@@ -1,4 +1,4 @@
-"""Shuffling on disk: every row once a pass, any batch the first one, and as random as a permutation of all rows."""
+"""Shuffling on disk: every row once per pass, a start at any batch, and as random as a permutation of all rows."""
 
 from __future__ import annotations
 

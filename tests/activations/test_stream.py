@@ -1,4 +1,4 @@
-"""Streamed activations: the same rows as the cache, shuffled across texts, the same from any batch on."""
+"""Streamed activations: the same rows as the cache, shuffled across texts, and the same from any batch on."""
 
 from __future__ import annotations
 

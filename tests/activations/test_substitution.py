@@ -1,4 +1,4 @@
-"""Replaced activations against plain hooks, one text at a time in float64, for every causal family; and their loss."""
+"""Replaced activations against plain hooks, text by text in float64, for every causal family; and the loss."""
 
 from __future__ import annotations
 

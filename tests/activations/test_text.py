@@ -1,4 +1,4 @@
-"""Documents from every kind of source, and one clear sentence for every kind of bad one."""
+"""Documents from every kind of source, and one clear sentence for every kind of bad source."""
 
 from __future__ import annotations
 

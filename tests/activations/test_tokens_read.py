@@ -1,4 +1,4 @@
-"""What a text becomes: special tokens that it names stay text, and what a tokenizer does not know is counted."""
+"""Tokens of a text: special tokens in the text stay text, and characters unknown to the tokenizer are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paired bootstrap: intervals of differences against resampling written plainly, and what pairing is worth."""
+"""Paired bootstrap: intervals of differences against plain resampling, and the gain from pairing."""
 
 from __future__ import annotations
 

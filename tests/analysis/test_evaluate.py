@@ -1,4 +1,4 @@
-"""A whole run evaluated: every file, skipping what is finished, tasks from a file, and faults in one sentence."""
+"""Evaluating a whole run: all files, finished stages skipped, tasks from a file, and one sentence per fault."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""A text typed in: the coefficients that the index has for it, the energy left, and several readers at once."""
+"""A typed text: the same coefficients as the index, the energy left, and several readers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line at work: from a CSV file to labels, the demo, JSON, settings files, doing nothing twice, Ctrl-C."""
+"""The command line: from a CSV file to labels, the demo, JSON, settings files, no repeated work, Ctrl-C."""
 
 from __future__ import annotations
 

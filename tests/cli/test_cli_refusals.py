@@ -1,4 +1,4 @@
-"""Bad input to the command line: one sentence, exit code 2, nothing half-written, and a remedy that works."""
+"""Bad input to the command line: one sentence, exit code 2, no half-written files, and a remedy that works."""
 
 from __future__ import annotations
 

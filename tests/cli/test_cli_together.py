@@ -1,4 +1,4 @@
-"""The command line under torchrun: several processes, one voice, the same run."""
+"""The command line under torchrun: several processes make the same run, and one of them prints."""
 
 from __future__ import annotations
 

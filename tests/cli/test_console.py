@@ -1,4 +1,4 @@
-"""Progress for the command line: lines where there is no terminal, with rate, time left and figures."""
+"""Progress on the command line: lines with rate, time left and figures if there is no terminal."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Serving the dashboard: on this machine alone, on the next free port, and without leaving a server behind."""
+"""Serving the dashboard: on this machine only, on the next free port, and with no server left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given twice never takes the first one's place: it is refused by name, or both are kept."""
+"""A second value never replaces the first silently: it is refused by name, or both are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A campaign of malformed inputs: each ends in one sentence, or does what it should, and harms nothing."""
+"""A campaign of malformed inputs: each ends in one sentence or works correctly, and harms nothing."""
 
 from __future__ import annotations
 

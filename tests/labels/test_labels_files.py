@@ -1,4 +1,4 @@
-"""Label files that other versions of the program have written, and files that are damaged while they are read."""
+"""Label files of older versions, and files that are damaged during reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of a team, in SQLite and in PostgreSQL: optimistic versions, undo, families, several runs and writers."""
+"""Labels of a team in SQLite and PostgreSQL: optimistic locking, undo, families, several runs and writers."""
 
 from __future__ import annotations
 

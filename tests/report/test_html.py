@@ -1,4 +1,4 @@
-"""HTML: whatever is text is escaped, whatever is HTML already stays as it is."""
+"""HTML: text is escaped, and existing HTML stays as it is."""
 
 from __future__ import annotations
 

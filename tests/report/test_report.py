@@ -1,4 +1,4 @@
-"""The report: which runs it is about, its figures and intervals, charts and page."""
+"""The report: its runs, its figures and intervals, its charts and its page."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Columns of figures: each has a definition of its own, also where several headings are alike."""
+"""Columns of figures: each has its own definition, even if several headings are alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the first page of a report concludes from figures that are given."""
+"""The conclusions on the first page of a report, for given figures."""
 
 import pytest
 from report_figures import EXPLAINED, figure

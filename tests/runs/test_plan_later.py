@@ -1,4 +1,4 @@
-"""Plans of what comes after training: every stage is there; counts by hand, by brute force and in real files."""
+"""Plans of the stages after training: all stages are planned; counts by hand, by brute force and in real files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plans for several processes, layers and members that differ; of help for dead features; and what they leave out."""
+"""Plans for several processes, layers and different members, for help for dead features, and the plan's remarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps: which combinations there are, activations gathered once, several processes, going on, failures, choosing."""
+"""Sweeps: the combinations, shared activations, several processes, interruptions, failures, and the choice."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Architectures of somebody's own: compiled code never stands in for what it does not compute."""
+"""Architectures of other people: compiled code never replaces an architecture that it does not compute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members on disk: what SAELens 6 expects, what comes back, and SAELens itself where it is installed."""
+"""Members on disk: the files that SAELens 6 expects, round trips, and SAELens itself if it is installed."""
 
 from __future__ import annotations
 

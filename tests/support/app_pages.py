@@ -1,4 +1,4 @@
-"""The dashboard's pages run by AppTest: opened at an address, and what they show as HTML."""
+"""Run the dashboard's pages by AppTest: open an address, and read the page's HTML."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests in a real browser share: a server on a run, a watched page, and where there is a Chromium."""
+"""Shared parts of the browser tests: a server on a run, a watched page, and the search for Chromium."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling the command line: within this process, which is quick, and as a program of its own."""
+"""Call the command line: within this process, which is quick, or as a separate program."""
 
 from __future__ import annotations
 

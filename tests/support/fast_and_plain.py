@@ -1,4 +1,4 @@
-"""The same SAE trained by the plain step and by a fast one: how the two are made, and what must be the same."""
+"""Train the same SAE by the plain step and by a fast step, and compare the results."""
 
 from __future__ import annotations
 

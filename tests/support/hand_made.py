@@ -1,4 +1,4 @@
-"""An index and a corpus from hand-written arrays, for tests of what is read from them."""
+"""An index and a corpus from hand-written arrays, for tests of reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step on a GPU would make the host wait for, counted without a GPU."""
+"""Count the reads that would make the host wait for a GPU, without a GPU."""
 
 from __future__ import annotations
 

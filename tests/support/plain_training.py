@@ -1,4 +1,4 @@
-"""Training written plainly: what the tests hold the fast version against."""
+"""A plain training, the reference for the fast one."""
 
 from __future__ import annotations
 

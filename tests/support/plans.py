@@ -1,4 +1,4 @@
-"""Plans of invented machines, whose every step takes a second, and of the command line."""
+"""Plans of invented machines, where every step takes a second, and of the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL cluster of the tests' own, in a temporary folder, that listens on no port."""
+"""A PostgreSQL cluster for the tests, in a temporary folder, without a network port."""
 
 from __future__ import annotations
 

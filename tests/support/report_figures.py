@@ -1,4 +1,4 @@
-"""Figures as the report gathers them, made by hand."""
+"""Hand-made figures in the form that the report gathers."""
 
 EXPLAINED = "reconstruction.explained_variance"
 

@@ -1,4 +1,4 @@
-"""Runs small enough to be trained in a test: 60 steps a stage on synthetic data, three members."""
+"""Runs that a test can train: 60 steps per stage on synthetic data, three members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes train what one would: members spread over them bit by bit, split batches but for rounding."""
+"""Several processes train the same as one: bit by bit with spread members, up to rounding with split batches."""
 
 from __future__ import annotations
 

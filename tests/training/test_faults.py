@@ -1,4 +1,4 @@
-"""Faults of activations, of their files and of what is trained on them, from the command line: one clear sentence."""
+"""Faults of activations, of their files and of trained members, from the command line: one clear sentence."""
 
 from __future__ import annotations
 

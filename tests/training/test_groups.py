@@ -1,4 +1,4 @@
-"""Members of a bag in groups that fit into memory: the same weights as in one pass, and no claim about the whole."""
+"""Members of a bag in groups that fit into memory: the same weights as in one pass, no figure of the whole bag."""
 
 from __future__ import annotations
 

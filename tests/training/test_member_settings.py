@@ -1,4 +1,4 @@
-"""Members with settings of their own: each is trained as it would be alone, and recorded as what it is."""
+"""Members with their own settings: each is trained as it would be alone, and recorded with its settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of ensembles of ensembles: the same members as by hand, gone on with after an interruption, and recorded."""
+"""Training ensembles of ensembles: the same members as by hand, continued after an interruption, and recorded."""
 
 from __future__ import annotations
 

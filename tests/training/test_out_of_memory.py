@@ -1,4 +1,4 @@
-"""Memory that is full during a step: halves with the same result, said once; a second time one sentence."""
+"""Full memory during a step: two halves with the same result and one note; a second time, one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pipelined boosting: stages learn from each other's detached residuals, and the whole goes on bit by bit."""
+"""Pipelined boosting: stages learn each other's detached residuals, and training continues bit by bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefetching: the same batches in the same order, faults where they belong, and no thread that is left behind."""
+"""Prefetching: the same batches in the same order, exceptions in their place, and no thread left behind."""
 
 from __future__ import annotations
 

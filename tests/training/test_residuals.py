@@ -1,4 +1,4 @@
-"""Residuals on disk: exact, in the order of the activations, chosen where cheaper, continued bit by bit, counted."""
+"""Residuals on disk: exact, in the order of the activations, used if cheaper, continued bit by bit, counted."""
 
 from __future__ import annotations
 

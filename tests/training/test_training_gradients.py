@@ -1,4 +1,4 @@
-"""Gradients of one step against plain autograd, AuxK and its known faults, bfloat16 that only chooses."""
+"""Gradients of one step against plain autograd, AuxK and its known faults, bfloat16 for the selection alone."""
 
 from __future__ import annotations
 

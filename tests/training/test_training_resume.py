@@ -1,4 +1,4 @@
-"""Training that was interrupted goes on bit by bit; what cannot go on says why in a sentence and loses nothing."""
+"""Interrupted training continues bit by bit; if it cannot, one sentence says why, and nothing is lost."""
 
 from __future__ import annotations
 

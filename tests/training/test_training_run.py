@@ -1,4 +1,4 @@
-"""Training of a run: shared members, seeds, what ensembles explain, exact identities, curves and recorded costs."""
+"""Training a run: shared members, seeds, explained variance, exact identities, curves and recorded costs."""
 
 from __future__ import annotations
 

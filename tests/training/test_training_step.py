@@ -1,4 +1,4 @@
-"""One step of training: against torch's own Adam, schedules, states, residuals, and never a wait for the device."""
+"""One training step against torch's own Adam: schedules, states, residuals, and no waiting for the device."""
 
 from __future__ import annotations
 

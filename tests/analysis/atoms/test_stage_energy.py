@@ -1,4 +1,4 @@
-"""What stages and their features remove: exact sums, and the plain computation in float64."""
+"""The energy that stages and features remove: exact sums, and the plain computation in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse probing: pooling, ranking and scores against slow plain versions and scikit-learn, and what misleads it."""
+"""Sparse probing: pooling, ranking and scores against slow plain versions and scikit-learn, and known traps."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What is kept of each detector: ROC curves against scikit-learn, and which texts it called rightly."""
+"""The stored details of detectors: ROC curves against scikit-learn, and the texts that were classified correctly."""
 
 from __future__ import annotations
 

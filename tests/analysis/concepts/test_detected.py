@@ -1,4 +1,4 @@
-"""Mean accuracies of detectors and their paired differences, against resampling written plainly."""
+"""Mean accuracies of detectors and their paired differences against a plain bootstrap."""
 
 from __future__ import annotations
 

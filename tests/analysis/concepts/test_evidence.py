@@ -1,4 +1,4 @@
-"""What speaks for a feature on the texts of a task: correlations with words against NumPy, and the strongest texts."""
+"""Evidence for features in the texts of a task: correlations with words against NumPy, and the strongest texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Newton's logistic regression against scikit-learn's optimum, and where a solver may lose its way."""
+"""Newton's logistic regression against scikit-learn's optimum, and inputs on which a solver may fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cost figures from closed forms, from what training recorded and from the clock, and where the rule says to stop."""
+"""Cost figures from closed forms, from recorded trainings and from the clock, and the number of members to stop at."""
 
 import itertools
 

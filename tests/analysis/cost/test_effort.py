@@ -1,4 +1,4 @@
-"""At equal what methods are compared, longer baselines, and methods that are added to a run."""
+"""Comparisons at equal effort, longer baselines, and methods added to a run."""
 
 from __future__ import annotations
 

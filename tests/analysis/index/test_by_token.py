@@ -1,4 +1,4 @@
-"""From token to features: the table against a slow plain twin, in pieces of any size, and what a typed text finds."""
+"""The table by token against a slow plain twin, in pieces of any size, and the tokens that a typed text finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparing a run: every file that people look at, what each feature's row says, and going on after a stop."""
+"""Preparing a run: every file for the dashboard, the rows of features, and continuing after an interruption."""
 
 from __future__ import annotations
 

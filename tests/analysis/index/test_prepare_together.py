@@ -1,4 +1,4 @@
-"""Several processes prepare what one would, byte by byte; what fails in one stops all and leaves nothing."""
+"""Several processes prepare the same files as one, byte by byte; a failure in one stops all and leaves no files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of companions against the plain twin that answers one feature at a time."""
+"""The table of companions against the plain twin for one feature at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The assignment found among candidates equals SciPy's dense one, also where many atoms are alike, and proves it."""
+"""The assignment among candidates equals SciPy's dense solution, also with many equal atoms, and proves its optimum."""
 
 from __future__ import annotations
 

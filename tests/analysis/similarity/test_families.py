@@ -1,4 +1,4 @@
-"""Matching by what features do, families by three measures, their nulls: beside dense float64 computations."""
+"""Matching by firing, families by three measures, and their nulls against dense float64 computations."""
 
 from __future__ import annotations
 

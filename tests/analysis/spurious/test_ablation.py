@@ -1,4 +1,4 @@
-"""Ablating features at the bench against the long way: token by token, decoded, with the error kept, in float64."""
+"""Ablating features on the workbench against the plain way: token by token, decoded, with the error kept."""
 
 from __future__ import annotations
 

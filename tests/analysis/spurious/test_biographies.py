@@ -1,4 +1,4 @@
-"""Generated biographies: only what is marked says the gender, and professions share no phrase."""
+"""Generated biographies: only marked characters show the gender, and professions share no phrase."""
 
 from __future__ import annotations
 

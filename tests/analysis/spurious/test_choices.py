@@ -1,4 +1,4 @@
-"""What people picked to be ablated: kept by name and author, found again, exported, and refused where it is nothing."""
+"""Choices of features to ablate: stored by name and author, found again, exported, and refused if empty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks with a spurious attribute, from every source; pooling with marked tokens; and whole runs, again and again."""
+"""Tasks with a spurious attribute from every source, pooling with marked tokens, and repeated whole runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boosted stages over trainings beside SAEs trained on Gaussian noise of their residual's mean and covariance."""
+"""The stability of boosted stages beside SAEs trained on Gaussian noise of the residual's mean and covariance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stability over independent trainings: the figures of whole runs, what is refused, and the command."""
+"""Stability over independent trainings: the figures of whole runs, refusals, and the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stability against a plain float64 computation, planted copies, and what random dictionaries give."""
+"""Stability against a plain float64 computation, planted copies, and random dictionaries."""
 
 from __future__ import annotations
 

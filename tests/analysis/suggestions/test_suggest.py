@@ -1,4 +1,4 @@
-"""Suggested labels against plain dictionaries: every set that is chosen is the best one, and every count is right."""
+"""Suggested labels against plain dictionaries: every chosen set is the best one, and every count is right."""
 
 from __future__ import annotations
 

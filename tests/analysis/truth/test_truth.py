@@ -1,4 +1,4 @@
-"""Scores on a known truth against plain float64 loops, with the cases in which such scores usually go wrong."""
+"""Scores on a known truth against plain float64 loops, including cases in which such scores often go wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals of what is found of a known dictionary in one training, against plain loops over bootstrap samples."""
+"""Intervals of the scores of one training on a known truth, against plain loops over bootstrap samples."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Malformed inputs by kind, and the campaign in which each is tried."""
+"""Malformed inputs by kind, and the campaign that tries each."""

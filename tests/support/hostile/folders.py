@@ -1,4 +1,4 @@
-"""Folders with something wrong in them: models, SAEs, and finished runs."""
+"""Faulty folders: models, SAEs, and finished runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Malformed label files, and addresses that people or links may bring."""
+"""Malformed label files, and malformed addresses from people or links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that cannot be meant: each with values of the wrong kind and size, and files that hold no settings."""
+"""Impossible settings: each with values of the wrong kind and size, and files without settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Malformed texts and tables: what people train on, and what they measure concepts on."""
+"""Malformed texts and tables for training and for concepts."""
 
 from __future__ import annotations
 
