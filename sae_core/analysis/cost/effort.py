@@ -9,7 +9,7 @@ from sae_core.foundation.numbers import decimal
 from sae_core.foundation.run import Run
 
 ABOUT = 0.15
-"""Share by which counted arithmetic may differ and still be called about equal."""
+"""The share by which counted arithmetic may differ and still count as about equal."""
 MEANINGS = {
     "tokens": "Activations that each SAE is trained on",
     "steps": "Steps of the optimiser one after another: of sequential stages those of all of them together",
@@ -19,11 +19,11 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What training an ensemble took; None where it was not recorded.
+    """The training effort of an ensemble; None for a figure that was not recorded.
 
     Attributes:
-        tokens: Activations that each of its SAEs was trained on.
-        steps: Steps of the optimiser, one after another.
+        tokens: Number of activations that each SAE was trained on.
+        steps: Number of optimiser steps, one after another.
         flops: Counted operations.
     """
 
@@ -47,17 +47,17 @@ def steps_taken(run: Run, name: str) -> int | None:
 
 
 def effort_of(run: Run, name: str) -> Effort:
-    """What training an ensemble of a run took."""
+    """The training effort of an ensemble of a run."""
     facts = run.facts(f"train/{name}")
     return Effort(facts.get("tokens"), steps_taken(run, name), facts.get("flops"))
 
 
 def at_equal(one: Effort, other: Effort) -> str:
-    """At equal what two trainings are compared, in words for a sentence; empty where nothing is known.
+    """Say at equal what (tokens, steps, FLOPs) two trainings are compared, in words; empty if nothing is known.
 
     Args:
-        one: The training that is spoken of.
-        other: That with which it is compared.
+        one: The training that the sentence is about.
+        other: The training that it is compared with.
 
     Returns:
         For example ``at equal tokens, with 4 times the steps and about equal FLOPs (1.09 times)``.

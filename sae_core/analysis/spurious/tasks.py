@@ -1,6 +1,7 @@
-"""Texts with a target label T and a spurious one S: docstrings, generated biographies, Bias in Bios, or any file.
+"""Make texts with a target label T and a spurious label S: docstrings, biographies, Bias in Bios, or any file.
 
-In the confounded training texts T = S; the balanced training texts and the test texts have as many of all four groups.
+In the confounded training texts T = S. The balanced training texts and the test texts have equally many texts of all
+four groups.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ BIAS_IN_BIOS_ID = "LabHC/bias_in_bios"
 PROFESSOR, NURSE, MALE, FEMALE = "21", "13", "0", "1"
 """Labels of Bias in Bios (Ravfogel et al. 2020)."""
 POOL = 5
-"""Texts of a group that are read, over those that a seed uses, so that as many seeds have texts of their own."""
+"""How many times the texts of a seed to read per group, so that this many seeds have their own texts."""
 TEST_PERCENT = 30
 LEAST = 5
-"""Texts of a group without which a task is not usable."""
+"""The least number of texts per group."""
 
 GROUPS = tuple((target, spurious) for target in (False, True) for spurious in (False, True))
 
@@ -47,15 +48,15 @@ class SpuriousTask:
     Attributes:
         name: Short name.
         description: What the labels are and where they come from.
-        target: What T is called where it is false, and where it is true.
+        target: The names of T = false and of T = true.
         spurious: The same for S.
         texts: All texts, each once.
         target_X: T of each text.
         spurious_X: S of each text.
         test_X: Whether a text is for testing.
-        marked: Where in each text S stands, as first and last (exclusive) characters, where that is known.
-        file: What the file is known by that it comes from, if from one.
-        dealt: Whether seeds get texts dealt out, as `draw_split` says; earlier runs drew them with each seed anew.
+        marked: The stretches of each text that show S, as first and last (exclusive) characters, if known.
+        file: The identity of the file, if the task comes from a file.
+        dealt: Whether seeds share out the texts, as `draw_split` says; older runs drew the texts again for each seed.
     """
 
     name: str
@@ -86,12 +87,13 @@ class Split(NamedTuple):
 def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
     """Draw the texts of one seed.
 
-    Of each group the texts are shuffled and dealt to `POOL` seeds in turn, which share none if there are enough, and as
-    few as can be otherwise; further seeds shuffle them again. `shared_texts` says how many two seeds share.
+    The texts of each group are shuffled and dealt to `POOL` seeds in turn. These seeds share no texts if there are
+    enough, and as few as possible otherwise; further seeds shuffle the texts again. `shared_texts` measures how many
+    texts two seeds share.
 
     Args:
         task: The task.
-        texts: Confounded, balanced and test texts, at most so many of each.
+        texts: Largest number of confounded texts, and also of balanced texts and of test texts.
         seed: The same seed gives the same texts.
 
     Raises:
@@ -103,7 +105,7 @@ def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
         for is_test in (False, True)
     )
     agreeing = [group for group in GROUPS if group[0] == group[1]]
-    # Of the groups with T = S a third is balanced, so that there are as many balanced as confounded texts.
+    # A third of the groups with T = S is balanced, so that there are as many balanced as confounded texts.
     balanced = min(texts // 4, *(len(rows) for rows in train.values()), *(len(train[g]) // 3 for g in agreeing))
     confounded = min(texts // 2, *(len(train[group]) - balanced for group in agreeing))
     tested = min(texts // 4, *(len(rows) for rows in test.values()))
@@ -121,14 +123,14 @@ def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
 
 
 def _dealt(task: SpuriousTask, shuffled: Integers, seed: int) -> Integers:
-    """The texts of a group with those first that are a seed's."""
+    """The texts of a group, the seed's own texts first."""
     return np.roll(shuffled, -(seed % POOL * len(shuffled) // POOL)) if task.dealt else shuffled
 
 
 def shared_texts(splits: Sequence[Split]) -> dict[str, float | None]:
-    """Mean share of the texts of one seed that another one has, too: of ``train`` and of ``test`` texts.
+    """The mean share of a seed's texts that another seed has too, for ``train`` and for ``test`` texts.
 
-    None where there is one seed.
+    The shares are None if there is one seed.
     """
     parts = {
         "train": [{*split.confounded.tolist(), *split.balanced.tolist()} for split in splits],
@@ -142,17 +144,17 @@ def shared_texts(splits: Sequence[Split]) -> dict[str, float | None]:
 
 
 def docstring_task(documents: Sequence[Document], texts: int) -> SpuriousTask | None:
-    """Two libraries (T) and two kinds of passage (S); None if no two libraries have enough of both kinds.
+    """Make a task of two libraries (T) and two kinds of passage (S); None if no two libraries have enough.
 
     Args:
-        documents: Passages with the metadata package, module and kind; those that the SAEs never saw come first.
+        documents: Passages with the metadata package, module and kind; passages that the SAEs never saw come first.
         texts: As in `draw_split`.
     """
     train, test = passages_by_cell(documents)
     listed, told = KINDS
 
     def scarcest(pair: tuple[str, str]) -> int:
-        # Of tests fewer are needed.
+        # Tests need fewer texts.
         sizes = [
             (len(train.get((one, kind), ())), 2 * len(test.get((one, kind), ()))) for one in pair for kind in KINDS
         ]
@@ -180,7 +182,7 @@ def docstring_task(documents: Sequence[Document], texts: int) -> SpuriousTask | 
 
 
 def biography_task(texts: int, *, professions: tuple[str, str] = ("nurse", "professor"), seed: int = 0) -> SpuriousTask:
-    """Generated biographies: a profession (T) and a gender (S), with every name and pronoun marked."""
+    """Make a task of generated biographies: a profession (T) and a gender (S), with every name and pronoun marked."""
     each = _needed(texts, test=False) + _needed(texts, test=True)
     made = make_biographies(professions, each, seed=seed)
     rows = []
@@ -198,7 +200,7 @@ def biography_task(texts: int, *, professions: tuple[str, str] = ("nurse", "prof
 
 
 def bias_in_bios_task(texts: int) -> SpuriousTask:
-    """Professors and nurses of the hub data set LabHC/bias_in_bios, with their gender.
+    """Make a task of professors and nurses of the hub data set LabHC/bias_in_bios, with their gender.
 
     Raises:
         UserError: If the hub or the package datasets is missing.
@@ -232,12 +234,12 @@ def bias_in_bios_task(texts: int) -> SpuriousTask:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where in a file texts and labels stand; the defaults are those of Bias in Bios.
+    """The columns of texts and labels in a file; the defaults are those of Bias in Bios.
 
     Attributes:
         text: Column of the text.
         target: Column of T.
-        target_values: The value where T is false, and the one where it is true; rows with others are passed over.
+        target_values: The values for T = false and for T = true; rows with other values are skipped.
         spurious: Column of S.
         spurious_values: The same for S.
     """
@@ -250,9 +252,9 @@ class Columns:
 
 
 def file_task(path: Path, columns: Columns, texts: int, *, name: str | None = None) -> SpuriousTask:
-    """A task from a CSV, JSONL or Parquet file; some texts are for testing, by a hash of the text.
+    """Make a task from a CSV, JSONL or Parquet file; a hash of each text decides whether it is for testing.
 
-    It has the file's name if no other is given.
+    The task has the file's name by default.
 
     Raises:
         UserError: If the file or a column is missing, or a label never occurs.
@@ -300,17 +302,17 @@ def _require(column: str, wanted: Iterable[str], there: set[str], path: Path) ->
 
 
 def _plain(value: Any) -> str:
-    """A label as people write it: 21 for 21.0, as a column of whole numbers with gaps is read."""
+    """A label as people write it: 21 for 21.0, which is how a column of whole numbers with gaps is read."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _needed(texts: int, *, test: bool) -> int:
-    """Texts of one group to read: those that `draw_split` takes at most, for `POOL` seeds."""
+    """Number of texts to read per group: the most that `draw_split` takes, for `POOL` seeds."""
     return POOL * (texts // 4 if test else texts // 2 + texts // 4)
 
 
 def _limited(rows: Iterable[_Row], texts: int) -> list[_Row]:
-    """The first rows of each group that are needed, each text once. All rows are read, but few are kept."""
+    """Keep the first rows of each group that are needed, each text once; all rows are read."""
     kept: dict[str, _Row] = {}
     counts: dict[tuple[bool, bool, bool], int] = {}
     for row in rows:

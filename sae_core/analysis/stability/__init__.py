@@ -1,1 +1,1 @@
-"""Whether training again finds the same features."""
+"""Measure whether independent trainings find the same features."""

@@ -1,7 +1,8 @@
-"""The null of boosted stages over trainings: SAEs trained on Gaussian noise of their residual's mean and covariance.
+"""Train the null of boosted stages: SAEs on Gaussian noise with the mean and covariance of the stage's residual.
 
-Two such SAEs share nothing but the covariance of what they read, and yet match better than random atoms, as both learn
-the directions in which it is large. Only what real stages match beyond them is structure that two trainings agree on.
+Two such SAEs share nothing except the covariance of their input, and yet match better than random atoms, since both
+learn the directions of large variance. Two trainings agree on structure only if real stages match better than this
+null.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from sae_core.training.members import make_trainer
 from sae_core.training.stage import Plan, Target, train_stage
 
 ROWS = 32_768
-"""Training activations on which the mean and covariance of residuals are measured."""
+"""Number of training activations for measuring the mean and covariance of residuals."""
 _NOISE = 11
-"""Sets the seeds of noise apart from all others."""
+"""Keeps the seeds of noise apart from all other seeds."""
 KEPT = ("pw_mcc", "mmcs", "null_matched", "null_best")
 GONE = "the activations of the run, which residuals are made from, are gone"
 
 
 @dataclass(frozen=True, slots=True)
 class GaussianNoise:
-    """A source of noise to train on: every step has rows of its own, as a seed and the step decide.
+    """A source of noise to train on; the seed and the step decide the rows of each step.
 
     Attributes:
-        mean_D: Its mean [D].
-        root_DD: A root R of its covariance, R·Rᵀ [D, D].
-        rows: How many rows it is said to have; it has no end.
+        mean_D: The mean [D].
+        root_DD: A root R of the covariance R·Rᵀ [D, D].
+        rows: The nominal number of rows; the noise has no end.
     """
 
     mean_D: Tensor
@@ -50,7 +51,7 @@ class GaussianNoise:
 
     @classmethod
     def like(cls, acts_BD: Tensor, *, rows: int) -> GaussianNoise:
-        """Noise with the mean and covariance of some activations [B, D]."""
+        """Make noise with the mean and covariance of some activations [B, D]."""
         acts_BD = acts_BD.double()
         values_D, vectors_DD = torch.linalg.eigh(torch.cov(acts_BD.T).reshape(acts_BD.shape[1], -1))
         root_DD = vectors_DD * values_D.clamp_min(0.0).sqrt()
@@ -68,7 +69,7 @@ class GaussianNoise:
         return float(np.sqrt(self.d_in / max(energy, 1e-30)))
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
-        """Noise [batch_size, D] without end, from batch ``first_step`` on."""
+        """Yield noise [batch_size, D] without end, from batch ``first_step`` on."""
         step = first_step
         while True:
             drawn = np.random.SeedSequence([_NOISE, seed, step]).generate_state(1, np.uint64)[0] >> 1
@@ -80,14 +81,14 @@ class GaussianNoise:
 def trained_on_noise(
     run: Run, noise: GaussianNoise, stage: int, *, device: torch.device, progress: Progress = silent
 ) -> Tensor:
-    """The atoms [N, D] of an SAE trained on noise as a stage of a run is trained: settings, seed, steps and all.
+    """Train an SAE on noise like a stage of a run (settings, seed, steps), and return its atoms [N, D].
 
     Args:
-        run: The run whose settings and seed it has.
-        noise: What it is trained on.
-        stage: The stage, from 0.
-        device: Where it is trained.
-        progress: Told the tokens done.
+        run: The run with the settings and the seed.
+        noise: The training data.
+        stage: Number of the stage, from 0.
+        device: The device of the training.
+        progress: Told the number of tokens done.
     """
     settings = run.settings
     plan = Plan.of(f"on noise, stage {stage + 1}, seed {settings.training.seed}", noise, settings.training, device)
@@ -104,7 +105,7 @@ def trained_on_noise(
 
 @torch.no_grad()
 def residuals_of(run: Run, name: str, device: str) -> list[Tensor]:
-    """What each stage but the first of a boosted ensemble is trained on [B, D], on a sample of training activations."""
+    """The inputs [B, D] of all stages after the first, on a sample of training activations."""
     ensemble = load_ensemble(run.ensemble(name), device=device)
     blocks = [list(ensemble.walk(acts_BD, as_a_whole)) for acts_BD in training_sample(run, ROWS).to(device).split(2048)]
     return [torch.cat([step.left_BD for step in steps]) for steps in list(zip(*blocks, strict=True))[:-1]]
@@ -113,7 +114,7 @@ def residuals_of(run: Run, name: str, device: str) -> list[Tensor]:
 def stages_over_trainings(
     runs: Sequence[Run], name: str, *, noise: bool, device: str, progress: Progress = silent
 ) -> dict[str, Any] | None:
-    """How stable the stages of a boosted ensemble are over trainings, each beside its nulls; None without stages.
+    """Measure the stability of a boosted ensemble's stages over trainings, each beside its nulls; None without stages.
 
     Args:
         runs: A run, then retrains of it.
@@ -124,9 +125,10 @@ def stages_over_trainings(
         progress: Told the tokens done, and the pairs compared.
 
     Returns:
-        ``by_stage``: of each ``stage`` (from 1) pw_mcc and mmcs over the runs, the same of random dictionaries
-        (null_matched, null_best) and of SAEs trained on noise (noise_matched, noise_best, or None); and ``noise``: why
-        there are none, or the ``rows`` their covariance is of and the ``tokens`` that each was trained on.
+        ``by_stage``: for each ``stage`` (from 1), pw_mcc and mmcs over the runs, the same figures for random
+        dictionaries (null_matched, null_best) and for SAEs trained on noise (noise_matched, noise_best, or None). And
+        ``noise``: the reason if there are no such SAEs, else the ``rows`` of the measured covariance and the ``tokens``
+        of each training.
     """
     if not read_manifest(runs[0].ensemble(name)).is_staged:
         return None

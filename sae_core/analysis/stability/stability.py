@@ -1,12 +1,12 @@
-"""Stability: whether training again finds the same features. Three figures, each beside what random atoms reach.
+"""Measure stability, whether independent trainings find the same features, by three figures beside random atoms.
 
 pooled  mean over a run's features of the best cosine with *any* feature of all the other runs (Gadgil, Lin, Lee,
         *Ensembling Sparse Autoencoders*, as their code computes it). More or wider runs raise it by themselves.
-MMCS    mean best cosine in one other run, over ordered pairs of runs (Sharkey et al. 2022).
+MMCS    mean best cosine with one other run, over ordered pairs of runs (Sharkey et al. 2022).
 PW-MCC  mean cosine of the one-to-one matching of two runs, over pairs of runs (Song et al. 2025); of dictionaries of
         different widths, the atoms of the wider one that are left over count as 0.
 
-The "runs" are whatever is compared: independent trainings of one ensemble, or the members of one ensemble.
+The "runs" are independent trainings of one ensemble, or the members of one ensemble.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """How one run's N features reappear in the other runs.
+    """The matches of one run's N features in the other runs.
 
     Attributes:
         stability_N: Share of the other runs in which a feature has a best cosine of at least the threshold.
         best_cosine_N: Largest cosine with any feature of any other run.
-        matched_cosine_N: Mean cosine of its one-to-one matches; NaN for a feature that no run has a match for.
+        matched_cosine_N: Mean cosine of a feature's one-to-one matches; NaN for a feature without any match.
     """
 
     stability_N: Floats
@@ -64,10 +64,10 @@ def measure_stability(
 
     Args:
         runs: The dictionary of each run.
-        threshold: Cosine from which two atoms count as the same.
+        threshold: The cosine from which two atoms count as the same.
         seed: Seed of the random dictionaries.
-        stage: What the progress is called.
-        progress: Told the pairs compared.
+        stage: The name of this work in progress reports.
+        progress: Told the number of compared pairs.
 
     Returns:
         The figures: ``runs``, ``pooled``, ``mmcs``, ``pw_mcc``, ``shared_fraction`` (share of features that one other
@@ -124,7 +124,7 @@ def _features(
 
 
 def _nulls(widths: Sequence[int], d_in: int, threshold: float, seed: int) -> dict[str, float]:
-    """What the figures would be for random dictionaries: of pairs of runs, and of one run against all others."""
+    """The figures of random dictionaries: for pairs of runs, and for one run against all others."""
     ordered = list(permutations(widths, 2))
     return {
         "null_pooled": _mean(random_best(width, sum(widths) - width, d_in, seed=seed) for width in widths),
@@ -136,5 +136,5 @@ def _nulls(widths: Sequence[int], d_in: int, threshold: float, seed: int) -> dic
 
 @torch.no_grad()
 def pooled_among(runs: Sequence[Tensor | Atoms], pools: Sequence[Atoms]) -> float:
-    """Mean over runs, and over each one's features, of the best cosine with any atom of the run's pool."""
+    """The mean, over runs and their features, of the best cosine with any atom of the run's pool."""
     return _mean(float(best_matches(run, pool)[0].double().mean()) for run, pool in zip(runs, pools, strict=True))

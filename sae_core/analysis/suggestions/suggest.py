@@ -1,10 +1,11 @@
-"""A suggested label for each feature: the simple rule on tokens that best foretells where it fires, and how well.
+"""Suggest a label for each feature: the simple rule on tokens that best predicts where the feature fires.
 
-A rule says that the token is one of a few, that it follows one of a few, that a word stands in the context before it,
-or the first together with another. Tokens are told apart by what people read, ``·the`` from ``the``, so the rule is the
-one that is written, and its figures are those of whoever applies it as it reads. It is chosen on a random half of the
-documents for the largest F1 and measured on the other half, so its precision and recall are those of a detector on text
-that it was not chosen on; the SAEs were trained on both halves. One that is not right once there is not suggested.
+A rule says that the token is one of a few tokens, that it follows one of a few tokens, that a token stands in the
+context before it, or the first together with one of the others. Tokens are distinguished by their readable text
+(``·the`` from ``the``), so a person who applies the written rule gets the same figures. The rule with the largest F1 on
+a random half of the documents is chosen and then measured on the other half. So precision and recall are those of a
+detector on text that did not choose the rule, although the SAEs were trained on both halves. A rule that is never right
+there is not suggested.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from sae_core.analysis.suggestions import suggest_loops as loops
 from sae_core.foundation.progress import Progress, Tick, silent
 
 LEAST_FIRES = 5
-"""Tokens on which a feature has to fire, among those learned from, for a rule to be sought."""
+"""The least number of tokens on which a feature must fire, in the half that chooses rules, to get a rule."""
 LEAST_SCORE = 0.1
-"""A rule with a smaller F1 says too little to be suggested."""
+"""A rule with a smaller F1 is not suggested."""
 KINDS = ("", "token", "follows", "context", "token follows", "token in context")
-"""What the numbers of `suggest_loops` stand for."""
+"""The names of the kinds of rules, by their numbers in `suggest_loops`."""
 _FEW_DOCUMENTS, _STRETCH = 16, 256
 BLOCK = 1024
 
@@ -36,15 +37,15 @@ def suggest_labels(
 
     Args:
         index: The ensemble's activations.
-        corpus: What was indexed.
-        seed: Decides which half of the documents is held out.
-        progress: Told the features done.
+        corpus: The indexed corpus.
+        seed: Seed of the choice of the held-out half of the documents.
+        progress: Told the number of features done.
 
     Returns:
-        One row a feature, in order: feature, suggestion ("" for none), kind (of `KINDS`), precision (share of the
-        held-out tokens where the rule holds on which the feature fires), recall (share of those on which it fires
-        where the rule holds), fires, holds and both (the numbers of held-out tokens behind them) and lift (precision
-        over the feature's density there: the likelihood ratio of the rule). NaN where nothing is divided by nothing.
+        One row per feature, in order: feature, suggestion ("" for none), kind (of `KINDS`), precision (on held-out
+        tokens where the rule holds, the share on which the feature fires), recall (on held-out tokens where the feature
+        fires, the share where the rule holds), fires, holds and both (the numbers of these held-out tokens) and lift
+        (precision divided by the feature's density: the likelihood ratio of the rule). 0/0 is NaN.
     """
     tokens_T = corpus.alike_V[corpus.tokens[: index.tokens]]
     begins_T = corpus.offsets[corpus.document_of(np.arange(len(tokens_T)))].astype(np.int32)
@@ -61,7 +62,7 @@ def suggest_labels(
     for first in range(0, count, BLOCK):
         block = slice(first, min(first + BLOCK, count))
         pointers_F = index.pointers[first : block.stop + 1]
-        # A copy, since compiled code takes no array that may not be written to, such as a map of a file.
+        # Copy, since the compiled code takes no read-only array, such as a map of a file.
         positions_E = np.array(index.positions[pointers_F[0] : pointers_F[-1]])
         text = (pointers_F - pointers_F[0], positions_E, tokens_T, begins_T, learned_T)
         words = (words_FK[block], others_FK[block])
@@ -101,7 +102,7 @@ def _table(kinds_F: NDArray[np.int64], texts: list[str], counts_F3: NDArray[np.i
 
 
 def _half(corpus: Corpus, tokens: int, seed: int) -> NDArray[np.uint8]:
-    """Which positions are learned from: those of a random half of the documents, or of stretches of a few long ones."""
+    """Whether each position chooses rules: a random half of the documents, or of stretches if documents are few."""
     positions = np.arange(tokens)
     numbers_P = corpus.source_documents
     documents, number_P = np.unique(numbers_P, return_inverse=True)
@@ -126,11 +127,11 @@ def _say(corpus: Corpus, kind: int, words_K: NDArray[np.int32], others_K: NDArra
 
 
 def _any_of(corpus: Corpus, words_K: NDArray[np.int32]) -> str:
-    """Tokens as a list that people read."""
+    """A list of tokens in words."""
     texts = [_readable(corpus.token_text(word)) for word in words_K.tolist() if word >= 0]
     return " or ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
 
 
 def _readable(text: str) -> str:
-    """A token in quotes, its spaces shown. Nothing is cut off, as two tokens could then read the same."""
+    """A token in quotes, with visible spaces, at full length, since two shortened tokens could look the same."""
     return f"“{show_alone(text)}”"

@@ -1,7 +1,7 @@
-"""Loops that look for the rule on tokens that best foretells where a feature fires; plain twins are in the tests.
+"""Loops that find the rule on tokens that best predicts where a feature fires. The tests have plain twins.
 
-A set of tokens is chosen for the largest F1 = 2·both / (fires + holds). Its terms add up over disjoint cells, so
-Dinkelbach's method (1967, *On nonlinear fractional programming*) finds the best set of at most so many tokens exactly.
+The best set of tokens has the largest F1 = 2·both / (fires + holds). The terms add up over disjoint cells, so
+Dinkelbach's method (1967, *On nonlinear fractional programming*) finds the best set up to a maximal size exactly.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from sae_core.training.kernels.cpu.compiled import inlined, loop
 NONE, TOKEN, FOLLOWS, CONTEXT, TOKEN_FOLLOWS, TOKEN_CONTEXT = range(6)
 """Kinds of rule: none; the token, the one before, or one of those before is among the words; token and another."""
 MOST = 6
-"""Tokens that a set may have, so that it can be read."""
+"""Largest number of tokens in a set, so that people can read the rule."""
 REACH = 16
-"""Tokens before a token that are its context."""
+"""Number of tokens before a token that form its context."""
 POSTINGS = 65_536
-"""Tokens that stand at more places than this are not looked at together with what is before them."""
+"""Tokens with more places than this are not combined with the tokens before them."""
 SAMPLE = 1024
-"""Of those places at most about this many are looked at to choose what is before; all of them to measure it."""
+"""About this many places at most are sampled to choose the tokens before; all places measure the rule."""
 LEAST_HITS = 2
 _BETTER = 0.02
-"""How much larger an F1 has to be for a rule that takes more words to say."""
+"""How much larger the F1 of a longer rule must be."""
 
 
 @inlined
 def _holds_one(words_K, token):
-    """Whether a token is among the words; −1 ends them."""
+    """Whether a token is among the words, which end with −1."""
     for word in words_K:
         if word < 0:
             return False
@@ -38,7 +38,7 @@ def _holds_one(words_K, token):
 
 @inlined
 def _reach_of(kind):
-    """How far before a token a rule looks; 0 if only at the token."""
+    """The number of earlier tokens that a rule reads; 0 if it reads only the token."""
     if kind == TOKEN:
         return 0
     return 1 if kind in (FOLLOWS, TOKEN_FOLLOWS) else REACH
@@ -84,12 +84,12 @@ def _best_set(hits_V, holds_V, seen_V, seen, fires, most, gains_K, chosen_K, wor
         size = 0
         for number in range(seen):
             token = seen_V[number]
-            # A sample may have missed some of the places where it holds.
+            # A sample may have missed some of the places where the rule holds.
             gain = 2.0 * hits_V[token] - rate * max(holds_V[token], hits_V[token])
             if hits_V[token] < LEAST_HITS or gain <= 0.0:
                 continue
             place = size
-            # Of equals the smaller number first, so that the order in which they were met does not matter.
+            # Of equal tokens take the smaller number, so that the order of counting does not matter.
             while place > 0 and (
                 gain > gains_K[place - 1] or (gain == gains_K[place - 1] and token < chosen_K[place - 1])
             ):
@@ -134,7 +134,7 @@ def _count_around(
 
 @inlined
 def _fires(first, end, positions_E, learned_T):
-    """Entries at positions that are learned from."""
+    """Number of entries at positions that choose rules."""
     fires = 0
     for entry in range(first, end):
         fires += learned_T[positions_E[entry]]
@@ -143,7 +143,7 @@ def _fires(first, end, positions_E, learned_T):
 
 @inlined
 def _keep(words_K, pointers_V, kept_K):
-    """Copy words; the number of places where they stand."""
+    """Copy words and return the number of their places."""
     places = 0
     for number in range(len(words_K)):
         kept_K[number] = words_K[number]
@@ -154,7 +154,7 @@ def _keep(words_K, pointers_V, kept_K):
 
 @inlined
 def _write_rule(both, token_K, found_K, words_K, others_K):
-    """Put down a rule of the words found, or of tokens and the words found before them."""
+    """Write a rule of the found words, or of tokens and the words found before them."""
     for number in range(len(words_K)):
         words_K[number] = token_K[number] if both else found_K[number]
         others_K[number] = found_K[number] if both else -1
@@ -162,7 +162,7 @@ def _write_rule(both, token_K, found_K, words_K, others_K):
 
 @inlined
 def _clear(counts_V, seen_V, seen):
-    """Set the counts of all tokens that were seen back to 0."""
+    """Reset the counts of all seen tokens to 0."""
     for number in range(seen):
         counts_V[seen_V[number]] = 0
 

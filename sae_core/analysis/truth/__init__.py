@@ -1,1 +1,1 @@
-"""What is found of a known dictionary."""
+"""Score ensembles on a known dictionary."""

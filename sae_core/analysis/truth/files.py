@@ -1,7 +1,8 @@
-"""What was found of a known dictionary, read from a run; figures of earlier versions are brought to today's definition.
+"""Read a run's scores on a known dictionary, and convert figures of earlier versions to today's definitions.
 
-Earlier versions meant MCC over the min(F, M) matched pairs, so that a dictionary narrower than the truth lost nothing
-by the features that it cannot hold. Their files lack ``recall_cap``; the table beside them has what is needed.
+Earlier versions averaged MCC over the min(F, M) matched pairs, so a dictionary narrower than the truth lost nothing for
+the features that it cannot hold. Files of these versions lack ``recall_cap``; the table beside them has the values for
+the new average.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ CAP = "recall_cap"
 
 
 def values_of(figure: str, rows: pd.DataFrame, *, random: bool = False) -> Floats:
-    """What a figure is a mean of, one value a true feature; NaN where a feature is left out of the mean.
+    """The values that a figure averages, one per true feature; NaN for a feature that the mean leaves out.
 
     Args:
-        figure: One of `MEANS`. A feature that MCC has no atom for counts as 0, one that never fires has no F1.
+        figure: One of `MEANS`. For MCC, a feature without an atom counts as 0; a feature that never fires has no F1.
         rows: The rows of one ensemble in the table of `measure_truth`.
-        random: Of its random twin.
+        random: Use the values of the random twin.
     """
     column = MEANS[figure]
     values: Floats = rows[f"{RANDOM}_{column}" if random else column].to_numpy(float)
@@ -41,13 +42,13 @@ def recall_cap(features: int, atoms: int) -> float:
 
 
 def read_truth(run: Run) -> dict[str, Any]:
-    """The content of evaluation/truth.json, by today's definitions whichever version wrote it.
+    """Read evaluation/truth.json and convert its figures to today's definitions, for files of any version.
 
-    Where an earlier file does not say how many features there are, MCC is left out, as it cannot be told what it is a
-    mean over.
+    If an older file does not give the number of features, MCC is left out, since the number of averaged features is
+    then unknown.
 
     Args:
-        run: A run that was scored.
+        run: A scored run.
     """
     content = read_object(run.evaluation(FOUND))
     ensembles = content.get("ensembles", {})
@@ -62,7 +63,7 @@ def read_truth(run: Run) -> dict[str, Any]:
 
 
 def _over_all_features(own: Mapping[str, Any], features: int | None) -> dict[str, Any]:
-    """The figures of an ensemble with MCC, and that of its random twin, meant over all true features."""
+    """The figures of an ensemble, with its MCC and that of its random twin averaged over all true features."""
     kept = {key: value for key, value in own.items() if not key.startswith("mcc")}
     random = {key: value for key, value in own.get(RANDOM, {}).items() if key != "mcc"}
     atoms = own.get("features")

@@ -1,4 +1,4 @@
-"""Whether latents fire where true features do: F1 of each true feature, and of each latent."""
+"""Measure whether latents fire where true features fire: F1 of each true feature, and of each latent."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How well true features are detected by the latent that does it best.
+    """The detection of each true feature by its best latent.
 
     Attributes:
-        f1_F: F1 of each true feature on the second half of the activations; NaN if it fires on none of them.
-        latent_F: The latent with the best F1 on the first half, the first one of equals; −1 if none ever fires with it.
+        f1_F: F1 of each true feature on the second half of the activations; NaN if it never fires there.
+        latent_F: The latent with the best F1 on the first half, of equal ones the first; −1 if no latent fires with it.
     """
 
     f1_F: Floats
@@ -28,13 +28,14 @@ class Detection:
 def detect_features(truth_TF: sparse.csr_array, latents_TM: sparse.csr_array, *, block: int = 128) -> Detection:
     """F1 of firing for every true feature with its best latent.
 
-    The latent is chosen on the first half of the activations and measured on the second one: the best of many latents
-    on the same activations would look better than it is, above all for rare features and wide ensembles.
+    The latent is chosen on the first half of the activations and measured on the second half. Chosen and measured on
+    the same activations, the best of many latents would look too good, most of all for rare features and wide
+    ensembles.
 
     Args:
         truth_TF: ≠ 0 where a true feature fires [activations, F].
         latents_TM: ≠ 0 where a latent fires [activations, M].
-        block: True features compared at a time.
+        block: Number of true features to compare at a time.
     """
     half = truth_TF.shape[0] // 2
     truth, latents = _pattern(truth_TF), _pattern(latents_TM)
@@ -63,7 +64,7 @@ def _best_columns(together: sparse.csr_array, fires_b: Floats, fires_M: Floats) 
     rows = np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
     f1 = 2 * together.data / (fires_b[rows] + fires_M[together.indices])
     best = np.full(together.shape[0], -1)
-    # Sorted by row, then by falling F1; the sort is stable, so equals stay in the order of the latents.
+    # Sort by row, then by descending F1; the sort is stable, so equal entries stay in the order of the latents.
     order = np.lexsort((-f1, rows))
     first = np.unique(rows, return_index=True)
     best[first[0]] = together.indices[order[first[1]]]
@@ -75,14 +76,14 @@ def latent_figures(
 ) -> dict[str, float]:
     """Mean precision, recall, F1 and accuracy of latents as detectors of the true feature nearest to their atoms.
 
-    What is undefined counts as 0, as in SAELens' ``compute_classification_metrics``, so dead latents lower all but
-    the accuracy. All activations count.
+    An undefined figure counts as 0, as in SAELens' ``compute_classification_metrics``, so dead latents lower all
+    figures except the accuracy. All activations count.
 
     Args:
         truth_TF: ≠ 0 where a true feature fires [activations, F].
         latents_TM: ≠ 0 where a latent fires [activations, M].
         feature_M: The true feature nearest to each atom.
-        block: Latents compared at a time.
+        block: Number of latents to compare at a time.
     """
     truth, latents = sparse.csc_array(_pattern(truth_TF)), sparse.csc_array(_pattern(latents_TM))
     total = truth.shape[0]
@@ -109,5 +110,5 @@ def _pattern(counts: sparse.csr_array) -> sparse.csr_array:
 
 
 def _firings(pattern: sparse.csr_array) -> Floats:
-    """How often each column fires; float64, since float32 stops counting at 16 million."""
+    """The number of firings of each column, in float64, since float32 stops counting at 16 million."""
     return np.asarray(pattern.sum(axis=0, dtype=np.float64)).ravel()

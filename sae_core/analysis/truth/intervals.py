@@ -1,10 +1,11 @@
-"""How far figures of what is found of a known dictionary can be trusted after one training: bootstrap intervals.
+"""Bootstrap intervals of scores on a known dictionary after one training.
 
-An interval of recall, MCC and F1 draws the true features anew, one of precision the ensemble's atoms. So it tells how
-much depends on which features this dictionary happens to have (and this ensemble happens to have learnt), with the
-atoms, the matching and the activations as they are. It knows nothing of another training, another dictionary or other
-activations, which change all features' figures together: for these there are seeds. Where all units agree, as where
-nothing at all is found, it is a point, though another dictionary might show otherwise.
+An interval of recall, MCC or F1 draws the true features; an interval of precision draws the ensemble's atoms. So the
+interval shows how much a score depends on the features that this dictionary happens to have (or on the atoms that this
+ensemble happens to have learnt), with the atoms, the matching and the activations fixed. The interval does not cover
+another training, another dictionary or other activations, which change the scores of all features together; several
+seeds cover these. If all units agree, for example if nothing is found, the interval is a point, although another
+dictionary might give another score.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from sae_core.analysis.truth.files import MEANS, values_of
 def truth_intervals(
     table: pd.DataFrame, atoms: Mapping[str, Sequence[tuple[float, int]]], *, samples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """For each ensemble 95 % intervals of recall, MCC, F1 and precision, and of what they are above others.
+    """The 95 % intervals of recall, MCC, F1 and precision of each ensemble, and of the differences between ensembles.
 
-    MCC counts a drawn feature without an atom as 0, F1 is a mean over those that fire at all.
+    MCC counts a drawn feature without an atom as 0; F1 is a mean over the features that fire.
 
     Args:
         table: One row per ensemble and true feature, with the columns of `MEANS` and the same of random twins.
@@ -42,13 +43,13 @@ def truth_intervals(
     for figure in MEANS:
         values = {name: values_of(figure, rows) for name, rows in by_name.items()}
         floors = {f"{RANDOM} {name}": values_of(figure, rows, random=True) for name, rows in by_name.items()}
-        # All at once, so that all see the same draws of the features.
+        # All ensembles at once, so that they have the same draws of features.
         draws = mean_draws({**values, **floors}, samples=samples, seed=seed)
         _add(found, figure, {name: draws[name] for name in atoms}, {name: draws[f"{RANDOM} {name}"] for name in atoms})
     own: dict[str, Floats] = {}
     twins: dict[str, Floats] = {}
     for number, (name, both) in enumerate(atoms.items()):
-        # Each from draws of its own, as sharing them would make differences of unlike atoms look surer than they are.
+        # Draw separately for each ensemble: shared draws would make differences between unlike atoms look too certain.
         own[name], twins[name] = (
             share_draws(share, count, samples=samples, seed=[seed, number, twin])
             for twin, (share, count) in enumerate(both)
@@ -60,7 +61,7 @@ def truth_intervals(
 def _add(
     found: Mapping[str, dict[str, Any]], figure: str, draws: Mapping[str, Floats], floors: Mapping[str, Floats]
 ) -> None:
-    """Put the intervals of a figure into what was found of each ensemble."""
+    """Add the intervals of a figure to the scores of each ensemble."""
     for name, own in draws.items():
         found[name][f"{figure}_interval"] = [defined(end) for end in interval(own)]
         found[name][f"{figure}{ABOVE}"] = differences({**draws, RANDOM: floors[name]})[name]

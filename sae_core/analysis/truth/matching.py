@@ -1,6 +1,6 @@
-"""Learnt dictionaries beside the true one: which true features were found, and which atoms are true.
+"""Match learnt dictionaries with the true one: which true features are found, and which atoms are true.
 
-Cosines are absolute throughout, as the sign of an atom is a matter of convention (O'Neill et al. 2024; SAELens).
+All cosines are absolute, since the sign of an atom is a convention (O'Neill et al. 2024; SAELens).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch.nn.functional import normalize
 from sae_core.analysis.similarity.cosines import one_to_one
 
 THRESHOLD = 0.9
-"""|cosine| from which an atom is a true feature, and from which two atoms are the same."""
+"""The |cosine| from which an atom counts as a true feature, and from which two atoms count as the same."""
 EDGES = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Firing probabilities between which true features are counted together."""
+"""The bounds of the bins of firing probability."""
 
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
@@ -30,14 +30,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Nearness:
-    """How near the M atoms of a dictionary are to F true features.
+    """The nearest neighbours between the M atoms of a dictionary and F true features.
 
     Attributes:
         cosine_F: |cosine| of each true feature with the nearest atom.
-        atom_F: That atom, the first one of equals.
+        atom_F: The nearest atom, of equal ones the first.
         cosine_M: |cosine| of each atom with the nearest true feature.
-        feature_M: That feature, the first one of equals.
-        near_FM: Which pairs reach the threshold, sparse.
+        feature_M: The nearest true feature, of equal ones the first.
+        near_FM: The pairs that reach the threshold, sparse.
     """
 
     cosine_F: Floats
@@ -49,13 +49,13 @@ class Nearness:
 
 @torch.no_grad()
 def nearness(truth_FD: Tensor, atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int = 4096) -> Nearness:
-    """Compare a dictionary with the true one; never more than ``block``² cosines exist at a time.
+    """Compare a dictionary with the true one, with at most ``block``² cosines in memory at a time.
 
     Args:
         truth_FD: The true atoms.
-        atoms_MD: The learnt atoms, of any norm; a zero atom has cosine 0 with all.
-        threshold: |cosine| from which a pair is near.
-        block: Atoms compared at a time.
+        atoms_MD: The learnt atoms, of any norm; a zero atom has cosine 0 with all others.
+        threshold: The |cosine| from which a pair is near.
+        block: Number of atoms to compare at a time.
     """
     truth_FD, atoms_MD = normalize(truth_FD.float()), normalize(atoms_MD.float())
     best_F, atom_F = np.full(len(truth_FD), -1.0), np.zeros(len(truth_FD), dtype=np.int64)
@@ -83,9 +83,9 @@ def _keep_best(best_b: Floats, place_b: Integers, cosine_bc: Tensor, first: int)
 
 
 def matched_one_to_one(near_FM: sparse.csr_array) -> Bools:
-    """Which true features get an atom of their own [F], when as many as possible do (Hopcroft and Karp).
+    """Whether each true feature [F] gets its own atom in a largest one-to-one matching (Hopcroft and Karp).
 
-    So ten copies of one true atom count once, and an atom near two true features finds one of them.
+    So ten copies of one true atom count once, and an atom near two true features finds only one of them.
     """
     found: Bools = maximum_bipartite_matching(near_FM, perm_type="column") >= 0
     return found
@@ -93,12 +93,12 @@ def matched_one_to_one(near_FM: sparse.csr_array) -> Bools:
 
 @torch.no_grad()
 def distinct_atoms(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int = 1024) -> Integers:
-    """The atoms that greedy de-duplication keeps, ascending: one is dropped if |cosine| with a kept one is as large.
+    """The atoms that greedy de-duplication keeps, ascending; an atom that repeats a kept atom is dropped.
 
     Args:
-        atoms_MD: Atoms in the order in which they have precedence.
-        threshold: |cosine| from which two atoms are the same.
-        block: Atoms decided on together.
+        atoms_MD: Atoms in order of precedence.
+        threshold: The |cosine| from which two atoms are the same.
+        block: Number of atoms to decide on together.
     """
     atoms_MD = normalize(atoms_MD.float())
     kept_KD, kept = atoms_MD[:0], []
@@ -117,9 +117,9 @@ def distinct_atoms(atoms_MD: Tensor, *, threshold: float = THRESHOLD, block: int
 
 
 def matched_cosines(truth_FD: Tensor, atoms_MD: Tensor) -> Floats:
-    """|cosine| of each true feature with its atom in the one-to-one matching in which the mean is largest [F].
+    """|cosine| of each true feature [F] with its atom in the one-to-one matching with the largest mean.
 
-    NaN for a feature without an atom, of which there are some if M < F; `mcc` is made of this.
+    The value is NaN for a feature without an atom, which exists if M < F. `mcc` averages these values.
 
     Source: O'Neill et al. 2024 (arXiv 2411.13117), with the matching of SAELens' `mean_correlation_coefficient`.
     """
@@ -130,21 +130,21 @@ def matched_cosines(truth_FD: Tensor, atoms_MD: Tensor) -> Floats:
 
 
 def mcc(matched_F: Floats) -> float:
-    """The sum of the matched |cosines| over the number F of true features: one without an atom counts as 0.
+    """The sum of the matched |cosines| divided by the number F of true features; no atom counts as 0.
 
-    SAELens means over the min(F, M) pairs, which lets a dictionary that is too narrow to hold the truth look better
-    than a wider one that finds more of it; both agree if M ≥ F.
+    SAELens averages over the min(F, M) pairs, so a dictionary too narrow for the truth can look better than a wider one
+    that finds more of it; the two figures agree if M ≥ F.
 
     Args:
-        matched_F: As `matched_cosines` gives it.
+        matched_F: The result of `matched_cosines`.
     """
     return float(np.nan_to_num(matched_F, nan=0.0).mean())
 
 
 def frequency_bins(probability_F: Floats, edges: Sequence[float] = EDGES) -> Iterator[tuple[float, float, Bools]]:
-    """(lowest probability, highest one (exclusive, but of the last bin), which features [F]) of each bin that has any.
+    """Yield (lowest probability, highest probability, features [F]) of each bin that has features.
 
-    The most frequent features come first.
+    The highest probability is exclusive except in the last bin. The most frequent features come first.
     """
     bin_F = np.clip(np.searchsorted(edges, probability_F, side="right") - 1, 0, len(edges) - 2)
     for number in reversed(range(len(edges) - 1)):

@@ -1,6 +1,6 @@
-"""What ensembles find of a known dictionary, beside random dictionaries of the same sizes.
+"""Score how much of a known dictionary ensembles find, beside random dictionaries of the same sizes.
 
-Explained variance is given, but ranks nothing: SAEs have been seen to recover 9 % of the true features at 71 % of it.
+The scores include explained variance, which is no ranking: SAEs with 71 % of it can find only 9 % of the true features.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS = (
     *("latent", "random_recovered", "random_cosine", "random_matched", "random_f1"),
 )
 RANDOM_FIGURES = ("recall", "mcc", "precision", "f1")
-"""What is also given for random dictionaries."""
+"""The scores that random dictionaries have too."""
 
 
 def measure_truth(
@@ -111,7 +111,7 @@ def measure_truth(
 def _beside_floor(
     own: dict[str, Any], floor: dict[str, Any], reconstruction: dict[str, Any], above: dict[str, Any]
 ) -> dict[str, Any]:
-    """The figures of an ensemble: how it reconstructs, what it finds (by members, too), and what its twin finds."""
+    """The scores of an ensemble: its reconstruction, its found features (by members, too), and its random twin."""
     steps = zip(reconstruction["by_members"], own["by_members"], strict=True)
     return {
         **{key: reconstruction[key] for key in ("members", "features", "l0", "explained_variance")},
@@ -126,7 +126,7 @@ def _beside_floor(
 
 
 def _beside(table: pd.DataFrame, floor: pd.DataFrame) -> pd.DataFrame:
-    """The table of an ensemble, with columns of its random twin's."""
+    """The table of an ensemble, with the columns of its random twin."""
     return table.assign(**{f"random_{key}": floor[key] for key in ("recovered", "cosine", "matched", "f1")})
 
 
@@ -138,7 +138,7 @@ def _twin(name: str) -> str:
 def _encode(
     ensembles: Mapping[str, Ensemble], known: KnownActivations, rows: int, device: str, progress: Progress
 ) -> tuple[dict[str, sparse.csr_array], sparse.csr_array, dict[str, Totals]]:
-    """(where each ensemble's latents fire, where true features do, what is left unexplained), in one pass."""
+    """Encode in one pass: (firings of each ensemble's latents, firings of true features, unexplained totals)."""
     encoders = Encoders(ensembles)
     moments = Moments(rows, known.dictionary.d_in)
     totals = {name: Totals(ensemble, moments) for name, ensemble in ensembles.items()}
@@ -162,7 +162,7 @@ def _encode(
 def _score(
     ensemble: Ensemble, dictionary: KnownDictionary, truth_TF: sparse.csr_array, latents_TM: sparse.csr_array
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The figures of one ensemble, and its table."""
+    """The scores of one ensemble, and its table."""
     atoms_MD = ensemble.dictionary.detach()
     near = nearness(dictionary.atoms_FD.to(atoms_MD.device), atoms_MD)
     recovered_F = matched_one_to_one(near.near_FM)
@@ -182,7 +182,7 @@ def _score(
         "uniqueness": len(np.unique(near.feature_M)) / len(near.feature_M),
         "latents": latent_figures(truth_TF, latents_TM, near.feature_M),
         "by_members": [
-            # The atoms of the first members are the first ones.
+            # The first members have the first atoms.
             {"members": count, "recall": float(matched_one_to_one(near.near_FM[:, :stop]).mean())}
             for count, stop in enumerate(ensemble.offsets[1:], start=1)
         ],
@@ -216,14 +216,14 @@ def _score(
 
 
 def _mean(values: Any) -> float:
-    """The mean of what is not NaN; NaN if there is nothing."""
+    """The mean without NaN; NaN if no value is left."""
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else np.nan
 
 
 def _truth_facts(dictionary: KnownDictionary, truth_TF: sparse.csr_array) -> dict[str, Any]:
-    """What the true dictionary is like, as drawn."""
+    """Facts about the drawn true dictionary."""
     fires_F = np.bincount(truth_TF.indices, minlength=dictionary.features)
     return {
         "features": dictionary.features,
