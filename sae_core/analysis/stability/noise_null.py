@@ -141,6 +141,8 @@ def stages_over_trainings(
     reason = None if noise else "it was left out (--no-noise-null)"
     if reason is None and not runs[0].activations.exists():
         reason = GONE
+    if reason is None and runs[0].ensemble(name).inner(1).manifest.exists():
+        reason = "its stages are ensembles, and only SAEs are trained on noise"
     facts: dict[str, Any] = {"reason": reason}
     residuals = residuals_of(runs[0], name, device) if reason is None else []
     for number, left_BD in enumerate(residuals, start=1):

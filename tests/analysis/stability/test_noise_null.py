@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_runs import MEMBERS, data, ensembles, trained
+from random_saes import random_sae
+from small_runs import MEMBERS, data, ensembles, new_run, trained
 
 from sae_core.activations.store.cache import CacheWriter
-from sae_core.analysis.stability.noise_null import GaussianNoise, residuals_of, trained_on_noise
+from sae_core.analysis.stability.noise_null import GaussianNoise, residuals_of, stages_over_trainings, trained_on_noise
 from sae_core.analysis.stability.retrains import evaluate_retrains
 from sae_core.analysis.stability.stability import measure_stability
 from sae_core.analysis.summary import as_text, summarize
+from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.run import Run
 
@@ -84,3 +87,19 @@ def test_stages_are_compared_by_themselves_beside_noise_and_random_atoms(runs: l
     without = read_json(runs[0].evaluation("stability"))["ensembles"]["boosted"]
     assert "--no-noise-null" in without["noise"]["reason"]
     assert [stage["noise_matched"] for stage in without["by_stage"]] == [None] * MEMBERS
+
+
+def test_stages_that_are_ensembles_have_no_noise_beside_them_and_it_is_said_why(tmp_path: Path) -> None:
+    nested = []
+    for seed in (0, 1):
+        run = new_run(tmp_path / str(seed), methods=("boosted_bags",), members=4, seed=seed)
+        saes = [random_sae("topk", d_in=24, width=30, seed=10 * seed + number).eval() for number in range(4)]
+        bags = [Ensemble(saes[first : first + 2], wiring="parallel") for first in (0, 2)]
+        save_ensemble(Ensemble(bags, wiring="residual", method="boosted_bags"), run.ensemble("boosted_bags"))
+        run.activations.mkdir(parents=True)
+        nested.append(run)
+    found = stages_over_trainings(nested, "boosted_bags", noise=True, device="cpu")
+    assert found is not None
+    assert "its stages are ensembles" in found["noise"]["reason"]
+    assert [stage["noise_matched"] for stage in found["by_stage"]] == [None, None]
+    assert all(0 < stage["mmcs"] < 1 for stage in found["by_stage"])
