@@ -1,4 +1,4 @@
-"""Ten people who browse one dashboard at once: how long each waits, whether anything fails or is mixed up between them.
+"""Let ten people browse one dashboard at once: measure how long each waits, and whether pages fail or get mixed up.
 
     python benchmarks/dashboard_people.py RUN --people 10 --seconds 60
 

@@ -1,4 +1,4 @@
-"""Where the server's time goes when it draws a page: one page's script, run again and again under cProfile.
+"""Profile the server's time for drawing a page: run one page's script again and again under cProfile.
 
     python benchmarks/dashboard_profile.py RUN feature --rounds 20
 

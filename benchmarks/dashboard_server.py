@@ -1,4 +1,4 @@
-"""What the dashboard's benchmarks share: a server on a run, its memory, medians, and clients without a browser.
+"""Shared parts of the dashboard's benchmarks: a server on a run, its memory, medians, clients without a browser.
 
 A client speaks Streamlit's own protocol over a WebSocket, so what it waits for is the server and nothing of a browser.
 """

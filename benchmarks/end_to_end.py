@@ -1,4 +1,4 @@
-"""From text to trained members: the share of time in tokenizing, the model's forward, writing, the step and waiting.
+"""Measure the time from text to trained members: tokenizing, the model's forward pass, writing, the step, waiting.
 
     python benchmarks/end_to_end.py --tokens 100000 --json end_to_end.json
 

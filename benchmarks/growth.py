@@ -1,4 +1,4 @@
-"""How seconds and memory of a training step and of the index grow with members J, features n and tokens.
+"""Measure how time and memory of a training step and of the index grow with members J, features n and tokens.
 
 Every point is measured in a fresh process, so that its peak memory is its own; seconds are medians.
 

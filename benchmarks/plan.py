@@ -1,4 +1,4 @@
-"""What `sae-ensemble plan` says beside what then happens: seconds of every stage, peak memory, files.
+"""Compare the plans of `sae-ensemble plan` with measurements: seconds of every stage, peak memory, files.
 
 Each configuration is planned, trained in a fresh folder, and planned again, all in processes of their own one after
 another. What else the machine does hits plans and training alike only if it is steady, so the load is printed too.

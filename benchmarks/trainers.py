@@ -1,4 +1,4 @@
-"""Who trains in the benchmarks of the training step: ours, plain and fast, and three libraries; at which sizes.
+"""The trainers and sizes in the benchmarks of the training step: ours, plain and fast, and three libraries.
 
 Everything heavy is imported where it is used, as the peers' interpreter lacks our package and ours lacks the peers.
 """

@@ -1,4 +1,4 @@
-"""The methods that there are, found from the files of `sae_core.ensembles.methods`, and what is read of them."""
+"""Find the methods in the files of `sae_core.ensembles.methods`, and look up their declarations."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Training: the step, bagging, boosting, schedules, checkpoints."""
+"""Train ensembles: the step, bagging, boosting, schedules, checkpoints."""

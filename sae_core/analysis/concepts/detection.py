@@ -1,4 +1,4 @@
-"""Concept detection with few features (sparse probing): ensembles beside the raw activation and a random dictionary.
+"""Detect concepts with few features (sparse probing): ensembles beside the raw activation and a random dictionary.
 
 Source: Karvonen et al. 2025, *SAEBench*; Gadgil, Lin, Lee, *Ensembling Sparse Autoencoders*, section 6.
 """
@@ -31,10 +31,10 @@ CHANCE = 0.5
 """Accuracy of guessing: problems are balanced."""
 
 BY_MEMBERS = (1, 5)
-"""Numbers of features for which it is also measured what the first members of an ensemble detect."""
+"""Numbers of features for which the detection by an ensemble's first members is measured too."""
 
 ActivationsOf = Callable[[Sequence[str]], Iterable[Batch]]
-"""Activations of texts, cut to the tokens that are pooled."""
+"""Returns the activations of texts, cut to the pooled tokens."""
 
 
 def measure_concepts(
@@ -59,12 +59,12 @@ def measure_concepts(
     Args:
         ensembles: Ensembles by name, on ``device``.
         tasks: The tasks; none gives an empty table.
-        activations_of: Gives the activations of texts.
-        sample_BD: Some activations, on which the random dictionary is set up.
+        activations_of: Returns the activations of texts.
+        sample_BD: Some activations for setting up the random dictionary.
         settings: Numbers of features, texts and bootstrap samples.
         controls: The controls of boosted ensembles by the ensembles' names (see `random_stages`).
-        seed: Seed of what is drawn: negative texts, bootstrap, random atoms.
-        device: Where to encode.
+        seed: Seed of the draws: negative texts, bootstrap, random atoms.
+        device: The device to encode on.
         progress: Told about texts, then about methods.
 
     Returns:
@@ -105,7 +105,7 @@ def measure_concepts(
 
 
 def _with_controls(ensembles: Mapping[str, Ensemble], controls: Mapping[str, Ensemble]) -> dict[str, Ensemble]:
-    """The ensembles, behind each that has one its control."""
+    """The ensembles, each followed by its control if it has one."""
     found: dict[str, Ensemble] = {}
     for name, ensemble in ensembles.items():
         found[name] = ensemble
@@ -155,7 +155,7 @@ def detection_by_members(
 
 
 def _task_facts(task: Task, problems: Sequence[Problem], settings: EvaluationSettings) -> dict[str, Any]:
-    """What a task is; of each concept how many texts were asked for and how many were used."""
+    """Describe a task, with the numbers of texts asked for and used for each concept."""
     return {
         "task": task.name,
         "description": task.description,

@@ -1,4 +1,4 @@
-"""How much training two methods got, and at equal what they are compared: tokens, steps and arithmetic, as counted."""
+"""Compare the training effort of two methods: tokens, steps and arithmetic, as counted."""
 
 from __future__ import annotations
 

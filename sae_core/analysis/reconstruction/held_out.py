@@ -1,4 +1,4 @@
-"""The documents that held-out activations belong to, whose tokens are not independent of each other."""
+"""Find the document of each held-out activation, since tokens of one document are not independent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages of the analysis work with: one trained ensemble, or all of a run."""
+"""Open the trained ensembles that a stage of the analysis works on: one ensemble, or all of a run."""
 
 from __future__ import annotations
 

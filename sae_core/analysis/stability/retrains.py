@@ -1,4 +1,4 @@
-"""Independent trainings of one run, with other seeds: whether they are that, and how stable their features are."""
+"""Check that runs are independent trainings with other seeds, and measure how stable their features are."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def evaluate_retrains(
     Args:
         run: The run.
         retrains: Runs with the same settings and text, but each with a seed of its own.
-        noise: Whether to train these, which takes longer than all the rest.
-        progress: Told the pairs of runs compared.
-        device: Where to compare; the one in the settings if not given.
+        noise: Whether to train SAEs on noise, which takes longer than all other work.
+        progress: Told the number of compared pairs of runs.
+        device: The device to compare on; the settings' device by default.
 
     Raises:
         UserError: If a run is no independent training of ``run``, or they have no ensemble in common.
@@ -78,10 +78,10 @@ def evaluate_retrains(
 
 
 def require_retrains(run: Run, retrains: Sequence[Run]) -> list[str]:
-    """The ensembles that a run and retrains of it all have; runs that are no independent trainings are refused.
+    """Return the ensembles that a run and its retrains share; refuse runs that are no independent trainings.
 
     Raises:
-        UserError: One sentence that says in what they differ, which seed they share, or that nothing is in common.
+        UserError: If the runs differ in more than the seed, share a seed, or have no ensemble in common.
     """
     for number, other in enumerate(retrains):
         difference = _difference(run, other)
@@ -111,7 +111,7 @@ def _difference(run: Run, other: Run) -> str | None:
 
 
 def _data(run: Run) -> Any:
-    """What decides the activations: the tokens of the corpus, or the known dictionary and how many were drawn."""
+    """The facts that decide the activations: the corpus's tokens, or the known dictionary and the number of draws."""
     settings = run.settings
     if settings.model.name == KNOWN:
         return settings.truth.model_copy(update={"seed": settings.truth_seed}), settings.data.train_tokens
@@ -131,8 +131,9 @@ def members_are_retrains(settings: RunSettings) -> bool:
 def _single_as_often(runs: Sequence[Run], names: Sequence[str], device: str) -> dict[str, Any] | None:
     """The pooled figure of one SAE that is trained as often as an ensemble has members.
 
-    An ensemble's feature is compared with all members of the other runs, that of one SAE with one SAE of each. So here
-    the single SAE of each run is compared with all members of the others' bags, which are such SAEs.
+    A feature of an ensemble is compared with all members of the other runs, but a feature of one SAE with only one SAE
+    of each run. So this function compares the single SAE of each run with all members of the other runs' bags, which
+    are trainings of the single SAE.
     """
     if not {REFERENCE, REPEATS} <= set(names) or not members_are_retrains(runs[0].settings):
         return None

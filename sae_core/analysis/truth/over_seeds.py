@@ -1,4 +1,4 @@
-"""The scores of runs on a known truth that differ in their seeds, put together."""
+"""Combine the scores of runs on a known truth that differ in their seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIGURES = (
     *(f"random.{name}" for name in RANDOM_FIGURES),
     *("control.explained_variance", "control.untrained_share"),
 )
-"""What is averaged over seeds."""
+"""The scores to average over seeds."""
 COMPARED = ("recall", "mcc", "precision", "f1", "explained_variance")
 
 
@@ -72,7 +72,7 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
 def _against(
     own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str, names: Sequence[str]
 ) -> dict[str, Any]:
-    """By how much figures are above another ensemble's, seed by seed; of one seed with its bootstrap interval."""
+    """Differences of figures to another ensemble's, seed by seed; for one seed with the bootstrap interval."""
     found = {name: difference([one[name] for one in own], [one[name] for one in theirs]) for name in names}
     if len(own) > 1:
         return found
@@ -80,7 +80,7 @@ def _against(
 
 
 def _ended(figure: dict[str, Any], ends: Sequence[float | None] | None) -> dict[str, Any]:
-    """The figure of one run with an interval, where that run has one."""
+    """Add the interval of one run to a figure, if the run has one."""
     low, high = ends or (None, None)
     return {**figure, "low": low, "high": high}
 
@@ -119,7 +119,7 @@ def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
 
 def differences_as_text(ensembles: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What ensembles of `score_together` find more than others, in hundredths; a dash where both are the same."""
+    """Differences between the scores of ensembles of `score_together`, in hundredths; a dash for the same ensemble."""
     others = [other for other in (RANDOM, *BASELINES) if any(f"against_{other}" in own for own in ensembles.values())]
     rows = []
     for name, own in ensembles.items():
