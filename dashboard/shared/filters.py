@@ -249,15 +249,3 @@ def _contains(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
             there = features[column].iloc[written].str.lower().str.contains(word, regex=False)
             found[written] |= there.to_numpy(bool)
     return found
-
-
-def neighbours(order: pd.Series[int] | NDArray[np.int64], feature: int) -> tuple[int | None, int | None]:
-    """The features before and after one in an order; a feature that is not in it has its neighbours by number."""
-    numbers = np.asarray(order)
-    found = np.flatnonzero(numbers == feature)
-    if len(found):
-        place = int(found[0])
-        before = int(numbers[place - 1]) if place > 0 else None
-        return before, int(numbers[place + 1]) if place + 1 < len(numbers) else None
-    lower, higher = numbers[numbers < feature], numbers[numbers > feature]
-    return (int(lower.max()) if len(lower) else None), (int(higher.min()) if len(higher) else None)

@@ -268,15 +268,6 @@ def test_nonsense_in_the_address_bar_counts_as_not_given() -> None:
     assert Filters.from_query({"member": "-1"}).member is None
 
 
-def test_neighbours_follow_the_order() -> None:
-    order = pd.Series([5, 2, 9])
-    assert filters.neighbours(order, 2) == (5, 9)
-    assert filters.neighbours(order, 5) == (None, 2)
-    assert filters.neighbours(order, 9) == (2, None)
-    assert filters.neighbours(order, 7) == (5, 9)
-    assert filters.neighbours(pd.Series([], dtype=int), 7) == (None, None)
-
-
 # Address
 
 
