@@ -51,7 +51,7 @@ def share_activations(source: Run, runs: Sequence[Run]) -> None:
         source: The run that has them.
         runs: Those that lack them.
     """
-    files = source.manifest["files"]
+    files = source.read_manifest()["files"]
     caches = [Path(name).parent for name in files["activations"] if Path(name).name == META]
     for cache in caches:
         ActivationCache.open(source.path / cache)  # which checks it

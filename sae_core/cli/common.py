@@ -70,7 +70,7 @@ def settings_for(path: Path, chosen: Chosen, start: RunSettings | None = None) -
     there = Run.open(path) if is_run(path) else None
     if there and not chosen:
         return there.settings
-    base = there.settings if there and there.manifest["finished"] else start
+    base = there.settings if there and there.read_manifest()["finished"] else start
     return chosen.settings(base)
 
 

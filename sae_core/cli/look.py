@@ -45,14 +45,14 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
     """Describe a run: its settings, its finished stages and its main figures."""
     opened = Run.open(run)
     if as_json:
-        console.print_json({**opened.manifest, "summary": summary(opened)})
+        console.print_json({**opened.read_manifest(), "summary": summary(opened)})
         return
     settings = opened.settings
     console.say(f"Run {opened.name}: {settings.model.name}, {settings.model.site} after block {settings.model.layer}")
     console.say(f"Text: {settings.text.source}; SAE: {settings.sae.architecture}, width {settings.sae.width}")
     for sentence in about_text(opened):
         console.say(sentence)
-    console.say(f"Finished: {', '.join(opened.manifest['finished']) or 'nothing yet'}")
+    console.say(f"Finished: {', '.join(opened.read_manifest()['finished']) or 'nothing yet'}")
     missing = next((command for command in ("train", "index", "evaluate") if not is_done(opened, command)), None)
     if missing:
         console.say(f"Not finished; to go on: {command_line(missing, run)}")

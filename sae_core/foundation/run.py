@@ -10,6 +10,7 @@ import json
 import platform
 import time
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,6 +40,7 @@ class Run:
     def __init__(self, path: Path, settings: RunSettings) -> None:
         self.path = path
         self.settings = settings
+        self._manifest: tuple[tuple[int, ...], dict[str, Any]] | None = None
 
     @classmethod
     def create(cls, path: Path, settings: RunSettings) -> Run:
@@ -77,9 +79,9 @@ class Run:
             difference = first_difference(run.settings.model_dump(), settings.model_dump())
             if not difference:
                 return run
-            if run.manifest["finished"] and _adds_methods(run.settings, settings):
+            if run.read_manifest()["finished"] and _adds_methods(run.settings, settings):
                 return cls(path, settings)
-            if run.manifest["finished"]:
+            if run.read_manifest()["finished"]:
                 raise UserError(
                     f"{path} holds a run with other settings ({difference}); choose another folder, or leave the "
                     "settings out to go on with those."
@@ -90,7 +92,7 @@ class Run:
 
     def _take_methods(self) -> None:
         """Write down methods that were added since, and that evaluations lack them; their files stay until then."""
-        manifest = self.manifest
+        manifest = deepcopy(self.read_manifest())
         if manifest["settings"] == self.settings.model_dump(mode="json"):
             return
         manifest["settings"]["training"]["methods"] = list(self.settings.training.methods)
@@ -132,7 +134,7 @@ class Run:
 
         Runs of older versions have no id; when they were made, with which settings and packages, stands for one.
         """
-        manifest = self.manifest
+        manifest = self.read_manifest()
         known = manifest.get("id")
         if isinstance(known, str) and 0 < len(known) <= 64:
             return known
@@ -153,10 +155,22 @@ class Run:
         """JSON: settings, seeds, data fingerprint, package versions, what is finished."""
         return self.path / "run.json"
 
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest as it is on disk now."""
-        return read_object(self.manifest_path, settings=dict, finished=dict)
+    def read_manifest(self) -> dict[str, Any]:
+        """Return the content of run.json as it is on disk now, not to be changed; a file that is as before is not read.
+
+        Every writer replaces the file whole, so a changed one is seen by its time, size or number.
+
+        Raises:
+            UserError: If it is missing or damaged.
+        """
+        try:
+            found = self.manifest_path.stat()
+        except OSError:
+            return read_object(self.manifest_path, settings=dict, finished=dict)  # which says what is wrong
+        stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if self._manifest is None or self._manifest[0] != stamp:
+            self._manifest = stamp, read_object(self.manifest_path, settings=dict, finished=dict)
+        return self._manifest[1]
 
     @property
     def corpus(self) -> CorpusFolder:
@@ -226,7 +240,7 @@ class Run:
 
         So a file that is damaged can be deleted, and the command that wrote it writes it again.
         """
-        manifest = self.manifest
+        manifest = self.read_manifest()
         files = manifest.get("files", {}).get(stage, ())
         return stage in manifest["finished"] and all((self.path / file).exists() for file in files)
 
@@ -238,7 +252,7 @@ class Run:
             facts: What is worth knowing of it, such as its seconds or a fingerprint of the data.
             files: What it wrote into the folder and without which it is not finished.
         """
-        manifest = self.manifest
+        manifest = deepcopy(self.read_manifest())
         manifest["finished"][stage] = dict(facts or {})
         names = sorted(file.relative_to(self.path).as_posix() for file in files)
         manifest.setdefault("files", {})[stage] = names
@@ -246,7 +260,7 @@ class Run:
 
     def facts(self, stage: str) -> dict[str, Any]:
         """What was recorded with a finished stage; empty if it is not finished."""
-        facts: dict[str, Any] = self.manifest["finished"].get(stage, {})
+        facts: dict[str, Any] = self.read_manifest()["finished"].get(stage, {})
         return facts
 
 

@@ -24,7 +24,7 @@ def labels_of(run: Run, address: str | None = None) -> LabelStore:
     address = address or os.environ.get(variables.LABELS)
     if not address:
         return LabelStore(run.labels, run.name)
-    created = str(run.manifest.get("created", ""))
+    created = str(run.read_manifest().get("created", ""))
     return LabelStore.shared(database_at(address), run.name, identity=run.identity, created=created)
 
 

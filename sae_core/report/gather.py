@@ -75,7 +75,7 @@ def gather(subject: Subject) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    manifest = run.manifest
+    manifest = run.read_manifest()
     finished = manifest["finished"]
     return {
         "name": run.name,

@@ -379,7 +379,7 @@ def test_a_run_of_an_older_version_goes_on_as_it_was(tmp_path: Path, model_path:
     run = make_run(tmp_path / "run", model_path, corpus_path, text={"cut": "first"})
     harvest.harvest(run)
     settings = run.settings
-    manifest = run.manifest
+    manifest = run.read_manifest()
     del manifest["settings"]["text"]["cut"]
     for key in [key for key in manifest["finished"]["corpus"] if "passages" in key or key.startswith("held_out")]:
         del manifest["finished"]["corpus"][key]

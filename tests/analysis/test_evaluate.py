@@ -254,7 +254,7 @@ def test_a_run_whose_activations_are_gone_is_used_without_the_control(evaluated,
     earlier = Run.open(shutil.copytree(evaluated.path, tmp_path / "earlier"))
     shutil.rmtree(earlier.activations)
     earlier.evaluation("control").unlink()
-    manifest = earlier.manifest
+    manifest = earlier.read_manifest()
     del manifest["finished"]["evaluate/control"]
     write_json(earlier.manifest_path, manifest)
     ticks = []

@@ -267,7 +267,7 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_finishes(tmp_path: Path, small_mo
     assert sentence.startswith("Stopped")
     program, *words = shlex.split(re.sub(r".*To go on: ", "", sentence))
     assert (program, words) == (PROGRAM.name, ["train", str(run)])
-    finished = Run.open(run).manifest["finished"]
+    finished = Run.open(run).read_manifest()["finished"]
     assert "activations" in finished
     assert "train/expanded" not in finished
     assert not [path for path in run.rglob(".*") if path.name != ".gitignore"]
@@ -276,7 +276,7 @@ def test_ctrl_c_says_how_to_go_on_and_going_on_finishes(tmp_path: Path, small_mo
     assert call(*words).code == 0
     assert snapshot(run / "corpus") == corpus
     assert {f"train/{name}" for name in ("single", "bagged", "boosted", "expanded")} <= set(
-        Run.open(run).manifest["finished"]
+        Run.open(run).read_manifest()["finished"]
     )
 
 

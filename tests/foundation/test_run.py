@@ -31,7 +31,7 @@ def test_create_then_open_gives_the_same_settings(tmp_path):
     assert again.is_finished("corpus")
     assert not again.is_finished("train/boosted")
     assert again.facts("corpus") == {"documents": 3}
-    assert again.manifest["versions"]["torch"]
+    assert again.read_manifest()["versions"]["torch"]
 
 
 def test_same_settings_reopen_and_other_settings_are_refused(tmp_path):
@@ -111,9 +111,26 @@ def test_a_run_is_told_from_others_and_keeps_its_identity_when_it_is_copied(tmp_
         (other, "2026-01-02T00:00:00Z"),
         (copy, "2026-01-01T00:00:00Z"),
     ):
-        old = {name: value for name, value in run.manifest.items() if name != "id"}
+        old = {name: value for name, value in run.read_manifest().items() if name != "id"}
         write_json(run.manifest_path, old | {"created": created})
     one, other, copy = (Run.open(run.path) for run in (one, other, copy))
     assert one.identity == copy.identity != other.identity
     one.finish("corpus", {"fingerprint": "x"})
     assert Run.open(one.path).identity == copy.identity
+
+
+def test_the_manifest_is_read_once_and_again_when_it_was_written_by_others(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", load_settings())
+    other = Run.open(run.path)
+    assert run.read_manifest() is run.read_manifest()
+    assert not run.is_finished("corpus")
+    other.finish("corpus", {"tokens": 7})
+    assert run.is_finished("corpus")
+    assert run.facts("corpus") == {"tokens": 7}
+    before = run.read_manifest()
+    run.finish("activations")
+    assert "activations" not in before["finished"]
+    assert other.is_finished("activations")
+    run.manifest_path.unlink()
+    with pytest.raises(UserError, match=r"run\.json"):
+        run.is_finished("corpus")

@@ -43,7 +43,7 @@ class Side:
 
 def joint_map_path(left: Side, right: Side) -> Path:
     """Path of the joint map, in the folder of the left ensemble. Training the right one again changes it."""
-    facts = [right.run.manifest.get("created"), right.run.facts(f"train/{right.ensemble}"), right.features]
+    facts = [right.run.read_manifest().get("created"), right.run.facts(f"train/{right.ensemble}"), right.features]
     mark = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
     return left.run.ensemble(left.ensemble).joint_map(f"{right.run.name}-{right.ensemble}-{mark}")
 

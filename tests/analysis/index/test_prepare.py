@@ -137,7 +137,7 @@ def test_the_same_run_gives_the_same_files(run: Run) -> None:
     prepare.prepare_run(run)
     folder = run.ensemble("boosted")
     first = {file: getattr(folder, file).read_bytes() for file in FILES}
-    manifest = run.manifest
+    manifest = run.read_manifest()
     (run.path / "run.json").write_text(run.manifest_path.read_text().replace("/boosted", "/forgotten"))
     prepare.prepare_run(run)
     assert {file: getattr(folder, file).read_bytes() for file in FILES} == first
