@@ -1,4 +1,4 @@
-"""The declaration of an ensemble method; the methods themselves are the files of `sae_core.ensembles.methods`.
+"""Define the declaration of an ensemble method; each file of `sae_core.ensembles.methods` declares one method.
 
 Settings, the command line and the dashboard read declarations, so neither this module nor a method imports torch.
 """
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from sae_core.foundation.settings.sections import RunSettings, SAESettings
 
 Wiring = Literal["parallel", "residual"]
-"""parallel: every member reads the activation; residual: each reads what those before it leave."""
+"""parallel: every member reads the activation; residual: every member reads the residual of the earlier members."""
 
 RANDOM_STAGES = "stage 1 + random stages"
-"""What the control of an ensemble of stages is called."""
+"""The name of the control of an ensemble of stages."""
 
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """One SAE that is to be trained.
+    """One SAE to train.
 
     Attributes:
-        sae: What it is.
-        number: Its number among the SAEs that have settings of their own; None where these do not apply.
+        sae: The settings of the SAE.
+        number: The SAE's number among those with their own settings; None if such settings do not apply.
     """
 
     sae: SAESettings
@@ -43,29 +43,29 @@ class One:
 
 @dataclass(frozen=True, slots=True)
 class Several:
-    """An ensemble that is to be trained: its members, SAEs or ensembles, in order, and how they are wired."""
+    """An ensemble to train: its members (SAEs or ensembles) in order, and their wiring."""
 
     members: tuple[One | Several, ...]
     wiring: Wiring = "parallel"
 
     def ones(self) -> Iterator[One]:
-        """All its SAEs, those of the first member first."""
+        """Yield all SAEs, those of the first member first."""
         for member in self.members:
             yield from member.ones()
 
     @property
     def stages(self) -> int:
-        """SAEs that are trained one after another, each on what those before it leave; 1 where none does."""
+        """Number of SAEs to train one after another, each on the residual of the earlier ones; 1 without residuals."""
         stages = [member.stages for member in self.members]
         return sum(stages) if self.in_turn else max(stages)
 
     @property
     def in_turn(self) -> bool:
-        """Whether each member learns what those before it leave."""
+        """Whether each member learns the residual of the earlier members."""
         return self.wiring == "residual"
 
     def turns(self, *, pipelined: bool) -> int:
-        """Passes over the activations that have to be made one after another."""
+        """Number of passes over the activations, one after another."""
         if self.is_flat and (pipelined or not self.in_turn):
             return 1
         # Stages that are ensembles are never pipelined, nor is what they hold.
@@ -82,23 +82,23 @@ class Several:
 
 
 class Method:
-    """An ensemble method. A subclass is the declaration; everything that differs between methods stands in it.
+    """An ensemble method. A subclass declares everything that differs between methods.
 
     Attributes:
-        name: Its name in settings, and that of its folder.
-        summary: What it trains, in a few words behind the name, for help; may be empty.
-        title: What people read for the name.
-        colour: Its colour in every chart; colours stay apart for colour-blind people, on light and dark pages.
-        place: Methods are listed in this order.
-        by_default: Whether it is trained unless settings say otherwise.
-        is_reference: Whether it is the one SAE with which all others are compared.
-        is_baseline: Whether it is one SAE with which ensembles are compared.
-        size: For a baseline of an ensemble's size what it is, in words.
-        needs_fixed_l0: Whether it can only be trained where the settings fix the number of active features.
-        long_form_of: The method whose SAE it trains for as many steps as all stages of an ensemble take together.
-        first_from: Methods that are trained before this one, whose SAE is taken where one that starts alike is needed.
-        repeats_reference: Whether its members are trainings of the reference that differ in their seeds.
-        control: The name of its control, stage 1 followed by random stages, if it is not made from its own name.
+        name: The method's name in settings and as a folder.
+        summary: A few words about the trained ensemble, for help; may be empty.
+        title: The method's name for people.
+        colour: The method's colour in every chart, distinct for colour-blind people on light and dark pages.
+        place: The position in lists of methods.
+        by_default: Whether the default settings train the method.
+        is_reference: Whether the method is the one SAE with which all others are compared.
+        is_baseline: Whether the method is one SAE with which ensembles are compared.
+        size: For a baseline of an ensemble's size, a description in words.
+        needs_fixed_l0: Whether the method needs settings that fix the number of active features.
+        long_form_of: The method whose SAE this method trains for as many steps as all stages of an ensemble together.
+        first_from: Methods that are trained before this one, to reuse their SAE if it starts alike.
+        repeats_reference: Whether the members are trainings of the reference with different seeds.
+        control: The name of the control (stage 1 followed by random stages), if it is not made from the method's name.
     """
 
     name: ClassVar[str]
@@ -117,12 +117,12 @@ class Method:
     control: ClassVar[str] = ""
 
     def layout(self, settings: RunSettings) -> Several:
-        """The ensemble that it trains with some settings."""
+        """Return the ensemble that the method trains with some settings."""
         raise NotImplementedError
 
     @staticmethod
     def saes(settings: RunSettings) -> tuple[One, ...]:
-        """As many SAEs as ``training.members`` says, each with the settings that it has of its own."""
+        """Return ``training.members`` SAEs, each with its own settings."""
         return tuple(One(settings.sae_of_member(number), number) for number in range(settings.training.members))
 
     def groups(self, settings: RunSettings) -> list[tuple[One, ...]]:
@@ -131,21 +131,21 @@ class Method:
         return [ones[first : first + inner] for first in range(0, len(ones), inner)]
 
     def uneven(self, settings: RunSettings) -> str | None:
-        """The fault that `groups` are not of equal size."""
+        """Say that `groups` are not of equal size; None if they are."""
         members, inner = settings.training.members, settings.training.inner
         if members % inner == 0:
             return None
         return f"training.members is {members}, but {self.name} takes a multiple of training.inner, which is {inner}"
 
     def fault(self, settings: RunSettings) -> str | None:
-        """Why it cannot be trained with these settings, and the remedy, in a clause; None if it can."""
+        """Say why the method cannot be trained with these settings, and the remedy, in a clause; None if it can."""
         return None
 
     def starts_with_one(self, settings: RunSettings) -> bool:
-        """Whether its first member is one SAE of the settings' width, trained for one stage's steps."""
+        """Whether the first member is one SAE of the settings' width, trained for the steps of one stage."""
         first = self.layout(settings).members[0]
         return isinstance(first, One) and first.sae.width == settings.sae.width and not self.long_form_of
 
     def times_the_steps(self, settings: RunSettings) -> int:
-        """For how many times the steps of a stage its SAEs are trained."""
+        """The steps of the method's SAEs, in multiples of a stage's steps."""
         return settings.training.members if self.long_form_of else 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 from sae_core.foundation.method import RANDOM_STAGES, Method
 
 _ROOM = "sae_core.ensembles.methods"
-"""Named and not imported: it lies above this room. A file there is a method as soon as it lies there."""
+"""The room is named and not imported, since it lies above this one. Every file there is a method."""
 
 
 def _found() -> dict[str, Method]:
@@ -28,11 +28,11 @@ def _with_those_before(name: str) -> list[str]:
 
 
 EVERY = _found()
-"""All methods by name, in the order in which they are listed."""
+"""All methods by name, in listed order."""
 TRAINING_ORDER = tuple(dict.fromkeys(each for name in EVERY for each in _with_those_before(name)))
-"""All methods, each behind those whose SAEs it may take."""
+"""All methods, each after the methods whose SAEs it may reuse."""
 BY_DEFAULT = tuple(name for name, method in EVERY.items() if method.by_default)
-"""What is trained unless the settings say otherwise."""
+"""The methods that the default settings train."""
 BASELINES = tuple(name for name, method in EVERY.items() if method.is_baseline)
 """Methods of one SAE, with which ensembles are compared."""
 REFERENCE = next(name for name, method in EVERY.items() if method.is_reference)
@@ -49,18 +49,18 @@ else:
 
 
 def control_name(ensemble: str) -> str:
-    """What the control of an ensemble of stages is called, among methods and by people."""
+    """The name of the control of an ensemble of stages, among methods and for people."""
     own = EVERY[ensemble].control if ensemble in EVERY else ""
     return own or f"{ensemble}: {RANDOM_STAGES}"
 
 
 def has_stages(settings: RunSettings) -> bool:
-    """Whether some method of the settings trains SAEs on what others leave."""
+    """Whether a method of the settings trains SAEs on residuals of others."""
     return any(EVERY[name].layout(settings).stages > 1 for name in settings.training.methods)
 
 
 def title_of(ensemble: str) -> str:
-    """What people read for the name of an ensemble."""
+    """The name of an ensemble for people."""
     return (EVERY[ensemble].title if ensemble in EVERY else "") or ensemble
 
 

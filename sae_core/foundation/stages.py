@@ -1,6 +1,6 @@
-"""A stage: one piece of the work on a run, declared beside the code that does it.
+"""Define a stage: one piece of the work on a run, declared beside the code that does the work.
 
-A declaration imports that code when the work is done and not before: who asks what is finished does not wait for torch.
+A declaration imports this code only when the stage runs, so a query for finished stages does not wait for torch.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import Run
 
 Job = TypeVar("Job")
-"""What a stage works with."""
+"""The input of a stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """What decides how much work a stage of one ensemble is; `Stage.cost` makes one number of them.
+    """The sizes that decide the cost of a stage of one ensemble; `Stage.cost` turns them into one number.
 
     Attributes:
-        widths: Features of each member.
-        active: Features of each member that fire on a token.
+        widths: Number of features of each member.
+        active: Number of active features per token of each member.
         d_in: Dimension of the activations, D.
-        vocabulary: Tokens that the model knows.
-        read: Tokens that the model reads for the caches.
-        trained: Tokens that each member is trained on.
-        indexed: Tokens of the indexed corpus.
-        evaluated: Held-out tokens.
-        substituted: Tokens whose reconstructions are put back into the model.
-        detected: Texts on which concepts are detected.
+        vocabulary: Number of tokens in the model's vocabulary.
+        read: Number of tokens that the model reads for the caches.
+        trained: Number of tokens that each member is trained on.
+        indexed: Number of tokens of the indexed corpus.
+        evaluated: Number of held-out tokens.
+        substituted: Number of tokens whose reconstructions are put back into the model.
+        detected: Number of texts for detecting concepts.
     """
 
     widths: tuple[int, ...]
@@ -48,37 +48,37 @@ class Sizes:
 
     @property
     def features(self) -> int:
-        """Features of all members, M."""
+        """Number of features of all members, M."""
         return sum(self.widths)
 
     @property
     def parameters(self) -> int:
-        """Weights of all encoders."""
+        """Number of weights of all encoders."""
         return self.features * self.d_in
 
     @property
     def entries(self) -> int:
-        """Activations of the indexed corpus that are not 0."""
+        """Number of coefficients of the indexed corpus that are not 0."""
         return self.indexed * sum(self.active)
 
     @property
     def cells(self) -> int:
-        """Pairs of features of different members."""
+        """Number of pairs of features of different members."""
         return (self.features**2 - sum(width**2 for width in self.widths)) // 2
 
 
 def once(run: Run) -> Sequence[str]:
-    """Of a stage that is done once for the whole run: the one name is empty."""
+    """The names for a stage that runs once per run: a single empty name."""
     return ("",)
 
 
 def each_method(run: Run) -> Sequence[str]:
-    """Of a stage that is done for every method that the settings name."""
+    """The names for a stage that runs for every method in the settings."""
     return run.settings.training.methods
 
 
 def each_ensemble(run: Run) -> Sequence[str]:
-    """Of a stage that is done for every trained ensemble."""
+    """The names for a stage that runs for every trained ensemble."""
     return [folder.name for folder in run.ensembles()]
 
 
@@ -95,17 +95,17 @@ class Stage(Generic[Job]):
     """One piece of the work on a run.
 
     Attributes:
-        key: How it is recorded in run.json; ``{}`` stands for the ensemble or method that it is done for.
-        command: The command that does it.
-        cost: The work that it is, in units of its own: twice as many take about twice as long.
-        needs: Stages that are done before it.
-        of: What it is done for in a run.
-        do: Does it and returns what is worth recording; None where one pass does several stages at once.
-        shared: The part of it that all processes do together, before the first one does the rest.
-        files: What it writes, by run and by the name that it is done for; some of it may be missing.
-        skipped: Why there is nothing to do for a name; empty where there is.
-        reads_activations: Whether it reads the activation cache.
-        kept: Whether its files stay; those of the activations may be deleted when everything is trained.
+        key: The stage's entry in run.json; ``{}`` stands for the ensemble or method.
+        command: The command that runs the stage.
+        cost: The amount of work in the stage's own units; twice the amount takes about twice as long.
+        needs: The stages that run before this one.
+        of: Returns the names (ensembles or methods) for which the stage runs in a run.
+        do: Runs the stage and returns the facts to record; None if one pass runs several stages at once.
+        shared: The part that all processes do together, before the first process does the rest.
+        files: Returns the files that the stage writes, by run and name; some may be missing.
+        skipped: Returns the reason why the stage has nothing to do for a name; empty if it has work.
+        reads_activations: Whether the stage reads the activation cache.
+        kept: Whether the files stay; the activation files may be deleted when everything is trained.
     """
 
     key: str
@@ -122,29 +122,29 @@ class Stage(Generic[Job]):
 
     @property
     def name(self) -> str:
-        """What people call it: ``index`` of ``index/{}``, ``cost`` of ``evaluate/cost``."""
+        """The stage's name for people: ``index`` for ``index/{}``, ``cost`` for ``evaluate/cost``."""
         return self.key.removeprefix("evaluate/").removesuffix("/{}")
 
     def key_of(self, name: str) -> str:
-        """How it is recorded for an ensemble or method."""
+        """The entry in run.json for an ensemble or method."""
         return self.key.format(name)
 
     def is_finished(self, run: Run) -> bool:
-        """Whether it is done for everything in a run that it is to be done for."""
+        """Whether the stage is finished for all its names in a run."""
         return all(run.is_finished(self.key_of(name)) for name in self.of(run))
 
     def carry_out(
         self, run: Run, job: Job, progress: Progress, *, name: str = "", began: float | None = None, **facts: Any
     ) -> None:
-        """Do it and record it, with its seconds.
+        """Run the stage and record it with its seconds.
 
         Args:
             run: The run.
-            job: What it works with.
-            progress: Told how far it is.
-            name: The ensemble that it is done for.
-            began: When `shared` began, by `time.perf_counter`.
-            facts: What else is recorded.
+            job: The input of the stage.
+            progress: Told the work done.
+            name: The ensemble.
+            began: The time at which `shared` began, by `time.perf_counter`.
+            facts: Further facts to record.
         """
         assert self.do is not None, self.key
         started = time.perf_counter() if began is None else began
@@ -153,5 +153,5 @@ class Stage(Generic[Job]):
         self.record(run, {"seconds": round(time.perf_counter() - started, 3), **facts, **found}, name=name)
 
     def record(self, run: Run, facts: Mapping[str, Any], *, name: str = "") -> None:
-        """Record it as finished, with those of its files that are there."""
+        """Record the stage as finished, with its existing files."""
         run.finish(self.key_of(name), facts, files=[file for file in self.files(run, name) if file.exists()])

@@ -1,4 +1,4 @@
-"""What training costs, in closed forms: operations, as planned and as recorded; memory and bytes on disk beforehand."""
+"""Compute the cost of training in closed form: operations, memory, and bytes on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Boosting = Literal["cached", "recomputed", "pipelined"]
 
 @dataclass(frozen=True, slots=True)
 class SAEShape:
-    """What decides the cost of one SAE.
+    """The properties that decide the cost of one SAE.
 
     Attributes:
         architecture: Its architecture.
@@ -46,12 +46,12 @@ class SAEShape:
 
     @classmethod
     def of(cls, sae: SAESettings, d_in: int) -> Self:
-        """That of an SAE which is to be trained."""
+        """The shape of an SAE to train."""
         return cls(sae.architecture, d_in, sae.width, sae.k)
 
     @classmethod
     def of_sae(cls, sae: SAE) -> Self:
-        """That of an SAE which is there."""
+        """The shape of an existing SAE."""
         return cls(sae.architecture, sae.d_in, sae.width, int(getattr(sae, "k", 0)))
 
     @property
@@ -97,12 +97,12 @@ class SAEShape:
 
     @property
     def state_bytes(self) -> int:
-        """What a member keeps between steps: weights, Adam's two moments and how long each feature was silent."""
+        """Bytes of a member's state between steps: weights, Adam's two moments, and a silence counter per feature."""
         return 3 * FLOAT * self.parameters + IDLE * self.width
 
     @property
     def weight_bytes(self) -> int:
-        """Its weights on disk, without the file's header of some hundred bytes."""
+        """Bytes of the weights on disk, without the file's header of some hundred bytes."""
         return FLOAT * sum(tensor.numel() for tensor in self._empty.to_saelens().values())
 
     def fast_step_bytes(self, batch: int, *, low_precision: bool) -> int:
@@ -120,7 +120,7 @@ class SAEShape:
         return chunk + rounded + entries + 3 * FLOAT * batch * self.d_in
 
     def plain_step_bytes(self, batch: int) -> int:
-        """What the plain step allocates at its highest: dense tables [B, N], gradients [N, D] and their like."""
+        """Peak bytes that the plain step allocates: dense tables [B, N], gradients [N, D] and similar."""
         tables = 2 if self.selects else 5  # preactivations and their groups; with autograd also codes and gradients
         gradients = 4  # of W_enc and W_dec, and what normalising and clipping make of them
         return FLOAT * (tables * batch * self.width + gradients * self.d_in * self.width + 4 * batch * self.d_in)
@@ -140,7 +140,7 @@ class EnsembleShape:
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> Self:
-        """That of an ensemble which is there."""
+        """The shape of an existing ensemble."""
         members = (
             cls.of(each) if isinstance(each, Ensemble) else SAEShape.of_sae(cast(SAE, each)) for each in ensemble
         )
@@ -148,7 +148,7 @@ class EnsembleShape:
 
     @classmethod
     def planned(cls, layout: Several, d_in: int) -> Self:
-        """That of an ensemble which is to be trained."""
+        """The shape of an ensemble to train."""
         members = (
             SAEShape.of(each.sae, d_in) if isinstance(each, One) else cls.planned(each, d_in) for each in layout.members
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EnsembleJob:
-    """What every stage of one ensemble works with."""
+    """The input of every stage of one ensemble."""
 
     run: Run
     folder: EnsembleFolder
@@ -32,7 +32,7 @@ class EnsembleJob:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What every evaluation works with: the run's ensembles, on the device where they encode."""
+    """The input of every evaluation: the run's ensembles, on the device that encodes."""
 
     run: Run
     ensembles: Mapping[str, Ensemble]
@@ -48,12 +48,12 @@ def of_ensemble(
     needs: tuple[Stage[Any], ...] = (TRAIN,),
     **more: Any,
 ) -> Stage[EnsembleJob]:
-    """A stage that prepares each trained ensemble for looking, recorded as ``<name>/<ensemble>``.
+    """Declare a stage that prepares each trained ensemble for browsing, recorded as ``<name>/<ensemble>``.
 
     Args:
-        name: Its name.
+        name: The stage's name.
         do: See `Stage`.
-        files: What it writes into the ensemble's folder.
+        files: Returns the files that the stage writes into the ensemble's folder.
         cost: See `Stage`.
         needs: See `Stage`.
         more: See `Stage`.
@@ -76,15 +76,15 @@ def evaluation(
     tables: tuple[str, ...] = (),
     command: str = "evaluate",
 ) -> Stage[Evaluation]:
-    """An evaluation of all ensembles, recorded as ``evaluate/<name>``.
+    """Declare an evaluation of all ensembles, recorded as ``evaluate/<name>``.
 
     Args:
-        name: Its name, which is that of its JSON file.
+        name: The evaluation's name, which is also the name of its JSON file.
         do: See `Stage`.
         cost: See `Stage`.
         needs: See `Stage`.
-        tables: Names of the tables that it writes beside that file.
-        command: The command that makes it.
+        tables: Names of the tables that the evaluation writes beside that file.
+        command: The command that runs the evaluation.
     """
 
     def written(run: Run, _: str) -> Iterable[Path]:
