@@ -13,7 +13,7 @@ import streamlit as st
 
 from dashboard.shared import address
 from dashboard.shared.address import Here
-from dashboard.shared.look.cards import section, what_to_run
+from dashboard.shared.look.cards import notice, section, what_to_run
 from dashboard.shared.look.charts import CONFIG
 from dashboard.shared.reads.opening import EnsembleInfo
 
@@ -36,6 +36,14 @@ def opened_key(here: Here, info: EnsembleInfo) -> str:
 def missing(here: Here, command: str, title: str = "") -> None:
     """Say what to run."""
     st.html(what_to_run(command, here.run.path, title))
+
+
+def needs_text(here: Here) -> None:
+    """End the page with one line where the run has no language model that reads text."""
+    origin = here.run.settings.origin
+    if not origin.reads_text:
+        st.html(notice("There are no texts", f"The activations of this run come from {origin.title}."))
+        st.stop()
 
 
 def feature_link(here: Here, feature: int, text: str, *, ensemble: str | None = None, **more: str) -> None:

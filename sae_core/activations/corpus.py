@@ -16,7 +16,6 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN
 
 _AT_ONCE = 2**22
 """Tokens looked at together."""
@@ -52,8 +51,7 @@ class Corpus:
             UserError: If there is none, or a file is missing, damaged or does not fit the others.
         """
         folder = run.corpus
-        if run.settings.text.source == KNOWN:
-            raise UserError(f"The activations of {run.path} come from a known dictionary; there is no text to browse.")
+        run.settings.origin.require_rows(run)
         arrays, _ = map_tensors(folder.tokens)
         documents = read_table(folder.documents)
         try:

@@ -12,13 +12,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sae_core.activations.harvest import choose_shuffle, train_cache
+from sae_core.activations.harvest import train_cache
 from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import META, ActivationCache
 from sae_core.activations.store.checksums import Verified
+from sae_core.activations.store.piles import choose_shuffle
 from sae_core.foundation.files.whole_files import read_object, replacing
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN, RunSettings
+from sae_core.foundation.settings.sections import RunSettings
 
 _STAGES = (CORPUS.key, ACTIVATIONS.key)
 
@@ -31,12 +32,10 @@ def activations_key(settings: RunSettings, *, places: bool = True) -> str:
         places: Whether the layer and the site count, too; without them, runs whose activations come from one pass of
             the model have the same key.
     """
-    values = settings.model_dump(mode="json", include={"text", "model", "data"})
-    del values["data"]["shuffle"]  # in which order they are read
-    if not places:
-        del values["model"]["layer"], values["model"]["site"]
-    known = [settings.truth.model_dump(mode="json"), settings.truth_seed] if settings.model.name == KNOWN else None
-    return json.dumps([values, settings.training.device, known], sort_keys=True)
+    origin = settings.origin
+    decided = origin.decided_by(settings) if places else origin.shared_by(settings)
+    data = settings.data.model_dump(mode="json", exclude={"shuffle"})  # which says in which order they are read
+    return json.dumps([origin.kind, decided, data, settings.training.device], sort_keys=True)
 
 
 def has_activations(run: Run) -> bool:
@@ -72,7 +71,7 @@ def share_activations(source: Run, runs: Sequence[Run]) -> None:
     for run in runs:
         for stage in _STAGES:
             facts = source.facts(stage) | {"seconds": 0.0, "shared_with": source.name}
-            if stage == "activations" and run.settings.model.name != KNOWN:
+            if stage == "activations" and not run.settings.origin.rows_are_independent:
                 facts["shuffle"] = choose_shuffle(run, train_cache(run))
             if not run.is_finished(stage):
                 run.finish(stage, facts, files=[run.path / name for name in files[stage]])

@@ -18,7 +18,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.clean_text import clean_text
 from sae_core.foundation.machine.device import naming_full_memory, resolve_device
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN, ModelSettings
+from sae_core.foundation.settings.sections import ModelSettings
 
 if TYPE_CHECKING:
     from sae_core.activations.origins.language_model.reading import LanguageModel
@@ -106,11 +106,6 @@ class TextReader:
     """
 
     def __init__(self, settings: ModelSettings, *, device: str = "auto") -> None:
-        if settings.name == KNOWN:
-            raise UserError(
-                "This run has no language model: its activations are drawn from a known dictionary, so no text can be "
-                "read; open a run that was trained on text."
-            )
         # Import transformers here: the import takes seconds, and only a typed text needs it.
         from sae_core.activations.origins.language_model.reading import LanguageModel
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
 from sae_core.cli import console
 from sae_core.cli.options import Chosen
 from sae_core.cli.serve import LAST_PORT
@@ -122,7 +121,7 @@ def stoppable(command: str) -> Iterator[None]:
 def about_text(run: Run) -> list[str]:
     """Say which text a run asked for and got, and what to do if the text is too short."""
     facts = run.facts("corpus")
-    said = (asked_and_got(run.settings, facts), what_is_short(run.settings, facts), *facts.get("remarks", ()))
+    said = (*run.settings.origin.about(run.settings, facts), *facts.get("remarks", ()))
     return [text for text in said if text]
 
 

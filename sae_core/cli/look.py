@@ -48,8 +48,8 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
         console.print_json({**opened.read_manifest(), "summary": summary(opened)})
         return
     settings = opened.settings
-    console.say(f"Run {opened.name}: {settings.model.name}, {settings.model.site} after block {settings.model.layer}")
-    console.say(f"Text: {settings.text.source}; SAE: {settings.sae.architecture}, width {settings.sae.width}")
+    console.say(f"Run {opened.name}: {settings.origin.described(settings)}")
+    console.say(f"SAE: {settings.sae.architecture}, width {settings.sae.width}")
     for sentence in about_text(opened):
         console.say(sentence)
     console.say(f"Finished: {', '.join(opened.read_manifest()['finished']) or 'nothing yet'}")

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from sae_core.activations.origins.known import Known
 from sae_core.cli import console
 from sae_core.cli.common import MOST_SEEDS, command_line, stoppable
 from sae_core.cli.options import AsJson, Assignments, ConfigPath, parse_assignments
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run, is_run, seed_folder
 from sae_core.foundation.settings.bounds import LARGEST_SEED
-from sae_core.foundation.settings.sections import KNOWN, load_settings
+from sae_core.foundation.settings.sections import load_settings
 from sae_core.runs import whole_way as pipeline
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -107,7 +108,7 @@ def _open(path: Path, size: str, seeds: int, config: Path | None, assignments: l
         if settings.training.seed != start:
             raise UserError(f"The runs in {path} begin with seed {start}; choose another folder for other seeds.")
     else:
-        chosen = {**SIZES[size], "text.source": KNOWN, "model.name": KNOWN}
+        chosen = {**SIZES[size], "origin.kind": Known().kind}
         settings = load_settings(config, given, base=load_settings(overrides=chosen))
         start = settings.training.seed
     if start + seeds - 1 > LARGEST_SEED:

@@ -9,7 +9,7 @@ from typing import Any
 from sae_core.foundation.files.whole_files import write_json, write_text
 from sae_core.foundation.numbers import compact, moment
 from sae_core.foundation.settings.architectures import fixes_l0
-from sae_core.foundation.settings.sections import EMBEDDED, KNOWN
+from sae_core.foundation.settings.sections import parse_settings
 from sae_core.report import context, detection, parts, texts
 from sae_core.report.gather import gather
 from sae_core.report.html import Html, contents, definitions, element, items, joined, page, questions, section
@@ -79,17 +79,11 @@ def _first(content: Mapping[str, Any], links: Html) -> Html:
 
 def _story(content: Mapping[str, Any]) -> str:
     settings, seeds = content["settings"], [run["seed"] for run in content["runs"]]
-    model, text, sae = settings["model"], settings["text"]["source"], settings["sae"]
+    sae = settings["sae"]
     seeded = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
     trained = f"{compact(settings['training']['tokens'])} training tokens a member, {seeded}"
     written = f"Written {moment(content['created'])}."
     k = f", k = {sae['k']}" if fixes_l0(sae["architecture"]) else ""
     what = f"{sae['architecture']} SAEs with {sae['width']:,} features a member{k}"
-    if model["name"] == KNOWN:
-        truth = settings["truth"]
-        drawn = f"activations drawn from a known dictionary of {truth['features']:,} features"
-        return f"{what} on {drawn} in {truth['dimension']:,} dimensions; {trained}. {written}"
-    name = "the embedded language model" if model["name"] == EMBEDDED else model["name"]
-    source = "Python docstrings (the embedded corpus)" if text == EMBEDDED else text
-    place = f"the {model['site']} of block {model['layer']} of {name}"
-    return f"{what} on {place}, reading {source}; {trained}. {written}"
+    run = parse_settings(settings, origin="the report", stored=True)
+    return f"{what} on {run.origin.described(run)}; {trained}. {written}"

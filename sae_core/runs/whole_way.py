@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -46,17 +45,17 @@ def train(run: Run, *, progress: Progress = silent, processes: Processes | None 
 
 
 def train_together(runs: Sequence[Run], *, progress: Progress = silent) -> None:
-    """`train` for several runs. Those that differ in layer and site alone share one pass through the model."""
-    alike: dict[str, list[Run]] = {}
-    for run in runs:
-        if not is_trained(run):
-            settings = run.settings.model_dump(mode="json")
-            for name in ("layer", "site"):
-                del settings["model"][name]
-            alike.setdefault(json.dumps(settings), []).append(run)
-    for group in alike.values():
-        from sae_core.activations.harvest import harvest_together
+    """`train` for several runs. Those that work on the same text and model share one pass through the model."""
+    pending = [run for run in runs if not is_trained(run)]
+    if not pending:
+        return
+    from sae_core.activations.harvest import harvest_together
+    from sae_core.activations.sharing import activations_key
 
+    alike: dict[str, list[Run]] = {}
+    for run in pending:
+        alike.setdefault(activations_key(run.settings, places=False), []).append(run)
+    for group in alike.values():
         harvest_together(group, progress=progress)
         for run in group:
             train(run, progress=partial(_tell_of, run.name, progress) if len(runs) > 1 else progress)
@@ -122,9 +121,8 @@ def require_task(run: Run, path: Path, *, text_column: str, label_column: str) -
 def require_public(run: Run, name: str, folder: Path | None) -> None:
     """Refuse a public data set that `evaluate_public` could not measure, as far as is known without the hub."""
     from sae_core.analysis.concepts.public_tasks import require_copies
-    from sae_core.analysis.concepts.runs import require_language_model
 
-    require_language_model(run)
+    run.settings.origin.require_text(run)
     if folder is not None:
         require_copies(name, folder)
 

@@ -19,6 +19,7 @@ from sae_core.activations import harvest
 from sae_core.activations.corpus import Corpus
 from sae_core.activations.origins.language_model import choosing
 from sae_core.activations.origins.language_model import reading as language_model
+from sae_core.activations.origins.language_model.kept_passages import documents
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.text import docstrings
 from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
@@ -60,14 +61,14 @@ def test_what_is_known_of_a_text_is_read_as_strictly_as_every_file(tmp_path: Pat
     for metadata in ('{"a": "1"', '{"a": "1", "a": "2"}', "[" * 100_000):
         write_table(run.corpus.texts, pd.DataFrame({"text": ["x"], "metadata": [metadata], "held_out": [True]}))
         with pytest.raises(UserError, match=r"texts\.parquet is damaged .*; delete it and run the command again"):
-            harvest.documents(run, held_out=True)
+            documents(run, held_out=True)
 
 
 def test_a_run_holds_what_the_model_gives(tmp_path: Path, model_path: Path, corpus_path: Path) -> None:
     run = make_run(tmp_path / "run", model_path, corpus_path, text={"cut": "first"})
     ticks: list[Tick] = []
     harvest.harvest(run, progress=ticks.append)
-    train, held_out = harvest.documents(run, held_out=False), harvest.documents(run, held_out=True)
+    train, held_out = documents(run, held_out=False), documents(run, held_out=True)
     cache = harvest.train_cache(run)
 
     # The documents are the first that fit, split by the hash of their text.
@@ -176,7 +177,7 @@ def test_only_a_shard_that_is_gone_is_read_again(
     harvest.harvest(run)
     assert {shard: shard.read_bytes() for shard in shards} == before
     assert run.is_finished("activations")
-    assert 0 < len(set(texts)) < 0.4 * len(harvest.documents(run, held_out=False))
+    assert 0 < len(set(texts)) < 0.4 * len(documents(run, held_out=False))
 
 
 def test_a_cut_off_shard_and_a_cache_of_another_dimension_are_refused(
@@ -211,7 +212,7 @@ def test_a_small_corpus_is_used_whole(tmp_path: Path, model_path: Path) -> None:
     corpus.write_text("\n\n".join(paragraphs))
     run = make_run(tmp_path / "run", model_path, corpus, train_tokens=10**6, index_tokens=10**6)
     harvest.harvest(run)
-    assert len(harvest.documents(run, held_out=False)) == len(harvest.documents(run, held_out=True)) == 1
+    assert len(documents(run, held_out=False)) == len(documents(run, held_out=True)) == 1
     assert run.facts("corpus")["index_tokens"] == harvest.train_cache(run).rows
     assert run.facts("corpus")["held_out_by"] in ("document", "last_document")
     corpus.write_text("One text.")
@@ -291,17 +292,17 @@ def test_long_documents_are_cut_into_passages_and_give_what_is_asked_for(tmp_pat
     counts = train["document"].value_counts()
     assert counts.max() - counts.min() <= 1
 
-    documents = read_table(run.corpus.documents)
-    assert documents["document"].tolist() == train["document"].tolist()[: len(documents)]
-    assert documents["title"].tolist() == [f"book {number - 1}" for number in documents["document"]]
-    assert set(documents["document (column)"]) == {"own"}
-    assert [document.text for document in harvest.documents(run, held_out=True)] == held_out["text"][
+    indexed = read_table(run.corpus.documents)
+    assert indexed["document"].tolist() == train["document"].tolist()[: len(indexed)]
+    assert indexed["title"].tolist() == [f"book {number - 1}" for number in indexed["document"]]
+    assert set(indexed["document (column)"]) == {"own"}
+    assert [document.text for document in documents(run, held_out=True)] == held_out["text"][
         held_out["passage"] == 1
     ].tolist()
     corpus_opened = Corpus.open(run)
     assert corpus_opened.metadata(1)["passage"] == 2
     assert list(corpus_opened.labels) == ["source", "row", "title", "document (column)"]
-    assert corpus_opened.source_documents.tolist() == documents["document"].tolist()
+    assert corpus_opened.source_documents.tolist() == indexed["document"].tolist()
 
 
 def test_one_document_is_divided_and_that_is_said(tmp_path: Path, model_path: Path) -> None:

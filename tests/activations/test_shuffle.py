@@ -236,7 +236,7 @@ def test_a_run_shuffles_on_disk_where_memory_is_short_and_keeps_to_it(
     assert harvest.train_source(plenty).piles is None
     forced = make_run(tmp_path / "forced", model, corpus, shuffle="disk")
     harvest.harvest(forced)
-    monkeypatch.setattr(harvest, "free_host_memory", lambda: 100_000)
+    monkeypatch.setattr(dealt, "free_host_memory", lambda: 100_000)
     short = make_run(tmp_path / "short", model, corpus)
     harvest.harvest(short)
     monkeypatch.undo()

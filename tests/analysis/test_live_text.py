@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae_core.activations.corpus import Corpus
-from sae_core.activations.harvest import documents
+from sae_core.activations.origins.language_model.kept_passages import documents
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.text.token_texts import PARTIAL
 from sae_core.analysis.index.reading import ActivationIndex
@@ -17,7 +17,6 @@ from sae_core.analysis.live_text import MAX_TOKENS, LiveText, TextReader, encode
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN, ModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +109,6 @@ def test_several_people_read_different_texts_at_once(trained_run: Run, reader: T
         assert found.texts == expected.texts
         assert np.array_equal(found.features, expected.features)
         assert np.array_equal(found.values, expected.values)
-
-
-def test_a_known_dictionary_reads_no_text() -> None:
-    with pytest.raises(UserError, match="no language model"):
-        TextReader(ModelSettings(name=KNOWN))
 
 
 def test_an_ensemble_for_another_dimension_is_refused(trained_run: Run, reader: TextReader) -> None:

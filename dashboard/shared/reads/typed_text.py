@@ -66,6 +66,7 @@ def text_read(path: str, modified: int, text: str) -> ReadText:
     from sae_core.analysis.live_text import read_text
 
     run = open_run(Path(path))
+    run.settings.origin.require_text(run)
     return read_text(run, _reader(run.settings.model.model_dump_json(), "auto"), text)
 
 

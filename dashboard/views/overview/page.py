@@ -18,7 +18,6 @@ from dashboard.views.overview import conclusions as reporting
 from dashboard.views.overview import data
 from dashboard.views.overview.charts import by_members, cost, training
 from dashboard.views.overview.findings import found_by_members
-from sae_core.activations.origins.text.asked import asked_and_got, what_is_short
 from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.analysis.atoms.figures import MEMBER_STABILITY
 from sae_core.analysis.atoms.stage import ATOMS
@@ -80,21 +79,15 @@ def show(here: Here) -> None:
 
 def _story(here: Here) -> str:
     settings, facts = here.run.settings, here.run.facts("corpus")
-    site = {"residual": "the residual stream after", "mlp": "the MLP output of", "attention": "the attention output of"}
-    model = "the embedded language model" if settings.model.name == "embedded" else settings.model.name
-    text = "Python docstrings (the embedded corpus)" if settings.text.source == "embedded" else settings.text.source
     trained = f"Each member saw {compact(settings.training.tokens)} token activations"
     indexed = f"; {compact(facts['index_tokens'])} tokens can be browsed" if "index_tokens" in facts else ""
-    return (
-        f"Sparse autoencoders on {site[settings.model.site]} block {settings.model.layer} of {model}, "
-        f"reading {text}. {trained}{indexed}."
-    )
+    return f"Sparse autoencoders on {settings.origin.described(settings)}. {trained}{indexed}."
 
 
 def _text(here: Here) -> None:
     """What text was asked for and what was got."""
-    facts = here.run.facts("corpus")
-    got, short = asked_and_got(here.run.settings, facts), what_is_short(here.run.settings, facts)
+    facts, settings = here.run.facts("corpus"), here.run.settings
+    got, short = settings.origin.about(settings, facts)
     if short:
         st.html(notice(short, got))
     elif got:

@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from dashboard.shared.address import Here, here
-from dashboard.shared.common import chart, choice, missing, trained_ensemble
-from dashboard.shared.look.cards import chip, chip_row, heading, notice, plain, section
+from dashboard.shared.common import chart, choice, missing, needs_text, trained_ensemble
+from dashboard.shared.look.cards import chip, chip_row, heading, plain, section
 from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
 from dashboard.views.spurious.workbench import workbench
@@ -17,7 +17,6 @@ from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.shared.terms import BIASED, ORACLE, texts_in_words
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import whole
-from sae_core.foundation.settings.sections import KNOWN
 
 MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""
@@ -34,9 +33,7 @@ def show(here: Here) -> None:
         )
     )
     info = trained_ensemble(here)
-    if here.run.settings.model.name == KNOWN:
-        st.html(notice("There are no texts", "The activations of this run come from a known dictionary."))
-        return
+    needs_text(here)
     tasks = {str(facts["task"]): facts for facts in data.spurious(here.run)}
     if not tasks:
         missing(here, "spurious")

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard.components.live_strip import live_strip
 from dashboard.shared import address, pins
 from dashboard.shared.address import Here, here
-from dashboard.shared.common import open_feature, trained_ensemble
+from dashboard.shared.common import needs_text, open_feature, trained_ensemble
 from dashboard.shared.faults import fragment
 from dashboard.shared.look.cards import heading, notice
 from dashboard.shared.look.tokens import show_in_context
@@ -31,6 +31,7 @@ _TO_OPEN, _SEEN = "text-to-open", "text-address"
 def show(here: Here) -> None:
     """The whole page."""
     info = trained_ensemble(here)
+    needs_text(here)
     typed_text.import_reader()
     st.html(
         heading(

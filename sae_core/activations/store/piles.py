@@ -9,6 +9,7 @@ pile together.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from sae_core.activations.store.cache import META, TENSOR, ActivationCache
 from sae_core.activations.store.checksums import Verified
 from sae_core.foundation.files.mapped_tensors import writing_tensors
 from sae_core.foundation.files.whole_files import read_json, read_object, write_json
+from sae_core.foundation.machine.host_memory import free_host_memory
+from sae_core.foundation.methods import has_stages
 from sae_core.foundation.progress import Progress, Tick, silent
+from sae_core.foundation.run import Run
 
 PILE_BYTES = 256 * 2**20
 MAX_PILES = 200
@@ -91,3 +95,16 @@ def deal(
     meta: dict[str, Any] = {**read_json(cache.folder / META), "contents": contents, "shards": shards}
     write_json(folder / META, {**meta, "fingerprint": fingerprint, "piles": [shard["rows"] for shard in shards]})
     return ActivationCache.open(folder)
+
+
+def choose_shuffle(run: Run, cache: ActivationCache) -> str:
+    """How batches are drawn from a new cache: in ``memory``, or from piles on ``disk``."""
+    data, training = run.settings.data, run.settings.training
+    if data.shuffle != "auto":
+        return data.shuffle
+    # Boosting may keep residuals in float32 and draws them in the same order.
+    residuals = has_stages(run.settings) and training.residuals != "recomputed"
+    itemsize = 4 if residuals or data.dtype == "float32" else 2
+    room = shutil.disk_usage(run.path).free > cache.rows * cache.d_in * itemsize
+    free = free_host_memory()
+    return "disk" if free is not None and cache.rows * cache.d_in * itemsize > free and room else "memory"

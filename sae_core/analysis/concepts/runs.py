@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sae_core.activations.harvest import documents, evaluation_cache, passages
+from sae_core.activations.harvest import evaluation_cache
+from sae_core.activations.origins.language_model.kept_passages import documents, passages
 from sae_core.activations.origins.text.documents import load_labelled
 from sae_core.analysis.concepts import details
 from sae_core.analysis.concepts.detected import mean_accuracies
@@ -23,12 +24,11 @@ from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.shared.sample import training_sample
 from sae_core.analysis.shared.trained import trained_ensembles
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_object, read_table, write_json, write_table
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
-from sae_core.foundation.settings.sections import EMBEDDED, KNOWN, PUBLIC_TEXTS, EvaluationSettings
+from sae_core.foundation.settings.sections import PUBLIC_TEXTS, EvaluationSettings
 
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""
@@ -63,19 +63,9 @@ def evaluate_task(
 
 def task_of_file(run: Run, path: Path, *, text_column: str = "text", label_column: str = "label") -> Task:
     """Make the task of a file, with a name that no other task of the run has; see `evaluate_task`."""
-    require_language_model(run)
+    run.settings.origin.require_text(run)
     texts, labels = load_labelled(path, text_column=text_column, label_column=label_column)
     return labelled_task(task_name(path, _tasks_there(run)), texts, labels, seed=run.settings.training.seed)
-
-
-def require_language_model(run: Run) -> None:
-    """Refuse a run that has no language model to read text with.
-
-    Raises:
-        UserError: If the run has no language model.
-    """
-    if run.settings.model.name == KNOWN:
-        raise UserError(f"The activations of {run.path} come from a known dictionary; no text can be read with it.")
 
 
 def evaluate_public(
@@ -102,7 +92,7 @@ def evaluate_public(
     """
     device = resolve_device(device or run.settings.training.device)
     sizes = {"train_texts": train_texts, "test_texts": round(TEST_SHARE * train_texts)}
-    require_language_model(run)
+    run.settings.origin.require_text(run)
     tasks = public_tasks(name, **sizes, seed=run.settings.training.seed, folder=folder, progress=progress)
     _add_tasks(run, tasks, run.settings.evaluation.model_copy(update=sizes), device, progress)
 
@@ -184,7 +174,7 @@ def _tasks_lost(run: Run, facts: dict, progress: Progress) -> None:
 
 def _embedded_tasks(run: Run) -> list[Task]:
     """The labelled sets of the embedded corpus; none for other text, which has no labels."""
-    if run.settings.text.source != EMBEDDED:
+    if not run.settings.origin.labels_texts(run.settings):
         return []
     settings = run.settings.evaluation
     # Documents that no SAE has seen come first.

@@ -38,7 +38,8 @@ def _loss(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
 
 
 def _recovered(job: Evaluation, ensembles: Mapping[str, Ensemble], progress: Progress) -> dict[str, Any]:
-    from sae_core.activations.harvest import evaluation_cache, passages
+    from sae_core.activations.harvest import evaluation_cache
+    from sae_core.activations.origins.language_model.kept_passages import passages
     from sae_core.activations.origins.language_model.substitution import SubstitutedModel, UnpredictingError
     from sae_core.analysis.reconstruction.held_out import held_out_passages
     from sae_core.analysis.reconstruction.loss import measure_loss, undefined
@@ -86,7 +87,7 @@ def _control(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
 
 def _no_loss(run: Run) -> str | None:
     """Why the loss recovered is not defined, or not wanted."""
-    if not run.corpus.texts.exists():
+    if not run.settings.origin.reads_text:
         return "The activations come from no language model."
     if run.settings.evaluation.loss_tokens == 0:
         return "It was left out (evaluation.loss_tokens is 0)."

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from sae_core.activations.harvest import train_cache
-from sae_core.activations.origins.known.drawing import known_activations
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN
 
 SPREAD = 16
 """Places in the training activations from which they are taken."""
@@ -24,8 +22,9 @@ def training_sample(run: Run, rows: int) -> Tensor:
     Raises:
         UserError: If the activations are missing or damaged.
     """
-    if run.settings.model.name == KNOWN and run.settings.data.storage == "stream":
-        return known_activations(run, "train").read(0, min(rows, run.settings.data.train_tokens))
+    drawn = run.settings.origin.drawn(run, rows)
+    if drawn is not None:
+        return drawn
     cache = train_cache(run)
     size = -(-min(rows, cache.rows) // SPREAD)
     starts = [round(place * max(0, cache.rows - size) / max(1, SPREAD - 1)) for place in range(SPREAD)]

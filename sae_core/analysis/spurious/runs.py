@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_core.activations.harvest import documents
+from sae_core.activations.origins.language_model.kept_passages import documents
 from sae_core.activations.origins.language_model.reading import LanguageModel
-from sae_core.analysis.concepts.runs import require_language_model, sample_activations
+from sae_core.analysis.concepts.runs import sample_activations
 from sae_core.analysis.concepts.task_names import task_name
 from sae_core.analysis.concepts.texts_read import TextReader
 from sae_core.analysis.shared.terms import SPURIOUS
@@ -39,7 +39,6 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import EMBEDDED
 
 
 def make_tasks(
@@ -56,7 +55,7 @@ def make_tasks(
     Raises:
         UserError: If there is no such task, or its texts cannot be had.
     """
-    texts, embedded = run.settings.evaluation.spurious_texts, run.settings.text.source == EMBEDDED
+    texts, embedded = run.settings.evaluation.spurious_texts, run.settings.origin.labels_texts(run.settings)
     wanted = list(names)
     if twice := [name for number, name in enumerate(wanted) if name in wanted[:number]]:
         raise UserError(f"Task {twice[0]} is given twice; leave one of them out.")
@@ -90,7 +89,7 @@ def require_tasks(run: Run, tasks: Sequence[SpuriousTask], *, seed: int = 0) -> 
     Raises:
         UserError: If the run has no language model, or a task has too few texts.
     """
-    require_language_model(run)
+    run.settings.origin.require_text(run)
     for task in tasks:
         draw_split(task, run.settings.evaluation.spurious_texts, seed=seed)
 

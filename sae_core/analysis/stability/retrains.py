@@ -22,7 +22,7 @@ from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import REFERENCE, REPEATS
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN, RunSettings
+from sae_core.foundation.settings.sections import RunSettings
 
 _MODEL = ("name", "revision", "layer", "site")
 _FREE = {"methods", "seed", "member_seeds", "group", "device", "precision", "kernels", "residuals"}
@@ -107,15 +107,8 @@ def _difference(run: Run, other: Run) -> str | None:
         for name in names or [name for name in here if section != "training" or name not in _FREE]:
             if here[name] != there[name]:
                 return f"{section}.{name} is {there[name]!r} there, {here[name]!r} here"
-    return "it was trained on other activations" if _data(run) != _data(other) else None
-
-
-def _data(run: Run) -> Any:
-    """The facts that decide the activations: the corpus's tokens, or the known dictionary and the number of draws."""
-    settings = run.settings
-    if settings.model.name == KNOWN:
-        return settings.truth.model_copy(update={"seed": settings.truth_seed}), settings.data.train_tokens
-    return run.facts("corpus").get("fingerprint")
+    here, there = (each.settings.origin.data_of(each) for each in (run, other))
+    return "it was trained on other activations" if here != there else None
 
 
 def _has(run: Run, name: str) -> bool:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.methods import BY_DEFAULT, EVERY, MethodName, in_words
+from sae_core.foundation.origins import ORIGINS, ChosenOrigin, default_origin, says_more, with_origin
 from sae_core.foundation.settings import architectures, bounds
 from sae_core.foundation.settings.architectures import Architecture
 from sae_core.foundation.settings.toml_files import read_toml
@@ -23,8 +33,6 @@ PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "euro
 PUBLIC_TEXTS = 4000  # training texts per concept of a public data set, as in SAEBench (Karvonen et al. 2025)
 EMBEDDED = "embedded"
 """The name of the text and of the model that come with the package."""
-KNOWN = "known"
-"""The text source and model name of activations drawn from a known dictionary."""
 
 
 class _Settings(BaseModel):
@@ -47,6 +55,11 @@ class TextSettings(_Settings):
     cut: Cut = "passages"
     """passages (cut a text longer than the context into several passages) or first (read only its first tokens)."""
 
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the text is the corpus that comes with the package."""
+        return self.source == EMBEDDED
+
 
 class ModelSettings(_Settings):
     """The model, and the layer whose activations are read."""
@@ -63,6 +76,11 @@ class ModelSettings(_Settings):
     """Largest number of tokens in a passage of text, special tokens included."""
     batch_size: bounds.Positive = 32
     """Passages in one forward pass."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the model is the one that comes with the package."""
+        return self.name == EMBEDDED
 
 
 class DataSettings(_Settings):
@@ -198,7 +216,7 @@ class EvaluationSettings(_Settings):
 
 
 class TruthSettings(_Settings):
-    """The known dictionary, used if model.name and text.source are known."""
+    """The known dictionary, used if origin.kind is known."""
 
     features: bounds.Positive = 512
     """Number of true features, F."""
@@ -231,6 +249,7 @@ class TruthSettings(_Settings):
 class RunSettings(_Settings):
     """All settings of a run."""
 
+    origin: ChosenOrigin = default_origin()
     text: TextSettings = TextSettings()
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
@@ -244,13 +263,17 @@ class RunSettings(_Settings):
         """The seed of the known dictionary and of its activations."""
         return self.training.seed if self.truth.seed is None else self.truth.seed
 
-    @model_validator(mode="after")
-    def _all_or_nothing_is_known(self) -> Self:
-        if (self.text.source == KNOWN) != (self.model.name == KNOWN):
-            raise ValueError(
-                f"text.source is {self.text.source} and model.name {self.model.name}; set both to {KNOWN}, or neither"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _origin_is_chosen(cls, values: Any) -> Any:
+        return with_origin(values, unnamed=EMBEDDED) if isinstance(values, Mapping) else values
+
+    @model_serializer(mode="wrap")
+    def _without_a_plain_origin(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        if not says_more(self.origin):
+            written.pop("origin", None)
+        return written
 
     @model_validator(mode="after")
     def _methods_are_some(self, given: ValidationInfo) -> Self:
@@ -377,9 +400,13 @@ def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = Fal
         return RunSettings.model_validate(values, context=bounds.STORED if stored else None)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
+        section, *rest = first["loc"] or ("",)
+        fields = _fields_of(str(section), rest)
+        if section == "origin":  # behind which its kind stands, as which pydantic read it
+            rest = rest[1:]
+        name = ".".join(map(str, (section, *rest)))
         if first["type"] == "extra_forbidden":
-            known = _known_beside(name)
+            known = ", ".join(fields)
             raise UserError(f"Unknown setting {short(name)} in {origin}; known there: {known}.") from None
         message = first["msg"].removeprefix("Value error, ")
         given = f" (given: {short(repr(first['input']))})" if name else ""
@@ -392,10 +419,11 @@ def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "text": {"cut": "first", **text}} if isinstance(text, Mapping) else dict(values)
 
 
-def _known_beside(name: str) -> str:
-    """List the valid names beside an unknown dotted setting name."""
-    section = name.split(".")[0]
+def _fields_of(section: str, rest: Sequence[int | str]) -> Iterable[str]:
+    """List the valid names beside an unknown setting of a section."""
+    if section == "origin" and rest:
+        return ORIGINS[str(rest[0])].model_fields
     field = RunSettings.model_fields.get(section)
     if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-        return ", ".join(RunSettings.model_fields)
-    return ", ".join(field.annotation.model_fields)
+        return RunSettings.model_fields
+    return field.annotation.model_fields

@@ -14,7 +14,6 @@ from sae_core.analysis.reconstruction.reconstruction import IDENTITY_TOKENS
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.similarity.cosines import HELD_CELLS, SAMPLED
 from sae_core.foundation.methods import REFERENCE
-from sae_core.foundation.settings.sections import EMBEDDED
 from sae_core.runs.planning.counts import Counted
 from sae_core.runs.planning.index_stages import kept_memory
 from sae_core.runs.planning.stages import Stage, Work
@@ -120,7 +119,7 @@ def _dictionary(work: Work) -> Stage:
 
 def _concepts(work: Work) -> Stage:
     settings, rates = work.settings.evaluation, work.rates
-    if work.settings.text.source != EMBEDDED:
+    if not work.settings.origin.labels_texts(work.settings):
         return Stage("evaluate concepts", "evaluate", seconds=0.0, memory=_memory(work))
     there = (work.rows + work.evaluated) / max(1.0, rates.tokens_per_text)
     texts = round(FOUND * min(settings.pool_texts, there))

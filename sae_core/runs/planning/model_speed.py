@@ -16,7 +16,7 @@ from sae_core.activations.origins.language_model.reading import CPU_TOKENS, Lang
 from sae_core.activations.origins.text.documents import TEXT_FORMATS, load_documents
 from sae_core.foundation.files import row_files as tables
 from sae_core.foundation.machine.host_memory import free_host_memory
-from sae_core.foundation.settings.sections import EMBEDDED, RunSettings
+from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs.planning.machines import resident_memory
 from sae_core.runs.planning.rates import CHARS_PER_TOKEN, TOKENS_PER_TEXT
 
@@ -89,7 +89,7 @@ def _sample(settings: RunSettings, speed: TextSpeed) -> list[str]:
     """Some texts of the source, if they can be had without the hub, and how long they took."""
     source = settings.text.source
     path = Path(source).expanduser()
-    embedded = source == EMBEDDED
+    embedded = settings.text.is_embedded
     if not embedded and not path.exists() and path.suffix.lower() not in (*tables.FORMATS, *TEXT_FORMATS):
         speed.remarks.append(f"Text of {source} was not read: its download is not in the time.")
         return []
@@ -104,7 +104,7 @@ def _sample(settings: RunSettings, speed: TextSpeed) -> list[str]:
 
 
 def _is_local(settings: RunSettings) -> bool:
-    return settings.model.name == EMBEDDED or Path(settings.model.name).expanduser().is_dir()
+    return settings.model.is_embedded or Path(settings.model.name).expanduser().is_dir()
 
 
 def _read(model: LanguageModel, texts: Sequence[str], seconds: float) -> tuple[float, Tensor]:

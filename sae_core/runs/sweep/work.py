@@ -17,7 +17,7 @@ from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN, RunSettings
+from sae_core.foundation.settings.sections import RunSettings
 from sae_core.runs import whole_way as pipeline
 from sae_core.runs.sweep.combinations import Sweep
 from sae_core.runs.sweep.jobs import Job, run_jobs
@@ -44,7 +44,7 @@ def open_runs(sweep: Sweep) -> list[Run]:
 
 def is_done(run: Run, stages: Collection[str]) -> bool:
     """Whether a run is trained and measured."""
-    scored = run.settings.model.name != KNOWN or TRUTH.is_finished(run)
+    scored = not run.settings.origin.has_truth or TRUTH.is_finished(run)
     return pipeline.is_trained(run) and pipeline.is_evaluated(run, stages) and scored
 
 
@@ -119,7 +119,7 @@ def _train_and_measure(path: Path, stages: Collection[str], *, progress: Progres
         # torch was imported by the process that this one was forked from, before the variable was set.
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     pipeline.train(run, progress=progress)
-    if run.settings.model.name == KNOWN:
+    if run.settings.origin.has_truth:
         evaluate_run(run, stages=(TRUTH.name,), progress=progress)
     pipeline.evaluate(run, stages=stages, progress=progress)
 

@@ -217,6 +217,19 @@ def test_what_is_found_of_a_known_truth_has_intervals_and_differences(
     assert COVERED in [each.value for each in app.caption]
 
 
+@pytest.mark.parametrize("page", ["text", "spurious"])
+def test_pages_of_texts_say_that_an_origin_has_none(
+    monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path, page: str
+) -> None:
+    other = shutil.copytree(run.path, tmp_path / "run")
+    manifest = read_json(other / "run.json")
+    manifest["settings"]["text"]["source"] = manifest["settings"]["model"]["name"] = "known"
+    write_json(other / "run.json", manifest)
+    app = open_page(monkeypatch, other, page)
+    assert not app.exception
+    assert "come from a known dictionary" in html(app)
+
+
 def step(members: int, gain: float | None) -> dict:
     keys = ("train_seconds", "train_flops", "bytes", "inference_seconds_per_token", "explained_variance")
     empty = {"mean": None, "low": None, "high": None}

@@ -57,8 +57,9 @@ def _fate(kinds: set[type], wrong: str) -> Fate:
 def fields() -> Iterator[tuple[str, FieldInfo]]:
     """(dotted name, field) of every setting."""
     for section, table in RunSettings.model_fields.items():
-        for name, info in table.annotation.model_fields.items():  # type: ignore[union-attr]
-            yield f"{section}.{name}", info
+        if section != "origin":  # one of several tables, whose kind says which
+            for name, info in table.annotation.model_fields.items():  # type: ignore[union-attr]
+                yield f"{section}.{name}", info
 
 
 def single_settings(world: World) -> Iterator[Case]:

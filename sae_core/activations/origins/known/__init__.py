@@ -1,1 +1,3 @@
 """Activations drawn from a known dictionary."""
+
+from sae_core.activations.origins.known.origin import Known as Known

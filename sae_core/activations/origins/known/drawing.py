@@ -22,7 +22,6 @@ from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, Cache
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import KNOWN
 
 SAMPLED_BLOCKS = 16
 """Blocks on which mean and scale of a stream are measured."""
@@ -31,7 +30,7 @@ _SHARD_BLOCKS = 16
 
 
 def write_known(run: Run, *, progress: Progress = silent) -> None:
-    """Write the dictionary of a run with ``model.name`` known, and its activation caches.
+    """Write the dictionary of a run with this origin, and its activation caches.
 
     What is finished is skipped, and what was interrupted goes on, with the same result bit by bit. With
     ``data.storage`` stream only the rows for evaluation are kept.
@@ -40,7 +39,7 @@ def write_known(run: Run, *, progress: Progress = silent) -> None:
     dictionary = run_dictionary(run)
     data = settings.data
     if not run.is_finished("corpus"):
-        facts = {"model": KNOWN, "d_in": dictionary.d_in, "train_tokens": data.train_tokens, "tokens": 0}
+        facts = {"model": settings.origin.kind, "d_in": dictionary.d_in, "train_tokens": data.train_tokens, "tokens": 0}
         run.finish("corpus", {**facts, "evaluation_tokens": data.evaluation_tokens}, files=[run.truth])
     if run.is_finished("activations"):
         return
@@ -68,8 +67,7 @@ def run_dictionary(run: Run) -> KnownDictionary:
         UserError: If the run's activations do not come from one.
     """
     settings = run.settings
-    if settings.model.name != KNOWN:
-        raise UserError(f"The activations of {run.path} come from {settings.model.name}, not from a known dictionary.")
+    settings.origin.require_truth(run)
     if not run.truth.exists():
         save_dictionary(make_dictionary(settings.truth, settings.truth_seed), run.truth)
     return load_dictionary(run.truth)

@@ -1,1 +1,3 @@
-"""Activations of a language model: texts cut into passages, read, replaced."""
+"""Activations of a language model that reads text."""
+
+from sae_core.activations.origins.language_model.origin import LanguageModelOrigin as LanguageModelOrigin

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sae_core.foundation.settings.sections import KNOWN, RunSettings
+from sae_core.foundation.settings.sections import RunSettings
 
 _PARTS = (("train", "training"), ("index", "indexed"), ("evaluation", "held-out"))
 
@@ -17,7 +17,7 @@ def asked_and_got(settings: RunSettings, facts: Mapping[str, Any]) -> str:
         settings: The run's.
         facts: What was recorded of its corpus; empty if there is none yet.
     """
-    if "train_tokens" not in facts or settings.model.name == KNOWN:
+    if "train_tokens" not in facts:
         return ""
     asked, parts = settings.data, []
     for key, name in _PARTS:
@@ -43,8 +43,6 @@ def what_is_short(settings: RunSettings, facts: Mapping[str, Any]) -> str:
         settings: The run's.
         facts: What was recorded of its corpus.
     """
-    if settings.model.name == KNOWN:
-        return ""
     asked, short, enough = settings.data, [], []
     for key, name in (_PARTS[0], _PARTS[2]):
         wanted, got = getattr(asked, f"{key}_tokens"), facts.get(f"{key}_tokens")

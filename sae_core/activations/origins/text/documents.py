@@ -17,7 +17,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files import row_files as tables
 from sae_core.foundation.files.clean_text import clean_text
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import EMBEDDED, TextSettings
+from sae_core.foundation.settings.sections import TextSettings
 
 TEXT_FORMATS = (".txt", ".md")
 MIN_PASSAGE_CHARS = 200
@@ -49,7 +49,7 @@ def iter_documents(settings: TextSettings) -> Generator[Document, None, None]:
     Raises:
         UserError: If the source is missing, unreadable, lacks the text column or cannot be reached.
     """
-    if settings.source == EMBEDDED:
+    if settings.is_embedded:
         passages = docstrings.iter_passages(workers=_WORKERS)
         with closing(passages):  # ends the processes that read ahead
             yield from islice(map(_document_of_passage, passages), settings.max_documents)

@@ -30,7 +30,7 @@ from sae_core.activations.origins.language_model.model.stored import refuse_code
 from sae_core.activations.origins.language_model.model.weights import Weights
 from sae_core.activations.origins.text import hub
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import EMBEDDED, ModelSettings
+from sae_core.foundation.settings.sections import ModelSettings
 
 Result = TypeVar("Result")
 
@@ -155,7 +155,7 @@ def load_hooked_shape(settings: ModelSettings) -> ModelShape:
 
 def _locate(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
     """What transformers is to load, and with which options. Without the hub only its local cache is asked."""
-    if settings.name == EMBEDDED:
+    if settings.is_embedded:
         return str(embedded.model_folder()), {"local_files_only": True}
     folder = Path(settings.name).expanduser()
     if folder.is_dir():
@@ -171,7 +171,7 @@ def _attempt(settings: ModelSettings, load: Callable[[], Result], *, what: str =
     try:
         return load()
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError … depending on what is wrong
-        local = settings.name == EMBEDDED or Path(settings.name).expanduser().is_dir()
+        local = settings.is_embedded or Path(settings.name).expanduser().is_dir()
         if not local and not hub.is_reachable():
             raise UserError(
                 f"Model {settings.name!r} is neither a folder nor in the local cache, and the hub ({hub.endpoint()}) "
