@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,7 @@ class FixedL0SAE(SAE):
         seed: Seed of the initial weights.
     """
 
-    settings = ("k",)
+    settings: ClassVar[tuple[str, ...]] = ("k",)
     selects = True
 
     def __init__(self, d_in: int, width: int, *, k: int, seed: int = 0) -> None:

@@ -41,7 +41,8 @@ class MatryoshkaSAE(BatchTopKSAE):
 
     def loss(self, x_BD: Tensor, coefs_BN: Tensor, squared_error: Tensor) -> Tensor:
         """The squared errors of all nested dictionaries."""
-        total, recon_BD, first = super().loss(x_BD, coefs_BN, squared_error), self.b_dec, 0
+        total, first = super().loss(x_BD, coefs_BN, squared_error), 0
+        recon_BD: Tensor = self.b_dec
         for width in nested_widths(self.width, self.levels)[:-1]:
             recon_BD = recon_BD + coefs_BN[:, first:width] @ self.W_dec[first:width]
             total = total + (recon_BD - x_BD).square().sum() / len(x_BD)

@@ -58,15 +58,17 @@ class PlainLoss:
             penalty = (self.coefs_BN * sae.W_dec.norm(dim=1)).sum(dim=1).mean()
         self.recon_BD = self.coefs_BN @ sae.W_dec + sae.b_dec
         self.squared_error = (self.recon_BD - x_BD).square().sum()
-        self.loss = self.squared_error / x_BD.numel() + sparsity * penalty / x_BD.shape[1]
+        lowered = sae.loss(x_BD, self.coefs_BN, self.squared_error)
+        self.loss = lowered / x_BD.shape[1] + sparsity * penalty / x_BD.shape[1]
         if len(dead_M):
-            help_for_dead = self._auxk(screen_BN) if sae.selects else self._revival(pre_BN)
+            help_for_dead = self._auxk(screen_BN) if "k" in sae.settings else self._revival(pre_BN)
             self.loss = self.loss + aux_coefficient * help_for_dead
 
     def _auxk(self, screen_BN: Tensor) -> Tensor:
         """Dead features explain x − g(x), a constant here; b_dec is in g already."""
         left_BD = (self.x_BD - self.recon_BD).detach()
-        exact_BM = (self.x_BD - self.sae.b_dec.detach()) @ self.sae.W_enc[:, self.dead_M] + self.sae.b_enc[self.dead_M]
+        b_dec = self.sae.b_dec.detach() if self.sae.selects else self.sae.b_dec  # by hand, centring is constant
+        exact_BM = (self.x_BD - b_dec) @ self.sae.W_enc[:, self.dead_M] + self.sae.b_enc[self.dead_M]
         pre_BM = screen_BN[:, self.dead_M] + exact_BM - exact_BM.detach()
         lowest = pre_BM.topk(min(self.sae.d_in // 2, len(self.dead_M)), dim=1).values[:, -1:].detach()
         coefs_BM = (pre_BM * (pre_BM >= lowest)).relu()

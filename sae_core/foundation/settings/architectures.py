@@ -61,8 +61,8 @@ def _literals(node: ast.ClassDef) -> dict[str, Any]:
     return {
         target.id: ast.literal_eval(statement.value)
         for statement in node.body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
         if isinstance(target, ast.Name) and target.id in ("architecture", *_READ)
     }
 
