@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sae_core.activations.sharing import activations_key
+from sae_core.analysis.atoms.stage import LENS
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.origins import ORIGINS
@@ -65,6 +66,8 @@ def test_what_an_origin_lacks_is_said_with_what_the_run_has(tmp_path: Path) -> N
             getattr(run.settings.origin, f"require_{require}")(run)
     for run, require in ((read, "text"), (read, "rows"), (drawn, "truth")):
         getattr(run.settings.origin, f"require_{require}")(run)
+    assert "come from a known dictionary" in LENS.skipped(drawn, "single")
+    assert "the facts of the corpus say why" in LENS.skipped(read, "single")
 
 
 def test_people_read_what_activations_are_of() -> None:

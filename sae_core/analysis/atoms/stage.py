@@ -24,6 +24,9 @@ def _lens(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 
 def _no_lens(run: Run, _: str) -> str:
+    origin = run.settings.origin
+    if not origin.reads_text:
+        return f"the activations come from {origin.title}, not from a language model that promotes tokens"
     known = run.corpus.lens.exists()
     return "" if known else "the model's path to its logits is not known; the facts of the corpus say why"
 
