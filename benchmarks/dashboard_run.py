@@ -34,7 +34,7 @@ from sae_core.analysis.similarity.cosines import Match, cosine_blocks, random_be
 from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import write_json, write_table, write_tensors
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.labels import LabelStore
 from sae_core.sae import TopKSAE
 

@@ -65,8 +65,8 @@ def measure(storage: str, made: str, tokens: int, members: int) -> Seconds:
     from sae_core.activations.origins.language_model.tokenized import TextTokenizer
     from sae_core.activations.store.cache import CacheWriter
     from sae_core.foundation.run import Run
-    from sae_core.foundation.settings.sections import RunSettings
-    from sae_core.runs import whole_way as pipeline
+    from sae_core.foundation.settings.run_settings import RunSettings
+    from sae_core.runs import pipeline
     from sae_core.training import prefetch
     from sae_core.training.step import Trainer
 

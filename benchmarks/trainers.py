@@ -60,7 +60,7 @@ def ours(case: Case, members: int, *, kernels: str) -> Step:
     """The members' steps on one batch, as `train_stage` does them."""
     import torch
 
-    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.foundation.settings.run_settings import RunSettings
     from sae_core.training.members import make_trainer
     from sae_core.training.stage import Plan
 

@@ -21,7 +21,7 @@ FOR_ALL_PAGES = (
     "plotly.graph_objects",
     "pyarrow.parquet",
     "sqlalchemy.dialects.sqlite",
-    "sae_core.report.texts",
+    "sae_core.report.wording",
 )
 """What the first page needs, whichever it is, besides what pages share and their data. It comes before the server:
 beside it, both would take longer."""

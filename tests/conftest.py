@@ -34,8 +34,8 @@ import pytest
 from models import MARKUP, build_model, build_tokenizer, sample_texts
 
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.runs import pipeline
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -19,7 +19,7 @@ from sae_core.activations.store.checksums import Verified
 from sae_core.activations.store.piles import choose_shuffle
 from sae_core.foundation.files.whole_files import read_object, replacing
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 _STAGES = (CORPUS.key, ACTIVATIONS.key)
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.activations.origins.text.token_texts import TokenTexts
-from sae_core.analysis.shared.codes import Encoders, partial_sums
+from sae_core.analysis.shared.ensemble_codes import Encoders, partial_sums
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.clean_text import clean_text
 from sae_core.foundation.machine.device import naming_full_memory, resolve_device
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 if TYPE_CHECKING:
     from sae_core.activations.origins.language_model.reading import LanguageModel

@@ -22,7 +22,7 @@ from sae_core.analysis.reconstruction.figures import (
     EXPLAINED_VARIANCE,
     LOSS,
 )
-from sae_core.analysis.shared.terms import PLAIN, STANDARDISED
+from sae_core.analysis.shared.names_in_tables import PLAIN, STANDARDISED
 from sae_core.analysis.stability.figures import SECOND_STAGE, STABILITY
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.figures import Figure, cells

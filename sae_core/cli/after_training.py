@@ -23,8 +23,8 @@ from sae_core.cli.options import AsJson
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine import launch
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import PUBLIC_SETS, PUBLIC_TEXTS
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.run_settings import PUBLIC_SETS, PUBLIC_TEXTS
+from sae_core.runs import pipeline
 
 
 def index(run: RunPath, as_json: AsJson = False) -> None:

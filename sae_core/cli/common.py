@@ -18,7 +18,7 @@ from sae_core.foundation.faults import disk_sentence
 from sae_core.foundation.machine import environment as variables
 from sae_core.foundation.machine import launch
 from sae_core.foundation.run import Run, find_runs, holds_runs, is_run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes

@@ -12,7 +12,7 @@ from sae_core.cli.common import Host, Port, command_line, open_or_create, print_
 from sae_core.cli.options import AsJson, Assignments, Chosen, parse_assignments
 from sae_core.cli.serve import serve_dashboard
 from sae_core.foundation.settings.presets import preset_settings
-from sae_core.runs import whole_way as pipeline
+from sae_core.runs import pipeline
 
 
 def demo(

@@ -26,7 +26,7 @@ def joint_map(
     """Map the atoms of two ensembles together (one UMAP of both), so that the dashboard shows them side by side."""
     left, right = _one(run, ensemble), _one(other_run or run, other)
     from sae_core.analysis.atoms.joint_map import Side, joint_map_path, make_joint_map
-    from sae_core.analysis.shared.terms import THRESHOLD
+    from sae_core.analysis.shared.names_in_tables import THRESHOLD
 
     sides = Side(left, ensemble), Side(right, other)
     if ensemble == other and left.path.resolve() == right.path.resolve():

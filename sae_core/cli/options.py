@@ -14,7 +14,8 @@ import typer
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import is_run, layer_folder
 from sae_core.foundation.settings.presets import PRESETS, preset_settings
-from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.foundation.settings.toml_files import parse_value
 
 Preset = Annotated[

@@ -11,7 +11,7 @@ from sae_core.cli import console
 from sae_core.cli.common import MOST_SEEDS, RunPath, command_line, print_by_run, stoppable, trained_runs
 from sae_core.cli.options import AsJson
 from sae_core.foundation.errors import UserError
-from sae_core.runs import whole_way as pipeline
+from sae_core.runs import pipeline
 
 if TYPE_CHECKING:
     from sae_core.analysis.spurious.tasks import Columns
@@ -87,7 +87,7 @@ def _column(option: str, given: str) -> tuple[str, tuple[str, str]]:
 
 def _print(facts: dict[str, Any]) -> None:
     from sae_core.activations.origins.text.asked import what_was_read
-    from sae_core.analysis.shared.terms import texts_in_words
+    from sae_core.analysis.shared.names_in_tables import texts_in_words
     from sae_core.analysis.spurious.removal import as_text
 
     target, spurious = (" or ".join(facts[label][::-1]) for label in ("target", "spurious"))

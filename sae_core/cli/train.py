@@ -21,7 +21,7 @@ from sae_core.cli.options import AsJson, Chosen, Layers, Sites, choose_places, t
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine import launch
 from sae_core.foundation.run import Run, find_runs, holds_runs
-from sae_core.runs import whole_way as pipeline
+from sae_core.runs import pipeline
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes

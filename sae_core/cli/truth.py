@@ -15,8 +15,8 @@ from sae_core.cli.options import AsJson, Assignments, ConfigPath, parse_assignme
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run, is_run, seed_folder
 from sae_core.foundation.settings.bounds import LARGEST_SEED
-from sae_core.foundation.settings.sections import load_settings
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.runs import pipeline
 
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "small": {
@@ -78,7 +78,7 @@ def truth(
     if as_json:
         console.print_json(facts)
         return
-    from sae_core.analysis.shared.terms import COVERED
+    from sae_core.analysis.shared.names_in_tables import COVERED
     from sae_core.analysis.truth.over_seeds import as_text, differences_as_text
 
     rows = [as_text(name, figures) for name, figures in facts["ensembles"].items()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from sae_core.foundation.settings.sections import RunSettings, SAESettings
+    from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 
 Wiring = Literal["parallel", "residual"]
 """parallel: every member reads the activation; residual: every member reads the residual of the earlier members."""

@@ -41,7 +41,7 @@ REPEATS = next(name for name, method in EVERY.items() if method.repeats_referenc
 """The ensemble whose members are further trainings of the reference."""
 
 if TYPE_CHECKING:
-    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.foundation.settings.run_settings import RunSettings
 
     MethodName = str
 else:

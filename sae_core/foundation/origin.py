@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sae_core.foundation.run import Run
-    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.foundation.settings.run_settings import RunSettings
 
 
 class Origin(BaseModel):

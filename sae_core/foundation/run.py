@@ -20,7 +20,8 @@ from uuid import uuid4
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_object, write_json
 from sae_core.foundation.folders import CorpusFolder, EnsembleFolder, file_name
-from sae_core.foundation.settings.sections import RunSettings, parse_settings, stored_settings
+from sae_core.foundation.settings.reading import parse_settings, stored_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 FORMAT = 1
 DETECTORS, DETECTION = "detectors", "detection"

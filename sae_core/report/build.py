@@ -9,8 +9,11 @@ from typing import Any
 from sae_core.foundation.files.whole_files import write_json, write_text
 from sae_core.foundation.numbers import compact, moment
 from sae_core.foundation.settings.architectures import fixes_l0
-from sae_core.foundation.settings.sections import parse_settings
-from sae_core.report import context, detection, parts, texts
+from sae_core.foundation.settings.reading import parse_settings
+from sae_core.report import context_sections as context
+from sae_core.report import detection_sections as detection
+from sae_core.report import reconstruction_sections as parts
+from sae_core.report import wording as texts
 from sae_core.report.gather import gather
 from sae_core.report.html import Html, contents, definitions, element, items, joined, page, questions, section
 from sae_core.report.runs import find_subject

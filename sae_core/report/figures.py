@@ -13,8 +13,8 @@ from typing import Any
 from sae_core.analysis.concepts.detected import above_of, means_of, read_means
 from sae_core.analysis.figures import REPORTED
 from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.names_in_tables import CONFOUNDED
 from sae_core.analysis.shared.seeds import difference, mean_interval, within
-from sae_core.analysis.shared.terms import CONFOUNDED
 from sae_core.analysis.summary import by_ensemble
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.figures import Figure

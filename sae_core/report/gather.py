@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from sae_core.analysis.cost.effort import effort_of
+from sae_core.analysis.shared.names_in_tables import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
 from sae_core.analysis.shared.seeds import mean_interval
-from sae_core.analysis.shared.terms import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae_core.analysis.shared.names_in_tables import PRECISION, RANDOM
 from sae_core.analysis.shared.seeds import mean_interval, within
-from sae_core.analysis.shared.terms import PRECISION, RANDOM
 from sae_core.analysis.truth.figures import COMPARED
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.methods import BASELINES

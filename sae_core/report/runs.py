@@ -13,7 +13,7 @@ from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
 from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run, find_runs, first_difference
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs.sweep.combinations import is_sweep, open_sweep
 from sae_core.runs.sweep.results import SEED, collect
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.analysis.shared.terms import colour_of
+from sae_core.analysis.shared.names_in_tables import colour_of
 
 OTHERS = ("#b8609a", "#7e8c2e", "#a8483f", "#7a6fd0")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_core.analysis.cost.figures import ADDED, BYTES, PER_COST, TIME_A_TOKEN, TRAIN_FLOPS, TRAIN_SECONDS
 from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
-from sae_core.analysis.shared.terms import NOISE_NULL
+from sae_core.analysis.shared.names_in_tables import NOISE_NULL
 from sae_core.analysis.stability.figures import STAGES
 from sae_core.analysis.truth.figures import COMPARED
 from sae_core.foundation.figures import Figure

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sae_core.analysis.shared.terms import CONTROL_MISSING
+from sae_core.analysis.shared.names_in_tables import CONTROL_MISSING
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import REFERENCE, control_name, headed, title_of
 from sae_core.foundation.numbers import compact, percent, seconds, size

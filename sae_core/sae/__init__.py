@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from sae_core.foundation.settings.sections import SAESettings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae.base import ARCHITECTURES, SAE, Kernel
 
 for _found in pkgutil.iter_modules(__path__):

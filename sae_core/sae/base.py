@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.settings.architectures import DECLARED, Declared
 from sae_core.foundation.settings.bounds import LARGEST_SEED
-from sae_core.foundation.settings.sections import SAESettings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae.sparse_code import SparseCode
 
 ARCHITECTURES: dict[str, type[SAE]] = {}

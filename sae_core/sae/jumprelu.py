@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from sae_core.foundation.settings.sections import SAESettings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae.base import SAE, Kernel
 
 

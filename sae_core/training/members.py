@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.method import One
 from sae_core.foundation.settings.bounds import LARGEST_SEED
-from sae_core.foundation.settings.sections import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
 from sae_core.sae import SAE, make_sae
 from sae_core.training.distribution import Part, Split
 from sae_core.training.kernels import has_fast_bfloat16, use_fast

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sae_core.foundation.machine.host_memory import free_host_memory
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.sae import ARCHITECTURES
 from sae_core.training.stage import Plan
 

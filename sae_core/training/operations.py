@@ -11,7 +11,7 @@ import torch
 
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.method import One, Several
-from sae_core.foundation.settings.sections import RunSettings, SAESettings
+from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, Kernel, make_sae
 
 FLOAT, IDLE = 4, 8

@@ -26,8 +26,8 @@ from sae_core.ensembles.ensemble import Ensemble, through
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, write_json
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import Kernels
-from sae_core.foundation.settings.sections import Residuals as Wanted
+from sae_core.foundation.settings.run_settings import Kernels
+from sae_core.foundation.settings.run_settings import Residuals as Wanted
 from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import Plan, Target

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.foundation.settings.sections import TrainingSettings
+from sae_core.foundation.settings.run_settings import TrainingSettings
 
 
 def learning_rate(step: int, steps: int, settings: TrainingSettings) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import TrainingSettings
+from sae_core.foundation.settings.run_settings import TrainingSettings
 from sae_core.training.checkpoint import Progressed, load_checkpoint, save_checkpoint
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.distribution import Part, part_of

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import is_out_of_memory
-from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import SAESettings, TrainingSettings
 from sae_core.sae import SAE
 from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome, compute

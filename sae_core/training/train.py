@@ -33,10 +33,10 @@ from sae_core.training.memory import fitting_members, free_memory
 from sae_core.training.operations import Boosting
 from sae_core.training.pipelined import Pipeline
 from sae_core.training.processes import ALONE, Processes
-from sae_core.training.records import Trained, longest, peak_memory, training_facts
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target
 from sae_core.training.step import Trainer, assert_members_differ
+from sae_core.training.training_facts import Trained, longest, peak_memory, training_facts
 
 FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
 """What to do when the memory of a device is full."""

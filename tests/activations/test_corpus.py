@@ -15,7 +15,7 @@ from sae_core.activations.origins.text.token_texts import PARTIAL, TokenTexts, b
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_table, write_tensors
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 TEXT = "The naïve café – 東京, 🙂 end.\n\n    def f(x):\n"
 

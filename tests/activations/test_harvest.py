@@ -27,7 +27,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_table, read_tensors, write_json, write_table
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 TEXTS = sample_texts(150, seed=9)
 

@@ -17,7 +17,7 @@ from sae_core.activations.origins.language_model.model.loading import load_confi
 from sae_core.activations.origins.language_model.reading import LanguageModel, Place
 from sae_core.activations.origins.language_model.substitution import SubstitutedModel
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 GELU = ModelSettings(name="transformer-lens:gelu-1l", layer=0, context=32)
 

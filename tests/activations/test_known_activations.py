@@ -29,8 +29,9 @@ from sae_core.activations.store.cache import ActivationCache
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import TruthSettings, load_settings
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import TruthSettings
+from sae_core.runs import pipeline
 
 SETTINGS = TruthSettings(features=80, dimension=16, active=6.0, topics=4, correlation=0.5, children=0.4)
 ROWS = 40 * BLOCK_ROWS

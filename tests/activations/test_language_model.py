@@ -19,7 +19,7 @@ from sae_core.activations.origins.language_model.model import loading
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.text import hub
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings, Site
+from sae_core.foundation.settings.run_settings import ModelSettings, Site
 
 CAUSAL = [family for family in FAMILIES if family != "bert"]
 LAYERS = 3

@@ -18,8 +18,8 @@ from sae_core.activations.origins.language_model.reading import LanguageModel, P
 from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run, find_runs, layer_folder
-from sae_core.foundation.settings.sections import ModelSettings, RunSettings, Site
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.run_settings import ModelSettings, RunSettings, Site
+from sae_core.runs import pipeline
 
 FAMILIES = ("gpt2", "gpt_neox", "bert")
 PLACES = (Place(2, "residual"), Place(0, "residual"), Place(0, "mlp"), Place(2, "attention"), Place(1, "mlp"))

@@ -18,7 +18,7 @@ from sae_core.activations.origins.language_model.model.lens import lens_logits
 from sae_core.activations.origins.language_model.reading import LanguageModel, Place
 from sae_core.activations.origins.language_model.substitution import SubstitutedModel, UnpredictingError
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 D, LAYERS, CONTEXT = 32, 3, 40
 IDS: dict[str, Any] = {"vocab_size": 400, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}

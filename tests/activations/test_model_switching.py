@@ -12,7 +12,7 @@ from torch import nn
 
 from sae_core.activations.origins.language_model.model.switching import Switch, unswitched
 from sae_core.activations.origins.language_model.reading import LanguageModel
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 LONGEST_FULL = (5 + 2) * 4
 """Tokens up to which this BigBird reads with full attention, whatever is asked for."""

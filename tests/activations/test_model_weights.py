@@ -21,7 +21,7 @@ from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.language_model.substitution import SubstitutedModel, UnpredictingError
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 LETTERS = "<cls> <pad> <eos> <unk> L A G V S E R T I D P K Q N F Y M H W C X B U Z O . - <null_1> <mask>"
 Tensors = dict[str, Tensor]

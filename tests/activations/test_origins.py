@@ -15,7 +15,8 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.origins import ORIGINS
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 OLD = {"text.source": "known", "model.name": "known"}
 

@@ -23,8 +23,8 @@ from sae_core.activations.store.shuffle import draw_piles
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.runs import pipeline
 from sae_core.training.train import train_run
 
 DOCUMENTS, TOKENS, BATCH = 400, 20, 250

@@ -20,7 +20,7 @@ from sae_core.activations.origins.language_model.reading import ActivationBatch,
 from sae_core.activations.origins.language_model.streaming import StreamedActivations, _Stopped
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings, RunSettings
+from sae_core.foundation.settings.run_settings import ModelSettings, RunSettings
 from sae_core.training.prefetch import Prefetched, Waiting
 from sae_core.training.source import SlowBatches
 from sae_core.training.train import train_run

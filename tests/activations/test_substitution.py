@@ -22,7 +22,7 @@ from sae_core.activations.origins.language_model.substitution import Substituted
 from sae_core.analysis.reconstruction.loss import measure_loss
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings, Site
+from sae_core.foundation.settings.run_settings import ModelSettings, Site
 from sae_core.sae import SAE, ReLUSAE
 
 D = 32

@@ -21,7 +21,7 @@ import pytest
 from sae_core.activations.origins.text import docstrings, hub
 from sae_core.activations.origins.text.documents import MAX_PASSAGE_CHARS, load_documents, load_labelled, split_text
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import TextSettings
+from sae_core.foundation.settings.run_settings import TextSettings
 
 ROWS = [
     {"text": 'One, with a "quote"\nand two lines', "topic": "a", "stars": 5, "good": True},

@@ -13,7 +13,7 @@ from sae_core.activations.origins.language_model.model.vocabulary import splits_
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.language_model.tokenized import TextTokenizer
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 TEXT = "the fox </s> the <pad> fox"
 

@@ -25,9 +25,9 @@ from sae_core.analysis.evaluate import evaluate_run
 from sae_core.analysis.reconstruction import reconstruction
 from sae_core.analysis.reconstruction.loss import measure_loss
 from sae_core.analysis.reconstruction.reconstruction import measure_reconstruction
+from sae_core.analysis.shared.names_in_tables import CONTROL_MISSING
 from sae_core.analysis.shared.random_twin import random_stages
 from sae_core.analysis.shared.sample import training_sample
-from sae_core.analysis.shared.terms import CONTROL_MISSING
 from sae_core.analysis.stability.retrains import members_are_retrains
 from sae_core.analysis.stages import EVALUATIONS
 from sae_core.analysis.summary import as_text, summarize
@@ -36,7 +36,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
 from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import load_settings
+from sae_core.foundation.settings.reading import load_settings
 from sae_core.report.build import render
 from sae_core.report.gather import gather
 from sae_core.report.runs import find_subject

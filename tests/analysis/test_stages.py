@@ -11,7 +11,7 @@ import pytest
 
 from sae_core.analysis.stages import EVALUATIONS, PREPARING, STAGES, evaluations, is_done, stages_of
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import load_settings
+from sae_core.foundation.settings.reading import load_settings
 from sae_core.foundation.stages import Sizes, Stage
 
 TWO = Sizes(widths=(8, 8), active=(2, 2), d_in=4, vocabulary=50, read=90, trained=60, indexed=30, evaluated=20)

@@ -19,7 +19,7 @@ from command_line import call, refused, start_program
 from sae_core.cli import serve
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 LISTENING = "0A"
 

@@ -13,7 +13,7 @@ from command_line import call, refused, start_program
 
 from dashboard.hosts import is_own, is_served, read_authority
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 LOCAL, LAN, PROXY = "127.0.0.1", "192.0.2.7", "sae.example.org"
 

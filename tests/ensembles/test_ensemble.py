@@ -10,7 +10,7 @@ import torch
 from sae_core.ensembles.ensemble import Ensemble, Wiring, load_dictionaries, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.folders import EnsembleFolder
-from sae_core.foundation.settings.sections import Architecture, SAESettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
 
 WIRINGS: tuple[Wiring, ...] = ("parallel", "residual")

@@ -9,7 +9,7 @@ import torch
 from random_saes import random_sae
 from torch import Tensor
 
-from sae_core.analysis.shared.codes import Encoders
+from sae_core.analysis.shared.ensemble_codes import Encoders
 from sae_core.analysis.shared.random_twin import random_twin
 from sae_core.analysis.similarity.pair_scores import atom_cosines
 from sae_core.ensembles.ensemble import Ensemble, files_of, load_dictionaries, load_ensemble, save_ensemble

@@ -7,7 +7,8 @@ import pytest
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.methods import BY_DEFAULT, EVERY, title_of
-from sae_core.foundation.settings.sections import RunSettings, load_settings, parse_settings
+from sae_core.foundation.settings.reading import load_settings, parse_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.foundation.settings.toml_files import parse_value
 
 

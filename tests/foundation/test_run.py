@@ -19,7 +19,8 @@ from sae_core.foundation.files.whole_files import (
     write_tensors,
 )
 from sae_core.foundation.run import Run, find_runs
-from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 
 def test_create_then_open_gives_the_same_settings(tmp_path):

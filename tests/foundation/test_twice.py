@@ -18,7 +18,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.row_files import read_rows
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from command_line import call, refused
 from models import MARKUP
 from report_figures import EXPLAINED, figure
 
+from sae_core.analysis.shared.names_in_tables import COVERED
 from sae_core.analysis.shared.seeds import within
-from sae_core.analysis.shared.terms import COVERED
 from sae_core.analysis.summary import summarize
 from sae_core.foundation.files.whole_files import read_json, write_json
 from sae_core.foundation.run import Run

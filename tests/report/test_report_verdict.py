@@ -3,7 +3,7 @@
 import pytest
 from report_figures import EXPLAINED, figure
 
-from sae_core.analysis.shared.terms import CONTROL_MISSING
+from sae_core.analysis.shared.names_in_tables import CONTROL_MISSING
 from sae_core.report.figures import verdict_on
 from sae_core.report.verdict import decide
 

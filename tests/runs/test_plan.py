@@ -21,7 +21,8 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.methods import BY_DEFAULT, EVERY
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings, RunSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import ModelSettings, RunSettings
 from sae_core.runs.planning import model_speed
 from sae_core.runs.planning.calibration import calibrate
 from sae_core.runs.planning.machines import MACHINES, Machine, find_machine

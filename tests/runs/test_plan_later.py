@@ -16,7 +16,8 @@ from sae_core.activations.origins.language_model.model.shapes import ModelShape
 from sae_core.analysis.stages import EVALUATIONS, PREPARING
 from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import ModelSettings
 from sae_core.runs.planning import index_stages as units
 from sae_core.runs.planning import pace
 from sae_core.runs.planning.counts import Counted, distinct_tokens

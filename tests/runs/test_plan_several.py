@@ -13,7 +13,8 @@ from plans import PYTHIA, planned, planned_stages, rates_of_one
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sae_core.activations.origins.language_model.model.finding_shape import find_shape
-from sae_core.foundation.settings.sections import ModelSettings, SAESettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import ModelSettings, SAESettings
 from sae_core.runs.planning import calibration
 from sae_core.runs.planning.calibration import calibrate
 from sae_core.runs.planning.machines import MACHINES, Machine

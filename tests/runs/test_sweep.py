@@ -14,7 +14,7 @@ from sae_core.activations.harvest import harvest, train_cache
 from sae_core.activations.sharing import activations_key, share_activations
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import load_settings
+from sae_core.foundation.settings.reading import load_settings
 from sae_core.runs.sweep.combinations import is_sweep, open_sweep, parse_varied, plan_sweep
 from sae_core.runs.sweep.jobs import Job, run_jobs
 from sae_core.runs.sweep.results import as_table, choose

@@ -17,7 +17,8 @@ from sae_core.analysis.reconstruction.reconstruction import measure_reconstructi
 from sae_core.analysis.shared.random_twin import random_twin
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import SAESettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import make_sae
 from sae_core.sae.batch_topk import BatchTopKSAE
 from sae_core.sae.formats.saelens import load_sae, save_sae

@@ -17,7 +17,8 @@ from sae_core.analysis.shared.pooling import random_dictionary
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.settings.architectures import DECLARED, fixes_l0, listed, read_room
-from sae_core.foundation.settings.sections import SAESettings, TrainingSettings, parse_settings
+from sae_core.foundation.settings.reading import parse_settings
+from sae_core.foundation.settings.run_settings import SAESettings, TrainingSettings
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, JumpReLUSAE, Kernel, ReLUSAE, TopKSAE, make_sae
 from sae_core.sae.formats.saelens import load_sae, save_sae
 from sae_core.training.gradients import compute

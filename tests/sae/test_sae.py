@@ -6,7 +6,7 @@ import pytest
 import torch
 from random_saes import ALL, random_sae
 
-from sae_core.foundation.settings.sections import Architecture, SAESettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings
 from sae_core.sae import BatchTopKSAE, JumpReLUSAE, ReLUSAE, TopKSAE, make_sae
 from sae_core.sae.sparse_code import SparseCode, entry_products, largest, weighted_sum
 

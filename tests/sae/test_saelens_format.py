@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import Architecture, SAESettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
 from sae_core.sae.formats.saelens import load_sae, save_sae
 

@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction, mangle_type
 
-from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import SAESettings, TrainingSettings
 from sae_core.sae import make_sae
 from sae_core.training.kernels.gpu.step import GpuStep
 from sae_core.training.step import Trainer

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import Architecture, SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings, TrainingSettings
 from sae_core.sae import SAE, make_sae
 from sae_core.training.step import Trainer
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
 from sae_core.training.step import ADAM_EPSILON
 

@@ -9,7 +9,8 @@ from typing import Any
 from command_line import call
 
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
-from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs.planning.machines import Machine
 from sae_core.runs.planning.plan import stages_of
 from sae_core.runs.planning.rates import Rates, needed_steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sae_core.ensembles.ensemble import Ensemble, Wiring
-from sae_core.foundation.settings.sections import Architecture, SAESettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
 
 ALL = tuple(ARCHITECTURES)

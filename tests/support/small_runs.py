@@ -14,7 +14,7 @@ from sae_core.ensembles.ensemble import Ensemble, load_ensemble
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.training.train import train_run
 
 D, WIDTH, K, MEMBERS = 24, 64, 3, 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from sae_core.analysis.shared.terms import RANDOM
+from sae_core.analysis.shared.names_in_tables import RANDOM
 from sae_core.analysis.spurious.files import write_pooled
 from sae_core.analysis.spurious.removal import PooledTask
 from sae_core.analysis.spurious.runs import measure_pooled

@@ -33,11 +33,11 @@ from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import read_json, write_json, write_table, write_tensors
 from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.sae import TopKSAE
 from sae_core.training.curves import COLUMNS
-from sae_core.training.records import Trained, training_facts
 from sae_core.training.stage import Plan
+from sae_core.training.training_facts import Trained, training_facts
 
 Stop = Literal["train", "index", "evaluate"]
 INJECTION = "<img src=x onerror=alert(1)>"

@@ -15,7 +15,7 @@ from sources import TensorSource
 from together import in_processes, train
 
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture, RunSettings
+from sae_core.foundation.settings.run_settings import Architecture, RunSettings
 from sae_core.sae import BatchTopKSAE, make_sae
 from sae_core.training.distribution import Split, part_of
 from sae_core.training.gradients import compute

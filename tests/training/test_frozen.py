@@ -6,7 +6,7 @@ import pytest
 import torch
 from fast_and_plain import ALL, PRODUCTS, noise, sparse_sae
 
-from sae_core.foundation.settings.sections import Architecture
+from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import BatchTopKSAE
 from sae_core.training.kernels import frozen
 from sae_core.training.kernels.frozen import FrozenEncoder

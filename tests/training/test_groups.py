@@ -14,7 +14,7 @@ from sources import TensorSource
 from sae_core.foundation.machine.host_memory import free_host_memory
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.training import train as methods
 from sae_core.training.memory import USABLE, fitting_members
 from sae_core.training.stage import Plan

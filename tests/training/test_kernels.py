@@ -29,7 +29,7 @@ from sources import TensorSource, sparse_data
 from torch import Tensor
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import Architecture, RunSettings, SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import Architecture, RunSettings, SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE, make_sae
 from sae_core.training import kernels
 from sae_core.training.kernels import auxiliary

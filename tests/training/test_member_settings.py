@@ -14,7 +14,8 @@ from sources import TensorSource
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import SAE
 from sae_core.training.train import train_run
 

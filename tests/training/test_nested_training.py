@@ -16,7 +16,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import load_settings
+from sae_core.foundation.settings.reading import load_settings
 from sae_core.training.train import train_run
 
 NESTED = ("bag_of_boosted", "boosted_bags")

@@ -18,7 +18,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import is_out_of_memory, naming_full_memory
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture
+from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import BatchTopKSAE
 from sae_core.training import halves, step
 from sae_core.training.gradients import compute

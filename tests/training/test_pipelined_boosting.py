@@ -28,7 +28,7 @@ from sources import TensorSource, sparse_data
 
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture, SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings, TrainingSettings
 from sae_core.sae import make_sae
 from sae_core.training import prefetch
 from sae_core.training.pipelined import MOMENTUM, Pipeline

@@ -22,7 +22,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture, Kernels, RunSettings
+from sae_core.foundation.settings.run_settings import Architecture, Kernels, RunSettings
 from sae_core.sae import SAE
 from sae_core.training import residuals as boosting
 from sae_core.training.kernels.frozen import FrozenEncoder

@@ -12,7 +12,7 @@ from random_saes import ALL, random_sae
 from sources import TensorSource, sparse_data
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import Architecture, SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import Architecture, SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE, TopKSAE, make_sae
 from sae_core.training.gradients import compute
 from sae_core.training.step import Trainer

@@ -26,7 +26,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_tensors
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture
+from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import ARCHITECTURES
 from sae_core.training import prefetch
 from sae_core.training.interrupt import noting_interrupts

@@ -31,7 +31,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import Architecture
+from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import make_sae
 from sae_core.training.curves import COLUMNS, Curves
 from sae_core.training.gradients import Outcome

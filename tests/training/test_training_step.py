@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import Architecture, RunSettings, SAESettings, TrainingSettings
+from sae_core.foundation.settings.run_settings import Architecture, RunSettings, SAESettings, TrainingSettings
 from sae_core.sae import SAE, make_sae
 from sae_core.training import prefetch
 from sae_core.training.members import make_trainer, member_seed

@@ -22,7 +22,7 @@ from host_reads import HostReads
 from torch import Tensor
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import Architecture
+from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import SAE, BatchTopKSAE, Kernel
 from sae_core.training import kernels
 from sae_core.training.kernels.cpu.workspace import Workspace

@@ -18,7 +18,7 @@ from dashboard.shared.reads.label_store import label_stamp, label_table
 from dashboard.shared.reads.opening import EnsembleInfo, open_run
 from dashboard.shared.reads.tables import atoms, concepts, corpus, suggestions
 from sae_core.analysis.index.by_token import ByToken, TokenNames
-from sae_core.analysis.shared.terms import STANDARDISED
+from sae_core.analysis.shared.names_in_tables import STANDARDISED
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
 

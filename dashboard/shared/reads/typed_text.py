@@ -19,7 +19,7 @@ from dashboard.shared.reads.opening import open_run
 from dashboard.shared.reads.tables import corpus
 from sae_core.activations.origins.text.token_texts import TokenTexts
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 if TYPE_CHECKING:
     from sae_core.analysis.live_text import LiveText, ReadText, TextReader

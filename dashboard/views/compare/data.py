@@ -16,7 +16,7 @@ from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.shared.reads.tables import atoms, corpus, index, matches
 from dashboard.shared.reads.typed_text import loaded_ensemble, text_read
 from sae_core.analysis.index.examples import Example, top_examples
-from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
+from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.analysis.similarity.pair_scores import atom_cosines, correlations, overlaps
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run

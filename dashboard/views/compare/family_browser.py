@@ -19,7 +19,7 @@ from dashboard.shared.reads import label_store, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.compare import data, family_tables
 from dashboard.views.compare.charts import BY
-from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
+from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbers import compact, decimal, percent, whole
 from sae_core.report.html import Html, element

@@ -15,7 +15,7 @@ from dashboard.shared.reads import tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.compare import aligned_text, charts, data, family_browser
 from dashboard.views.compare.family_tables import agreement_tiles
-from sae_core.analysis.shared.terms import FAMILY_THRESHOLDS
+from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import percent, whole
 from sae_core.report.html import Cell, Column

@@ -29,9 +29,9 @@ from dashboard.views.concepts.charts import (
     with_features,
 )
 from sae_core.activations.origins.text.asked import what_was_read
-from sae_core.analysis.concepts.details import KEY
 from sae_core.analysis.concepts.detected import Mean, difference_of, means_of, texts_used
-from sae_core.analysis.shared.terms import PLAIN, SCALED, STANDARDISED
+from sae_core.analysis.concepts.detector_outcomes import KEY
+from sae_core.analysis.shared.names_in_tables import PLAIN, SCALED, STANDARDISED
 from sae_core.foundation.methods import REFERENCE, title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
 from sae_core.report.html import Cell, Column, Html

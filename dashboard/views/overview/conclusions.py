@@ -15,13 +15,13 @@ from dashboard.views.overview.findings import marginal_chart, recall_chart, stop
 from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
 from sae_core.analysis.cost.figures import TABLE as COST
 from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
-from sae_core.analysis.shared.terms import COVERED
+from sae_core.analysis.shared.names_in_tables import COVERED
 from sae_core.analysis.stability.figures import RETRAINED
 from sae_core.analysis.truth.figures import TABLE as TRUTH
 from sae_core.foundation.run import Run, report_page
 from sae_core.report.html import Html, definitions, element, items, questions
 from sae_core.report.tables import as_often, by_ensemble, by_members, by_stage, noise_notes, truth_differences
-from sae_core.report.texts import ANSWERS, DEFINITIONS, LIMITS
+from sae_core.report.wording import ANSWERS, DEFINITIONS, LIMITS
 
 
 def _sae(made: Html) -> Html:

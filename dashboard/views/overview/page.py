@@ -25,7 +25,7 @@ from sae_core.analysis.concepts.figures import detection
 from sae_core.analysis.cost.figures import TRAIN_SECONDS
 from sae_core.analysis.figures import OVERVIEW
 from sae_core.analysis.reconstruction.figures import LOSS_RECOVERED, NATS
-from sae_core.analysis.shared.terms import CONTROL, SCALED
+from sae_core.analysis.shared.names_in_tables import CONTROL, SCALED
 from sae_core.analysis.stages import stages_of
 from sae_core.analysis.summary import by_ensemble
 from sae_core.foundation.figures import Figure
@@ -34,7 +34,7 @@ from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, whole
 from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.html import Cell, Column, Html
-from sae_core.report.parts import nats
+from sae_core.report.reconstruction_sections import nats
 from sae_core.training.declared import TRAIN
 
 MAX_BUTTONS = 4

@@ -16,7 +16,7 @@ from dashboard.shared.look.tokens import show_alone
 from dashboard.shared.reads import label_store, one_feature, tables
 from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import Names
-from sae_core.analysis.shared.terms import MAINLY
+from sae_core.analysis.shared.names_in_tables import MAINLY
 from sae_core.foundation.colours import NEUTRAL, member_color
 from sae_core.foundation.numbers import decimal, percent
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from dashboard.shared.reads.cached import modified
-from sae_core.analysis.shared.terms import SPURIOUS
+from sae_core.analysis.shared.names_in_tables import SPURIOUS
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.run import Run
 

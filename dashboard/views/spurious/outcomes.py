@@ -14,8 +14,8 @@ from dashboard.shared.look.cards import chip, table
 from dashboard.shared.look.charts import figure
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.tokens import example_row, show_in_context
+from sae_core.analysis.shared.names_in_tables import BIASED, BY_PROBE, ORACLE
 from sae_core.analysis.shared.seeds import within
-from sae_core.analysis.shared.terms import BIASED, BY_PROBE, ORACLE
 from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole

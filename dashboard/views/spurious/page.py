@@ -14,7 +14,7 @@ from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
 from dashboard.views.spurious.workbench import workbench
 from sae_core.activations.origins.text.asked import what_was_read
-from sae_core.analysis.shared.terms import BIASED, ORACLE, texts_in_words
+from sae_core.analysis.shared.names_in_tables import BIASED, ORACLE, texts_in_words
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import whole
 

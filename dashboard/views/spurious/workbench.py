@@ -19,8 +19,8 @@ from dashboard.views.spurious import data
 from dashboard.views.spurious.bench import Bench, Ticked, rows
 from dashboard.views.spurious.keeping import keeping
 from dashboard.views.spurious.outcomes import Line, outcome_table, seeds_table, text_cards
+from sae_core.analysis.shared.names_in_tables import BIASED, MEASURED, ORACLE
 from sae_core.analysis.shared.seeds import mean_interval
-from sae_core.analysis.shared.terms import BIASED, MEASURED, ORACLE
 from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.methods import title_of
 

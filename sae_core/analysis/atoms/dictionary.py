@@ -17,8 +17,8 @@ from torch import Tensor
 
 from sae_core.analysis.atoms.dictionary_loops import unite_tokens
 from sae_core.analysis.reconstruction.reconstruction import Read, defined
-from sae_core.analysis.shared.codes import BLOCK, Encoders
-from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.analysis.shared.ensemble_codes import BLOCK, Encoders
+from sae_core.analysis.shared.names_in_tables import THRESHOLD
 from sae_core.analysis.similarity.cosines import Atoms, best_matches, nearest_in, random_best
 from sae_core.analysis.stability.stability import measure_stability
 from sae_core.ensembles.ensemble import Ensemble, Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sae_core.analysis.reconstruction.figures import FEATURES
-from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.analysis.shared.names_in_tables import THRESHOLD
 from sae_core.analysis.stability.figures import stability
 from sae_core.foundation.figures import Figure, percents, plain, spec, titled
 from sae_core.foundation.numbers import whole

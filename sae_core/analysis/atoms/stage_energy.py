@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sae_core.analysis.shared.codes import BLOCK
+from sae_core.analysis.shared.ensemble_codes import BLOCK
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.sae.sparse_code import entry_products

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sae_core.analysis.concepts.details import unpack
+from sae_core.analysis.concepts.detector_outcomes import unpack
 from sae_core.analysis.shared.bootstrap import interval
-from sae_core.analysis.shared.terms import CONFOUNDED
+from sae_core.analysis.shared.names_in_tables import CONFOUNDED
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
 

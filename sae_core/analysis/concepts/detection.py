@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sae_core.analysis.concepts.details import COLUMNS as DETAILS
-from sae_core.analysis.concepts.details import UNITS
+from sae_core.analysis.concepts.detector_outcomes import COLUMNS as DETAILS
+from sae_core.analysis.concepts.detector_outcomes import UNITS
 from sae_core.analysis.concepts.probes import Features, Problem, probe_rows
 from sae_core.analysis.concepts.tasks import Task, build_problems
+from sae_core.analysis.shared.names_in_tables import RANDOM, RAW, STANDARDISED
 from sae_core.analysis.shared.pooling import Batch, Pooled, pool, random_dictionary
-from sae_core.analysis.shared.terms import RANDOM, RAW, STANDARDISED
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.methods import REFERENCE, control_name
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import EvaluationSettings
+from sae_core.foundation.settings.run_settings import EvaluationSettings
 
 COLUMNS = (
     *("task", "concept", "method", "m", "variant", "accuracy", "accuracy_low", "accuracy_high", "auc", "f1"),

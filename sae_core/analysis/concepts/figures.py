@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.analysis.shared.terms import PLAIN, STANDARDISED
+from sae_core.analysis.shared.names_in_tables import PLAIN, STANDARDISED
 from sae_core.foundation.figures import Figure, percents, spec
 from sae_core.foundation.method import RANDOM_STAGES
 

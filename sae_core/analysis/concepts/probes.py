@@ -18,9 +18,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from sae_core.analysis.concepts.details import UNITS, details
+from sae_core.analysis.concepts.detector_outcomes import UNITS, details
 from sae_core.analysis.concepts.logistic import MAX_FEATURES, fit_logistic
-from sae_core.analysis.shared.terms import PLAIN, STANDARDISED
+from sae_core.analysis.shared.names_in_tables import PLAIN, STANDARDISED
 
 Floats = NDArray[np.float64]
 Features: TypeAlias = sparse.csr_array | NDArray[np.float32]

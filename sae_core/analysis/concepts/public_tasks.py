@@ -19,7 +19,7 @@ from sae_core.analysis.concepts.tasks import Task, usable_concepts
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files import row_files as tables
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import PUBLIC_TEXTS
+from sae_core.foundation.settings.run_settings import PUBLIC_TEXTS
 
 TEST_SHARE = 0.25
 """Number of test texts per training text: 1000 for 4000."""

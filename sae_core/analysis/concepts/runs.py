@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_core.activations.harvest import evaluation_cache
 from sae_core.activations.origins.language_model.kept_passages import documents, passages
 from sae_core.activations.origins.text.documents import load_labelled
-from sae_core.analysis.concepts import details
+from sae_core.analysis.concepts import detector_outcomes as details
 from sae_core.analysis.concepts.detected import mean_accuracies
 from sae_core.analysis.concepts.detection import ActivationsOf, measure_concepts
 from sae_core.analysis.concepts.public_tasks import TEST_SHARE, public_tasks
@@ -28,7 +28,7 @@ from sae_core.foundation.files.whole_files import read_object, read_table, write
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
-from sae_core.foundation.settings.sections import PUBLIC_TEXTS, EvaluationSettings
+from sae_core.foundation.settings.run_settings import PUBLIC_TEXTS, EvaluationSettings
 
 SAMPLE_TOKENS, SAMPLE_TEXTS = 2048, 256
 """Held-out activations on which the random dictionary is set up, and texts that commonly hold as many."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sae_core.activations.origins.text.documents import Document
 from sae_core.analysis.concepts.probes import Problem
-from sae_core.analysis.shared.terms import CONFOUNDED
+from sae_core.analysis.shared.names_in_tables import CONFOUNDED
 from sae_core.foundation.errors import UserError
 
 CONFOUNDED_SHARE = 0.2

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sae_core.analysis.cost.effort import steps_taken
-from sae_core.analysis.shared.terms import RULE, WORTH, where_to_stop
+from sae_core.analysis.shared.names_in_tables import RULE, WORTH, where_to_stop
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from sae_core.analysis.reconstruction.reconstruction import CHUNK, Moments, Read, Totals, explained_above, run_over
 from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.names_in_tables import untrained_share
 from sae_core.analysis.shared.random_twin import random_stages
-from sae_core.analysis.shared.terms import untrained_share
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.methods import control_name
 from sae_core.foundation.progress import Progress, Tick, silent

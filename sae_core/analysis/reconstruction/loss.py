@@ -21,7 +21,7 @@ from torch import Tensor
 from sae_core.activations.origins.language_model.substitution import Effect, Passages, SubstitutedModel
 from sae_core.analysis.reconstruction.reconstruction import defined
 from sae_core.analysis.shared.bootstrap import ABOVE, differences, interval
-from sae_core.analysis.shared.codes import Encoders, partial_sums
+from sae_core.analysis.shared.ensemble_codes import Encoders, partial_sums
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.progress import Progress, Tick, silent
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.analysis.shared.bootstrap import ABOVE, differences, interval
-from sae_core.analysis.shared.codes import BLOCK, Encoders, partial_sums
+from sae_core.analysis.shared.ensemble_codes import BLOCK, Encoders, partial_sums
 from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from sae_core.analysis.shared.codes import BLOCK, Encoders
+from sae_core.analysis.shared.ensemble_codes import BLOCK, Encoders
 from sae_core.ensembles.ensemble import Ensemble, Step
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.sae import SAE

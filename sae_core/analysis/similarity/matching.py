@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.analysis.shared.names_in_tables import THRESHOLD
 from sae_core.analysis.similarity.cosines import match_atoms, random_null
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.progress import Progress, Tick, silent

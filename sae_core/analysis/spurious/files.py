@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from scipy import sparse
 
-from sae_core.analysis.shared.terms import RANDOM, SPURIOUS
+from sae_core.analysis.shared.names_in_tables import RANDOM, SPURIOUS
 from sae_core.analysis.spurious.ablation import Workbench
 from sae_core.analysis.spurious.removal import PooledTask
 from sae_core.analysis.spurious.tasks import SpuriousTask

@@ -19,10 +19,19 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from sae_core.analysis.concepts.detection import ActivationsOf
+from sae_core.analysis.shared.names_in_tables import (
+    BIASED,
+    BY_ATTRIBUTE,
+    BY_PROBE,
+    BY_TRUTH,
+    MAINLY,
+    MEASURED,
+    ORACLE,
+    RANDOM,
+)
+from sae_core.analysis.shared.names_in_tables import SPURIOUS_KEYS as KEYS
 from sae_core.analysis.shared.pooling import Batch, Pooled, pool, random_dictionary
 from sae_core.analysis.shared.seeds import mean_interval
-from sae_core.analysis.shared.terms import BIASED, BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, MAINLY, MEASURED, ORACLE, RANDOM
-from sae_core.analysis.shared.terms import SPURIOUS_KEYS as KEYS
 from sae_core.analysis.spurious.ablation import Outcome, Probe, Texts, Workbench, fit_probe
 from sae_core.analysis.spurious.tasks import SpuriousTask, draw_split
 from sae_core.ensembles.ensemble import Ensemble

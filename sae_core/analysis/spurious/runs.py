@@ -17,7 +17,7 @@ from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.analysis.concepts.runs import sample_activations
 from sae_core.analysis.concepts.task_names import task_name
 from sae_core.analysis.concepts.texts_read import TextReader
-from sae_core.analysis.shared.terms import SPURIOUS
+from sae_core.analysis.shared.names_in_tables import SPURIOUS
 from sae_core.analysis.shared.trained import trained_ensembles
 from sae_core.analysis.spurious.files import measured_tasks, read_pooled, write_measured, write_pooled
 from sae_core.analysis.spurious.removal import PooledTask, measure_spurious, over_seeds, pool_task

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.analysis.shared.names_in_tables import THRESHOLD
 from sae_core.analysis.similarity.cosines import Atoms, random_best
 from sae_core.analysis.stability.noise_null import stages_over_trainings
 from sae_core.analysis.stability.stability import Features, measure_stability, pooled_among
@@ -22,7 +22,7 @@ from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import REFERENCE, REPEATS
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 _MODEL = ("name", "revision", "layer", "site")
 _FREE = {"methods", "seed", "member_seeds", "group", "device", "precision", "kernels", "residuals"}

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.analysis.shared.terms import THRESHOLD
+from sae_core.analysis.shared.names_in_tables import THRESHOLD
 from sae_core.analysis.similarity.cosines import (
     Atoms,
     best_matches,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
-from sae_core.analysis.shared.terms import PRECISION, RANDOM
+from sae_core.analysis.shared.names_in_tables import PRECISION, RANDOM
 from sae_core.analysis.stability.figures import random_of
 from sae_core.foundation.figures import Figure, plain
 

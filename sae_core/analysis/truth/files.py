@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sae_core.analysis.shared.bootstrap import ABOVE, Floats, differences, interval, mean_draws
-from sae_core.analysis.shared.terms import FOUND, RANDOM
+from sae_core.analysis.shared.names_in_tables import FOUND, RANDOM
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
 

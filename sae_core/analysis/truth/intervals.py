@@ -17,7 +17,7 @@ import pandas as pd
 
 from sae_core.analysis.reconstruction.reconstruction import defined
 from sae_core.analysis.shared.bootstrap import ABOVE, Floats, differences, interval, mean_draws, share_draws
-from sae_core.analysis.shared.terms import PRECISION, RANDOM
+from sae_core.analysis.shared.names_in_tables import PRECISION, RANDOM
 from sae_core.analysis.truth.files import MEANS, values_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.names_in_tables import FOUND, RANDOM
 from sae_core.analysis.shared.seeds import difference, over_seeds
-from sae_core.analysis.shared.terms import FOUND, RANDOM
 from sae_core.analysis.truth.files import CAP, read_truth
 from sae_core.analysis.truth.scores import RANDOM_FIGURES
 from sae_core.foundation.files.whole_files import write_json

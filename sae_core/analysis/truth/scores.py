@@ -18,7 +18,7 @@ from sae_core.activations.origins.known.dictionary import KnownActivations, Know
 from sae_core.analysis.atoms.dictionary import firing_rows
 from sae_core.analysis.reconstruction.control import control_figures, controls_of
 from sae_core.analysis.reconstruction.reconstruction import Moments, Totals, defined, explained_above
-from sae_core.analysis.shared.codes import BLOCK, Encoders
+from sae_core.analysis.shared.ensemble_codes import BLOCK, Encoders
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS, random_twin
 from sae_core.analysis.truth.files import recall_cap
 from sae_core.analysis.truth.firing import detect_features, latent_figures

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.analysis.shared.jobs import Evaluation, evaluation
-from sae_core.analysis.shared.terms import FOUND
+from sae_core.analysis.shared.names_in_tables import FOUND
 from sae_core.foundation.files.whole_files import write_json, write_table
 from sae_core.foundation.progress import Progress
 

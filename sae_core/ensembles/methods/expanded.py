@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sae_core.foundation.method import Method, One, Several
 
 if TYPE_CHECKING:
-    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.foundation.settings.run_settings import RunSettings
 
 
 class Expanded(Method):

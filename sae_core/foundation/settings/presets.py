@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import RunSettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 PAPER: Mapping[str, Any] = {
     "text.source": "monology/pile-uncopyrighted",

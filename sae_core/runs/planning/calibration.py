@@ -19,7 +19,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.machine.host_memory import free_host_memory
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.architectures import fixes_l0
-from sae_core.foundation.settings.sections import RunSettings, SAESettings
+from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 from sae_core.runs.planning.machines import existing_parent, resident_memory
 from sae_core.runs.planning.model_speed import measure_text
 from sae_core.runs.planning.pace import mean_pace, measure_pace, seconds_to_compile

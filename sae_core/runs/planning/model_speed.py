@@ -16,7 +16,7 @@ from sae_core.activations.origins.language_model.reading import CPU_TOKENS, Lang
 from sae_core.activations.origins.text.documents import TEXT_FORMATS, load_documents
 from sae_core.foundation.files import row_files as tables
 from sae_core.foundation.machine.host_memory import free_host_memory
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs.planning.machines import resident_memory
 from sae_core.runs.planning.rates import CHARS_PER_TOKEN, TOKENS_PER_TEXT
 

@@ -12,7 +12,7 @@ from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.settings.architectures import fixes_l0
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs.planning.evaluation_stages import stages_of_evaluating
 from sae_core.runs.planning.index_stages import stages_of_indexing
 from sae_core.runs.planning.machines import FOUND, find_machine, this_machine

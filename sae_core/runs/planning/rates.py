@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
 from sae_core.foundation.methods import EVERY
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs.planning.machines import Machine
 from sae_core.runs.planning.pace import AS_MEASURED, COMPILED, Pace
 from sae_core.sae import ARCHITECTURES

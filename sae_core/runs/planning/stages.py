@@ -8,7 +8,7 @@ import torch
 
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
 from sae_core.foundation.methods import EVERY, REPEATS, has_stages
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs.planning.machines import Machine
 from sae_core.runs.planning.rates import Group, Rates, trained_groups
 from sae_core.training.memory import fitting_members

@@ -16,7 +16,8 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_object, write_json
 from sae_core.foundation.run import first_difference, is_run, sweep_manifest
 from sae_core.foundation.settings.bounds import STORED
-from sae_core.foundation.settings.sections import RunSettings, load_settings, stored_settings
+from sae_core.foundation.settings.reading import load_settings, stored_settings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.foundation.settings.toml_files import parse_value
 
 FORMAT = 1

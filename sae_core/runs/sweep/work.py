@@ -17,8 +17,8 @@ from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.runs import pipeline
 from sae_core.runs.sweep.combinations import Sweep
 from sae_core.runs.sweep.jobs import Job, run_jobs
 from sae_core.training.memory import USABLE, free_memory

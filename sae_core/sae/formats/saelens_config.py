@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import SAESettings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import ARCHITECTURES, SAE
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import Kernels
+from sae_core.foundation.settings.run_settings import Kernels
 from sae_core.sae import SAE
 from sae_core.sae.sparse_code import SparseCode
 from sae_core.training.kernels import has_fast_bfloat16, use_fast

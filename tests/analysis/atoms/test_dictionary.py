@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from sae_core.analysis.atoms import dictionary
 from sae_core.analysis.atoms.dictionary import connectivity, deduplicated, diverse, measure_dictionary, member_stability
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.settings.sections import SAESettings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import make_sae
 
 

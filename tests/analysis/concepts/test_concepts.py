@@ -14,10 +14,10 @@ from sae_core.analysis.concepts.detection import COLUMNS, measure_concepts
 from sae_core.analysis.concepts.probes import Problem, area_under_roc, probe_rows, rank, scores, training_statistics
 from sae_core.analysis.concepts.tasks import Task
 from sae_core.analysis.shared import pooling
+from sae_core.analysis.shared.names_in_tables import RANDOM, RAW
 from sae_core.analysis.shared.pooling import pool, random_dictionary
-from sae_core.analysis.shared.terms import RANDOM, RAW
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.settings.sections import EvaluationSettings, SAESettings
+from sae_core.foundation.settings.run_settings import EvaluationSettings, SAESettings
 from sae_core.sae import make_sae
 
 D, N = 6, 20

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import auc, roc_auc_score, roc_curve
 
-from sae_core.analysis.concepts.details import POINTS, details, pack, roc_points, unpack
+from sae_core.analysis.concepts.detector_outcomes import POINTS, details, pack, roc_points, unpack
 
 
 def decisions(texts: int, *, seed: int = 0, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

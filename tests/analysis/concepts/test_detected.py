@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sae_core.analysis.concepts.details import pack
 from sae_core.analysis.concepts.detected import EVERY, above_of, difference_of, mean_accuracies, means_of, read_means
+from sae_core.analysis.concepts.detector_outcomes import pack
 from sae_core.foundation.files.whole_files import write_table
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 TASKS = (("t", "a"), ("t", "b"), ("u", "c"), ("confounded", "d"))
 TEXTS = 120

@@ -21,7 +21,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import PUBLIC_SETS, PUBLIC_TEXTS
+from sae_core.foundation.settings.run_settings import PUBLIC_SETS, PUBLIC_TEXTS
 
 TRAIN, TEST = 40, 20
 CODE = "int main(void) { return 0; } // "

@@ -8,13 +8,14 @@ import torch
 
 from sae_core.analysis.cost import cost
 from sae_core.analysis.cost.cost import inference_flops, marginal, measure_cost
-from sae_core.analysis.shared.terms import where_to_stop
+from sae_core.analysis.shared.names_in_tables import where_to_stop
 from sae_core.analysis.summary import by_ensemble
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_json, write_table
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import SAESettings, load_settings
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import make_sae
 
 D, N, K = 6, 20, 2

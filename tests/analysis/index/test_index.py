@@ -19,7 +19,7 @@ from sae_core.ensembles.ensemble import Wiring
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors, writing_tensors
 from sae_core.foundation.progress import Tick
-from sae_core.foundation.settings.sections import Architecture
+from sae_core.foundation.settings.run_settings import Architecture
 
 D, TOKENS = 8, 203
 Array = NDArray[Any]

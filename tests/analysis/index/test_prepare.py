@@ -24,7 +24,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_table, write_tensors
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.sae import TopKSAE
 
 D, TOKENS, VOCABULARY = 12, 150, 30

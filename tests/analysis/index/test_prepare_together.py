@@ -21,7 +21,7 @@ from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import write_table, write_tensors
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.sae import TopKSAE
 from sae_core.training.processes import ALONE, joined
 

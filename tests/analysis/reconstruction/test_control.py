@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from sae_core.analysis.reconstruction.control import measure_controls
+from sae_core.analysis.shared.names_in_tables import untrained_share
 from sae_core.analysis.shared.random_twin import random_stages, random_twin
-from sae_core.analysis.shared.terms import untrained_share
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, ReLUSAE, TopKSAE
 

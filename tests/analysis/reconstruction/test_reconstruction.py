@@ -17,9 +17,9 @@ from sae_core.analysis.reconstruction.reconstruction import (
     measure_reconstruction,
     total_explained,
 )
-from sae_core.analysis.shared.codes import Encoders
+from sae_core.analysis.shared.ensemble_codes import Encoders
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.settings.sections import SAESettings
+from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import make_sae
 from sae_core.training.kernels import frozen
 

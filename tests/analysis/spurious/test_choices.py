@@ -13,7 +13,7 @@ import pytest
 from sae_core.analysis.spurious.choices import Choice, as_csv, as_json, choices, delete_choice, save_choice
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 ADA = Choice("bios", "bagged", "gendered words", "Ada", (7, 3, 3), "ab12", figures={"target": 0.9})
 

@@ -20,8 +20,8 @@ from command_line import call, refused
 from sae_core.activations.origins.language_model.reading import ActivationBatch, LanguageModel
 from sae_core.activations.origins.text import hub
 from sae_core.activations.origins.text.documents import Document
+from sae_core.analysis.shared.names_in_tables import BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, RANDOM, texts_in_words
 from sae_core.analysis.shared.pooling import pool
-from sae_core.analysis.shared.terms import BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, RANDOM, texts_in_words
 from sae_core.analysis.spurious.ablation import Texts
 from sae_core.analysis.spurious.files import open_workbench, pooled_tasks, read_pooled
 from sae_core.analysis.spurious.removal import ABLATED, COLUMNS, measure_spurious, over_seeds, overlaps, pool_task
@@ -41,7 +41,7 @@ from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 from sae_core.sae import TopKSAE
 
 D = 8

@@ -19,8 +19,8 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table
 from sae_core.foundation.methods import BY_DEFAULT
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import load_settings
-from sae_core.runs import whole_way as pipeline
+from sae_core.foundation.settings.reading import load_settings
+from sae_core.runs import pipeline
 from sae_core.sae import TopKSAE
 
 D, N, J = 16, 40, 3

@@ -17,9 +17,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sae_core.activations.origins.known.dictionary import KnownActivations, KnownDictionary, make_dictionary
+from sae_core.analysis.shared.names_in_tables import COVERED
 from sae_core.analysis.shared.random_twin import random_stages, random_twin
 from sae_core.analysis.shared.seeds import difference, mean_interval, over_seeds
-from sae_core.analysis.shared.terms import COVERED
 from sae_core.analysis.truth.files import read_truth, recall_cap
 from sae_core.analysis.truth.firing import detect_features, latent_figures
 from sae_core.analysis.truth.matching import (
@@ -34,7 +34,7 @@ from sae_core.analysis.truth.scores import COLUMNS, measure_truth
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.sections import TruthSettings
+from sae_core.foundation.settings.run_settings import TruthSettings
 from sae_core.sae import JumpReLUSAE, TopKSAE
 from sae_core.sae.formats.saelens import save_sae
 

@@ -16,7 +16,7 @@ from sae_core.analysis.truth.files import MEANS, values_of
 from sae_core.analysis.truth.intervals import truth_intervals
 from sae_core.analysis.truth.scores import measure_truth
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.settings.sections import TruthSettings
+from sae_core.foundation.settings.run_settings import TruthSettings
 from sae_core.sae import TopKSAE
 
 F, D, ROWS, SAMPLES = 24, 16, 2000, 60

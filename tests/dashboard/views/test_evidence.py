@@ -28,9 +28,9 @@ from dashboard.views.overview.findings import (
     marginal_chart,
     stops,
 )
-from sae_core.analysis.concepts.details import KEY
 from sae_core.analysis.concepts.detected import Mean, difference_of
-from sae_core.analysis.shared.terms import COVERED
+from sae_core.analysis.concepts.detector_outcomes import KEY
+from sae_core.analysis.shared.names_in_tables import COVERED
 from sae_core.foundation.figures import Figure
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
 from sae_core.foundation.numbers import percent

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from hostile.campaign import DEEP, HUGE, Case, Fate, World, command, scrambled
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 WRONG = {
     "true": "true",

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_tensors, write_tensors
-from sae_core.foundation.settings.sections import TruthSettings
+from sae_core.foundation.settings.run_settings import TruthSettings
 
 Part = Literal["train", "evaluation"]
 Floats = NDArray[np.float64]

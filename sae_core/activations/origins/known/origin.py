@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sae_core.activations.origins.known.drawing import KnownStream
     from sae_core.foundation.run import Run
-    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.foundation.settings.run_settings import RunSettings
 
 
 class Known(Origin):

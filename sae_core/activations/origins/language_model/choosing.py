@@ -21,7 +21,7 @@ from sae_core.activations.origins.language_model.cutting import Passage
 from sae_core.activations.origins.text.documents import Document, iter_documents, no_text
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress, Tick
-from sae_core.foundation.settings.sections import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from sae_core.activations.origins.language_model.reading import LanguageModel

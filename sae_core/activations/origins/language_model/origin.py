@@ -11,7 +11,7 @@ from sae_core.foundation.progress import Progress
 if TYPE_CHECKING:
     from sae_core.activations.origins.language_model.streaming import StreamedActivations
     from sae_core.foundation.run import Run
-    from sae_core.foundation.settings.sections import RunSettings
+    from sae_core.foundation.settings.run_settings import RunSettings
 
 _PLACES = {"residual": "residual stream after", "mlp": "MLP output of", "attention": "attention output of"}
 

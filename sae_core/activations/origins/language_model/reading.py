@@ -29,7 +29,7 @@ from sae_core.activations.origins.language_model.tokenized import TextTokenizer,
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import naming_faults_of
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import ModelSettings, Site
+from sae_core.foundation.settings.run_settings import ModelSettings, Site
 
 WHOLE = Weights()
 """Nothing is missing: a model that was made here."""

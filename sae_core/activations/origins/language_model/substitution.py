@@ -30,7 +30,7 @@ from sae_core.activations.origins.language_model.model.running import (
 from sae_core.activations.origins.language_model.model.weights import Weights, part_missing
 from sae_core.activations.origins.language_model.tokenized import TextTokenizer, TokenizedText
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 CPU_LOGITS, GPU_LOGITS = 2**24, 2**27
 """Logits of a forward pass at most: 64 MB on a CPU, 512 MB on a GPU; a single text may have more."""

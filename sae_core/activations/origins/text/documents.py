@@ -17,7 +17,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files import row_files as tables
 from sae_core.foundation.files.clean_text import clean_text
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.sections import TextSettings
+from sae_core.foundation.settings.run_settings import TextSettings
 
 TEXT_FORMATS = (".txt", ".md")
 MIN_PASSAGE_CHARS = 200

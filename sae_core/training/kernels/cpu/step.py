@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import TrainingSettings
+from sae_core.foundation.settings.run_settings import TrainingSettings
 from sae_core.sae import SAE, Kernel
 from sae_core.training.gradients import Outcome
 from sae_core.training.kernels.auxiliary import Auxiliary, no_help, reconstruct_rest, revive

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_core.foundation.settings.sections import TrainingSettings
+from sae_core.foundation.settings.run_settings import TrainingSettings
 from sae_core.sae import SAE
 from sae_core.training.gradients import Outcome
 from sae_core.training.kernels.auxiliary import Auxiliary, no_help, reconstruct_rest, revive

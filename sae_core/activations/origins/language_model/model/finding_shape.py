@@ -9,7 +9,7 @@ from torch import nn
 
 from sae_core.activations.origins.language_model.model.nature import declared_context, refuse_layer
 from sae_core.activations.origins.language_model.model.shapes import HOOKED, KNOWN, SAME_SHAPE, ModelShape
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 
 def find_shape(settings: ModelSettings) -> ModelShape:

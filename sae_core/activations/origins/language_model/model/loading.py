@@ -30,7 +30,7 @@ from sae_core.activations.origins.language_model.model.stored import refuse_code
 from sae_core.activations.origins.language_model.model.weights import Weights
 from sae_core.activations.origins.text import hub
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import ModelSettings
+from sae_core.foundation.settings.run_settings import ModelSettings
 
 Result = TypeVar("Result")
 

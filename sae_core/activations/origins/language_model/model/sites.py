@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sae_core.activations.origins.language_model.model.running import first_output
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.sections import Site
+from sae_core.foundation.settings.run_settings import Site
 
 TOLERANCE = 0.02
 """Relative error up to which the parts count as adding up; bfloat16 rounds to 0.004."""

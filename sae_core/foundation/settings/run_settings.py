@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import (
@@ -11,18 +10,15 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     ValidationInfo,
     model_serializer,
     model_validator,
 )
 
-from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.methods import BY_DEFAULT, EVERY, MethodName, in_words
-from sae_core.foundation.origins import ORIGINS, ChosenOrigin, default_origin, says_more, with_origin
+from sae_core.foundation.origins import ChosenOrigin, default_origin, says_more, with_origin
 from sae_core.foundation.settings import architectures, bounds
 from sae_core.foundation.settings.architectures import Architecture
-from sae_core.foundation.settings.toml_files import read_toml
 
 Cut = Literal["passages", "first"]
 Site = Literal["residual", "mlp", "attention"]
@@ -357,73 +353,3 @@ class RunSettings(_Settings):
         given = {used: getattr(self.training, name) for name, used in MEMBER_SETTINGS.items()}
         own = {used: given[used][number] for used in ("k", "sparsity") if given[used] is not None}
         return self.sae.model_copy(update=own)
-
-
-def load_settings(
-    path: Path | None = None, overrides: Mapping[str, Any] | None = None, *, base: RunSettings | None = None
-) -> RunSettings:
-    """Load settings from a TOML file, then apply dotted overrides such as ``{"sae.k": 32}``.
-
-    Args:
-        path: The TOML file.
-        overrides: Settings by their dotted names, which take precedence over the file.
-        base: The values of settings that are not given; the defaults if None.
-
-    Raises:
-        UserError: If the file is missing or not TOML, or a setting is unknown or out of range.
-    """
-    values: dict[str, Any] = base.model_dump() if base else {}
-    if path is not None:
-        for section, table in read_toml(path).items():
-            values[section] = {**values.get(section, {}), **table} if isinstance(table, dict) else table
-    for dotted, value in (overrides or {}).items():
-        section, _, name = dotted.partition(".")
-        table = values.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise UserError(f"Setting {section} must be a table of settings, not {table!r}.")
-        table[name] = value
-    return parse_settings(values, origin=str(path) if path else "the command line")
-
-
-def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = False) -> RunSettings:
-    """Validate a nested mapping of settings.
-
-    Args:
-        values: The settings.
-        origin: Where the settings come from, for messages.
-        stored: Whether a run was made with these settings. Bounds that are newer than the run then do not apply.
-
-    Raises:
-        UserError: One sentence that names the first offending setting and its origin.
-    """
-    try:
-        return RunSettings.model_validate(values, context=bounds.STORED if stored else None)
-    except ValidationError as error:
-        first = error.errors()[0]
-        section, *rest = first["loc"] or ("",)
-        fields = _fields_of(str(section), rest)
-        if section == "origin":  # behind which its kind stands, as which pydantic read it
-            rest = rest[1:]
-        name = ".".join(map(str, (section, *rest)))
-        if first["type"] == "extra_forbidden":
-            known = ", ".join(fields)
-            raise UserError(f"Unknown setting {short(name)} in {origin}; known there: {known}.") from None
-        message = first["msg"].removeprefix("Value error, ")
-        given = f" (given: {short(repr(first['input']))})" if name else ""
-        raise UserError(f"Setting {name or 'combination'} in {origin} is not usable: {message}{given}.") from None
-
-
-def stored_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Complete the settings of a run of an older version: add settings for behaviour that was fixed in that version."""
-    text = values.get("text", {})
-    return {**values, "text": {"cut": "first", **text}} if isinstance(text, Mapping) else dict(values)
-
-
-def _fields_of(section: str, rest: Sequence[int | str]) -> Iterable[str]:
-    """List the valid names beside an unknown setting of a section."""
-    if section == "origin" and rest:
-        return ORIGINS[str(rest[0])].model_fields
-    field = RunSettings.model_fields.get(section)
-    if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-        return RunSettings.model_fields
-    return field.annotation.model_fields

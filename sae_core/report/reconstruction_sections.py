@@ -8,7 +8,7 @@ from typing import Any
 from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
 from sae_core.analysis.cost.figures import TABLE as COST
 from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
-from sae_core.analysis.shared.terms import CONTROL, CONTROL_MISSING
+from sae_core.analysis.shared.names_in_tables import CONTROL, CONTROL_MISSING
 from sae_core.analysis.stability.figures import RETRAINED
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of

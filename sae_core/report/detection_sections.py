@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from sae_core.analysis.concepts.detected import texts_used
+from sae_core.analysis.shared.names_in_tables import COVERED, PLAIN, RAW, SCALED, STANDARDISED, texts_in_words
 from sae_core.analysis.shared.seeds import within
-from sae_core.analysis.shared.terms import COVERED, PLAIN, RAW, SCALED, STANDARDISED, texts_in_words
 from sae_core.analysis.truth.figures import TABLE as TRUTH
 from sae_core.foundation.figures import percents, plain
 from sae_core.foundation.methods import REFERENCE, control_name, title_of
 from sae_core.foundation.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
 from sae_core.report.html import Cell, Column, Html, charts, element, figure, folded, joined, number, table
-from sae_core.report.parts import percent_tick
+from sae_core.report.reconstruction_sections import percent_tick
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content, by_ensemble, truth_differences
 

@@ -7,7 +7,7 @@ import json
 from sae_core.analysis.concepts.figures import detection
 from sae_core.analysis.cost.figures import TRAIN_SECONDS
 from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
-from sae_core.analysis.shared.terms import CONTROL
+from sae_core.analysis.shared.names_in_tables import CONTROL
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import moment, seconds

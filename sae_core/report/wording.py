@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sae_core.analysis.shared.terms import CONTROL, SCALED, THRESHOLD
+from sae_core.analysis.shared.names_in_tables import CONTROL, SCALED, THRESHOLD
 from sae_core.foundation.method import RANDOM_STAGES
 
 ANSWERS = {
