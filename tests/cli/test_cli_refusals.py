@@ -48,7 +48,7 @@ def leftovers(folder: Path) -> list[Path]:
         ("train RUN --k many", r"Invalid value for '--k': .*integer.*"),
         ("train RUN --k 9 --width 8", r"sae\.k is 9 but sae\.width only 8"),
         ("train RUN --width -1", r"Setting sae\.width in the command line .*given: -1"),
-        ("train RUN --architecture gated", r"Setting sae\.architecture .*'topk'.*given: 'gated'"),
+        ("train RUN --architecture gated", r"Setting sae\.architecture .*relu or topk .*given: 'gated'"),
         ("train RUN --methods bagged,stacked", r"Setting training\.methods\.1 .*'boosted'.*given: 'stacked'"),
         ("train RUN --set sae.widht=3", r"Unknown setting sae\.widht in the command line; known there: .*width.*"),
         ("train RUN --set saes.width=3", r"Unknown setting saes.* in the command line; known there: .*sae.*"),
