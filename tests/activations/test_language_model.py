@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -250,8 +251,10 @@ def test_an_encoder_has_no_lens(folders: dict[str, Path]) -> None:
 def test_attributes_and_tokenizer(folders: dict[str, Path], tmp_path: Path) -> None:
     model = load(folders["qwen3"])
     assert (model.name, model.d_model, model.n_layers, model.device) == (str(folders["qwen3"]), 32, LAYERS, "cpu")
+    model.token_ids([TEXTS[5]], context=2)  # cut, which a fast tokenizer keeps in mind
     model.save_tokenizer(tmp_path / "tokenizer")
     model.save_tokenizer(tmp_path / "tokenizer")
+    assert json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())["truncation"] is None
     again = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
     assert again.decode(model.token_ids([TEXTS[5]])[0]) == TEXTS[5]
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

@@ -383,6 +383,9 @@ class LanguageModel:
         """Save the tokenizer in transformers format; the folder appears whole or not at all."""
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
+        if self.tokenizer.is_fast:  # a fast one is saved with whatever the last call cut texts to
+            self.tokenizer.backend_tokenizer.no_truncation()
+            self.tokenizer.backend_tokenizer.no_padding()
         with naming_faults_of(folder):
             try:
                 self.tokenizer.save_pretrained(partial)
