@@ -21,6 +21,8 @@ from sae_core.training.kernels.cpu import team
 
 _COLUMNS = (np.dtype("<i4"), np.dtype("<i4"), np.dtype("<f4"))
 """The types of a block's arrays after the number of entries: features, positions and values."""
+_END = b"\xff" * 8
+"""Stands in the place of a block's number of entries when all were written."""
 Block = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
@@ -36,7 +38,9 @@ class KeptEntries:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with self._file:
+            if error is None:
+                self._file.write(_END)
 
     def add(
         self, features_E: NDArray[np.integer], positions_E: NDArray[np.integer], values_E: NDArray[np.floating]
@@ -54,10 +58,10 @@ def kept_blocks(path: Path) -> Iterator[Block]:
         UserError: If the file is cut off.
     """
     with path.open("rb") as file:
-        while head := file.read(8):
-            sizes = [int.from_bytes(head, "little") * dtype.itemsize for dtype in _COLUMNS]
-            parts = [file.read(size) for size in sizes]
-            if [len(part) for part in parts] != sizes:
+        while (head := file.read(8)) != _END:
+            count = int.from_bytes(head, "little") if len(head) == len(_END) else -1
+            parts = [file.read(count * dtype.itemsize) for dtype in _COLUMNS] if count >= 0 else []
+            if [len(part) for part in parts] != [count * dtype.itemsize for dtype in _COLUMNS]:
                 raise UserError(f"{path} is cut off; look for room on the disk, and index again.")
             features_E, positions_E = (np.frombuffer(part, np.int32) for part in parts[:2])
             yield features_E, positions_E, np.frombuffer(parts[2], np.float32)

@@ -116,12 +116,15 @@ def test_placing_holds_one_block_at_a_time(tmp_path: Path) -> None:
     assert 12 * block < placing < 3 * 12 * block  # it was traced at all, and far from 40 blocks
 
 
-def test_kept_entries_that_are_cut_off_are_refused(tmp_path: Path) -> None:
-    whole = keep(tmp_path / "kept", random_entries(1000, 7), 300)
-    whole.write_bytes(whole.read_bytes()[:-1])
-    with pytest.raises(UserError, match="kept is cut off"):
-        write_placed(tmp_path / "placed", [whole], 7, {})
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+def test_kept_entries_are_refused_wherever_they_are_cut_off(tmp_path: Path) -> None:
+    path = keep(tmp_path / "kept", random_entries(300, 7), 256)  # 256 is a number whose first byte is 0
+    whole = path.read_bytes()
+    second = 8 + 256 * 12
+    for length in (0, 1, 7, 8, 9, second - 1, second, second + 1, len(whole) - 9, len(whole) - 8, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match="kept is cut off"):
+            write_placed(tmp_path / "placed", [path], 7, {})
+    assert [found.name for found in tmp_path.iterdir()] == ["kept"]
 
 
 def test_encoding_holds_as_much_however_many_tokens(tmp_path: Path) -> None:
