@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from breaking_off import broken_off_at_each_file
 from random_saes import ALL, random_sae
 from small_runs import BATCH, MEMBERS, STEPS, WIDTH, D, K, assert_same_training, curves, ensembles, new_run, weights
 from sources import TensorSource, sparse_data
@@ -255,29 +255,19 @@ def test_a_run_that_breaks_off_at_any_file_it_writes_is_the_same_run(
 ) -> None:
     options: dict[str, Any] = {"tokens": 10 * BATCH, "members": 3}
     unbroken = train(tmp_path / "whole", cache, **options)
-    written: list[str] = []
-    rename, limit = Path.replace, 0
+    seen: set[str] = set()
 
-    def failing(self: Path, target: Path) -> Path:
-        if len(written) == limit:
-            raise ZeroDivisionError
-        written.append(target.name)
-        return rename(self, target)
+    def make(name: str) -> Run:
+        return new_run(tmp_path / name, methods=["boosted"], residuals="cached", **options)
 
-    for limit in itertools.count():
-        run = new_run(tmp_path / str(limit), methods=["boosted"], residuals="cached", **options)
-        written.clear()
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", failing)
-            try:
-                train_run(run, source=cache, checkpoint_seconds=0.0)
-                break
-            except ZeroDivisionError:
-                pass
+    def go_on(run: Run) -> None:
         train_run(run, source=cache, checkpoint_seconds=0.0)
+
+    for run, written in broken_off_at_each_file(make, go_on, monkeypatch):
+        seen.update(written)
         assert_same_training(run, unbroken)
         assert not run.ensemble("boosted").checkpoint.exists()
-    assert {"residuals.json", "meta.json", "shard_00000.safetensors", "shard_00002.safetensors"} < set(written)
+    assert {"residuals.json", "meta.json", "shard_00000.safetensors", "shard_00002.safetensors"} < seen
 
 
 # --- the choice

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import random
 import shutil
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from breaking_off import broken_off_at_each_file
 from eventful import failing_at, signalling_at
 from random_saes import ALL
 from small_runs import BATCH, MEMBERS, STEPS, assert_same_training, data, new_run, trained, weights
@@ -120,33 +120,22 @@ def test_a_run_that_breaks_off_within_a_step_is_the_same_run(
 def test_a_run_that_breaks_off_at_any_file_it_writes_is_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every file is renamed into its place; here each of these renamings fails once."""
     options: dict[str, Any] = {"tokens": 30 * BATCH, "members": 2}
     unbroken = trained(tmp_path / "whole", **options)
-    written: list[str] = []
-    rename, limit = Path.replace, 0
+    seen: set[str] = set()
 
-    def failing(self: Path, target: Path) -> Path:
-        if len(written) == limit:
-            raise ZeroDivisionError
-        written.append(target.name)
-        return rename(self, target)
+    def make(name: str) -> Run:
+        return new_run(tmp_path / name, **options)
 
-    for limit in itertools.count():
-        run = new_run(tmp_path / str(limit), **options)
-        written.clear()
-        with monkeypatch.context() as patched:
-            patched.setattr(Path, "replace", failing)
-            try:
-                train_run(run, source=TensorSource(data()), checkpoint_seconds=ALWAYS)
-                break
-            except ZeroDivisionError:
-                pass
+    def go_on(run: Run) -> None:
         train_run(run, source=TensorSource(data()), checkpoint_seconds=ALWAYS)
+
+    for run, written in broken_off_at_each_file(make, go_on, monkeypatch):
+        seen.update(written)
         assert_same_training(run, unbroken)
         assert not list(run.path.rglob("checkpoint"))
     names = {"run.json", "ensemble.json", "training.parquet", "cfg.json", "stage_00.safetensors", "stage_01.parquet"}
-    assert names < set(written)
+    assert names < seen
 
 
 def test_what_a_killed_writing_left_is_no_part_of_a_finished_ensemble(whole: Run, tmp_path: Path) -> None:

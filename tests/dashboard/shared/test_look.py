@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from six_features import six_features
 
 from dashboard.shared import address, filters
 from dashboard.shared.filters import Filters
@@ -214,20 +215,7 @@ def test_histogram_of_a_dead_feature_says_so() -> None:
 
 @pytest.fixture
 def features() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "feature": range(6),
-            "member": [0, 0, 0, 1, 1, 1],
-            "density": [0.2, 0.01, 0.0, 0.05, 0.01, 0.0001],
-            "dead": [False, False, True, False, False, False],
-            "stability": [1.0, 0.0, 0.0, 1.0, 0.5, np.nan],
-            "peak": [1.0, 5.0, 0.0, 2.0, 3.0, 4.0],
-            "family_size": [2, 1, 1, 2, 1, 1],
-            "top_token": [" the", " array", "", " The", "[", " shape"],
-            "label": ["", "of arrays", "", "article", "", ""],
-            "note": ["", "of numpy", "", "", "", ""],
-        }
-    )
+    return six_features()
 
 
 @pytest.mark.parametrize(

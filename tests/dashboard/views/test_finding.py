@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from app_pages import html, info, open_page
+from six_features import six_features
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
@@ -55,21 +56,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def features() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "feature": range(6),
-            "member": [0, 0, 0, 1, 1, 1],
-            "density": [0.2, 0.01, 0.0, 0.05, 0.01, 0.0001],
-            "dead": [False, False, True, False, False, False],
-            "stability": [1.0, 0.0, 0.0, 1.0, 0.5, np.nan],
-            "peak": [1.0, 5.0, 0.0, 2.0, 3.0, 4.0],
-            "family_size": [2, 1, 1, 3, 1, 1],
-            "cluster": [0, 0, -1, 1, 1, -1],
-            "top_token": [" the", " array", "", " The", "[", " shape"],
-            "label": ["", "of arrays", "", "article", "", ""],
-            "note": ["", "of numpy", "", "", "", ""],
-        }
-    )
+    return six_features()
 
 
 @pytest.mark.parametrize(
