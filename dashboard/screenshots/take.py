@@ -85,8 +85,8 @@ def take(browser: Browser, address: str, theme: str, size: str, options: argpars
         suffix = "" if (theme, size) == ("light", "wide") else f"-{theme}-{size}"
         path = options.out / f"{name}{suffix}.png"
         page.screenshot(path=path)
-        # 256 colours are plenty for a page, and a quarter of the bytes.
-        Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        # All colours stay: with 256 of them, the small dots that name members and methods turned grey.
+        Image.open(path).convert("RGB").save(path, optimize=True)
         page.set_viewport_size({"width": width, "height": height})
     context.close()
 
