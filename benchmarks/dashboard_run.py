@@ -26,8 +26,8 @@ import torch
 from numpy.typing import NDArray
 
 from sae_core.activations.origins.language_model.reading import LanguageModel
-from sae_core.analysis.index.placing import KeptEntries, write_placed
-from sae_core.analysis.index.reading import FORMAT
+from sae_core.analysis.index.activation_index import write_placed
+from sae_core.analysis.index.kept_entries import KeptEntries
 from sae_core.analysis.prepare import prepare_run
 from sae_core.analysis.similarity import matching
 from sae_core.analysis.similarity.cosines import Match, cosine_blocks, random_best
@@ -210,8 +210,7 @@ def write_index(run: Run, name: str, world: World, tokens_T: NDArray[np.int32], 
                 rows = np.repeat(np.arange(start, start + len(block_B)), world.strata)
                 for member, (features_BS, values_BS) in enumerate(world.codes(block_B, members, (seed, 3 + start))):
                     kept.add(features_BS.ravel() + member * width, rows, values_BS.ravel() / members)
-        metadata = {"format": FORMAT, "tokens": str(len(tokens_T))}
-        write_placed(folder.index, [entries], members * width, metadata)
+        write_placed(folder.index, [entries], features=members * width, tokens=len(tokens_T))
     count = len(tokens_T) * world.strata * members
     run.finish(f"index/{name}", {"entries": count, "processes": 1}, files=[folder.index])
     return count

@@ -51,7 +51,7 @@ def index(members: int, width: int, tokens: int) -> Callable[[], Any]:
     """The index of an ensemble; the activations are made as they are read, so that they take no memory."""
     import torch
 
-    from sae_core.analysis.index.building import build_index
+    from sae_core.analysis.index.activation_index import build_index
     from sae_core.ensembles.ensemble import Ensemble
     from sae_core.sae import TopKSAE
 

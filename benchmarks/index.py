@@ -105,9 +105,10 @@ class Stopwatch:
 
 def build(folder: Path) -> dict[str, Any]:
     """(Ours) Build the index of all features."""
-    from sae_core.analysis.index import building as indexing
+    from sae_core.analysis.index import activation_index as indexing
     from sae_core.ensembles.ensemble import Ensemble
     from sae_core.sae.formats.saelens import load_sae
+    from sae_core.training.kernels import frozen
 
     acts_TD = np.load(folder / "acts.npy", mmap_mode="r")
     ensemble = Ensemble([load_sae(folder / "sae")], wiring="parallel", weights=[1.0])
@@ -115,10 +116,10 @@ def build(folder: Path) -> dict[str, Any]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     watch, path = Stopwatch(), folder / "index.safetensors"
 
-    class TimedEncoder(indexing.FrozenEncoder):
-        __call__ = watch.timing("encoder", indexing.FrozenEncoder.__call__)
+    class TimedEncoder(frozen.FrozenEncoder):
+        __call__ = watch.timing("encoder", frozen.FrozenEncoder.__call__)
 
-    indexing.FrozenEncoder = TimedEncoder
+    frozen.FrozenEncoder = TimedEncoder
     indexing.write_placed = watch.timing("place", indexing.write_placed)
     began = time.perf_counter()
     indexing.build_index(ensemble, reader(acts_TD), len(acts_TD), path)
@@ -158,8 +159,8 @@ def check(path: Path, ensemble: Any, acts_TD: Any) -> int:
     """Compare the 20 largest activations of features with those of a dense pass; how many features were equal."""
     import torch
 
+    from sae_core.analysis.index.activation_index import ActivationIndex
     from sae_core.analysis.index.examples import strongest
-    from sae_core.analysis.index.reading import ActivationIndex
 
     index = ActivationIndex.open(path)
     features, read = sampled(index, CHECKED), reader(acts_TD)
@@ -185,8 +186,8 @@ def answer(path: Path, ensemble: Any, tokens: Any) -> dict[str, float]:
     from sae_core.activations.corpus import Corpus
     from sae_core.activations.origins.text.token_texts import TokenTexts
     from sae_core.analysis.atoms.logit_lens import promoted_tokens
+    from sae_core.analysis.index.activation_index import ActivationIndex
     from sae_core.analysis.index.examples import co_active, histogram, quantile_examples, top_examples
-    from sae_core.analysis.index.reading import ActivationIndex
 
     index = ActivationIndex.open(path)
     offsets = np.arange(0, tokens.size + 1, tokens.shape[1])

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+from sae_core.foundation.errors import UserError
+
 COLUMNS = ("feature", "member", "latent")
 """A feature's number in the ensemble, its member's number, and its number within the member."""
 MOST = 2**31 - 1
@@ -44,6 +46,16 @@ def place_of(feature: int, widths: Sequence[int]) -> Place:
             return Place(feature, member, feature - start)
         start += width
     raise IndexError(f"feature {feature} of {start}")
+
+
+def require_feature(feature: int, features: int) -> None:
+    """Refuse the number of a feature that an ensemble of so many features does not have.
+
+    Raises:
+        UserError: If there is no such feature.
+    """
+    if not 0 <= feature < features:
+        raise UserError(f"There is no feature {feature}; the ensemble has features 0 to {features - 1}.")
 
 
 def feature_at(member: int, latent: int, widths: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from sae_core.activations.corpus import Corpus
 from sae_core.activations.origins.language_model.kept_passages import documents
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.text.token_texts import PARTIAL
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.live_text import MAX_TOKENS, LiveText, TextReader, encode_text, read_text
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.errors import UserError

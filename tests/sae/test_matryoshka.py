@@ -11,8 +11,7 @@ import torch
 from small_runs import data, trained
 from torch import Tensor
 
-from sae_core.analysis.index.building import build_index
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex, build_index
 from sae_core.analysis.reconstruction.reconstruction import measure_reconstruction
 from sae_core.analysis.shared.random_twin import random_twin
 from sae_core.ensembles.ensemble import load_ensemble

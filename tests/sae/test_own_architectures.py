@@ -10,8 +10,7 @@ import torch
 from small_runs import assert_same_training, data, trained
 from torch import Tensor
 
-from sae_core.analysis.index.building import build_index
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex, build_index
 from sae_core.analysis.reconstruction.reconstruction import measure_reconstruction
 from sae_core.analysis.shared.pooling import random_dictionary
 from sae_core.ensembles.ensemble import load_ensemble

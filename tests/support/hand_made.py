@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from sae_core.activations.corpus import Corpus
 from sae_core.activations.origins.text.token_texts import TokenTexts
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 
 
 def index_of(dense_TF: ArrayLike) -> ActivationIndex:

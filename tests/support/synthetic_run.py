@@ -23,11 +23,10 @@ from torch import Tensor
 from sae_core.activations.corpus import Corpus
 from sae_core.analysis.atoms.feature_table import atom_table
 from sae_core.analysis.atoms.stage_energy import measure_stage_energy
-from sae_core.analysis.index.building import build_index
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex, build_index
 from sae_core.analysis.similarity.family_table import relate_members
-from sae_core.analysis.similarity.finding_nearest import write_nearest
 from sae_core.analysis.similarity.matching import match_members
+from sae_core.analysis.similarity.nearest import write_nearest
 from sae_core.analysis.suggestions.suggest import suggest_labels
 from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import read_json, write_json, write_table, write_tensors

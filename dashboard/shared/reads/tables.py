@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.shared.reads.cached import ENTRIES, modified, optional, optional_table
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.summary import summarize
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.run import Run

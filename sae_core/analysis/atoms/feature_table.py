@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.activations.corpus import Corpus
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.index.examples import strongest
-from sae_core.analysis.index.reading import ActivationIndex
 from sae_core.analysis.shared.names_in_tables import THRESHOLD
 from sae_core.analysis.similarity.matching import families
 from sae_core.foundation.progress import Progress, Tick, silent

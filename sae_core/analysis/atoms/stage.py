@@ -44,7 +44,7 @@ def _map(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 def _atoms(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
     from sae_core.analysis.atoms.feature_table import atom_table
-    from sae_core.analysis.index.reading import ActivationIndex
+    from sae_core.analysis.index.activation_index import ActivationIndex
 
     table = atom_table(
         ActivationIndex.open(job.folder.index),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 
 _MOST_VALUES = 40
 ENTRIES_AT_A_TIME = 2**22

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.reading import ActivationIndex, Positions, Values
+from sae_core.analysis.index.activation_index import ActivationIndex, Positions, Values
 
 NEAR_IDENTICAL = 0.8
 """Two examples are near-identical if this share of the tokens around their peaks agrees, place by place."""

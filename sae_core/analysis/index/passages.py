@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 
 MOST_LABELS = 40
 """A metadata column with more different values than this identifies passages and does not label them."""

@@ -11,7 +11,7 @@ from sae_core.foundation.progress import Progress
 
 def _build(job: EnsembleJob, progress: Progress) -> None:
     from sae_core.activations.harvest import train_cache
-    from sae_core.analysis.index.building import build_index_together
+    from sae_core.analysis.index.activation_index import build_index_together
 
     cache = job.processes.together(lambda: train_cache(job.run))
     build_index_together(
@@ -26,22 +26,22 @@ def _build(job: EnsembleJob, progress: Progress) -> None:
 
 
 def _index(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.analysis.index.reading import ActivationIndex
+    from sae_core.analysis.index.activation_index import ActivationIndex
 
     return {"entries": ActivationIndex.open(job.folder.index).entries, "processes": job.processes.size}
 
 
 def _tokens(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.analysis.index.reading import ActivationIndex
-    from sae_core.analysis.index.telling_tokens import write_by_token
+    from sae_core.analysis.index.activation_index import ActivationIndex
+    from sae_core.analysis.index.by_token import write_by_token
 
     index = ActivationIndex.open(job.folder.index)
     return {"rows": write_by_token(index, job.corpus, job.folder.by_token, progress=progress)}
 
 
 def _together(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.analysis.index.counting_together import write_together
-    from sae_core.analysis.index.reading import ActivationIndex
+    from sae_core.analysis.index.activation_index import ActivationIndex
+    from sae_core.analysis.index.together import write_together
 
     write_together(ActivationIndex.open(job.folder.index), job.folder.together, progress=progress)
     return {}

@@ -20,7 +20,7 @@ from scipy.special import betainc
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS, THRESHOLD
 from sae_core.analysis.similarity.cosines import cosine_blocks
 from sae_core.analysis.similarity.firing import context_columns, match_scores

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_array, csr_array
 
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.shared.names_in_tables import CORRELATED, OVERLAPPING
 from sae_core.analysis.similarity.assignment_loops import FREE, assign_sparsely
 from sae_core.analysis.similarity.firing_loops import collect_edges, keep_best, score_rows

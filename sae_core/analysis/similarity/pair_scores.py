@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_core.analysis.index.activation_index import ActivationIndex, Positions
 from sae_core.analysis.index.examples import strongest
-from sae_core.analysis.index.reading import ActivationIndex, Positions
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.folders import WEIGHTS, EnsembleFolder

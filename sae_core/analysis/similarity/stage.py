@@ -21,14 +21,14 @@ def _match(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 
 def _nearest(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.analysis.similarity.finding_nearest import write_nearest
+    from sae_core.analysis.similarity.nearest import write_nearest
 
     write_nearest(job.ensemble, job.folder.nearest, progress=progress)
     return {}
 
 
 def _families(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.analysis.index.reading import ActivationIndex
+    from sae_core.analysis.index.activation_index import ActivationIndex
     from sae_core.analysis.similarity.family_table import relate_members
 
     index, matches = ActivationIndex.open(job.folder.index), read_table(job.folder.matches)

@@ -12,7 +12,7 @@ from sae_core.foundation.progress import Progress
 
 
 def _suggest(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.analysis.index.reading import ActivationIndex
+    from sae_core.analysis.index.activation_index import ActivationIndex
     from sae_core.analysis.suggestions.suggest import suggest_labels
 
     seed = job.run.settings.training.seed

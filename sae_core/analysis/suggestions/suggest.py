@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sae_core.activations.corpus import Corpus
 from sae_core.activations.origins.text.shown import show_alone
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.suggestions import suggest_loops as loops
 from sae_core.foundation.progress import Progress, Tick, silent
 

@@ -130,28 +130,6 @@ def map_tensors(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     return arrays, metadata
 
 
-@contextmanager
-def opened_table(path: Path, kind: str, what: str) -> Iterator[tuple[dict[str, Array], dict[str, str]]]:
-    """Map a file whose header names its format; the block checks that the arrays fit together.
-
-    Args:
-        path: The file.
-        kind: The ``format`` that the header must name.
-        what: The name of the format in messages, such as ``an activation index``.
-
-    Raises:
-        UserError: If the file is missing or cut off, names another format, or the block raises a KeyError, ValueError
-            or IndexError.
-    """
-    arrays, metadata = map_tensors(path)
-    try:
-        if metadata["format"] != kind:
-            raise ValueError(f"format {metadata['format']!r} instead of {kind!r}")
-        yield arrays, metadata
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"{path} is not {what} ({error}); delete it and index again.") from None
-
-
 def _view(data: Array, body: int, entry: Mapping[str, Any]) -> Array:
     first, end = entry["data_offsets"]
     dtype, shape = np.dtype(_READABLE[entry["dtype"]]), tuple(entry["shape"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
 from sae_core.activations.store.cache import ActivationCache, CacheWriter
-from sae_core.analysis.index.building import build_index
+from sae_core.analysis.index.activation_index import build_index
 from sae_core.analysis.similarity.cosines import one_to_one
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.machine.host_memory import free_host_memory

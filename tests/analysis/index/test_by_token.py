@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hand_made import corpus_of, index_of
+from safetensors.numpy import save_file
 
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.by_token import ByToken, TokenNames
-from sae_core.analysis.index.telling_tokens import write_by_token
+from sae_core.analysis.index.by_token import ByToken, TokenNames, write_by_token
 from sae_core.foundation.errors import UserError
 
 
@@ -102,6 +102,28 @@ def test_a_file_that_is_something_else_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x00" * 20)
     with pytest.raises(UserError, match=r"by_token\.safetensors"):
         ByToken.open(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"share": np.zeros(2)}, "an array has the wrong type"),
+        ({"fires": np.zeros(1, np.float32)}, "do not fit the rows"),
+    ],
+)
+def test_arrays_of_another_type_or_length_are_refused(tmp_path: Path, change: dict[str, np.ndarray], said: str) -> None:
+    arrays = {
+        "tokens": np.array([4], np.int32),
+        "pointers": np.array([0, 2]),
+        "features": np.array([7, 1], np.int32),
+        "share": np.ones(2, np.float32),
+        "fires": np.ones(2, np.float32),
+    }
+    save_file(arrays, tmp_path / "whole", {"format": ByToken.FORMAT})
+    assert ByToken.open(tmp_path / "whole").driven_by([4])["feature"].tolist() == [1, 7]
+    save_file(arrays | change, tmp_path / "other", {"format": ByToken.FORMAT})
+    with pytest.raises(UserError, match=rf"other is not a table by token .*{said}.*; delete it and index again"):
+        ByToken.open(tmp_path / "other")
 
 
 class Spelt(Corpus):

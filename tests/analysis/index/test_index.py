@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 from random_saes import random_ensemble
 
-from sae_core.analysis.index.building import build_index, shard_bounds
-from sae_core.analysis.index.placing import KeptEntries, write_placed
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex, build_index, shard_bounds, write_placed
+from sae_core.analysis.index.kept_entries import KeptEntries
 from sae_core.ensembles.ensemble import Wiring
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors, writing_tensors
@@ -36,7 +35,7 @@ def test_the_index_is_the_dense_code(
     tmp_path: Path, acts_TD: torch.Tensor, architecture: Architecture, wiring: Wiring, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensemble = random_ensemble(architecture, wiring)
-    monkeypatch.setattr("sae_core.analysis.index.building.BLOCK", 50)
+    monkeypatch.setattr("sae_core.analysis.index.activation_index.BLOCK", 50)
     build_index(ensemble, lambda a, b: acts_TD[a:b], TOKENS, tmp_path / "index")
     index = ActivationIndex.open(tmp_path / "index")
     with torch.no_grad():
@@ -95,11 +94,11 @@ def test_placing_is_a_stable_sort_by_feature(tmp_path: Path, count: int, feature
     files = [keep(tmp_path / f"kept_{number}", part, 300) for number, part in enumerate(halves)]  # type: ignore[arg-type]
     torch.set_num_threads(threads)
     try:
-        write_placed(tmp_path / "placed", files, features, {"key": "value"})
+        write_placed(tmp_path / "placed", files, features=features, tokens=10**6)
     finally:
         torch.set_num_threads(1)
     arrays, metadata = map_tensors(tmp_path / "placed")
-    assert metadata == {"key": "value"}
+    assert metadata == {"format": "sae-ensemble-index-1", "tokens": "1000000"}
     for name, plain in zip(("pointers", "positions", "values"), sorted_plainly(*columns, features), strict=True):
         assert np.array_equal(arrays[name], plain)
 
@@ -109,7 +108,7 @@ def test_placing_holds_one_block_at_a_time(tmp_path: Path) -> None:
     files = [keep(tmp_path / f"kept_{seed}", random_entries(block, features, seed), block) for seed in range(40)]
     tracemalloc.start()  # numpy tells it of every array but those that are mapped
     try:
-        write_placed(tmp_path / "placed", files, features, {})
+        write_placed(tmp_path / "placed", files, features=features, tokens=10**6)
         placing = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -123,7 +122,7 @@ def test_kept_entries_are_refused_wherever_they_are_cut_off(tmp_path: Path) -> N
     for length in (0, 1, 7, 8, 9, second - 1, second, second + 1, len(whole) - 9, len(whole) - 8, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match="kept is cut off"):
-            write_placed(tmp_path / "placed", [path], 7, {})
+            write_placed(tmp_path / "placed", [path], features=7, tokens=10**6)
     assert [found.name for found in tmp_path.iterdir()] == ["kept"]
 
 

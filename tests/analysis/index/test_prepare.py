@@ -16,7 +16,7 @@ from sae_core.activations import harvest
 from sae_core.analysis import prepare
 from sae_core.analysis.atoms import atom_map
 from sae_core.analysis.atoms.feature_table import atom_table
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.similarity.matching import families, match_members
 from sae_core.analysis.stages import PREPARING
 from sae_core.ensembles.ensemble import Ensemble, save_ensemble

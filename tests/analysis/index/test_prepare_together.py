@@ -14,9 +14,8 @@ from together import in_processes
 from sae_core.activations import harvest
 from sae_core.analysis import prepare
 from sae_core.analysis.atoms import atom_map
-from sae_core.analysis.index import building as indexing
-from sae_core.analysis.index.building import build_index, build_index_together
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index import activation_index as indexing
+from sae_core.analysis.index.activation_index import ActivationIndex, build_index, build_index_together
 from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import write_table, write_tensors
 from sae_core.foundation.progress import Tick

@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sae_core.analysis.index.counting_together import write_together
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.index.examples import co_active
-from sae_core.analysis.index.reading import ActivationIndex
-from sae_core.analysis.index.together import Together
+from sae_core.analysis.index.together import Together, write_together
 from sae_core.foundation.errors import UserError
 
 

@@ -14,7 +14,7 @@ from hand_made import index_of
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csc_array
 
-from sae_core.analysis.index.reading import ActivationIndex
+from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.analysis.similarity import firing, pair_scores
 from sae_core.analysis.similarity.family_table import (

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from sae_core.analysis.similarity.cosines import random_best
-from sae_core.analysis.similarity.finding_nearest import write_nearest
-from sae_core.analysis.similarity.nearest import KEPT, Nearest
+from sae_core.analysis.similarity.nearest import KEPT, Nearest, write_nearest
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Tick

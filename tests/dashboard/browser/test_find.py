@@ -10,8 +10,8 @@ from browsing import MARKS, Watched, feature_in
 from synthetic_run import write_synthetic_run
 
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.reading import ActivationIndex
-from sae_core.analysis.index.telling_tokens import write_by_token
+from sae_core.analysis.index.activation_index import ActivationIndex
+from sae_core.analysis.index.by_token import write_by_token
 from sae_core.foundation.run import Run
 
 pytestmark = MARKS

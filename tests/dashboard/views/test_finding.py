@@ -26,8 +26,8 @@ from dashboard.views.map import data
 from dashboard.views.pinned.side_by_side import Beside, side_by_side
 from dashboard.views.text.firing import firing
 from sae_core.activations.corpus import Corpus
-from sae_core.analysis.index.reading import ActivationIndex
-from sae_core.analysis.index.telling_tokens import write_by_token
+from sae_core.analysis.index.activation_index import ActivationIndex
+from sae_core.analysis.index.by_token import write_by_token
 from sae_core.analysis.live_text import LiveText
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
