@@ -16,10 +16,18 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_tensor, read_tensors, write_json, write_tensors
 from sae_core.foundation.folders import CONFIG, WEIGHTS
 from sae_core.sae import ARCHITECTURES, SAE
-from sae_core.sae.formats.saelens_config import Description, read_description, saelens_name
+from sae_core.sae.formats.declaration import Checkpoint, Format, assembled, gated
+from sae_core.sae.formats.foreign_files import checked, form_of
+from sae_core.sae.formats.saelens_config import OF_A_BATCH, Description, read_description, saelens_name
 
 # Readers of SAELens 6 fall back to legacy rules unless the metadata names a version of at least 6.
 _SAELENS_VERSION = "6.0.0"
+_OF_A_BATCH = {"W_enc": "dn", "b_enc": "n", "W_dec": "nd", "b_dec": "d", "topk_threshold": ""}
+_IN_OTHER_FORMS = {
+    "gated": {"W_enc": "dn", "W_dec": "nd", "b_dec": "d", "b_gate": "n", "b_mag": "n", "r_mag": "n"},
+    **dict.fromkeys(OF_A_BATCH, _OF_A_BATCH),
+}
+"""The tensors of those architectures that are read as a JumpReLU SAE."""
 
 
 def save_sae(sae: SAE, folder: Path) -> None:
@@ -63,18 +71,31 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
         UserError: If a file is missing or damaged, a setting cannot be followed, or a tensor is missing, unknown, of
             another shape, or holds what is not a number.
     """
+    return _read(folder, device)[0]
+
+
+class SAELens(Format):
+    """A folder of SAELens, which is what members of this package are written as, too."""
+
+    title = "SAELens"
+    files = (WEIGHTS, CONFIG)
+
+    def read(self, folder: Path) -> Checkpoint:
+        """Read the SAE as `load_sae` does, and where its activations come from."""
+        sae, described = _read(folder, "cpu")
+        files = (folder / WEIGHTS, folder / CONFIG)
+        return Checkpoint(sae, f"{self.title} {described.name}", files, described.place)
+
+
+def _read(folder: Path, device: str) -> tuple[SAE, Description]:
     described = read_description(read_json(folder / CONFIG), folder / CONFIG)
     tensors = _checked(read_tensors(folder / WEIGHTS, device=device), described, folder / WEIGHTS)
     if described.rescaled:
         norms_N = tensors["W_dec"].norm(dim=1)
         tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms_N, tensors["b_enc"] * norms_N
         tensors["W_dec"] = tensors["W_dec"] / norms_N.clamp_min(1e-12)[:, None]
-    if not described.subtracts_b_dec:
-        # Here b_dec is always subtracted before encoding; the encoder's bias takes that back.
-        tensors["b_enc"] = tensors["b_enc"] + tensors["b_dec"] @ tensors["W_enc"]
-    sae = described.kind(described.d_in, described.width, **described.options).to(device)
-    sae.load_state_dict(tensors)
-    return sae.eval()
+    subtracts = described.subtracts_b_dec
+    return assembled(described.kind, tensors, subtracts_b_dec=subtracts, **described.options), described
 
 
 def load_atoms(folder: Path, device: str = "cpu") -> Tensor:
@@ -85,34 +106,28 @@ def load_atoms(folder: Path, device: str = "cpu") -> Tensor:
     """
     atoms_ND = read_tensor(folder / WEIGHTS, "W_dec", device=device)
     if atoms_ND.ndim != 2 or not atoms_ND.is_floating_point():
-        raise UserError(f"{folder / WEIGHTS} is damaged: W_dec is {_form(atoms_ND)}, not a table of numbers.")
+        raise UserError(f"{folder / WEIGHTS} is damaged: W_dec is {form_of(atoms_ND)}, not a table of numbers.")
     return atoms_ND
 
 
 def _checked(tensors: Mapping[str, Tensor], described: Description, path: Path) -> dict[str, Tensor]:
-    """The tensors of an SAE in float32."""
+    """The tensors of an SAE of this package in float32."""
     tensors = dict(tensors)
     factor = tensors.get("scaling_factor")
     if factor is not None and factor.is_floating_point() and bool((factor == 1).all()):
         del tensors["scaling_factor"]  # SAELens wrote it for a while, and leaves it out as well
-    expected = _shapes(described, path)
-    for wrong, what in ((expected.keys() - tensors.keys(), "lacks"), (tensors.keys() - expected.keys(), "also holds")):
-        if wrong:
-            raise UserError(
-                f"{path} {what} the tensor {min(wrong)}; an SAE of the architecture "
-                f"{described.kind.architecture} has {', '.join(expected)}."
-            )
-    for name, shape in expected.items():
-        tensor = tensors[name]
-        if tuple(tensor.shape) != shape or not tensor.is_floating_point():
-            raise UserError(
-                f"{path}: the tensor {name} is {_form(tensor)}, but d_in {described.d_in} and d_sae {described.width} "
-                f"in {CONFIG} need floats of shape {list(shape)}."
-            )
-        tensors[name] = tensor.float()
-        if not all(bool(bound.isfinite()) for bound in tensors[name].aminmax()):
-            raise UserError(f"{path}: the tensor {name} holds NaN or infinity; save the SAE again.")
-    return described.kind.from_saelens(tensors)
+    sizes = {
+        letter: (size, f"{letter} = {size} by {name} in {CONFIG}")
+        for letter, size, name in (("d", described.d_in, "d_in"), ("n", described.width, "d_sae"))
+    }
+    found = checked(tensors, _IN_OTHER_FORMS.get(described.name) or _shapes(described, path), path, sizes=sizes)
+    if described.name in OF_A_BATCH:
+        threshold_N = found.pop("topk_threshold").clamp_min(0.0).expand(described.width)
+        return {**found, "threshold": threshold_N}
+    if described.name in _IN_OTHER_FORMS:
+        encoder = gated(found["W_enc"], *(found[name] for name in ("b_gate", "b_mag", "r_mag")))
+        return {**encoder, "W_dec": found["W_dec"], "b_dec": found["b_dec"]}
+    return described.kind.from_saelens(found)
 
 
 def _shapes(described: Description, path: Path) -> dict[str, tuple[int, ...]]:
@@ -123,7 +138,3 @@ def _shapes(described: Description, path: Path) -> dict[str, tuple[int, ...]]:
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path.with_name(CONFIG)} does not describe a {described.kind.__name__} ({error}).") from None
     return {name: tuple(tensor.shape) for name, tensor in sae.to_saelens().items()}
-
-
-def _form(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"

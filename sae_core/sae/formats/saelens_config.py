@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import ARCHITECTURES, SAE
+from sae_core.sae.formats.declaration import Place, place_of
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64")
 _UNDERSTOOD = {
@@ -34,6 +35,7 @@ _TRAINING = {
     *("jumprelu_sparsity_loss_mode", "jumprelu_tanh_scale", "jumprelu_ste_to_input", "l0_coefficient"),
     *("l0_warm_up_steps", "pre_act_loss_coefficient", "target_l0", "topk_threshold_lr", "mse_loss_normalization"),
     *("scale_sparsity_penalty_by_decoder_norm", "training_tokens", "lr", "seed"),
+    *("matryoshka_widths", "use_matryoshka_aux_loss"),
 }
 """How it was trained, which changes nothing either."""
 _SCALED = "fold the normalisation into the weights before you save it (SAELens has functions for that)"
@@ -58,6 +60,8 @@ class Description:
         d_in: Dimension of the activations, D.
         width: Features, N.
         options: What the class takes beside these.
+        name: The architecture, as SAELens calls it.
+        place: Which activations it was trained on.
         subtracts_b_dec: Whether b_dec is subtracted before encoding.
         rescaled: Whether preactivations are multiplied by the norms of their atoms before the largest are chosen.
     """
@@ -68,6 +72,8 @@ class Description:
     options: dict[str, Any]
     subtracts_b_dec: bool
     rescaled: bool
+    name: str
+    place: Place
 
 
 def read_description(config: Any, path: Path) -> Description:
@@ -125,18 +131,27 @@ class _Reader:
             value = self.config[unknown[0]]
             raise self.refuse(unknown[0], value, "what that changes is not known here, so that the SAE is not read")
         self._refuse_normalisation()
-        kind = self._kind()
+        name, kind = self._kind()
         d_in, width = self.count("d_in", self.config), self.count("d_sae", self.config)
         options = self._options(kind)
         if options.get("k", 0) > width:
             raise self.refuse("k", options["k"], f"the SAE has only {width} features (d_sae)")
         rescaled = self.flag("rescale_acts_by_decoder_norm", False)
-        if rescaled and kind.saelens != "topk":
+        if rescaled and not {kind.saelens, name} & {"topk", *OF_A_BATCH}:
             raise self.refuse("rescale_acts_by_decoder_norm", True, "only the architecture topk has that")
         dtype = self.of_type("dtype", str, "float32", of=self.config).removeprefix("torch.")
         if dtype not in _DTYPES:
             raise self.refuse("dtype", dtype, f"known are {', '.join(_DTYPES)}")
-        return Description(kind, d_in, width, options, self.flag("apply_b_dec_to_input", True), rescaled)
+        subtracts = self.flag("apply_b_dec_to_input", True)
+        return Description(kind, d_in, width, options, subtracts, rescaled, name, self._place())
+
+    def _place(self) -> Place:
+        """What the metadata says, or before SAELens 6 the settings themselves."""
+        known = {**self.config, **self.metadata}
+        words = [known.get(name) for name in ("model_name", "hook_name", "hook_point")]
+        model, hook, older = (word if isinstance(word, str) else None for word in words)
+        hook = hook or older
+        return Place(model) if hook is None else place_of(hook, model)
 
     def _refuse_normalisation(self) -> None:
         config = dict(self.config)
@@ -153,7 +168,7 @@ class _Reader:
         if self.config.get("finetuning_scaling_factor"):
             raise self.refuse("finetuning_scaling_factor", self.config["finetuning_scaling_factor"], "fold it first")
 
-    def _kind(self) -> type[SAE]:
+    def _kind(self) -> tuple[str, type[SAE]]:
         default = "standard" if self.legacy and "architecture" not in self.config else None
         name = self.of_type("architecture", str, default, of=self.config)
         activation = self.config.get("activation_fn", self.config.get("activation_fn_str"))
@@ -162,11 +177,15 @@ class _Reader:
         if activation == "topk" and name == "standard":
             name = "topk"
         own = self.of_type("architecture", str, None, of=self.ours)
-        kind = ARCHITECTURES.get(own) if own else _BY_SAELENS.get(name)
-        if kind is None or name != saelens_name(kind):
-            known = ", ".join(_BY_SAELENS)
+        if own:
+            kind = ARCHITECTURES.get(own)
+            kind = kind if kind is not None and name == saelens_name(kind) else None
+        else:
+            kind = ARCHITECTURES["jumprelu"] if name in _AS_JUMPRELU else _BY_SAELENS.get(name)
+        if kind is None:
+            known = ", ".join((*_BY_SAELENS, *_AS_JUMPRELU))
             raise UserError(f"{self.path} names the architecture {_short(own or name)}; known: {known}.")
-        return kind
+        return name, kind
 
     def _options(self, kind: type[SAE]) -> dict[str, Any]:
         """What this package has written of an SAE of its own, and what SAELens says of one of its."""
@@ -185,6 +204,10 @@ class _Reader:
         return options
 
 
+OF_A_BATCH = ("batchtopk", "matryoshka_batchtopk")
+"""What SAELens saves of a training that is not turned into JumpReLU yet; their threshold is one number."""
+_AS_JUMPRELU = ("gated", *OF_A_BATCH)
+"""Architectures of SAELens that compute what a JumpReLU SAE does, with other tensors."""
 _BY_SAELENS = {kind.saelens: kind for kind in ARCHITECTURES.values() if kind.saelens}
 """What SAELens means by its names."""
 
