@@ -1,4 +1,4 @@
-"""The indexed corpus, read-only: its tokens, their texts, the documents and what is known of them."""
+"""The indexed corpus, read-only: its tokens or rows, what they read like, the documents and what is known of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pandas.api.types import is_integer_dtype
 
 from sae_core.activations.origins.text.shown import show_alone
 from sae_core.activations.origins.text.token_texts import TokenTexts
+from sae_core.activations.rows_shown import RowsShown
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.files.whole_files import read_table
@@ -34,12 +35,26 @@ class Corpus:
         offsets: int64 [documents + 1]; document i has the positions offsets[i] to offsets[i + 1].
         documents: One row a passage, the metadata of its document.
         texts: What the tokens read like.
+        rows: What people look at where rows are no tokens of a text; else None.
+        compared: int32 [T]; two windows in which it agrees look the same to people.
+        runs: int64; no window goes beyond the stretch between two of these positions. The offsets, unless given.
     """
 
     def __init__(
-        self, tokens: NDArray[np.int32], offsets: NDArray[np.int64], documents: pd.DataFrame, texts: TokenTexts
+        self,
+        tokens: NDArray[np.int32],
+        offsets: NDArray[np.int64],
+        documents: pd.DataFrame,
+        texts: TokenTexts,
+        *,
+        rows: RowsShown | None = None,
+        compared: NDArray[np.int32] | None = None,
+        runs: NDArray[np.int64] | None = None,
     ) -> None:
         self.tokens, self.offsets, self.documents, self.texts = tokens, offsets, documents, texts
+        self.rows = rows
+        self.compared = tokens if compared is None else compared
+        self.runs = offsets if runs is None else runs
         # Metadata of a source are texts; ours are numbers, so a column of a file that has this name is none of them.
         self._places = [name for name in _PLACES if name in documents and is_integer_dtype(documents[name])]
 
@@ -66,7 +81,13 @@ class Corpus:
             texts = TokenTexts.of_table(folder.vocabulary)
         else:
             texts = TokenTexts(file if file.exists() else None)
-        return cls(tokens, offsets, documents, texts)
+        if not folder.rows.exists():
+            return cls(tokens, offsets, documents, texts)
+        rows = RowsShown.open(run)
+        if any(len(part) != len(tokens) for part in (rows, arrays.get("alike", ()))) or "runs" not in arrays:
+            raise UserError(f"{folder.tokens} does not fit {folder.rows}; delete the run and train again.")
+        runs = arrays["runs"].astype(np.int64)
+        return cls(tokens, offsets, documents, texts, rows=rows, compared=arrays["alike"], runs=runs)
 
     def __len__(self) -> int:
         """Tokens, T."""
@@ -114,15 +135,18 @@ class Corpus:
         return self.documents["document"].to_numpy(np.int64)
 
     def span(self, position: int, before: int, after: int) -> range:
-        """The positions from ``before`` tokens before to ``after`` tokens after a position, within its document."""
-        document = int(self.document_of(position))
-        start, stop = int(self.offsets[document]), int(self.offsets[document + 1])
+        """The positions from ``before`` tokens before to ``after`` tokens after a position, within its document.
+
+        A series is shown as far as it goes, although its documents are short stretches of it.
+        """
+        place = int(np.searchsorted(self.runs, position, side="right"))
+        start, stop = int(self.runs[place - 1]), int(self.runs[place])
         return range(max(start, position - before), min(stop, position + after + 1))
 
     def metadata(self, document: int) -> dict[str, Any]:
         """What is known of a document, column by column; unknown values are left out."""
         known = {name: values[document] for name, values in self._columns.items() if _is_known(values[document])}
-        if self._alone[document]:
+        if self.rows is not None or self._alone[document]:
             for name in self._places:
                 del known[name]  # a document of one passage needs no numbers
         return known

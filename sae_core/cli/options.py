@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.origin import Origin
+from sae_core.foundation.origins import ORIGINS
 from sae_core.foundation.run import is_run, layer_folder
 from sae_core.foundation.settings.presets import PRESETS, preset_settings
 from sae_core.foundation.settings.reading import load_settings
@@ -60,6 +62,8 @@ SETTINGS = {
     "kernels": "training.kernels",
 }
 """The settings that have their own option, by the option's name. All other settings need --set or --config."""
+ORIGIN_OPTIONS = {option: (each, name) for each in ORIGINS.values() for option, name in each.options.items()}
+"""The options with which an origin is chosen: the origin, and its setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     def with_options(*, preset: str | None, config: Path | None, assignments: list[str] | None, **given: Any) -> None:
         overrides = {dotted: value for name, dotted in SETTINGS.items() if (value := given.pop(name)) is not None}
+        overrides |= _of_origin({name: given.pop(name) for name in ORIGIN_OPTIONS})
         if isinstance(methods := overrides.get("training.methods"), str):
             overrides["training.methods"] = methods.split(",")
         assigned = parse_assignments(assignments)
@@ -109,6 +114,7 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
         _parameter("preset", Preset),
         _parameter("config", ConfigPath),
         *(_parameter(name, _option(dotted)) for name, dotted in SETTINGS.items()),
+        *(_parameter(name, _origin_option(*chosen)) for name, chosen in ORIGIN_OPTIONS.items()),
         _parameter("assignments", Assignments),
     ]
     parameters = [new for name, old in own.items() for new in (options if name == "chosen" else [old])]
@@ -117,6 +123,16 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return with_options
+
+
+def _of_origin(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of options that choose an origin."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if value:
+            origin, field = ORIGIN_OPTIONS[name]
+            found |= {"origin.kind": origin.model_fields["kind"].default, f"origin.{field}": value}
+    return found
 
 
 def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | None) -> dict[Path, Chosen]:
@@ -171,6 +187,15 @@ def parse_assignments(assignments: list[str] | None) -> dict[str, Any]:
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=annotation)
+
+
+def _origin_option(origin: type[Origin], name: str) -> Any:
+    """Make the option that chooses an origin and sets one of its fields."""
+    field = origin.model_fields[name]
+    many = isinstance(field.default, tuple)
+    return Annotated[
+        (list[str] if many else str) | None, typer.Option(metavar="PATH", help=f"{field.description} (origin.{name})")
+    ]
 
 
 def _option(dotted: str) -> Any:

@@ -13,16 +13,46 @@ UsageError: Any = typer.BadParameter.__base__
 
 
 class OnceCommand(TyperCommand):
-    """A command that refuses an option given twice; otherwise the second value would silently replace the first."""
+    """A command that refuses an option given twice; otherwise the second value would silently replace the first.
+
+    An option that may be repeated takes several values, too, as shells write them for ``*.npy``, once all arguments of
+    the command stand before it.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command's arguments."""
+        args = self._repeated(args)
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         options = [each for each in given if each.param_type_name == "option" and not each.multiple]
         for number, option in enumerate(options):
             if option in options[:number]:
                 ctx.fail(f"{option.opts[0]} is given twice; leave one of them out")
         return super().parse_args(ctx, args)
+
+    def _repeated(self, args: list[str]) -> list[str]:
+        """Write the option before each of its values."""
+        takes_value = {name: each for each in self.params if _takes_value(each) for name in each.opts}
+        wanted = sum(each.param_type_name == "argument" for each in self.params)
+        found, option, values = list[str](), "", 0
+        for arg in args:
+            if option and values and not arg.startswith("-"):
+                if takes_value[option].multiple and not wanted:
+                    found.append(option)
+                else:
+                    option, wanted = "", wanted - 1
+            elif arg.startswith("-"):
+                option, values = (arg, 0) if arg in takes_value else ("", 0)
+                found.append(arg)
+                continue
+            elif not option:
+                wanted -= 1
+            found.append(arg)
+            values += 1
+        return found
+
+
+def _takes_value(parameter: Any) -> bool:
+    return parameter.param_type_name == "option" and not parameter.is_flag
 
 
 def usage_sentence(error: Any) -> str:

@@ -18,7 +18,11 @@ class CorpusFolder:
 
     @property
     def tokens(self) -> Path:
-        """Safetensors: ``tokens`` int32 [T]; ``offsets`` int64 [passages + 1], where each passage starts."""
+        """Safetensors: ``tokens`` int32 [T]; ``offsets`` int64 [passages + 1], where each passage starts.
+
+        Of arrays also ``runs`` int64, where what may be shown together starts, and ``alike`` int32 [T], which is equal
+        for rows that look the same.
+        """
         return self.path / "tokens.safetensors"
 
     @property
@@ -47,6 +51,29 @@ class CorpusFolder:
     def vocabulary(self) -> Path:
         """Parquet: the readable text of each token, for tokenizers without a tokenizer.json; absent in older runs."""
         return self.path / "vocabulary.parquet"
+
+    @property
+    def rows(self) -> Path:
+        """Parquet: one row per indexed row of arrays, with its file, its number there and its columns of the table.
+
+        Absent, as the next three files, where the activations do not come from arrays.
+        """
+        return self.path / "rows.parquet"
+
+    @property
+    def row_labels(self) -> Path:
+        """Parquet: labels and group of every row for training and evaluation; absent without a table of rows."""
+        return self.path / "row_labels.parquet"
+
+    @property
+    def signal(self) -> Path:
+        """Safetensors, memory-mapped: ``signal`` float32 [T, S], what is drawn of each indexed row of a series."""
+        return self.path / "signal.safetensors"
+
+    @property
+    def images(self) -> Path:
+        """Safetensors, memory-mapped: a thumbnail per indexed row: ``bytes`` uint8 and ``offsets`` int64 [T + 1]."""
+        return self.path / "images.safetensors"
 
     @property
     def lens(self) -> Path:

@@ -7,7 +7,7 @@ read declarations, so neither this module nor an origin imports torch before it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,10 +15,33 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
     from sae_core.foundation.run import Run
     from sae_core.foundation.settings.run_settings import RunSettings
+
+
+HELD_OUT, GROUP = "_held_out", "_group"
+"""Columns of `Origin.labelled` that are no labels."""
+
+
+class Words(NamedTuple):
+    """What the rows of an origin are called where people read of them.
+
+    Attributes:
+        row: One row of activations.
+        rows: Several of them.
+        passage: What rows stand together in.
+        passages: Several of these.
+        told_by: What a row reads like on its own, by which features are found and labels suggested.
+    """
+
+    row: str = "token"
+    rows: str = "tokens"
+    passage: str = "passage"
+    passages: str = "passages"
+    told_by: str = "token"
 
 
 class Origin(BaseModel):
@@ -28,6 +51,8 @@ class Origin(BaseModel):
         kind: The name by which settings choose it, in a subclass ``Literal["…"] = "…"``.
         title: What activations come from, in words.
         old_name: What ``text.source`` and ``model.name`` are both called where settings do not name the origin.
+        options: The options of the command line that choose this origin, and the field that each of them sets.
+        words: What its rows are called.
         by_default: Whether a run has it unless its settings say otherwise.
         shows_rows: Whether `gather` writes a corpus, which says what each row reads like, so that people can look at
             rows. An index needs one.
@@ -42,6 +67,8 @@ class Origin(BaseModel):
     kind: str
     title: ClassVar[str]
     old_name: ClassVar[str] = ""
+    options: ClassVar[Mapping[str, str]] = {}
+    words: ClassVar[Words] = Words()
     by_default: ClassVar[bool] = False
     shows_rows: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
@@ -64,6 +91,16 @@ class Origin(BaseModel):
     def labels_texts(self, settings: RunSettings) -> bool:
         """Whether every document says what it is, so that concepts can be detected without a file of labels."""
         return False
+
+    def labelled(self, run: Run) -> pd.DataFrame | None:
+        """The labels of a run's rows, where rows have labels of their own; else None.
+
+        Returns:
+            One row a row of activations, those of the training cache first and then those of the cache for evaluation:
+            `HELD_OUT`, `GROUP` (what it belongs to; rows of one are alike) and one column a label, with texts and ""
+            for none.
+        """
+        return None
 
     def decided_by(self, settings: RunSettings) -> Any:
         """The settings that decide the activations, beside those of ``data``, as JSON."""

@@ -346,3 +346,14 @@ def written_to_dev_full(path: Path) -> Iterator[None]:
     partial.symlink_to("/dev/full")
     yield
     assert not partial.is_symlink()
+
+
+def test_an_option_that_is_repeatable_takes_what_a_shell_writes_for_a_pattern(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.npy" for number in range(3)]
+    # All three are looked for, whether an option is written once or before each of them.
+    missing = refused(call("train", tmp_path / "run", "--activations", *files, "--k", 4), str(files[0]))
+    repeated = [word for file in files for word in ("--activations", file)]
+    assert refused(call("train", tmp_path / "run", *repeated, "--k", 4)) == missing
+    assert refused(call("train", "--activations", files[0], tmp_path / "run")) == missing
+    refused(call("train", tmp_path / "run", "--k", 4, files[0]), "extra argument")
+    assert len(Run.open(tmp_path / "run").settings.model_dump()["origin"]["files"]) == 1

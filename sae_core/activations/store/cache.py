@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.store.array_rows import ORDER, ArrayRows, open_rows
 from sae_core.activations.store.checksums import Verified, verify
 from sae_core.activations.store.shuffle import draw_piles
 from sae_core.foundation.errors import UserError
@@ -184,6 +185,8 @@ class ActivationCache:
         fingerprint: Hash of all that is stored.
         piles: Where rows were dealt to piles at random (`dealt.py`), the rows of each; then batches are drawn from a
             few piles at a time.
+
+    The rows lie in shards, or in arrays of files elsewhere (``arrays`` of the manifest), which stay where they are.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
@@ -195,9 +198,14 @@ class ActivationCache:
         self.fingerprint = str(meta["fingerprint"])
         self.piles: list[int] | None = meta.get("piles")
         self._paths = [folder / shard["file"] for shard in meta["shards"]]
-        self._shards = [_map_shard(path) for path in self._paths]
-        self._starts = np.cumsum([0, *(len(shard) for shard in self._shards)])
-        if self._starts[-1] != self.rows or any(shard.shape[1] != self.d_in for shard in self._shards):
+        self._shards: list[NDArray[Any]] = [_map_shard(path) for path in self._paths]
+        self._arrays: ArrayRows | None = None
+        parts: list[Any] = self._shards
+        if "arrays" in meta:
+            self._arrays = open_rows(folder, meta["arrays"])
+            self._paths, parts = [folder / ORDER], [self._arrays]
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        if self._starts[-1] != self.rows or any(part.shape[1] != self.d_in for part in parts):
             raise UserError(f"The activation cache {folder} is damaged; delete it and run the command again.")
 
     @property
@@ -242,6 +250,8 @@ class ActivationCache:
 
     def stored(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start`` to ``stop`` in the cache's number format, bfloat16 as integers [stop − start, D]."""
+        if self._arrays is not None:
+            return self._arrays.stored(start, stop)
         parts = [
             shard[max(0, start - first) : max(0, stop - first)]
             for shard, first in zip(self._shards, self._starts[:-1], strict=True)
@@ -280,6 +290,8 @@ class ActivationCache:
 
     def _take(self, rows: NDArray[np.int64]) -> Tensor:
         """Rows by number, ascending."""
+        if self._arrays is not None:
+            return self._as_float32(self._arrays.take(rows))
         cuts = np.searchsorted(rows, self._starts)
         stored_RD = np.empty((len(rows), self.d_in), self._shards[0].dtype)
         for shard, start, first, end in zip(self._shards, self._starts[:-1], cuts[:-1], cuts[1:], strict=True):

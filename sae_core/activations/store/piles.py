@@ -93,6 +93,7 @@ def deal(
     fingerprint = hashlib.sha256("".join(str(shard["checksum"]) for shard in shards).encode()).hexdigest()[:16]
     verified.save()
     meta: dict[str, Any] = {**read_json(cache.folder / META), "contents": contents, "shards": shards}
+    meta.pop("arrays", None)  # whose rows are in the shards now
     write_json(folder / META, {**meta, "fingerprint": fingerprint, "piles": [shard["rows"] for shard in shards]})
     return ActivationCache.open(folder)
 

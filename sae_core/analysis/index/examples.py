@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.activations.corpus import Corpus
+from sae_core.activations.rows_shown import RowShown
 from sae_core.analysis.index.activation_index import ActivationIndex, Positions, Values
 
 NEAR_IDENTICAL = 0.8
@@ -39,6 +40,7 @@ class Example:
         values: The feature's activation at each token; 0 where the feature does not fire.
         peak: The activation at ``position``.
         metadata: Metadata of the document.
+        row: What people look at where rows are no tokens of a text; else None.
     """
 
     position: int
@@ -49,6 +51,7 @@ class Example:
     values: list[float]
     peak: float
     metadata: dict[str, Any]
+    row: RowShown | None = None
 
 
 class Quantile(NamedTuple):
@@ -217,7 +220,7 @@ def _windows(corpus: Corpus, positions: Positions, reach: int) -> NDArray[np.int
     documents = corpus.document_of(positions)
     around_CW = positions[:, None].astype(np.int64) + np.arange(-reach, reach + 1)
     inside_CW = (around_CW >= corpus.offsets[documents][:, None]) & (around_CW < corpus.offsets[documents + 1][:, None])
-    return np.where(inside_CW, corpus.tokens[np.clip(around_CW, 0, len(corpus) - 1)], -1)
+    return np.where(inside_CW, corpus.compared[np.clip(around_CW, 0, len(corpus) - 1)], -1)
 
 
 def _example(corpus: Corpus, positions: Positions, values: Values, place: int, window: int) -> Example:
@@ -236,4 +239,5 @@ def _example(corpus: Corpus, positions: Positions, values: Values, place: int, w
         values=shown.tolist(),
         peak=float(values[place]),
         metadata=corpus.metadata(document),
+        row=corpus.rows.at(position, span) if corpus.rows is not None else None,
     )
