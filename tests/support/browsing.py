@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlparse
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Response
+    from playwright.sync_api import Browser, ConsoleMessage, Locator, Response
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 MARKS = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
@@ -52,6 +52,13 @@ def serving(path: Path) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait()
+
+
+def has_value(field: Locator, text: str) -> None:
+    """A field shows a text, at once or as soon as the page, which is drawn piece by piece, has filled it."""
+    from playwright.sync_api import expect
+
+    expect(field).to_have_value(text, timeout=10_000)
 
 
 def wait_until_up(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -1,7 +1,7 @@
 // Drafts of labels: what is typed and not saved lies in the browser's own storage until it is saved or given up.
 //
-// The server learns of a draft when its form is opened, puts it into the fields and says so. Until then letters typed
-// into the form would write over a draft that nobody has seen; they are not kept for that moment.
+// The server learns of a draft when its form is opened, puts it into the fields and marks the form. Until that mark is
+// on the page, letters typed into the form would write over a draft that nobody has seen, so they are not kept.
 
 const STORE = "sae-ensemble-draft:";
 const WAIT = 3000; // ms after which the server's answer is not awaited any longer
@@ -28,6 +28,8 @@ const forget = (place) => {
 
 const textOf = (part, form) => document.querySelector(`.st-key-${part}-${CSS.escape(form)} input`)?.value;
 
+const isOffered = (form) => document.querySelector(`.st-key-draft-${CSS.escape(form)}`) !== null;
+
 const connect = (state) => {
   const onInput = (event) => {
     const name = [...(event.target.closest?.("[class*=st-key-label-], [class*=st-key-note-]")?.classList ?? [])]
@@ -35,7 +37,8 @@ const connect = (state) => {
       .find((one) => state.forms.has(one));
     // While a page is being changed, the form on it may be that of the feature before.
     const data = state.forms.get(name);
-    if (!data || (state.awaited === data.place && performance.now() - state.since < WAIT)) return;
+    if (!data) return;
+    if (state.awaited === data.place && !isOffered(name) && performance.now() - state.since < WAIT) return;
     const draft = { label: textOf("label", name) ?? data.label, note: textOf("note", name) ?? data.note };
     if (same(draft, data)) return forget(data.place);
     try {

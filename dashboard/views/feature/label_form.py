@@ -138,7 +138,7 @@ def _shows_draft(key: str) -> bool:
 
 
 def _draft(here: Here, info: EnsembleInfo, feature: int, key: str, label: Label | None) -> None:
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="label-draft"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"draft-{key}"):
         st.markdown(
             ":material/edit_note: **Unsaved draft**, kept by your browser. Save it or discard it.", width="content"
         )

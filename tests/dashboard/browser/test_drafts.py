@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browsing import MARKS, Watched, serving
+from browsing import MARKS, Watched, has_value, serving
 
 from dashboard.components import label_drafts
 from sae_core.foundation.files.whole_files import read_table
@@ -60,7 +60,8 @@ def at(watched: Watched, feature: int) -> None:
 
 def has_draft(page: Any, label: str, note: str = "") -> None:
     page.get_by_text(MARK).wait_for()
-    assert (field(page).input_value(), field(page, "Note").input_value()) == (label, note)
+    has_value(field(page), label)
+    has_value(field(page, "Note"), note)
 
 
 def has_none(watched: Watched, label: str = "") -> None:
@@ -69,7 +70,7 @@ def has_none(watched: Watched, label: str = "") -> None:
     watched.page.wait_for_timeout(400)
     watched.settled()
     assert watched.page.get_by_text(MARK).count() == 0
-    assert field(watched.page).input_value() == label
+    has_value(field(watched.page), label)
 
 
 def press(page: Any, name: str) -> None:
@@ -188,13 +189,13 @@ def test_name_and_undo_survive_a_reload_and_are_of_one_run(
     assert store.get("bagged", first).label == "own"
 
     name = page.get_by_role("textbox", name="Your name")
-    assert name.input_value() == "anonymous"
+    has_value(name, "anonymous")
     name.fill(SIGNS)
     name.press("Enter")
     page.wait_for_function("document.cookie.includes('sae_ensemble_author=')")
     page.reload()
     at(watched, first)
-    assert name.input_value() == SIGNS
+    has_value(name, SIGNS)
     field(page).fill("with a name")
     press(page, "Save")
     page.get_by_text("Last saved by").wait_for()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from browsing import MARKS, feature_in
+from browsing import MARKS, feature_in, has_value
 from synthetic_run import write_synthetic_run
 
 from sae_core.foundation.files.whole_files import read_table
@@ -54,8 +54,8 @@ def test_keys_and_links_answer_and_leave_alone_who_types(watched, address: str) 
     page.keyboard.press("Escape")
     page.get_by_text("linear", exact=True).click()  # something else on the page changes
     watched.settled()
-    assert page.get_by_role("textbox", name="Label").input_value() == "solo"
-    assert page.get_by_role("textbox", name="Note").input_value() == "being written"
+    has_value(page.get_by_role("textbox", name="Label"), "solo")
+    has_value(page.get_by_role("textbox", name="Note"), "being written")
     shows(watched, 2)
     there = int(page.locator("a[data-go]").first.get_attribute("data-go"))
     page.keyboard.press("o")
