@@ -1,6 +1,6 @@
-"""Take the README's screenshots of a run: every page in a real browser, light, dark and at a phone's width.
+"""Take the screenshots of README and docs of a run: every page in a real browser, light, dark and at a phone's width.
 
-python dashboard/screenshots/take.py runs/demo --out dashboard/screenshots
+python docs/pictures/take.py runs/demo --out docs/pictures
 """
 
 from __future__ import annotations

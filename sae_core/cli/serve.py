@@ -12,10 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+import sae_core
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine import environment as variables
 
@@ -73,7 +73,22 @@ def _surroundings(labels: str | None, names: Sequence[str]) -> dict[str, str]:
         if not _HOST.fullmatch(name.strip()):
             raise UserError(f"{name!r} is no name of a host; give one such as sae.example.org, without port or path.")
     hosts = ",".join(name.strip() for name in given)
-    return {**os.environ, variables.HOSTS: hosts, **({variables.LABELS: labels} if labels else {})}
+    modules = os.pathsep.join(filter(None, (str(_home()), os.environ.get("PYTHONPATH"))))
+    own = {variables.HOSTS: hosts, "PYTHONPATH": modules, **({variables.LABELS: labels} if labels else {})}
+    return {**os.environ, **own}
+
+
+def _home() -> Path:
+    """The folder that holds the package ``dashboard``.
+
+    In the repository it is the top one. An installed wheel carries it inside this package, as a top-level name such as
+    dashboard would replace somebody else's; only the server's process, which looks there first, sees it by that name.
+    """
+    package = Path(sae_core.__file__).parent
+    for home in (package / "browser", package.parent):
+        if (home / "dashboard" / "server.py").is_file():
+            return home
+    raise UserError("The dashboard is not installed; install sae-ensemble again.")
 
 
 def _shown(host: str) -> str:
@@ -106,9 +121,6 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _command(path: Path, port: int, host: str) -> list[str]:
-    spec = find_spec("dashboard")
-    if spec is None or spec.origin is None:
-        raise UserError("The dashboard package is not installed; install sae-ensemble again.")
     options = {
         "server.port": str(port),
         "server.address": host,
@@ -126,8 +138,9 @@ def _command(path: Path, port: int, host: str) -> list[str]:
         "theme.dark.primaryColor": "#3786d6",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    script = str(Path(spec.origin).parent / "server.py")
-    return [sys.executable, "-m", "dashboard", "run", script, *flags, "--", str(path.resolve())]
+    script = str(_home() / "dashboard" / "server.py")
+    # -P, so that a folder dashboard/ in which somebody stands is not taken for ours.
+    return [sys.executable, "-P", "-m", "dashboard", "run", script, *flags, "--", str(path.resolve())]
 
 
 def _free_port(host: str, first: int) -> int:
