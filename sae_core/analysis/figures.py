@@ -7,7 +7,7 @@ from sae_core.analysis.concepts.figures import CONTROL_DETECTION, DETECTION
 from sae_core.analysis.cost.figures import COST
 from sae_core.analysis.reconstruction.figures import CONTROL, ERRORS, EXPLAINED, LOSS
 from sae_core.analysis.stability.figures import STABILITY
-from sae_core.analysis.truth.figures import TRUTH
+from sae_core.analysis.truth.figures import SUMMARY, TRUTH
 from sae_core.foundation.figures import Figure
 
 REPORTED: tuple[Figure, ...] = (*EXPLAINED, *ERRORS, *DICTIONARY, *COST, *LOSS, *TRUTH, *STABILITY)
@@ -16,7 +16,7 @@ OVERVIEW = tuple(figure for figure in (*EXPLAINED, *LOSS, *ERRORS, *DICTIONARY, 
 """What the first page compares ensembles by."""
 SWEPT = tuple(
     figure
-    for figure in (*EXPLAINED, *ERRORS, *DICTIONARY, *CONTROL, *DETECTION, *CONTROL_DETECTION, *LOSS, *COST)
+    for figure in (*EXPLAINED, *ERRORS, *DICTIONARY, *CONTROL, *DETECTION, *CONTROL_DETECTION, *LOSS, *COST, *SUMMARY)
     if figure.swept
 )
 """What is averaged over the seeds of a sweep."""

@@ -24,6 +24,9 @@ from sae_core.analysis.reconstruction.figures import (
 )
 from sae_core.analysis.shared.names_in_tables import PLAIN, STANDARDISED
 from sae_core.analysis.stability.figures import SECOND_STAGE, STABILITY
+from sae_core.analysis.truth.figures import RECALL
+from sae_core.analysis.truth.figures import SUMMARY as FOUND
+from sae_core.analysis.truth.files import read_truth
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.figures import Figure, cells
 from sae_core.foundation.files.whole_files import read_object
@@ -54,24 +57,29 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     stage_2_stability_noise (of the second boosted stage, and of SAEs on Gaussian noise like its residual),
     concept_accuracy_1 and _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features,
     plain coefficients), the same with _standardised behind it, which methods are compared by, and of that also _low and
-    _high, train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds, train_flops,
-    parameters.
+    _high, truth_recall, _mcc, _precision and _f1 (of a known dictionary), the same with control_ before it (of stage 1
+    and random stages), train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds,
+    train_flops, parameters.
     """
     sources = ("reconstruction", "dictionary", "cost", "loss", "stability", "control")
     measured = {name: _read(run, name) for name in sources}
+    measured["truth"] = read_truth(run) if run.evaluation("truth").exists() else {}
     concepts = means_of(read_means(run))
     rows = []
     for folder in run.ensembles():
         name, manifest, effort = folder.name, read_manifest(folder), effort_of(run, folder.name)
         own = {source: content.get("ensembles", {}).get(name, {}) for source, content in measured.items()}
         own["cost"] = by_ensemble(measured["cost"]).get(name, {})
+        # The scores on a known dictionary hold what is reconstructed, too.
+        own["reconstruction"] = own["reconstruction"] or own["truth"]
+        own["control"] = own["control"] or own["truth"].get("control", {})
         row: dict[str, Any] = {
             "ensemble": name,
             **cells(EXPLAINED, own["reconstruction"]),
             "stages": manifest.stages,
             **cells(CONTROL, own["control"]),
             **_detected(concepts, control_name(name), control=True),
-            "evaluation_tokens": measured["reconstruction"].get("tokens"),
+            "evaluation_tokens": measured["reconstruction"].get("tokens") or measured["truth"].get("rows"),
             **cells(LOSS, own["loss"]),
             "cross_entropies": measured["loss"].get("cross_entropy"),
             **cells(ERRORS, own["reconstruction"]),
@@ -80,6 +88,7 @@ def summarize(run: Run) -> list[dict[str, Any]]:
             **cells(STABILITY, own["stability"]),
             **cells(SECOND_STAGE, _second_stage(own["stability"])),
             **_detected(concepts, name),
+            **cells(FOUND, own["truth"]),
             "train_tokens": effort.tokens,
             "train_steps": effort.steps,
             **cells(COST, own["cost"]),
@@ -118,6 +127,7 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
     """A row of `summarize` for people: column heads with units, rounded figures, a dash for what is not measured."""
     explained, write = EXPLAINED_VARIANCE.row, EXPLAINED_VARIANCE.terminal
     stability = () if row["retrains"] is None else (*STABILITY, *SECOND_STAGE)
+    found = () if row[RECALL.row] is None else FOUND
     return {
         "ensemble": title_of(row["ensemble"]),
         "SAEs × features": f"{row['members']} × {row['features'] // row['members']}",
@@ -128,6 +138,7 @@ def as_text(row: dict[str, Any]) -> dict[str, str]:
         **_control(row),
         **_lines(row, *LOSS, *ERRORS, *DICTIONARY, *stability),
         **{key: value for m in SHOWN for key, value in _detection(row, m).items()},
+        **_lines(row, *found),
         "tokens an SAE": compact(row["train_tokens"]),
         "steps": compact(row["train_steps"]),
         **_lines(row, TRAIN_FLOPS, *(figure for figure in COST if figure is not TRAIN_FLOPS)),

@@ -86,7 +86,9 @@ def truth(
     title = f"{known['features']} true features in {known['dimension']} dimensions, seeds {seeds}: {path}"
     console.print_rows(rows, title=title)
     apart = differences_as_text(facts["ensembles"])
-    console.print_rows(apart, title="Above random dictionaries of their sizes and above one SAE, in points (1/100)")
+    console.print_rows(
+        apart, title="Above random dictionaries of their sizes, one SAE and random stages, in points (1/100)"
+    )
     if facts["interval"] == "bootstrap":
         console.say(COVERED)
 

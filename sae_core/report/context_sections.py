@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 
-from sae_core.analysis.concepts.figures import detection
-from sae_core.analysis.cost.figures import TRAIN_SECONDS
-from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
 from sae_core.analysis.shared.names_in_tables import CONTROL
-from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import moment, seconds
 from sae_core.report.html import Cell, Column, Html, element, folded, joined, number, table
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content
-
-_FIVE, _FIVE_OF_CONTROL = detection(5), detection(5, control=True)
-COMPARED = (EXPLAINED_VARIANCE, CONTROL_EXPLAINED, L0, DEAD, _FIVE, _FIVE_OF_CONTROL, TRAIN_SECONDS)
-WITH_INTERVALS = (EXPLAINED_VARIANCE, CONTROL_EXPLAINED, _FIVE, _FIVE_OF_CONTROL)
+from sae_core.runs.sweep.results import columns_of
 
 
 def sweep(content: Content) -> Html:
@@ -25,24 +18,22 @@ def sweep(content: Content) -> Html:
     results = content["sweep"]
     if not results:
         return Html()
+    columns = columns_of(results)
     names = [name for name in results["varied"] if name != "training.seed"]
     rows = [
         [
             Cell(", ".join(f"{name.partition('.')[2]} = {row['values'][name]}" for name in names) or "–"),
             Cell(title_of(row["ensemble"]), color=color_of(row["ensemble"])),
             Cell(str(row["seeds"])),
-            *(number(row["figures"].get(each.row), each.style, spread=each in WITH_INTERVALS) for each in COMPARED),
+            *(number(row["figures"].get(shown.row), shown.style, spread=spread) for _, shown, spread in columns),
         ]
         for row in results["settings"]
     ]
-    heads: list[str | Column] = [
-        "Setting",
-        Column("Ensemble", prose=True),
-        "Seeds",
-        "Explained variance",
-        Column(RANDOM_STAGES, CONTROL),
-    ]
-    heads += ["L0", "Dead", Column("Detection, 5", _FIVE.definition), Column(RANDOM_STAGES, CONTROL), "Training"]
+    heads: list[str | Column] = ["Setting", Column("Ensemble", prose=True), "Seeds"]
+    for head, shown, _ in columns:
+        title = head.strip()
+        is_control = shown.row.startswith("control_")
+        heads.append(Column(title[:1].upper() + title[1:], CONTROL if is_control else shown.definition))
     subject = ", ".join(run["name"] for run in content["runs"])
     return joined(
         element("p", results["choice"]["sentence"]),

@@ -7,39 +7,47 @@ from typing import Any
 
 from sae_core.analysis.reconstruction.figures import TABLE
 from sae_core.analysis.reconstruction.stage import CONTROL
+from sae_core.analysis.shared.names_in_tables import FOUND
 from sae_core.analysis.shared.seeds import difference, mean_interval
+from sae_core.analysis.truth.figures import COMPARED, PRECISE, TRUTH
 from sae_core.analysis.truth.files import read_truth
 from sae_core.foundation.figures import Figure
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.run import Run
-from sae_core.report.figures import Found, apart, figure_of, verdict_on
+from sae_core.report.figures import Found, apart, concept_means, figure_of, verdict_on
 
 
-def control_of(
-    runs: Sequence[Run], name: str, concepts: Mapping[tuple[str, str], Found] | None = None
-) -> dict[str, Any] | None:
+def control_of(runs: Sequence[Run], name: str, trained: Mapping[str, Found]) -> dict[str, Any] | None:
     """The control of an ensemble over runs; None where a run has none.
 
     Args:
         runs: The runs.
         name: The ensemble.
-        concepts: What methods detect, as `concept_means` gives it.
+        trained: The figures of the ensemble, as `ensemble_figures` gives them.
 
     Returns:
-        ``figures`` as an ensemble has them, ``by_members``, ``trained_above`` (what trained stages explain more),
-        ``detected_above`` (what they detect more, by key of the figure) and ``untrained_share``.
+        ``figures`` as an ensemble has them, ``by_members``, ``trained_above`` (the explained variance that trained
+        stages add), ``detected_above`` and ``found_above`` (by key of the figure what they add to detection and to
+        what is found of a known dictionary) and ``untrained_share``.
     """
     own = [_measured(run).get(name) for run in runs]
     found = [each for each in own if each]
     if not found or len(found) < len(own):
         return None
+    own_name, of_truth = control_name(name), [_of_truth(run).get(name, {}) for run in runs]
     figures = {figure.key: figure_of(found, figure) for figure in TABLE}
-    own_name, detected = control_name(name), concepts or {}
-    figures |= {f"concepts.{key}": each for (method, key), each in detected.items() if method == own_name}
+    figures |= {figure.key: figure_of(of_truth, figure) for figure in TRUTH}
+    figures |= {f"concepts.{key}": each for (method, key), each in concept_means(runs).items() if method == own_name}
+    figures = {key: figure for key, figure in figures.items() if figure["mean"] is not None}
+    above = {
+        key: {**difference, "verdict": verdict_on(difference)}
+        for key, figure in trained.items()
+        if (difference := apart(figure, figures.get(key), own_name, by_draw=key != PRECISE.key))
+    }
     steps = zip(*(each["by_members"] for each in found), strict=True)
     return {
-        "figures": {key: figure for key, figure in figures.items() if figure["mean"] is not None},
+        "figures": figures,
         "by_members": [
             {
                 "members": same[0]["members"],
@@ -48,11 +56,8 @@ def control_of(
             for same in steps
         ],
         "trained_above": _above(found),
-        "detected_above": {
-            f"concepts.{key}": {**above, "verdict": verdict_on(above)}
-            for (method, key), each in detected.items()
-            if method == name and (above := apart(each, detected.get((own_name, key)), own_name))
-        },
+        "detected_above": {key: each for key, each in above.items() if key.startswith("concepts.")},
+        "found_above": {figure.key: above[figure.key] for figure in COMPARED.values() if figure.key in above},
         "untrained_share": mean_interval([each["untrained_share"] for each in found]),
     }
 
@@ -60,7 +65,12 @@ def control_of(
 def _measured(run: Run) -> dict[str, Any]:
     if run.evaluation(CONTROL.name).exists():
         return dict(read_object(run.evaluation(CONTROL.name)).get("ensembles", {}))
-    if not run.evaluation("truth").exists():
+    return _of_truth(run)
+
+
+def _of_truth(run: Run) -> dict[str, Any]:
+    """The controls that were scored on a known dictionary; older runs know only what these explain."""
+    if not run.evaluation(FOUND).exists():
         return {}
     return {name: own["control"] for name, own in read_truth(run).get("ensembles", {}).items() if "control" in own}
 

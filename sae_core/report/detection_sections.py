@@ -14,6 +14,7 @@ from sae_core.foundation.figures import percents, plain
 from sae_core.foundation.methods import REFERENCE, control_name, title_of
 from sae_core.foundation.numbers import compact, decimal, percent, signed
 from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
+from sae_core.report.controls import rows_of
 from sae_core.report.html import Cell, Column, Html, charts, element, figure, folded, joined, number, table
 from sae_core.report.reconstruction_sections import percent_tick
 from sae_core.report.style import color_of
@@ -197,16 +198,16 @@ def truth(content: Content) -> Html:
         series.append(Series(title_of(name), color_of(name, place), points))
     rows = [
         Row(
-            title_of(name),
-            color_of(name, place),
+            title,
+            color_of(method or title, place),
             recall["mean"],
             recall["low"],
             recall["high"],
             random and random["mean"],
         )
-        for place, (name, own) in enumerate(content["ensembles"].items())
-        if (recall := own["figures"].get("truth.recall"))
-        for random in [own["figures"].get("truth.random.recall")]
+        for place, (title, method, figures) in enumerate(rows_of(content["ensembles"], TRUTH))
+        if (recall := figures.get("truth.recall"))
+        for random in [figures.get("truth.random.recall")]
     ]
     return joined(
         element(
@@ -214,7 +215,7 @@ def truth(content: Content) -> Html:
         ),
         by_ensemble(content, TRUTH),
         element("p", COVERED, kind="note") if len(content["runs"]) == 1 else "",
-        folded("How much more than random dictionaries, and than one SAE", truth_differences(content)),
+        folded("How much more than random dictionaries, one SAE and random stages", truth_differences(content)),
         charts(
             figure(
                 "True features that were found",

@@ -35,6 +35,7 @@ def gather(subject: Subject) -> dict[str, Any]:
     figures = ensemble_figures(runs)
     steps = {name: by_members(runs, name) for name in figures}
     concepts = concept_means(runs)
+    controls = {name: control_of(runs, name, own) for name, own in figures.items()}
     keys = [*COMPARED, *dict.fromkeys(key for own in figures.values() for key in own if key.startswith("concepts."))]
     against = {
         name: {key: {**found, "verdict": verdict_on(found)} for key in keys if (found := compared(figures, name, key))}
@@ -57,7 +58,7 @@ def gather(subject: Subject) -> dict[str, Any]:
                 "against_single": against[name],
                 "stages": read_manifest(runs[0].ensemble(name)).stages,
                 "effort": asdict(effort_of(runs[0], name)),
-                "control": control_of(runs, name, concepts),
+                "control": controls[name],
             }
             for name, own in figures.items()
         },
@@ -67,7 +68,7 @@ def gather(subject: Subject) -> dict[str, Any]:
         "floors": {name: {key: each for (method, key), each in concepts.items() if method == name} for name in FLOORS},
         "single_as_often": _single_as_often(runs[0]),
         "stages_over_trainings": _stages_over_trainings(runs[0]),
-        "truth": found_of_truth(runs, figures),
+        "truth": found_of_truth(runs, figures, controls),
         "spurious": _spurious(runs),
         "sweep": subject.sweep,
     }

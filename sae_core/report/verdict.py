@@ -5,7 +5,7 @@ Every sentence is made from figures of the report, and appears only where these 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sae_core.analysis.shared.names_in_tables import CONTROL_MISSING
@@ -92,13 +92,16 @@ def _headline(content: Content) -> str:
         detection = "."
     elif detected:
         detection = (
-            f"; concepts are detected better by {_listed(map(title_of, detected))}{_as_well(content, detected)}."
+            f"; concepts are detected better by {_listed(map(title_of, detected))}"
+            f"{_unless_untrained(content, detected, _MAIN, 'better than by')}."
         )
     else:
         detection = "; in detecting concepts no ensemble is clearly better."
     found, at_first = mean(content, best, RECALL), mean(content, REFERENCE, RECALL)
     if found is not None and at_first is not None:
-        detection = f"; of the true features it finds {percent(found)} (one SAE {percent(at_first)})."
+        at_random = (content["ensembles"][best].get("control") or {}).get("figures", {}).get(RECALL)
+        beside = f", {control_name(best)} {percent(at_random['mean'])}" if at_random else ""
+        detection = f"; of the true features it finds {percent(found)} (one SAE {percent(at_first)}{beside})."
     return (
         f"{headed(best)} raises explained variance from {percent(single)} (one SAE) to "
         f"{percent(mean(content, best, EXPLAINED))}{price}{detection}"
@@ -119,14 +122,20 @@ def _untrained(content: Content, name: str) -> str:
     return f"; {RANDOM_STAGES} explain {reached}{said}"
 
 
-def _as_well(content: Content, names: list[str]) -> str:
-    """Which of those that detect better are not surely above stages without training."""
+def _above_untrained(content: Content, name: str) -> dict[str, Any]:
+    """What an ensemble detects and finds more than stages without training, by key of the figure."""
+    control = content["ensembles"][name].get("control") or {}
+    return {**control.get("detected_above", {}), **control.get("found_above", {})}
+
+
+def _unless_untrained(content: Content, names: list[str], keys: Iterable[str], words: str) -> str:
+    """Which of the ensembles are by none of the figures surely above stages without training, in brackets."""
     open_ = []
     for name in names:
-        above = (content["ensembles"][name].get("control") or {}).get("detected_above", {})
-        known = [above[key]["verdict"] for key in _MAIN if key in above]
+        above = _above_untrained(content, name)
+        known = [above[key]["verdict"] for key in keys if key in above]
         open_ += [control_name(name)] if known and "higher" not in known else []
-    return f" (but not surely better than by {_listed(open_)})" if open_ else ""
+    return f" (but not surely {words} {_listed(open_)})" if open_ else ""
 
 
 def _flops(value: float) -> str:
@@ -191,14 +200,11 @@ def _bought(content: Content) -> Iterator[str]:
         if control := content["ensembles"][name].get("control"):
             above = control["trained_above"]
             parts.append(f"of these {change({**above, 'verdict': verdict_on(above)})} above {RANDOM_STAGES}")
-        parts += [f"{words} {change(found)}" for key, words in GAINS.items() if (found := _against(content, name, key))]
-        detection = [
-            (key, figure) for key, figure in content["ensembles"][name]["against_single"].items() if key in _MAIN
-        ]
-        above_control = (content["ensembles"][name].get("control") or {}).get("detected_above", {})
-        for key, figure in detection:
-            beside = f", {change(above_control[key])} against {control_name(name)}" if key in above_control else ""
-            parts.append(f"detection with {_MAIN[key]} {change(figure)}{beside}")
+        above = _above_untrained(content, name)
+        for key, words in {**GAINS, **{key: f"detection with {words}" for key, words in _MAIN.items()}}.items():
+            if found := _against(content, name, key):
+                beside = f", {change(above[key])} against {control_name(name)}" if key in above else ""
+                parts.append(f"{words} {change(found)}{beside}")
         if parts:
             yield f"{headed(name)} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
 
@@ -274,13 +280,14 @@ def _which(content: Content) -> Iterator[str]:
         return
     if mean(content, REFERENCE, RECALL) is not None and _others(content):
         finding = _finding_more(content)
+        untrained = _unless_untrained(content, finding, (RECALL,), "more than")
         if finding and len(content["runs"]) == 1:
             yield (
-                f"In this training {_listed(map(title_of, finding))} found more of the true features than one SAE; "
-                "whether other trainings would, only more seeds tell."
+                f"In this training {_listed(map(title_of, finding))} found more of the true features than one SAE"
+                f"{untrained}; whether other trainings would, only more seeds tell."
             )
         elif finding:
-            yield f"Where true features are to be found, use {_listed(map(title_of, finding))}."
+            yield f"Where true features are to be found, use {_listed(map(title_of, finding))}{untrained}."
         else:
             yield "No ensemble finds clearly more of the true features than one SAE, whatever it explains."
     if not content["concepts"]:

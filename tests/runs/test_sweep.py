@@ -12,9 +12,12 @@ from command_line import call, refused, start_program
 
 from sae_core.activations.harvest import harvest, train_cache
 from sae_core.activations.sharing import activations_key, share_activations
+from sae_core.analysis.figures import SWEPT
+from sae_core.analysis.shared.seeds import mean_interval
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.reading import load_settings
+from sae_core.report.context_sections import sweep as sweep_section
 from sae_core.runs.sweep.combinations import is_sweep, open_sweep, parse_varied, plan_sweep
 from sae_core.runs.sweep.jobs import Job, run_jobs
 from sae_core.runs.sweep.results import as_table, choose
@@ -287,6 +290,24 @@ def test_the_rule_takes_the_cheapest_setting_that_reaches_about_ninety_percent()
     assert "sae.k = 64 comes closest with 95.0%" in none["sentence"]
     assert "no setting of one SAE varies" in choose(("training.seed",), measured)["sentence"]
     assert "no SAE is measured" in choose(names, [])["sentence"]
+
+
+def test_a_sweep_shows_what_random_stages_find_of_a_known_truth():
+    def row(name: str, **found: float) -> dict:
+        figures = {each.row: mean_interval([found.get(each.row)] * 2) for each in SWEPT}
+        return {"values": {"sae.k": 3}, "ensemble": name, "seeds": 2, "figures": figures}
+
+    single, boosted = row("single", truth_recall=0.25), row("boosted", truth_recall=0.5, control_truth_recall=0.375)
+    one, two = as_table({"settings": [single, boosted]})
+    assert (one["recall"], two["recall"]) == ("0.250 ± 0.000", "0.500 ± 0.000")
+    assert (one["  recall, random stages"], two["  recall, random stages"]) == ("–", "0.375 ± 0.000")
+    assert "MCC" not in one  # nobody has it
+    page = sweep_section(
+        {"sweep": {"varied": ["sae.k"], "settings": [boosted], "choice": {"sentence": ""}}, "runs": []}
+    )
+    assert "untrained random stages" in page
+    assert "Recall, random stages</th>" in page
+    assert "0.375" in page
 
 
 def test_memory_of_a_run_grows_with_members_and_width():

@@ -113,7 +113,7 @@ def _truth(content: Mapping[str, Any]) -> None:
         + _sae(by_ensemble(content, TRUTH))
     )
     st.caption(COVERED)
-    with st.expander("How much more than random dictionaries, and than one SAE", icon=":material/table:"):
+    with st.expander("How much more than random dictionaries, one SAE and random stages", icon=":material/table:"):
         st.html(_sae(truth_differences(content)))
     chart(
         recall_chart(content["truth"]["by_frequency"]),

@@ -26,7 +26,9 @@ _COLOURS = {RAW: "#a68a3c", RANDOM: "#a9b1bb", RANDOM_STAGES: "#e3a27f"}
 
 def colour_of(name: str) -> str | None:
     """The colour of a method, baseline or control, in every chart; None for others."""
-    return EVERY[name].colour if name in EVERY else _COLOURS.get(name)
+    if name in EVERY:
+        return EVERY[name].colour
+    return _COLOURS.get(RANDOM_STAGES if name.endswith(RANDOM_STAGES) else name)
 
 
 CONFOUNDED = "confounded"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
 from sae_core.analysis.shared.names_in_tables import PRECISION, RANDOM
 from sae_core.analysis.stability.figures import random_of
-from sae_core.foundation.figures import Figure, plain
+from sae_core.foundation.figures import Figure, plain, spec
 
 _TWIN = "a random dictionary of the same sizes that encodes alike"
 
 
 def _found(name: str, title: str, definition: str, *, share: bool = True) -> tuple[Figure, Figure]:
     """A figure with an interval, and what random dictionaries reach in it."""
+    line = title if title.isupper() else title.lower()
     own = Figure(
         key=f"truth.{name}",
         title=title,
@@ -20,8 +23,12 @@ def _found(name: str, title: str, definition: str, *, share: bool = True) -> tup
         interval=f"{name}_interval",
         share=share,
         better="higher",
+        row=f"truth_{name}",
+        line=line,
+        terminal=spec(".3f"),
+        swept=True,
     )
-    return own, random_of(f"truth.{RANDOM}.{name}", title, _TWIN, share=share)
+    return own, random_of(f"truth.{RANDOM}.{name}", title, _TWIN, share=share, line=f"  random {line}")
 
 
 RECALL, RANDOM_RECALL = _found(
@@ -55,12 +62,20 @@ OF_ALIVE = Figure(
     share=True,
     better="higher",
 )
+RANDOM_FOUND = (RANDOM_RECALL, RANDOM_MCC, RANDOM_PRECISE, RANDOM_F1)
 TRUTH = (
     *(RECALL, AT_MOST, MCC, PRECISE, OF_ALIVE, F1, Figure(key="truth.uniqueness", share=True)),
-    *(RANDOM_RECALL, RANDOM_MCC, RANDOM_PRECISE, RANDOM_F1),
+    *RANDOM_FOUND,
 )
 COMPARED = {figure.path: figure for figure in (RECALL, MCC, PRECISE, F1)}
-"""What is compared with one SAE and with random dictionaries, by its name in the file."""
+"""What is compared with one SAE, random dictionaries and random stages, by its name in the file."""
+OF_CONTROL = tuple(
+    replace(figure, key=f"truth.control.{path}", row=f"control_{figure.row}", line=f"  {figure.line}, random stages")
+    for path, figure in COMPARED.items()
+)
+"""The same of stage 1 and random stages, in the place of a boosted ensemble."""
+SUMMARY = tuple(each for pair in zip(COMPARED.values(), OF_CONTROL, strict=True) for each in pair)
+"""What the summary of a run and a sweep say: each figure, and behind it what random stages reach in it."""
 TABLE = (
     *(RECALL, AT_MOST, RANDOM_RECALL, MCC, RANDOM_MCC, PRECISE, RANDOM_PRECISE, OF_ALIVE, F1, RANDOM_F1),
     EXPLAINED_VARIANCE,

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
 from sae_core.analysis.shared.bootstrap import ABOVE
 from sae_core.analysis.shared.names_in_tables import FOUND, RANDOM
 from sae_core.analysis.shared.seeds import difference, over_seeds
+from sae_core.analysis.truth.figures import COMPARED, OF_CONTROL, RANDOM_FOUND, TRUTH
 from sae_core.analysis.truth.files import CAP, read_truth
-from sae_core.analysis.truth.scores import RANDOM_FIGURES
 from sae_core.foundation.files.whole_files import write_json
 from sae_core.foundation.method import RANDOM_STAGES
-from sae_core.foundation.methods import BASELINES
-from sae_core.foundation.numbers import signed
+from sae_core.foundation.methods import BASELINES, control_name
+from sae_core.foundation.numbers import MISSING, signed
 from sae_core.foundation.run import Run, evaluation_of_runs
 
 FIGURES = (
-    *("recall", "mcc", "precision", "precision_alive", "f1", "uniqueness", "latents.f1"),
-    *("explained_variance", "l0", "features", "dead_fraction", "deduplicated", CAP),
-    *(f"random.{name}" for name in RANDOM_FIGURES),
+    *(figure.path for figure in (*TRUTH, *OF_CONTROL, EXPLAINED_VARIANCE)),
+    *("latents.f1", "l0", "features", "dead_fraction", "deduplicated"),
     *("control.explained_variance", "control.untrained_share"),
 )
 """The scores to average over seeds."""
-COMPARED = ("recall", "mcc", "precision", "f1", "explained_variance")
+AGAINST_CONTROL = "against_control"
 
 
 def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
@@ -36,10 +36,11 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
 
     Returns:
         ``seeds``, ``truth`` (the settings), ``threshold`` and for each of the ``ensembles`` mean, 95 % interval and
-        values of every figure, of recall and F1 by frequency (``by_frequency``), and ``against_single``,
-        so for the others of `BASELINES`, and ``against_random``: of the difference to that SAE, or to its
-        own random twin, of the same seed. ``interval`` says whose they are: of the mean over ``seeds``, or of one
-        training by ``bootstrap`` (see `truth_intervals`), for those figures that have one.
+        values of every figure, of recall and F1 by frequency (``by_frequency``), and ``against_single``, so for the
+        others of `BASELINES`, ``against_random`` and, for boosted ensembles, ``against_control``: of the difference to
+        that SAE, to its own random twin, or to stage 1 and random stages, of the same seed. ``interval`` says whose
+        they are: of the mean over ``seeds``, or of one training by ``bootstrap`` (see `truth_intervals`), for those
+        figures that have one.
     """
     scores = [read_truth(run) for run in runs]
     names = [name for name in scores[0]["ensembles"] if all(name in score["ensembles"] for score in scores)]
@@ -52,9 +53,12 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
         ensembles[name] = {**figures, "by_frequency": _by_frequency(own)}
         for other in (other for other in BASELINES if other in names and other != name):
             theirs = [score["ensembles"][other] for score in scores]
-            ensembles[name][f"against_{other}"] = _against(own, theirs, other, COMPARED)
+            ensembles[name][f"against_{other}"] = _against(own, theirs, other, (*COMPARED, "explained_variance"))
         twins = [one["random"] for one in own]
-        ensembles[name][f"against_{RANDOM}"] = _against(own, twins, RANDOM, RANDOM_FIGURES)
+        ensembles[name][f"against_{RANDOM}"] = _against(own, twins, RANDOM, COMPARED)
+        controls = [one.get("control", {}) for one in own]
+        if all("recall" in control for control in controls):
+            ensembles[name][AGAINST_CONTROL] = _against(own, controls, control_name(name), COMPARED)
     settings = runs[0].settings
     facts = {
         "seeds": [run.settings.training.seed for run in runs],
@@ -70,7 +74,7 @@ def score_together(path: Path, runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def _against(
-    own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str, names: Sequence[str]
+    own: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], other: str, names: Iterable[str]
 ) -> dict[str, Any]:
     """Differences of figures to another ensemble's, seed by seed; for one seed with the bootstrap interval."""
     found = {name: difference([one[name] for one in own], [one[name] for one in theirs]) for name in names}
@@ -96,20 +100,17 @@ def _by_frequency(own: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-_TITLES = {"recall": "recall", "mcc": "MCC", "precision": "precision", "f1": "F1"}
-
-
 def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
     """One ensemble of `score_together` for people: means, with half the width of their intervals."""
 
     def plain(key: str, style: str = ".3f") -> str:
-        return "–" if figures[key]["mean"] is None else format(figures[key]["mean"], style)
+        return MISSING if figures[key]["mean"] is None else format(figures[key]["mean"], style)
 
     rows = {"ensemble": name, "features": plain("features", ".0f"), "L0": plain("l0", ".1f")}
     rows["recall at most (width)"] = plain(CAP)
-    for key, title in _TITLES.items():
-        rows[title] = _cell(figures[key])
-        rows[f"  random {title}"] = plain(f"random.{key}")
+    for figure, random, control in zip(COMPARED.values(), RANDOM_FOUND, OF_CONTROL, strict=True):
+        rows[figure.line] = _cell(figures[figure.path])
+        rows |= {each.line: plain(each.path) for each in (random, control)}
     for part in figures["by_frequency"]:
         rows[f"recall, p from {part['from']:g}"] = _cell(part["recall"])
     rows["explained variance"] = _cell(figures["explained_variance"])
@@ -120,14 +121,14 @@ def as_text(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
 
 def differences_as_text(ensembles: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """Differences between the scores of ensembles of `score_together`, in hundredths; a dash for the same ensemble."""
-    others = [other for other in (RANDOM, *BASELINES) if any(f"against_{other}" in own for own in ensembles.values())]
+    heads = {f"against_{other}": other for other in (RANDOM, *BASELINES)} | {AGAINST_CONTROL: "random stages"}
+    heads = {key: head for key, head in heads.items() if any(key in own for own in ensembles.values())}
     rows = []
     for name, own in ensembles.items():
         row = {"ensemble": name}
-        for key, title in _TITLES.items():
-            for other in others:
-                found = own.get(f"against_{other}", {}).get(key)
-                row[f"{title} − {other}"] = _points(found) if found else "–"
+        for figure in COMPARED.values():
+            for key, head in heads.items():
+                row[f"{figure.line} − {head}"] = _points(own[key][figure.path]) if key in own else MISSING
         rows.append(row)
     return rows
 
@@ -135,13 +136,13 @@ def differences_as_text(ensembles: Mapping[str, Mapping[str, Any]]) -> list[dict
 def _points(figure: Mapping[str, Any]) -> str:
     """+16.0 ± 3.0: shorter than shares, so that rows fit a terminal."""
     if figure["mean"] is None:
-        return "–"
+        return MISSING
     text = signed(100 * figure["mean"], 1)
     return text if figure["low"] is None else f"{text} ± {50 * (figure['high'] - figure['low']):.1f}"
 
 
-def _cell(figure: Mapping[str, Any], style: str = ".3f") -> str:
+def _cell(figure: Mapping[str, Any]) -> str:
     if figure["mean"] is None:
-        return "–"
-    text = format(figure["mean"], style)
+        return MISSING
+    text = f"{figure['mean']:.3f}"
     return text if figure["low"] is None else f"{text} ± {(figure['high'] - figure['low']) / 2:.3f}"

@@ -20,6 +20,7 @@ from sae_core.analysis.reconstruction.control import control_figures, controls_o
 from sae_core.analysis.reconstruction.reconstruction import Moments, Totals, defined, explained_above
 from sae_core.analysis.shared.ensemble_codes import BLOCK, Encoders
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS, random_twin
+from sae_core.analysis.truth.figures import COMPARED
 from sae_core.analysis.truth.files import recall_cap
 from sae_core.analysis.truth.firing import detect_features, latent_figures
 from sae_core.analysis.truth.intervals import truth_intervals
@@ -40,8 +41,6 @@ COLUMNS = (
     *("ensemble", "feature", "probability", "parent", "topic", "recovered", "cosine", "atom", "matched", "f1"),
     *("latent", "random_recovered", "random_cosine", "random_matched", "random_f1"),
 )
-RANDOM_FIGURES = ("recall", "mcc", "precision", "f1")
-"""The scores that random dictionaries have too."""
 
 
 def measure_truth(
@@ -64,8 +63,9 @@ def measure_truth(
     the true features that fire, with the best latent of each), ``uniqueness`` (different nearest features over atoms),
     ``latents`` (the means over latents),
     all but the last two also by frequency or beside ``random`` dictionaries, explained variance, L0 and dead features.
-    A boosted ensemble also has its ``control`` (see `control_figures`). Recall, MCC, precision and F1 have an
-    ``_interval`` and what they are ``_above`` others (see `truth_intervals`).
+    Recall, MCC, precision and F1 have an ``_interval`` and what they are ``_above`` others (see `truth_intervals`). A
+    boosted ensemble also has its ``control``, stage 1 and random stages, with the same figures and those of
+    `control_figures`.
 
     Args:
         ensembles: Ensembles by name, on ``device``.
@@ -79,31 +79,36 @@ def measure_truth(
         progress: Told about activations, then about dictionaries.
 
     Returns:
-        (content of evaluation/truth.json, the table with `COLUMNS`, one row per ensemble and true feature).
+        (content of evaluation/truth.json, the table with `COLUMNS`, one row per ensemble or control and true feature).
     """
     sample_BD = known.read(0, min(rows, SAMPLE_ROWS)).to(device)
     twins = {name: random_twin(ensemble, sample_BD, seed=seed) for name, ensemble in ensembles.items()}
     controls = controls_of(ensembles, sample_BD if fit_BD is None else fit_BD.to(device), seed=seed)
-    everything = {**ensembles, **{_twin(name): twin for name, twin in twins.items()}}
-    everything |= {control_name(name): control for name, control in controls.items()}
+    # Behind all ensembles, so that an ensemble has the same draws with a control as without.
+    of_control = {control_name(name): name for name in controls}
+    scored = {**ensembles, **{control: controls[name] for control, name in of_control.items()}}
+    everything = {**scored, **{_twin(name): twin for name, twin in twins.items()}}
     firing, truth_TF, totals = _encode(everything, known, rows, device, progress)
     above = explained_above({name: totals[name] for name in ensembles}, bootstrap=bootstrap, seed=seed)
+    floors = {name: _score(twin, known.dictionary, truth_TF, firing.pop(_twin(name))) for name, twin in twins.items()}
     figures, tables, atoms = {}, [], {}
-    for done, name in enumerate(ensembles):
-        progress(Tick("score dictionaries", done, len(ensembles), "ensembles"))
-        own, table = _score(ensembles[name], known.dictionary, truth_TF, firing.pop(name))
-        floor, floor_table = _score(twins[name], known.dictionary, truth_TF, firing.pop(_twin(name)))
+    for done, (name, ensemble) in enumerate(scored.items()):
+        progress(Tick("score dictionaries", done, len(scored), "ensembles"))
+        own, table = _score(ensemble, known.dictionary, truth_TF, firing.pop(name))
+        # A control has the sizes of its ensemble, so both have the same random dictionaries beside them.
+        floor, floor_table = floors[of_control.get(name, name)]
         reconstruction = totals[name].figures(bootstrap=bootstrap, seed=seed)
-        figures[name] = _beside_floor(own, floor, reconstruction, above[name])
-        if name in controls:
-            both = totals[name], totals[control_name(name)]
-            figures[name]["control"] = control_figures(*both, controls[name], bootstrap=bootstrap, seed=seed)
+        figures[name] = _beside_floor(own, floor, reconstruction, above.get(name, {}))
         tables.append(_beside(table.assign(ensemble=name), floor_table))
         atoms[name] = [(each["precision"], each["deduplicated"]) for each in (own, floor)]
     table = pd.concat(tables, ignore_index=True)[list(COLUMNS)]
     for name, intervals in truth_intervals(table, atoms, samples=bootstrap, seed=seed).items():
         figures[name].update(intervals)
-    progress(Tick("score dictionaries", len(ensembles), len(ensembles), "ensembles"))
+    for control, name in of_control.items():
+        both = totals[name], totals[control]
+        beside = control_figures(*both, controls[name], bootstrap=bootstrap, seed=seed)
+        figures[name]["control"] = {**beside, **figures.pop(control)}
+    progress(Tick("score dictionaries", len(scored), len(scored), "ensembles"))
     facts = {"threshold": THRESHOLD, "rows": rows, "seed": seed, "truth": _truth_facts(known.dictionary, truth_TF)}
     return {**facts, "ensembles": figures}, table
 
@@ -121,7 +126,7 @@ def _beside_floor(
         "by_members": [
             {**{key: step[key] for key in ("members", "explained_variance", "l0")}, **found} for step, found in steps
         ],
-        "random": {key: floor[key] for key in RANDOM_FIGURES},
+        "random": {key: floor[key] for key in COMPARED},
     }
 
 

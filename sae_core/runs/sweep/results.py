@@ -16,7 +16,8 @@ from sae_core.analysis.figures import SWEPT
 from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
 from sae_core.analysis.shared.seeds import mean_interval, within
 from sae_core.analysis.summary import by_ensemble, summarize
-from sae_core.foundation.figures import Style
+from sae_core.analysis.truth.figures import SUMMARY as FOUND
+from sae_core.foundation.figures import Figure, Style
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import EVERY
@@ -148,7 +149,7 @@ def _in_words(values: Values) -> str:
 def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
     """The figures over seeds for people, one row per setting and ensemble."""
     several = any(row["seeds"] > 1 for row in results["settings"])
-    controlled = any(row["figures"]["control_explained_variance"]["mean"] is not None for row in results["settings"])
+    columns = columns_of(results)
     rows = []
     for row in results["settings"]:
         figures = row["figures"]
@@ -156,11 +157,16 @@ def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
         cells["ensemble"] = row["ensemble"]
         if several:
             cells["seeds"] = str(row["seeds"])
-        for head, shown, spread in _COLUMNS:
-            if controlled or not shown.row.startswith("control_"):
-                cells[head] = _cell(figures[shown.row], shown.terminal, spread=spread)
+        for head, shown, spread in columns:
+            cells[head] = _cell(figures[shown.row], shown.terminal, spread=spread)
         rows.append(cells)
     return rows
+
+
+def columns_of(results: dict[str, Any]) -> list[tuple[str, Figure, bool]]:
+    """Heading, figure and whether its interval is shown, of every column of a sweep's table that a setting has."""
+    figures = [row["figures"] for row in results["settings"]]
+    return [column for column in _COLUMNS if any(own.get(column[1].row, {}).get("mean") is not None for own in figures)]
 
 
 _COLUMNS = (
@@ -169,10 +175,10 @@ _COLUMNS = (
     ("L0", L0, False),
     ("detection, 5 features", detection(5), True),
     (f"  {RANDOM_STAGES}", detection(5, control=True), True),
+    *((shown.line, shown, True) for shown in FOUND),
     ("dead", DEAD, False),
     ("training", TRAIN_SECONDS, False),
 )
-"""Headings, figures and whether their intervals are shown."""
 
 
 def _cell(figure: dict[str, Any], style: Style, *, spread: bool) -> str:

@@ -20,6 +20,8 @@ from sae_core.activations.origins.known.dictionary import KnownActivations, Know
 from sae_core.analysis.shared.names_in_tables import COVERED
 from sae_core.analysis.shared.random_twin import random_stages, random_twin
 from sae_core.analysis.shared.seeds import difference, mean_interval, over_seeds
+from sae_core.analysis.summary import as_text as summary
+from sae_core.analysis.summary import summarize
 from sae_core.analysis.truth.files import read_truth, recall_cap
 from sae_core.analysis.truth.firing import detect_features, latent_figures
 from sae_core.analysis.truth.matching import (
@@ -30,6 +32,7 @@ from sae_core.analysis.truth.matching import (
     mcc,
     nearness,
 )
+from sae_core.analysis.truth.over_seeds import as_text, differences_as_text
 from sae_core.analysis.truth.scores import COLUMNS, measure_truth
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json
@@ -233,35 +236,56 @@ def test_true_atoms_score_in_full_and_copies_of_them_lose_no_precision(known: Kn
     assert sum(part["features"] for part in scores["single"]["by_frequency"]) == F
 
 
-def test_figures_of_a_boosted_ensemble_match_a_plain_dense_way(known: KnownActivations) -> None:
+def test_figures_of_a_boosted_ensemble_and_its_control_match_a_plain_dense_way(known: KnownActivations) -> None:
     ensemble = Ensemble([TopKSAE(D, 20, k=2, seed=s) for s in (1, 2)], wiring="residual").eval()
     facts, table = measure_truth({"boosted": ensemble}, known, ROWS, bootstrap=10, seed=4)
     batch = known.batch(0, ROWS)
-    truth = batch.coefs_BF.toarray() > 0
-    fires = (ensemble.encode(batch.acts_BD) != 0).numpy()
-    cosine = cosines(known.dictionary.atoms_FD, ensemble.dictionary.detach())
-    f1, half = [], ROWS // 2
-    for i in range(F):
-        best = int(np.argmax([plain_f1(truth[:half, i], fires[:half, j]) for j in range(40)]))
-        f1.append(plain_f1(truth[half:, i], fires[half:, best]))
+    truth, acts = batch.coefs_BF.toarray() > 0, batch.acts_BD.double().numpy()
     score = facts["ensembles"]["boosted"]
-    assert score["f1"] == pytest.approx(np.mean(f1), abs=1e-9)
-    np.testing.assert_allclose(table["f1"], f1, atol=1e-9)
-    assert score["mcc"] == pytest.approx(cosine[linear_sum_assignment(cosine, maximize=True)].mean(), abs=1e-6)
-    assert score["l0"] == pytest.approx(fires.sum() / ROWS)
-    acts = batch.acts_BD.double().numpy()
-    error = ((acts - ensemble(batch.acts_BD).detach().double().numpy()) ** 2).sum()
-    assert score["explained_variance"] == pytest.approx(1 - error / ((acts - acts.mean(axis=0)) ** 2).sum(), abs=1e-5)
-    assert facts["truth"]["l0"] == pytest.approx(truth.sum() / ROWS)
     # Without training activations, its control is set up on the first of these.
-    control = random_stages(ensemble, batch.acts_BD, seed=4)
-    left = ((acts - control(batch.acts_BD).detach().double().numpy()) ** 2).sum()
-    explained = 1 - left / ((acts - acts.mean(axis=0)) ** 2).sum()
-    assert score["control"]["explained_variance"] == pytest.approx(explained, abs=1e-5)
-    weighted = sum(part["f1"] * part["features"] for part in score["by_frequency"]) / F
-    assert weighted == pytest.approx(score["f1"])
+    control, half = random_stages(ensemble, batch.acts_BD, seed=4), ROWS // 2
+    for name, each, own in (
+        ("boosted", ensemble, score),
+        ("stage 1 + random stages", control, score["control"]),
+    ):
+        fires = (each.encode(batch.acts_BD) != 0).numpy()
+        cosine = cosines(known.dictionary.atoms_FD, each.dictionary.detach())
+        f1 = []
+        for i in range(F):
+            best = int(np.argmax([plain_f1(truth[:half, i], fires[:half, j]) for j in range(40)]))
+            f1.append(plain_f1(truth[half:, i], fires[half:, best]))
+        assert own["f1"] == pytest.approx(np.mean(f1), abs=1e-9)
+        np.testing.assert_allclose(table[table["ensemble"] == name]["f1"], f1, atol=1e-9)
+        assert own["mcc"] == pytest.approx(cosine[linear_sum_assignment(cosine, maximize=True)].mean(), abs=1e-6)
+        assert own["l0"] == pytest.approx(fires.sum() / ROWS)
+        error = ((acts - each(batch.acts_BD).detach().double().numpy()) ** 2).sum()
+        assert own["explained_variance"] == pytest.approx(1 - error / ((acts - acts.mean(axis=0)) ** 2).sum(), abs=1e-5)
+        weighted = sum(part["f1"] * part["features"] for part in own["by_frequency"]) / F
+        assert weighted == pytest.approx(own["f1"])
+    assert facts["truth"]["l0"] == pytest.approx(truth.sum() / ROWS)
     again, _ = measure_truth({"boosted": ensemble}, known, ROWS, bootstrap=10, seed=4)
     assert again == facts
+
+
+def test_random_stages_find_what_stage_1_found_and_lose_precision(known: KnownActivations) -> None:
+    """Stage 1 has a third of the true atoms, stage 2 the next third; random atoms are none."""
+    first, second = (detector(known.dictionary, list(range(start, start + 8))) for start in (0, 8))
+    boosted = Ensemble([first, second], wiring="residual").eval()
+    facts, table = measure_truth({"boosted": boosted, "single": Ensemble([first], wiring="parallel")}, known, ROWS)
+    score, control = facts["ensembles"]["boosted"], facts["ensembles"]["boosted"]["control"]
+    every = (score, control, facts["ensembles"]["single"])
+    assert [own["recall"] for own in every] == pytest.approx([2 / 3, 1 / 3, 1 / 3])
+    assert [own["precision"] for own in every] == [1, 8 / 16, 1]
+    assert [step["recall"] for step in control["by_members"]] == pytest.approx([1 / 3, 1 / 3])
+    assert control["recall_cap"] == score["recall_cap"] == 16 / 24
+    # Both are compared on the same draws of the true features, of which 8 of 24 are the second stage's alone.
+    low, high = score["recall_above"]["stage 1 + random stages"]
+    assert 0.1 < low < 1 / 3 < high < 0.6
+    assert control["recall_above"]["single"] == [0.0, 0.0]
+    # With and without a control an ensemble has the same draws.
+    alone, _ = measure_truth({"single": Ensemble([first], wiring="parallel")}, known, ROWS)
+    assert alone["ensembles"]["single"]["recall_interval"] == facts["ensembles"]["single"]["recall_interval"]
+    assert set(table["ensemble"]) == {"boosted", "single", "stage 1 + random stages"}
 
 
 def test_a_random_twin_has_the_same_wiring_weights_and_sizes(known: KnownActivations) -> None:
@@ -326,7 +350,23 @@ def test_the_command_scores_every_seed_and_all_together(scored: Path) -> None:
         assert f"against_{name}" not in figures
     assert facts["interval"] == "seeds"
     table = read_table(runs[0].evaluation_table("truth"))
-    assert len(table) == 4 * 40
+    assert len(table) == 5 * 40  # the ensembles, and the control of the boosted one
+    controls = [score["boosted"]["control"] for score in own]
+    boosted = facts["ensembles"]["boosted"]
+    assert boosted["control.recall"]["values"] == [control["recall"] for control in controls]
+    expected = [score["boosted"]["recall"] - control["recall"] for score, control in zip(own, controls, strict=True)]
+    assert boosted["against_control"]["recall"] == mean_interval(expected)
+    assert not any("against_control" in facts["ensembles"][name] for name in ("single", "bagged", "expanded"))
+    shown = {name: as_text(name, figures)["  MCC, random stages"] for name, figures in facts["ensembles"].items()}
+    mean = np.mean([control["mcc"] for control in controls])
+    assert shown == {"single": "–", "bagged": "–", "boosted": f"{mean:.3f}", "expanded": "–"}
+    row = next(row for row in summarize(runs[0]) if row["ensemble"] == "boosted")
+    assert (row["truth_mcc"], row["control_truth_mcc"]) == (own[0]["boosted"]["mcc"], controls[0]["mcc"])
+    assert row["control_explained_variance"] == controls[0]["explained_variance"]
+    assert summary(row)["  MCC, random stages"] == f"{controls[0]['mcc']:.3f}"
+    apart = {row["ensemble"]: row["F1 − random stages"] for row in differences_as_text(facts["ensembles"])}
+    assert apart["single"] == "–"
+    assert apart["boosted"].startswith(f"{100 * boosted['against_control']['f1']['mean']:+.1f}".replace("-", "−"))
 
 
 def test_called_again_it_adds_what_is_missing_and_keeps_the_rest(scored: Path) -> None:
