@@ -1,11 +1,11 @@
-"""Loss and gradients of one SAE on one batch.
+"""Compute the loss and the gradients of one SAE on one batch, plainly.
 
-Two ways: by hand through sparse codes where an SAE `selects` a fixed number of features, by autograd on dense codes
-elsewhere. Both minimise, unless an SAE has a loss of another kind,
+Where an SAE `selects` a fixed number of features, the gradients are written by hand and run through sparse codes.
+Elsewhere autograd computes them on dense codes. Unless an SAE overrides `loss`, both minimise
 
     (1/D)·mean over tokens of [ ‖x − g(x)‖² + λ·penalty ]  +  help for dead features.
 
-The division by D only makes one clipping norm and one Adam epsilon fit models of every width.
+Dividing by D makes one clipping norm and one Adam epsilon fit activations of every dimension.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sae_core.sae.sparse_code import SparseCode, entry_products, weighted_sum
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one batch gave; all tensors, none read back to the host.
+    """The results of one batch. All are tensors on the device; none is read back to the host.
 
     Attributes:
-        gradients: Gradient of the loss for each parameter, by its name; the fast step keeps none.
+        gradients: Gradient of the loss for each parameter, by name; empty after a compiled step, which applies them.
         recon_BD: The reconstruction.
-        loss: The loss, with penalty and help for dead features.
+        loss: The loss, including penalty and help for dead features.
         squared_error: Σ over the batch of ‖x − g(x)‖².
         active: Σ over the batch of the number of active features.
-        fired_N: Which features were active on some activation of the batch.
+        fired_N: Whether each feature was active on at least one activation of the batch.
     """
 
     gradients: dict[str, Tensor]
@@ -43,13 +43,13 @@ class Outcome:
 def compute(
     sae: SAE, x_BD: Tensor, dead_M: Tensor, *, sparsity: float, aux_coefficient: float, low_precision: bool = False
 ) -> Outcome:
-    """Loss and gradients of an SAE on a batch.
+    """Compute the loss and the gradients of an SAE on a batch.
 
     Args:
         sae: The SAE, in training mode.
-        x_BD: What it has to reconstruct; for a boosted member the residual.
+        x_BD: The target: activations, or for a boosted member their residual.
         dead_M: Numbers of the features that count as dead.
-        sparsity: λ, the present weight of the penalty.
+        sparsity: λ, the current weight of the penalty.
         aux_coefficient: Weight of the help for dead features.
         low_precision: Whether the encoder product runs in bfloat16.
     """
@@ -59,7 +59,7 @@ def compute(
 
 
 def encoder_product(centred_BD: Tensor, W_enc_DN: Tensor, low_precision: bool) -> Tensor:
-    """The preactivations [B, N] without b_enc, of activations without b_dec."""
+    """Preactivations [B, N] before b_enc is added; b_dec is already subtracted from the activations."""
     if low_precision:
         return (centred_BD.bfloat16() @ W_enc_DN.bfloat16()).float()
     return centred_BD @ W_enc_DN
@@ -71,7 +71,7 @@ def _sparse(sae: SAE, x_BD: Tensor, dead_M: Tensor, aux_coefficient: float, low_
     centred_BD = x_BD - sae.b_dec
     pre_BN = encoder_product(centred_BD, sae.W_enc, low_precision).add_(sae.b_enc)
     code = sae.sparse_code(pre_BN)
-    if low_precision:  # bfloat16 only chooses the features; their coefficients are exact
+    if low_precision:  # bfloat16 only chooses the features; their coefficients are computed in float32
         values_E = entry_products(centred_BD, sae.W_enc.T, code) + sae.b_enc[code.features_E]
         code = SparseCode(values_E.relu(), code.features_E, code.rows_E, code.shape)
     recon_BD = sae.decode_sparse(code)
@@ -110,13 +110,10 @@ def _add_auxk(
     dead_M: Tensor,
     coefficient: float,
 ) -> Tensor:
-    """AuxK (Gao et al. 2024, appendix A.2): the dead features explain what the others leave; adds to the gradients.
+    """Add the gradients of AuxK (Gao et al. 2024, appendix A.2), and return its weighted loss.
 
-    The D/2 dead features with the largest preactivations reconstruct left_BD = x − g(x), which b_dec is already
-    subtracted from, so b_dec is not added again. What is left and the centring count as constants.
-
-    Returns:
-        The auxiliary loss, weight included.
+    The D/2 dead features with the largest preactivations reconstruct left_BD = x − g(x). g(x) includes b_dec, so b_dec
+    is not added again. left_BD and the centring are constants.
     """
     batch, d_in = left_BD.shape
     coefs_BM = pre_BN[:, dead_M].relu()

@@ -17,6 +17,7 @@ from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.method import Method, One, Several
 from sae_core.foundation.progress import Progress, Tick
 from sae_core.foundation.run import Run
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.training.checkpoint import remove_checkpoint
 from sae_core.training.distribution import Part
 from sae_core.training.members import make_trainer
@@ -31,7 +32,7 @@ class Job:
     """An ensemble that is to be trained.
 
     Attributes:
-        run: The run, whose settings apply.
+        settings: The settings.
         method: The method.
         layout: What is trained: all that the method trains, or a member of it that is an ensemble.
         folder: Where the ensemble and its checkpoint lie.
@@ -41,9 +42,10 @@ class Job:
         before: Finished stages whose reconstruction is taken from the activations first.
         residuals: Gives what these leave.
         is_member: Whether it is a member of another ensemble.
+        run: The run, whose finished ensembles may hold an SAE of this one already; None without a run.
     """
 
-    run: Run
+    settings: RunSettings
     method: Method
     layout: Several
     folder: EnsembleFolder
@@ -53,6 +55,7 @@ class Job:
     before: tuple[Coder, ...] = ()
     residuals: Residuals | None = None
     is_member: bool = False
+    run: Run | None = None
 
     @property
     def ones(self) -> list[One]:
@@ -67,7 +70,7 @@ class Job:
 
     def with_residuals(self) -> Job:
         """With residuals of its own."""
-        training = self.run.settings.training
+        training = self.settings.training
         options: dict[str, Any] = {"wanted": training.residuals, "kernels": training.kernels}
         made = Residuals(self.source, self.plan, folder=self.folder.checkpoint, progress=self.progress, **options)
         return replace(self, residuals=made)
@@ -93,7 +96,7 @@ class Job:
 
     def trainer(self, one: One, target: Target, part: Part, mean_D: Tensor | None = None) -> Trainer:
         """A fresh SAE for a target, whose mean is given where it is not the target's."""
-        settings = self.run.settings.model_copy(update={"sae": one.sae})
+        settings = self.settings.model_copy(update={"sae": one.sae})
         mean_D = target.mean_D * target.scale if mean_D is None else mean_D
         return make_trainer(settings, mean_D, self.plan, member=one.number, width=one.sae.width, part=part)
 

@@ -15,7 +15,7 @@ from sae_core.foundation.settings.bounds import LARGEST_SEED
 from sae_core.foundation.settings.run_settings import MEMBER_SETTINGS, RunSettings, SAESettings, TrainingSettings
 from sae_core.sae import SAE, make_sae
 from sae_core.training.distribution import Part, Split
-from sae_core.training.kernels import has_fast_bfloat16, use_fast
+from sae_core.training.kernels import has_fast_bfloat16, step_on, use_fast
 from sae_core.training.stage import Plan
 from sae_core.training.step import Trainer
 
@@ -94,7 +94,8 @@ def make_trainer(
     sae.train_for(plan.steps, part if isinstance(part, Split) else None)
     fast = use_fast("plain" if isinstance(part, Split) else training.kernels, sae)
     low = _low_precision(training.precision, plan.device, fast=fast)
-    return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, fast=fast, part=part)
+    compiled = step_on(plan.device) if fast else None
+    return Trainer(sae, sae_settings, training, steps=plan.steps, low_precision=low, compiled=compiled, part=part)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Compute the cost of training in closed form: operations, memory, and bytes on disk."""
+"""Compute the cost of training in closed form: floating-point operations, memory, and bytes on disk."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, Kernel, make_sae
 
 FLOAT, IDLE = 4, 8
-"""Bytes of a weight and of the counter that every feature has."""
+"""Bytes of a weight, and of the silence counter of a feature."""
 KEY_ENTRIES = 2**23
-"""As `kernels.screen.CHUNK_ENTRIES`; that module cannot be imported without a compiler."""
+"""Same as `kernels.cpu.screen.CHUNK_ENTRIES`; importing that module needs a compiler."""
 BIAS_COLUMNS = 16
-"""As in `kernels.screen`."""
+"""Same as in `kernels.cpu.screen`."""
 COLLECTED = 3
-"""Entries that the fast step looks at for each that it keeps of a batch, and room to grow."""
+"""Entries that the compiled step collects per entry that it keeps, including room to grow."""
 KEY_COUNTS = 2**20
-"""Bytes in which it counts the keys of a batch, on two threads."""
+"""Bytes of the table that counts the keys of a batch, on two threads."""
 
 Boosting = Literal["cached", "recomputed", "pipelined"]
 
@@ -33,10 +33,10 @@ class SAEShape:
     """The properties that decide the cost of one SAE.
 
     Attributes:
-        architecture: Its architecture.
+        architecture: The architecture.
         d_in: Dimension of the activations, D.
-        width: Features, N.
-        k: Active features per token, where that is fixed.
+        width: Number of features, N.
+        k: Active features per token, if their number is fixed.
     """
 
     architecture: str
@@ -46,12 +46,12 @@ class SAEShape:
 
     @classmethod
     def of(cls, sae: SAESettings, d_in: int) -> Self:
-        """The shape of an SAE to train."""
+        """Return the shape of an SAE to train."""
         return cls(sae.architecture, d_in, sae.width, sae.k)
 
     @classmethod
     def of_sae(cls, sae: SAE) -> Self:
-        """The shape of an existing SAE."""
+        """Return the shape of an existing SAE."""
         return cls(sae.architecture, sae.d_in, sae.width, int(getattr(sae, "k", 0)))
 
     @property
@@ -61,31 +61,31 @@ class SAEShape:
 
     @property
     def _empty(self) -> SAE:
-        """Such an SAE, of which nothing is allocated."""
+        """An SAE of this shape on the meta device, which allocates no memory."""
         settings = SAESettings(architecture=self.architecture, width=self.width, k=max(1, self.k))
         with torch.device("meta"):
             return make_sae(settings, self.d_in)
 
     @property
     def parameters(self) -> int:
-        """Encoder and decoder, their biases, and what else an architecture learns."""
+        """Number of learnt numbers: encoder, decoder, biases, and for some architectures thresholds."""
         return sum(parameter.numel() for parameter in self._empty.parameters())
 
     @property
     def step_flops(self) -> int:
-        """Operations of one training step for one activation; AuxK and the optimiser are not counted.
+        """Operations of a training step per activation, without AuxK and the optimiser.
 
-        A dense product has 2·D·N. Trained through sparse codes, an SAE needs one and four sums over k rows; trained
-        densely, five products: encoder, decoder and three for gradients.
+        A dense product takes 2·D·N operations. Sparse training needs one dense product and four sums over k rows;
+        dense training needs five dense products: encoder, decoder and three for the gradients.
         """
         product = 2 * self.d_in * self.width
         return product + 8 * self.d_in * self.k if self.selects else 5 * product
 
     def help_flops(self, dead: int) -> int:
-        """Operations that help for dead features adds to a step, for one activation; as the fast kernels do it.
+        """Operations per activation that the help for dead features adds to a compiled step.
 
-        AuxK has five products of the dead features with the activation or what is left of it: for codes,
-        reconstruction, slopes, and the gradients of atoms and encoder. Pulling up a preactivation has two.
+        AuxK needs five products with the dead features: codes, reconstruction, slopes, and the gradients of atoms and
+        encoder. Raising preactivations needs two.
         """
         return (10 if self.selects else 4) * self.d_in * dead
 
@@ -97,20 +97,20 @@ class SAEShape:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of a member's state between steps: weights, Adam's two moments, and a silence counter per feature."""
+        """Bytes of a member's state between steps: weights, Adam's two moments, and one counter per feature."""
         return 3 * FLOAT * self.parameters + IDLE * self.width
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights on disk, without the file's header of some hundred bytes."""
+        """Bytes of the weights on disk, without the header of the file (some hundred bytes)."""
         return FLOAT * sum(tensor.numel() for tensor in self._empty.to_saelens().values())
 
     def fast_step_bytes(self, batch: int, *, low_precision: bool) -> int:
-        """Buffers of the fast step, which the trainers share, and one member's reconstruction.
+        """Bytes of the buffers of the compiled step, which all trainers share, and of one reconstruction.
 
         Args:
-            batch: Activations in a step, B.
-            low_precision: Whether features are chosen by a product in bfloat16.
+            batch: Activations per step, B.
+            low_precision: Whether a product in bfloat16 chooses the features.
         """
         rows = max(1, min(batch, KEY_ENTRIES // self.width))
         chunk = rows * self.width * (2 if low_precision else 2 + FLOAT)
@@ -120,27 +120,27 @@ class SAEShape:
         return chunk + rounded + entries + 3 * FLOAT * batch * self.d_in
 
     def plain_step_bytes(self, batch: int) -> int:
-        """Peak bytes that the plain step allocates: dense tables [B, N], gradients [N, D] and similar."""
+        """Peak bytes that the plain step allocates: dense tables [B, N], gradients [N, D] and tables [B, D]."""
         tables = 2 if self.selects else 5  # preactivations and their groups; with autograd also codes and gradients
-        gradients = 4  # of W_enc and W_dec, and what normalising and clipping make of them
+        gradients = 4  # of W_enc and W_dec, before and after normalising and clipping
         return FLOAT * (tables * batch * self.width + gradients * self.d_in * self.width + 4 * batch * self.d_in)
 
     @property
     def kept_gradient_bytes(self) -> int:
-        """Gradients that the plain step leaves with every trainer until its next one."""
+        """Bytes of the gradients that each trainer keeps between plain steps."""
         return FLOAT * self.parameters
 
 
 @dataclass(frozen=True, slots=True)
 class EnsembleShape:
-    """What decides the cost of an ensemble: its members, SAEs or ensembles, and whether each reads what is left."""
+    """The properties that decide the cost of an ensemble: its members, and whether each reads a residual."""
 
     members: tuple[SAEShape | EnsembleShape, ...]
     in_turn: bool
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> Self:
-        """The shape of an existing ensemble."""
+        """Return the shape of an existing ensemble."""
         members = (
             cls.of(each) if isinstance(each, Ensemble) else SAEShape.of_sae(cast(SAE, each)) for each in ensemble
         )
@@ -148,7 +148,7 @@ class EnsembleShape:
 
     @classmethod
     def planned(cls, layout: Several, d_in: int) -> Self:
-        """The shape of an ensemble to train."""
+        """Return the shape of an ensemble to train."""
         members = (
             SAEShape.of(each.sae, d_in) if isinstance(each, One) else cls.planned(each, d_in) for each in layout.members
         )
@@ -163,16 +163,16 @@ class EnsembleShape:
 def ensemble_flops(
     ensemble: SAEShape | EnsembleShape, *, tokens: int, boosting: Boosting | None = None, rows: int = 0
 ) -> int:
-    """Operations to train an ensemble; AuxK and the optimiser are not counted.
+    """Count the operations to train an ensemble, without AuxK and the optimiser.
 
-    A boosted stage also runs the members before it for every activation; where residuals are cached, each member but
-    the last runs once over all rows instead, and in a pipeline none does, as the steps themselves give what is left.
+    A boosted stage also runs the earlier members on every activation. If residuals are cached, each member but the
+    last runs once over all rows instead. A pipeline runs none of them again, since their steps give the residuals.
 
     Args:
         ensemble: The ensemble, or one of its SAEs.
-        tokens: Activations that each SAE is trained on.
-        boosting: How stages get what they learn; of no account for members side by side.
-        rows: Different activations, of which cached residuals have each once.
+        tokens: Number of activations that each SAE is trained on.
+        boosting: How stages get their residuals; ignored for members side by side.
+        rows: Number of different activations.
     """
     if isinstance(ensemble, SAEShape):
         return tokens * ensemble.step_flops
@@ -186,14 +186,14 @@ def ensemble_flops(
 
 
 def kept_residuals(settings: RunSettings, *, rows: int, steps: int, batch: int, free: int | None) -> bool:
-    """Whether sequential stages will keep residuals on disk, as `boosting.Residuals` decides it.
+    """Predict whether stages will keep residuals on disk, as `residuals.Residuals` decides.
 
     Args:
-        settings: Those of the run.
-        rows: Different activations.
+        settings: The settings of the run.
+        rows: Number of different activations.
         steps: Steps of a stage.
-        batch: Activations in a step.
-        free: Whether there is room is asked too: bytes free on disk less those needed; None if that is unknown.
+        batch: Activations per step.
+        free: Bytes that are free on disk minus the bytes needed; None if unknown.
     """
     training = settings.training
     if settings.data.storage == "stream" or training.residuals != "auto":
@@ -203,10 +203,10 @@ def kept_residuals(settings: RunSettings, *, rows: int, steps: int, batch: int, 
 
 
 def residual_bytes(rows: int, d_in: int) -> int:
-    """Disk that kept residuals take at most: the one being written and the one it is made from."""
+    """Largest size of kept residuals on disk: the one that is written and the one that it is computed from."""
     return 2 * rows * d_in * FLOAT
 
 
 def checkpoint_bytes(members: Sequence[SAEShape]) -> int:
-    """A checkpoint of members that are trained side by side, without names and curves."""
+    """Size of a checkpoint of members that are trained side by side, without names and curves."""
     return sum(member.state_bytes for member in members)

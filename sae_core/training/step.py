@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,11 +14,8 @@ from sae_core.sae import SAE
 from sae_core.training.distribution import Part
 from sae_core.training.gradients import Outcome, compute
 from sae_core.training.halves import compute_in_halves
+from sae_core.training.kernels.compiled_step import CompiledStep
 from sae_core.training.schedule import learning_rate, sparsity_weight
-
-if TYPE_CHECKING:
-    from sae_core.training.kernels.cpu.step import FastStep
-    from sae_core.training.kernels.gpu.step import GpuStep
 
 REFRESH = 25
 """Steps between two looks at which features are dead, the only moment at which a step waits for the device."""
@@ -40,13 +36,13 @@ class Trainer:
         training: How it is trained.
         steps: Number of steps that the whole training takes, for the schedules.
         low_precision: Whether the encoder product runs in bfloat16.
-        fast: Whether the compiled code of `kernels` does the steps; where a code is not sparse on a CPU, the plain
-            one does.
-        part: What this process does of the stage; fast steps are for whole batches, as they apply their gradients.
+        compiled: The compiled step that is taken; the plain one is, if not given or where a code is not sparse.
+        part: The part of this process in the stage; compiled steps are for whole batches, since they apply gradients.
 
     Attributes:
         sae: The SAE.
         done: Steps done.
+        compiled: The compiled step, if there is one.
         idle_N: Activations since each feature was last active.
         halved: Whether steps are done in two halves, plainly, because the memory once did not hold a whole batch.
     """
@@ -59,7 +55,7 @@ class Trainer:
         *,
         steps: int,
         low_precision: bool = False,
-        fast: bool = False,
+        compiled: type[CompiledStep] | None = None,
         part: Part | None = None,
     ) -> None:
         self.part = part or Part()
@@ -75,26 +71,12 @@ class Trainer:
             eps=ADAM_EPSILON,
             fused=True,
         )
-        self._fast = self._fast_step() if fast else None
-
-    def _fast_step(self) -> FastStep | GpuStep:
-        kind: type[FastStep | GpuStep]
-        # Imported here, as each needs a compiler that the other's machine may lack.
-        if self.sae.b_dec.device.type == "cpu":
-            from sae_core.training.kernels.cpu.step import FastStep
-
-            kind = FastStep
-        else:
-            from sae_core.training.kernels.gpu.step import GpuStep
-
-            kind = GpuStep
-        return kind(
-            self.sae,
-            self._optimizer,
-            self.training,
-            aux_coefficient=self.settings.aux_coefficient,
-            low_precision=self.low_precision,
-        )
+        self.compiled: CompiledStep | None = None
+        if compiled:
+            aux_coefficient = settings.aux_coefficient
+            self.compiled = compiled(
+                sae, self._optimizer, training, aux_coefficient=aux_coefficient, low_precision=low_precision
+            )
 
     @property
     def dead_N(self) -> Tensor:
@@ -115,14 +97,14 @@ class Trainer:
         Raises:
             UserError: If the memory of the device does not hold the step, not even in two halves.
 
-        The fast step overwrites the reconstruction of an outcome when it makes the next one.
+        A compiled step overwrites the reconstruction of the outcome before.
         """
         if self.done % REFRESH == 0:
             self._dead_M = self.dead_N.nonzero().flatten()
         sparsity = self.settings.sparsity * sparsity_weight(self.done, self.steps, self.training)
         rate = learning_rate(self.done, self.steps, self.training)
         outcome = self._outcome(x_BD, sparsity, rate)
-        if outcome.gradients:  # the fast step has applied them
+        if outcome.gradients:  # the compiled step has applied them
             outcome = self.part.combine(outcome)
             self._apply(outcome.gradients, rate)
         self.idle_N += self.part.whole(len(x_BD))
@@ -136,8 +118,8 @@ class Trainer:
         if not self.halved:
             buffers = {name: buffer.clone() for name, buffer in self.sae.named_buffers()}
             try:
-                outcome = self._fast(x_BD, self._dead_M, sparsity=sparsity, learning_rate=rate) if self._fast else None
-                low = self.low_precision and not self._fast
+                step, low = self.compiled, self.low_precision and not self.compiled
+                outcome = step(x_BD, self._dead_M, sparsity=sparsity, learning_rate=rate) if step else None
                 return outcome or compute(self.sae, x_BD, self._dead_M, low_precision=low, **options)
             except Exception as error:
                 if not is_out_of_memory(error):
@@ -159,17 +141,15 @@ class Trainer:
         """
         for parameter in self.sae.parameters():
             parameter.grad = None
-            if "exp_avg_sq" not in self._optimizer.state[parameter]:  # only begun
-                self._optimizer.state.pop(parameter)
         updated = any(int(state["step"]) != self.done for state in self._optimizer.state.values())
         # Other processes wait for what they were to hear of this one's rows, or have heard it already.
         if updated or (self.part.splits and self.sae.shares_batch):
             raise self._too_large(x_BD)
         for name, buffer in self.sae.named_buffers():
             buffer.copy_(buffers[name])
-        if self._fast and not x_BD.is_cuda:
-            self.low_precision = False  # the fast step of a CPU only chooses by it
-        self._fast, self.halved = None, True  # the fast step's buffers make room, too
+        if self.compiled and not x_BD.is_cuda:
+            self.low_precision = False  # the compiled step of a CPU only chooses by it
+        self.compiled, self.halved = None, True  # the buffers of the compiled step make room, too
         if x_BD.is_cuda:
             torch.cuda.empty_cache()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,13 @@ import torch
 from sae_core.ensembles.coder import Coder
 from sae_core.ensembles.ensemble import files_of, load_coder, saes_of, save_ensemble
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
+from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.machine.device import naming_full_memory
-from sae_core.foundation.method import One
+from sae_core.foundation.method import Method, One
 from sae_core.foundation.methods import EVERY, TRAINING_ORDER
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.sae import SAE
 from sae_core.sae.formats.saelens import load_sae, save_sae
 from sae_core.training.declared import TRAIN
@@ -30,13 +32,12 @@ from sae_core.training.distribution import SharedSource
 from sae_core.training.job import Job
 from sae_core.training.members import initial_seed, starts_alike
 from sae_core.training.memory import fitting_members, free_memory
-from sae_core.training.operations import Boosting
 from sae_core.training.pipelined import Pipeline
 from sae_core.training.processes import ALONE, Processes
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import CHECKPOINT_SECONDS, Plan, Target
 from sae_core.training.step import Trainer, assert_members_differ
-from sae_core.training.training_facts import Trained, longest, peak_memory, training_facts
+from sae_core.training.training_facts import Cost, Trained, longest, peak_memory, training_facts
 
 FULL = "lower training.batch_size, training.group or sae.width, or take several devices (torchrun)"
 """What to do when the memory of a device is full."""
@@ -92,13 +93,42 @@ def _train_missing(
         declared = EVERY[method]
         plan = Plan.of(method, source, settings.training, torch_device, 1, checkpoint_seconds, processes)
         plan = replace(plan, steps=plan.steps * declared.times_the_steps(settings))
-        job = Job(run, declared, declared.layout(settings), run.ensemble(method), source, plan, progress)
+        layout, folder = declared.layout(settings), run.ensemble(method)
+        job = Job(settings, declared, layout, folder, source, plan, progress, run=run)
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
         with naming_full_memory(torch_device, FULL):
             finish = _train(job)
         peak = int(processes.largest(peak_memory(torch_device)))
-        processes.first(lambda: _record(job, finish(), peak))  # noqa: B023
+        processes.first(lambda: _record(run, job, finish(), peak))  # noqa: B023
+
+
+def train_ensemble(
+    settings: RunSettings,
+    method: Method,
+    source: Source,
+    folder: EnsembleFolder,
+    *,
+    progress: Progress = silent,
+) -> Trained:
+    """Train one ensemble without a run, as a run with these settings trains it.
+
+    Args:
+        settings: The settings.
+        method: The method, which need not be one of the settings.
+        source: The activations.
+        folder: Where checkpoints and finished members are kept meanwhile.
+        progress: Told the tokens done and the explained variance.
+
+    Raises:
+        UserError: If the device does not exist or the loss is no longer finite.
+        KeyboardInterrupt: After Ctrl-C.
+    """
+    device = ALONE.place(settings.training.device)
+    plan = Plan.of(method.name, source, settings.training, device)
+    plan = replace(plan, steps=plan.steps * method.times_the_steps(settings))
+    with naming_full_memory(device, FULL):
+        return _train(Job(settings, method, method.layout(settings), folder, source, plan, progress))()
 
 
 def _is_there(run: Run, method: str, processes: Processes) -> bool:
@@ -107,13 +137,13 @@ def _is_there(run: Run, method: str, processes: Processes) -> bool:
     return not wanted or bool(processes.of_first(run.is_finished(TRAIN.key_of(method)))[0])
 
 
-def _record(job: Job, trained: Trained, peak: int) -> None:
-    run, folder = job.run, job.folder
+def _record(run: Run, job: Job, trained: Trained, peak: int) -> None:
+    folder = job.folder
     write_table(folder.curves, trained.curves)
     save_ensemble(trained.ensemble, folder)
-    facts = training_facts(trained, job.plan, peak=peak)
+    facts = training_facts(trained.ensemble, trained.cost, job.plan, rows=job.source.rows, peak=peak)
     if not job.layout.is_flat:
-        facts["turns"] = job.layout.turns(pipelined=job.run.settings.training.boosting == "pipelined")
+        facts["turns"] = job.layout.turns(pipelined=job.settings.training.boosting == "pipelined")
     run.finish(TRAIN.key_of(folder.name), facts, files=[folder.curves, *files_of(trained.ensemble, folder)])
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
@@ -123,7 +153,7 @@ def _train(job: Job) -> Callable[[], Trained]:
     layout = job.layout
     if layout.is_flat and not layout.in_turn:
         return _side_by_side(job)
-    if layout.is_flat and not job.before and job.run.settings.training.boosting == "pipelined":
+    if layout.is_flat and not job.before and job.settings.training.boosting == "pipelined":
         return _pipelined(job)
     return _one_by_one(job)
 
@@ -133,7 +163,7 @@ def _side_by_side(job: Job) -> Callable[[], Trained]:
     ones = job.ones
     if len(ones) == 1 and (shared := _shared_member(job, ones[0])):
         member, curves, seconds = shared
-        return lambda: Trained(job.ensemble([member]), curves, seconds, seconds)
+        return lambda: Trained(job.ensemble([member]), curves, Cost(seconds, seconds))
     size = _members_in_a_pass(job) if len(ones) > 1 else 1
     firsts = range(0, len(ones), size)
     job = replace(job, plan=replace(job.plan, stages=len(firsts), stage_name="pass"))
@@ -148,7 +178,8 @@ def _side_by_side(job: Job) -> Callable[[], Trained]:
         tables = [read_table(job.finished(number)) for number in range(len(firsts))]
         ensemble = job.ensemble([load_sae(job.folder.member(number)) for number in range(len(ones))])
         seconds = sum(longest(table) for table in tables)
-        return Trained(ensemble, pd.concat(tables), seconds, side_by_side=job.plan.part(range(size)).side_by_side)
+        cost = Cost(seconds, side_by_side=job.plan.part(range(size)).side_by_side)
+        return Trained(ensemble, pd.concat(tables), cost)
 
     return collected
 
@@ -171,7 +202,7 @@ def _train_group(job: Job, group: range, target: Target) -> None:
 
 def _members_in_a_pass(job: Job) -> int:
     """Decided once: an interrupted training goes on in the same groups, however much memory there is then."""
-    decision, settings, processes = job.folder.checkpoint / "group.json", job.run.settings, job.plan.processes
+    decision, settings, processes = job.folder.checkpoint / "group.json", job.settings, job.plan.processes
     free = free_memory(job.plan.device)
     size = settings.training.group or fitting_members(settings, job.plan, job.source.d_in, free=free)
     size = -int(processes.largest(-min(size, len(job.layout.members))))
@@ -182,7 +213,7 @@ def _members_in_a_pass(job: Job) -> int:
 
 def _assert_seeds_count(job: Job, numbers: Sequence[int], trainers: Sequence[Trainer]) -> None:
     """Members with the same seed, which differ otherwise, start from the same weights; all others must not."""
-    ones, settings = job.ones, job.run.settings
+    ones, settings = job.ones, job.settings
     by_seed = {
         initial_seed(settings, ones[number].number): trainer.sae
         for number, trainer in zip(numbers, trainers, strict=True)
@@ -198,43 +229,26 @@ def _one_by_one(job: Job) -> Callable[[], Trained]:
     first = nodes[0]
     shared = _shared_member(job, first) if isinstance(first, One) else None
     members: list[Coder] = [shared[0]] if shared else []
-    kept = [_Kept(shared[2], shared[2])] if shared else []
+    costs = [Cost(shared[2], shared[2])] if shared else []
     tables = [shared[1]] if shared else []
     for stage in range(len(members), len(nodes)):
         if not job.is_finished(stage):
             _train_next(job, stage, members)
         members.append(load_coder(job.folder.member(stage), device=str(job.plan.device)))
         tables.append(read_table(job.finished(stage)))
-        kept.append(_Kept.read(job, stage, tables[-1]))
-    residuals, boosting = job.residuals, kept[-1].boosting
+        path = job.finished(stage).with_suffix(".json")
+        costs.append(Cost(**read_json(path)) if path.exists() else Cost(longest(tables[-1])))
+    residuals, boosting = job.residuals, costs[-1].boosting
     if job.layout.in_turn and residuals is not None:
         boosting = "cached" if len(members) > 1 and residuals.cached else "recomputed"
-    ensemble, curves = job.ensemble(members), pd.concat(tables)
-    return lambda: Trained(
-        ensemble,
-        curves,
-        seconds=sum(each.seconds for each in kept),
-        shared_seconds=sum(each.shared_seconds for each in kept),
-        side_by_side=max(each.side_by_side for each in kept),
-        boosting=boosting,
-        rows=job.source.rows,
+    cost = Cost(
+        sum(each.seconds for each in costs),
+        sum(each.shared_seconds for each in costs),
+        max(each.side_by_side for each in costs),
+        boosting,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What is kept of the training of a member until all are trained; as in `Trained`."""
-
-    seconds: float
-    shared_seconds: float = 0.0
-    side_by_side: int = 1
-    boosting: Boosting | None = None
-
-    @classmethod
-    def read(cls, job: Job, stage: int, curves: pd.DataFrame) -> _Kept:
-        """Of a finished member: as it was written, or from the curves of one SAE."""
-        path = job.finished(stage).with_suffix(".json")
-        return cls(**read_json(path)) if path.exists() else cls(longest(curves))
+    trained = Trained(job.ensemble(members), pd.concat(tables), cost)
+    return lambda: trained
 
 
 def _train_next(job: Job, stage: int, before: Sequence[Coder]) -> None:
@@ -255,8 +269,7 @@ def _train_next(job: Job, stage: int, before: Sequence[Coder]) -> None:
     def write() -> None:
         trained = finish()
         save_ensemble(trained.ensemble, inner.folder)
-        kept = _Kept(trained.seconds, trained.shared_seconds, trained.side_by_side, trained.boosting)
-        write_json(job.finished(stage).with_suffix(".json"), asdict(kept))
+        write_json(job.finished(stage).with_suffix(".json"), asdict(trained.cost))
         # Curves number the SAEs of the whole ensemble one after another.
         earlier = sum(len(list(each.ones())) for each in job.layout.members[:stage])
         write_table(job.finished(stage), trained.curves.assign(member=trained.curves["member"] + np.int32(earlier)))
@@ -268,7 +281,7 @@ def _train_next(job: Job, stage: int, before: Sequence[Coder]) -> None:
 def _pipelined(job: Job) -> Callable[[], Trained]:
     """All stages in one pass, each on what those before it leave at that step."""
     ones, source, plan = job.ones, job.source, job.plan
-    moving = round((1 - job.run.settings.training.decay) * plan.steps)
+    moving = round((1 - job.settings.training.decay) * plan.steps)
     pipeline = Pipeline(source.scale, len(ones), moving_steps=max(1, moving), device=plan.device)
     part, target = plan.part(range(len(ones)), pipelined=True), Target.activations(source, pipeline=pipeline)
     # What a stage will leave on average is not known before it has learnt anything.
@@ -277,14 +290,15 @@ def _pipelined(job: Job) -> Callable[[], Trained]:
     _assert_seeds_count(job, range(len(ones)), trainers)
     curves = job.run_stage(trainers, target, part)
     saes = [_finished(trainer, scale) for trainer, scale in zip(trainers, pipeline.scales(), strict=True)]
-    ensemble = job.ensemble(saes)
-    return lambda: Trained(ensemble, curves, longest(curves), side_by_side=len(ones), boosting="pipelined")
+    cost = Cost(longest(curves), side_by_side=len(ones), boosting="pipelined")
+    trained = Trained(job.ensemble(saes), curves, cost)
+    return lambda: trained
 
 
 def _shared_member(job: Job, one: One) -> tuple[SAE, pd.DataFrame, float] | None:
     """An SAE that another method has trained just as this one would be: it, its curves and the seconds that it cost."""
-    run, settings = job.run, job.run.settings
-    if job.before:
+    run, settings = job.run, job.settings
+    if run is None or job.before:
         return None
     for other in (EVERY[name] for name in job.method.first_from if run.is_finished(f"train/{name}")):
         layout, folder = other.layout(settings), run.ensemble(other.name)

@@ -15,26 +15,29 @@ from sae_core.training.stage import Plan
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
-    """A newly trained ensemble and the cost of its training.
+class Cost:
+    """The cost of training an SAE or an ensemble.
 
     Attributes:
-        ensemble: The ensemble.
-        curves: The training curves.
         seconds: The training time in seconds.
         shared_seconds: The part of this time that was spent on another method.
         side_by_side: Number of members that one process trained together in one pass.
         boosting: How boosted stages got their residuals; None for members trained together.
-        rows: Number of different activations.
     """
 
-    ensemble: Ensemble
-    curves: pd.DataFrame
     seconds: float
     shared_seconds: float = 0.0
     side_by_side: int = 1
     boosting: Boosting | None = None
-    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A newly trained ensemble, its training curves, and the cost of its training."""
+
+    ensemble: Ensemble
+    curves: pd.DataFrame
+    cost: Cost
 
 
 def longest(curves: pd.DataFrame) -> float:
@@ -42,26 +45,28 @@ def longest(curves: pd.DataFrame) -> float:
     return float(curves["seconds"].max())
 
 
-def training_facts(trained: Trained, plan: Plan, *, peak: int) -> dict[str, float | int | str]:
+def training_facts(ensemble: Ensemble, cost: Cost, plan: Plan, *, rows: int, peak: int) -> dict[str, float | int | str]:
     """The facts of a training for run.json.
 
     Args:
-        trained: The ensemble.
+        ensemble: The trained ensemble.
+        cost: The cost of the training.
         plan: The plan of the training.
+        rows: Number of different activations.
         peak: The largest peak memory of any process.
     """
-    ensemble, shape = trained.ensemble, EnsembleShape.of(trained.ensemble)
+    shape = EnsembleShape.of(ensemble)
     tokens, on_gpu = plan.steps * plan.batch_size, plan.device.type == "cuda"
     return {
-        "seconds": round(trained.seconds, 3),
-        "shared_seconds": round(trained.shared_seconds, 3),
+        "seconds": round(cost.seconds, 3),
+        "shared_seconds": round(cost.shared_seconds, 3),
         # After an interruption, count only the time since the training continued.
         "wait_seconds": round(plan.waiting.seconds, 3),
         "tokens": tokens,
         "steps": plan.steps,
-        "side_by_side": trained.side_by_side,
+        "side_by_side": cost.side_by_side,
         "processes": plan.processes.size,
-        "flops": ensemble_flops(shape, tokens=tokens, boosting=trained.boosting, rows=trained.rows),
+        "flops": ensemble_flops(shape, tokens=tokens, boosting=cost.boosting, rows=rows),
         "parameters": sum(parameter.numel() for parameter in ensemble.parameters()),
         "peak_memory_bytes": peak,
         "device": torch.cuda.get_device_name(plan.device) if on_gpu else "cpu",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from models import FAMILIES, MAX_TOKENS, build_model, build_model_folder, build_tokenizer, sample_texts
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, T5Config
 
 from sae_core.activations.origins.language_model import reading as language_model
@@ -165,17 +166,21 @@ def test_batches_are_those_that_are_run(folders: dict[str, Path], monkeypatch: p
     monkeypatch.setattr(language_model, "CPU_TOKENS", 100)
     expected = list(model.batches(texts))
     run: list[int] = []
-    forward = model._forward
-    monkeypatch.setattr(model, "_forward", lambda ids_BL, present: run.append(ids_BL.size) or forward(ids_BL, present))
-    list(model.activations(texts))
-    assert len(run) > 8
-    assert [cells for _, cells in expected] == run
-    assert sorted(text for batch, _ in expected for text in batch) == sorted(filter(None, texts))
-    # By itself a batch is the same one again.
-    run.clear()
-    for batch, _ in expected:
-        list(model.activations(batch))
-    assert [cells for _, cells in expected] == run
+
+    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Embedding):
+            run.append(arguments[0].numel())
+
+    with register_module_forward_pre_hook(note):
+        list(model.activations(texts))
+        assert len(run) > 8
+        assert [cells for _, cells in expected] == run
+        assert sorted(text for batch, _ in expected for text in batch) == sorted(filter(None, texts))
+        # By itself a batch is the same one again.
+        run.clear()
+        for batch, _ in expected:
+            list(model.activations(batch))
+        assert [cells for _, cells in expected] == run
 
 
 @pytest.mark.parametrize("site", SITES)

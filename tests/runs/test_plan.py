@@ -33,8 +33,8 @@ from sae_core.runs.planning.train_stages import stages_of_training
 from sae_core.sae import ARCHITECTURES, make_sae
 from sae_core.training.checkpoint import Progressed, save_checkpoint
 from sae_core.training.distribution import Part
-from sae_core.training.kernels.cpu import workspace
-from sae_core.training.kernels.cpu.workspace import shared_workspace
+from sae_core.training.kernels import workspace
+from sae_core.training.kernels.workspace import shared_workspace
 from sae_core.training.members import make_trainer
 from sae_core.training.operations import (
     EnsembleShape,

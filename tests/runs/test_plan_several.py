@@ -152,7 +152,7 @@ def test_a_calibration_for_processes_measures_parts_of_batches(
     real = calibration.train_stage
 
     def watched(trainers: Any, target: Any, plan: Plan, **options: Any) -> Any:
-        seen.add((trainers[0].sae.k, trainers[0]._fast is not None, plan.batch_size))
+        seen.add((trainers[0].sae.k, trainers[0].compiled is not None, plan.batch_size))
         return real(trainers, target, plan, **options)
 
     monkeypatch.setattr(calibration, "train_stage", watched)

@@ -38,9 +38,10 @@ def launches(architecture: Any, d_in: int, width: int, k: int) -> Iterator[tuple
     seen: list[tuple[JITFunction[Any], Any, Any]] = []
     JITFunction.run = lambda self, *arguments, grid, warmup, **options: seen.append((self, arguments, options))
     settings = SAESettings(architecture=architecture, width=width, k=k)
-    trainer = Trainer(make_sae(settings, d_in), settings, TrainingSettings(), steps=10)
-    step = GpuStep(trainer.sae, trainer._optimizer, trainer.training, aux_coefficient=0.1, low_precision=True)
-    step(torch.randn(8, d_in), torch.zeros(0, dtype=torch.int64), sparsity=0.1, learning_rate=1e-3)
+    sae = make_sae(settings, d_in)
+    Trainer(sae, settings, TrainingSettings(), steps=10, low_precision=True, compiled=GpuStep).step(
+        torch.randn(8, d_in)
+    )
     found = {}
     for program, arguments, options in seen:
         found[program.__name__, str(options)] = program, arguments, options

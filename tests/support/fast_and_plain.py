@@ -10,6 +10,8 @@ from torch import Tensor
 
 from sae_core.foundation.settings.run_settings import Architecture, SAESettings, TrainingSettings
 from sae_core.sae import SAE, make_sae
+from sae_core.training.kernels.compiled_step import CompiledStep
+from sae_core.training.kernels.cpu.step import FastStep
 from sae_core.training.step import Trainer
 
 ALL: tuple[Architecture, ...] = ("topk", "batchtopk", "relu", "jumprelu")
@@ -33,12 +35,14 @@ def sparse_sae(architecture: Architecture, *, d_in: int = 40, width: int = 200, 
     return sae
 
 
-def trainer(sae: SAE, *, fast: bool, low_precision: bool = False, **options: Any) -> Trainer:
+def trainer(sae: SAE, *, fast: bool | type[CompiledStep], low_precision: bool = False, **options: Any) -> Trainer:
+    """A trainer that takes plain steps, compiled ones of a CPU, or those of a class."""
     settings = SAESettings(
         architecture=sae.architecture, width=sae.width, k=getattr(sae, "k", 1), sparsity=0.3, aux_coefficient=0.5
     )
     training = TrainingSettings(**{"warmup": 0.0, "sparsity_warmup": 0.0, "learning_rate": 1e-3, **options})
-    return Trainer(sae, settings, training, steps=100, low_precision=low_precision, fast=fast)
+    compiled = FastStep if fast is True else fast or None
+    return Trainer(sae, settings, training, steps=100, low_precision=low_precision, compiled=compiled)
 
 
 def twins(architecture: Architecture, *, low_precision: bool = False, **shape: int) -> tuple[Trainer, Trainer]:

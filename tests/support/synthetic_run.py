@@ -36,7 +36,7 @@ from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.sae import TopKSAE
 from sae_core.training.curves import COLUMNS
 from sae_core.training.stage import Plan
-from sae_core.training.training_facts import Trained, training_facts
+from sae_core.training.training_facts import Cost, training_facts
 
 Stop = Literal["train", "index", "evaluate"]
 INJECTION = "<img src=x onerror=alert(1)>"
@@ -159,8 +159,8 @@ def _write_run(
         write_table(run.ensemble(name).curves, curves)
         plan = Plan(name, 40, 500, len(ensemble), seed, torch.device("cpu"))
         boosting = "recomputed" if ensemble.wiring == "residual" else None
-        trained = Trained(ensemble, curves, 1.5, boosting=boosting, rows=len(acts_TD))
-        run.finish(f"train/{name}", training_facts(trained, plan, peak=2**28))
+        cost = Cost(1.5, boosting=boosting)
+        run.finish(f"train/{name}", training_facts(ensemble, cost, plan, rows=len(acts_TD), peak=2**28))
     if stop_before == "index":
         return run
     for name, ensemble in ensembles.items():

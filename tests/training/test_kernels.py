@@ -35,7 +35,9 @@ from sae_core.training import kernels
 from sae_core.training.kernels import auxiliary
 from sae_core.training.kernels.cpu import encoding, screen, select_loops, team, update_loops
 from sae_core.training.kernels.cpu.screen import Screen
-from sae_core.training.kernels.cpu.workspace import Workspace, shared_workspace
+from sae_core.training.kernels.cpu.step import FastStep
+from sae_core.training.kernels.cpu.update_loops import Rows
+from sae_core.training.kernels.workspace import Workspace, shared_workspace
 from sae_core.training.members import make_trainer
 from sae_core.training.stage import Plan
 from sae_core.training.step import Trainer
@@ -47,7 +49,7 @@ def test_one_step_is_the_plain_one(architecture: Architecture, low_precision: bo
     plain, fast = twins(architecture, low_precision=low_precision)
     x_BD = noise(60, 40, seed=9)
     assert_same_step(plain, fast, x_BD)
-    assert fast._fast is not None
+    assert fast.compiled is not None
     assert_used(fast)
 
 
@@ -235,11 +237,12 @@ def test_bound_on_the_norm_is_never_below_it() -> None:
     atoms_ND = torch.nn.functional.normalize(noise(20, 5), dim=1).numpy()
     ranks_N, aux_MD = np.full(20, -1, np.int32), generator.standard_normal((2, 2, 5)).astype(np.float32)
     ranks_N[[4, 11]] = 0, 1
-    squares_N, entries = np.empty(20), (pointers_P, tokens_E, values_E, slopes_E - np.float32(0.5))
-    team.run(update_loops.square_gradients, *entries, x_BD, grad_BD, ranks_N, *aux_MD, atoms_ND, squares_N)
+    entries = (pointers_P, tokens_E, values_E, slopes_E - np.float32(0.5))
+    squares_N, rows = np.empty(20), Rows(*entries, x_BD, grad_BD, ranks_N, *aux_MD, atoms_ND)
+    team.run(update_loops.square_gradients, rows, squares_N)
     norms = (np.linalg.norm(table, axis=1) for table in (x_BD, grad_BD))
     aux_norms = (np.linalg.norm(table, axis=1) for table in aux_MD)
-    bound = update_loops.bound_square(*entries, *norms, ranks_N, *aux_norms)
+    bound = update_loops.bound_square(rows, *norms, *aux_norms)
     assert squares_N.sum() <= bound <= 10 * squares_N.sum()
 
 
@@ -255,11 +258,10 @@ def test_adam_is_torchs(betas: tuple[float, float]) -> None:
         gradient[step % 3 :: 3] = 0.0
         parameter.grad = gradient.flatten() * float(factor)
         optimizer.step()
-        numbers = (1e-3 / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1])
-        adam_7 = tuple(np.float32(number) for number in (*numbers, (1 - betas[1] ** step) ** 0.5, 6.25e-10))
-        update_loops.update_vector(
-            gradient.flatten().numpy(), weights.numpy(), mean.numpy(), square.numpy(), factor, adam_7
-        )
+        numbers = (factor, 1e-3 / (1 - betas[0] ** step), betas[0], 1 - betas[0], betas[1], 1 - betas[1])
+        adam_8 = tuple(np.float32(number) for number in (*numbers, (1 - betas[1] ** step) ** 0.5, 6.25e-10))
+        tables = (gradient.flatten(), weights, mean, square)
+        update_loops.update_vector(*(table.numpy() for table in tables), adam_8)
     state = optimizer.state[parameter]
     torch.testing.assert_close(weights, parameter.detach(), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(mean, state["exp_avg"], rtol=1e-5, atol=1e-7)
@@ -280,7 +282,8 @@ def test_rounding_is_torchs() -> None:
 
 def train(sae: SAE, steps: int, *, fast: bool, data_RD: Tensor) -> tuple[Trainer, list[float]]:
     settings = SAESettings(architecture=sae.architecture, width=sae.width, k=getattr(sae, "k", 1), sparsity=0.1)
-    member = Trainer(sae, settings, TrainingSettings(learning_rate=2e-3), steps=steps, low_precision=fast, fast=fast)
+    compiled, training = FastStep if fast else None, TrainingSettings(learning_rate=2e-3)
+    member = Trainer(sae, settings, training, steps=steps, low_precision=fast, compiled=compiled)
     source = TensorSource(data_RD)
     batches = source.batches(batch_size=256, seed=0)
     return member, [float(member.step(next(batches) * source.scale).loss) for _ in range(steps)]
@@ -363,13 +366,15 @@ def test_members_share_memory_and_do_not_disturb_each_other() -> None:
         assert torch.equal(outcomes[0].recon_BD, expected)
         assert not torch.equal(outcomes[1].recon_BD, expected)
     assert_equal(members[0].state(), alone.state())
-    assert shared_workspace() is members[0]._fast._workspace is wide._fast._workspace  # type: ignore[union-attr]
+    for member in (members[0], wide):
+        assert member.compiled is not None
+        assert member.compiled.workspace is shared_workspace()
 
 
 def test_no_more_memory_than_the_plain_step_keeps_and_none_of_it_grows() -> None:
     fast = trainer(sparse_sae("topk", d_in=64, width=4096, k=8), fast=True, low_precision=True)
-    assert fast._fast is not None
-    fast._fast._workspace = workspace = Workspace()
+    assert fast.compiled is not None
+    fast.compiled.workspace = workspace = Workspace()
     fast.step(noise(4096, 64))
     size = workspace.size()
     assert size < 0.5 * 4096 * 4096 * 4  # half of one dense [B, N] table in float32
@@ -432,14 +437,14 @@ def test_settings_choose_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         settings = RunSettings.model_validate({"training": training, "sae": {"width": 32, "k": 2}})
         return make_trainer(settings, torch.zeros(8), plan_on("cpu"), member=0, width=32)
 
-    assert made()._fast is not None
-    assert made(kernels="fast")._fast is not None
-    assert made(kernels="plain")._fast is None
+    assert made().compiled is not None
+    assert made(kernels="fast").compiled is not None
+    assert made(kernels="plain").compiled is None
     assert made().low_precision == kernels.has_fast_bfloat16()
     assert not made(kernels="plain").low_precision
     assert not made(precision="float32").low_precision
     monkeypatch.setitem(sys.modules, "numba", None)
-    assert made()._fast is None
+    assert made().compiled is None
     with pytest.raises(UserError, match=r"training.kernels is fast, but numba cannot be imported"):
         made(kernels="fast")
 

@@ -334,11 +334,19 @@ def test_seconds_of_residuals_count_also_across_interruptions(cache: ActivationC
     assert target.seconds == 1000
 
 
-def test_seconds_of_a_stage_begin_with_those_of_its_residual(
-    cache: ActivationCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(boosting, "_seconds", lambda folder: 1000.0)
-    run = train(tmp_path / "run", cache)
+def test_seconds_of_a_stage_begin_with_those_of_its_residual(cache: ActivationCache, tmp_path: Path) -> None:
+    """Each pass over the rows is interrupted, and said to have taken long."""
+    run = new_run(tmp_path / "run", methods=["boosted"], residuals="cached")
+
+    def stop(tick: Tick) -> None:
+        if tick.stage.startswith("residual") and tick.done == ROWS:
+            raise KeyboardInterrupt
+
+    for stage in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            train_run(run, source=cache, progress=stop)
+        (run.ensemble("boosted").checkpoint / f"residual/after_{stage}/seconds.json").write_text("1000.0")
+    train_run(run, source=cache)
     stages = curves(run, "boosted").groupby("member")["seconds"].max()
     assert (stages > 1000).tolist() == [False, True, True]
     assert run.facts("train/boosted")["seconds"] == pytest.approx(stages.sum(), abs=2e-3)

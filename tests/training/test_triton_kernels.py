@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from fast_and_plain import ALL, SELECTING, assert_equal, assert_same_step, assert_used, moments, noise, sparse_sae
-from fast_and_plain import trainer as trainer_on_cpu
+from fast_and_plain import trainer as made_trainer
 from host_reads import HostReads
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.settings.run_settings import Architecture
 from sae_core.sae import SAE, BatchTopKSAE, Kernel
 from sae_core.training import kernels
-from sae_core.training.kernels.cpu.workspace import Workspace
+from sae_core.training.kernels.workspace import Workspace
 from sae_core.training.step import Trainer
 
 pytest.importorskip("triton", reason="needs triton, which comes with torch for CUDA")
@@ -45,21 +45,13 @@ def member(architecture: Architecture, *, low_precision: bool = False, seed: int
     """A trainer on the device that takes the step for GPUs."""
     shape = {name: options.pop(name, default) for name, default in SMALL.items()}
     sae = sparse_sae(architecture, seed=seed, **shape).to(DEVICE)
-    made = trainer_on_cpu(sae, fast=False, low_precision=low_precision, **options)
-    made._fast = GpuStep(
-        sae,
-        made._optimizer,
-        made.training,
-        aux_coefficient=made.settings.aux_coefficient,
-        low_precision=low_precision,
-    )
-    return made
+    return made_trainer(sae, fast=GpuStep, low_precision=low_precision, **options)
 
 
 def plain_member(architecture: Architecture, **options: Any) -> Trainer:
     """Its plain twin."""
     made = member(architecture, **options)
-    made._fast = None
+    made.compiled = None
     return made
 
 
@@ -105,7 +97,7 @@ def test_chunks_and_tiles_change_nothing(architecture: Architecture, monkeypatch
     monkeypatch.setattr(gpu_dense, "CHUNK_ENTRIES", 13 * 2)
     monkeypatch.setattr(gpu_encoding, "COUNTED", 16)
     monkeypatch.setattr(gpu_encoding, "SCANNED", 16)
-    monkeypatch.setattr("sae_core.training.kernels.gpu.step._TILE", 8)
+    monkeypatch.setattr("sae_core.training.kernels.gpu.step.TILE", 8)
     assert_same_step(*twins(architecture, width=19), batch())
 
 

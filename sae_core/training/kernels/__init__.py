@@ -1,17 +1,32 @@
-"""The fast training steps, `fast.py` on a CPU and `gpu.py` on a GPU; `gradients.py` is the plain twin of both."""
+"""Compiled training steps for a CPU and for a GPU; `gradients.py` is the plain twin of both."""
 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 import torch
 
 from sae_core.foundation.errors import UserError
 from sae_core.sae import SAE
 
+if TYPE_CHECKING:
+    from sae_core.training.kernels.compiled_step import CompiledStep
+
+
+def step_on(device: torch.device) -> type[CompiledStep]:
+    """The compiled step of a device; each is imported when needed, as the compiler of the other may be missing."""
+    if device.type == "cpu":
+        from sae_core.training.kernels.cpu.step import FastStep
+
+        return FastStep
+    from sae_core.training.kernels.gpu.step import GpuStep
+
+    return GpuStep
+
 
 def use_fast(wanted: str, sae: SAE) -> bool:
-    """Whether an SAE is trained by the fast kernels.
+    """Whether the compiled kernels train an SAE.
 
     Args:
         wanted: auto (where they work), plain (never) or fast (always).

@@ -15,10 +15,10 @@ from sae_core.foundation.settings.run_settings import Kernels
 from sae_core.sae import SAE
 from sae_core.sae.sparse_code import SparseCode
 from sae_core.training.kernels import has_fast_bfloat16, use_fast
-from sae_core.training.kernels.cpu.workspace import shared_workspace
+from sae_core.training.kernels.workspace import shared_workspace
 
 if TYPE_CHECKING:
-    from sae_core.training.kernels.cpu.encoding import Code
+    from sae_core.training.kernels.cpu.select_loops import Code
 
 CELLS = 2**25
 """Activations times features that are encoded at a time; what that takes is a fraction of as many numbers."""

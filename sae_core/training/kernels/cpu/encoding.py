@@ -5,8 +5,6 @@ The same codes as `SAE.sparse_code` and `SAE.activate` give, up to preactivation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +12,8 @@ from numpy.typing import NDArray
 from sae_core.sae import SAE, Kernel
 from sae_core.training.kernels.cpu import select_loops, team
 from sae_core.training.kernels.cpu.screen import Screen
-from sae_core.training.kernels.cpu.workspace import Workspace
+from sae_core.training.kernels.cpu.select_loops import Code
+from sae_core.training.kernels.workspace import Workspace
 
 DENSEST = 0.3
 """Largest share of features that may have to be looked at for a code to count as sparse; at 0.35 both steps take as
@@ -22,25 +21,6 @@ long (512 dimensions, 8192 features), at 0.01 the fast one a tenth."""
 
 _KEYS = 2**15
 """Number of keys that are not negative."""
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A sparse code of B activations: the entries of activation b lie at starts[b] … stops[b].
-
-    Attributes:
-        starts_B: First entry of each activation.
-        stops_B: The entry after its last.
-        features_E: Feature of each entry.
-        values_E: Its coefficient; 0 only for an entry that is there because it is near its threshold.
-        near_E: For a learnt threshold, whether an entry is within half a bandwidth of its threshold.
-    """
-
-    starts_B: NDArray[np.int64]
-    stops_B: NDArray[np.int64]
-    features_E: NDArray[np.int32]
-    values_E: NDArray[np.float32]
-    near_E: NDArray[np.bool_] | None = None
 
 
 def encode(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
@@ -58,7 +38,7 @@ def encode(sae: SAE, screen: Screen, workspace: Workspace) -> Code | None:
             return _thresholded(torch.zeros_like(sae.b_enc) + sae.threshold.clamp_min(0.0), screen, workspace)
         case Kernel.ABOVE_THRESHOLD:
             reach = sae.bandwidth / 2 if sae.training else 0.0
-            return _thresholded(sae.threshold, screen, workspace, reach=reach, near=True)
+            return _thresholded(sae.threshold, screen, workspace, reach=reach)
         case Kernel.POSITIVE:
             return _thresholded(torch.zeros_like(sae.b_enc), screen, workspace)
     raise TypeError(f"No compiled code is declared for {type(sae).__name__}.")
@@ -101,15 +81,15 @@ def _batch_topk(sae: SAE, screen: Screen, workspace: Workspace) -> Code:
         bound = max(bound, np.partition(values_E, len(values_E) - wanted)[len(values_E) - wanted])
         spare = wanted - int((values_E > bound).sum())
     smallest = values_E[values_E >= bound] if bound > 0 else values_E[values_E > 0]
-    select_loops.keep_above(code.starts_B, code.stops_B, code.features_E, values_E, bound, spare)
+    select_loops.keep_above(code, bound, spare)
     sae.update_threshold(torch.from_numpy(smallest) if len(smallest) else torch.zeros(1))
     return code
 
 
 def _thresholded(
-    thresholds_N: torch.Tensor, screen: Screen, workspace: Workspace, *, reach: float = 0.0, near: bool = False
+    thresholds_N: torch.Tensor, screen: Screen, workspace: Workspace, *, reach: float = 0.0
 ) -> Code | None:
-    """What is above its threshold, and what is near it where that is learnt."""
+    """Entries above their threshold, and those within ``reach`` of it."""
     bounds_N = (thresholds_N - reach).numpy()
     collected = _Collected(len(screen.x_BD), workspace)
     for first, keys_CN in screen.chunks():
@@ -117,11 +97,9 @@ def _thresholded(
         if collected.used > DENSEST * (first + len(keys_CN)) * len(thresholds_N):
             return None
     code = collected.score(screen, -screen.slacks_B, bounds_N)
-    near_E = workspace.take("near", collected.used, dtype=torch.bool).numpy()
-    select_loops.keep_open(
-        *(code.starts_B, code.stops_B, code.features_E, code.values_E, thresholds_N.numpy(), np.float32(reach), near_E)
-    )
-    return Code(code.starts_B, code.stops_B, code.features_E, code.values_E, near_E if near else None)
+    code = code._replace(near_E=workspace.take("near", collected.used, dtype=torch.bool).numpy())
+    select_loops.keep_open(code, thresholds_N.numpy(), np.float32(reach))
+    return code
 
 
 class _Collected:

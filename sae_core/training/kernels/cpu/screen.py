@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_core.training.kernels.cpu import select_loops, team
-from sae_core.training.kernels.cpu.workspace import Workspace
+from sae_core.training.kernels.workspace import Workspace
 
 CHUNK_ENTRIES = 2**23
 """Preactivations that exist at a time."""

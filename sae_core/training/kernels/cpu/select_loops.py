@@ -1,7 +1,7 @@
-"""Loops that choose the active features; what they mean in PyTorch is each architecture's `activate`.
+"""Loops that choose the active features, as each architecture's `activate` does it in PyTorch.
 
-Each takes the number of its part and how many parts there are and writes only what belongs to its part, so a result
-depends neither on the number of threads nor on their order.
+A loop that takes the number of a part writes only what belongs to the part, so a result depends neither on the number
+of threads nor on their order.
 
 Keys are bfloat16 numbers read as int16: positive ones are ordered as the numbers are. They only choose the features
 whose preactivation is then computed in float32.
@@ -9,14 +9,39 @@ whose preactivation is then computed in float32.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from sae_core.training.kernels.cpu.compiled import inlined, loop
+
+
+class Code(NamedTuple):
+    """A sparse code of B activations: the entries of activation b lie at starts[b] … stops[b].
+
+    Attributes:
+        starts_B: First entry of each activation.
+        stops_B: The entry after its last.
+        features_E: Feature of each entry.
+        values_E: Its coefficient; 0 only for an entry that is there because it is near its threshold.
+        near_E: For a learnt threshold, whether an entry is within half a bandwidth of its threshold; else nothing.
+    """
+
+    starts_B: NDArray[np.int64]
+    stops_B: NDArray[np.int64]
+    features_E: NDArray[np.int32]
+    values_E: NDArray[np.float32]
+    near_E: NDArray[np.bool_] = np.empty(0, np.bool_)
+
+
+CODE = types.NamedTuple(
+    (types.int64[::1], types.int64[::1], types.int32[::1], types.float32[::1], types.boolean[::1]), Code
+)
+"""The type of a code in compiled loops."""
 
 GROUPED = 8
 """Features in a group of which only the largest key is looked at first."""
@@ -281,31 +306,33 @@ def score_entries(
         stops_B[row] = start + count
 
 
-@loop("void(int64[::1], int64[::1], int32[::1], float32[::1], float32, int64)")
-def keep_above(starts_B, stops_B, features_E, values_E, bound, spare):
+@loop((CODE, types.float32, types.int64))
+def keep_above(code, bound, spare):
     """Keep the entries above a bound that is not negative, and the first few at it."""
-    for row in range(len(starts_B)):
-        place = starts_B[row]
-        for entry in range(starts_B[row], stops_B[row]):
+    features_E, values_E = code.features_E, code.values_E
+    for row in range(len(code.starts_B)):
+        place = code.starts_B[row]
+        for entry in range(code.starts_B[row], code.stops_B[row]):
             at_bound = bound > 0 and values_E[entry] == bound and spare > 0
             if values_E[entry] > bound or at_bound:
                 spare -= int(at_bound)
                 features_E[place], values_E[place] = features_E[entry], values_E[entry]
                 place += 1
-        stops_B[row] = place
+        code.stops_B[row] = place
 
 
-@loop("void(int64[::1], int64[::1], int32[::1], float32[::1], float32[::1], float32, boolean[::1])")
-def keep_open(starts_B, stops_B, features_E, values_E, thresholds_N, reach, near_E):
+@loop((CODE, types.float32[::1], types.float32))
+def keep_open(code, thresholds_N, reach):
     """Keep the entries above their threshold, and as zeros those less than `reach` below it; say which are near it."""
-    for row in range(len(starts_B)):
-        place = starts_B[row]
-        for entry in range(starts_B[row], stops_B[row]):
+    features_E, values_E = code.features_E, code.values_E
+    for row in range(len(code.starts_B)):
+        place = code.starts_B[row]
+        for entry in range(code.starts_B[row], code.stops_B[row]):
             value, threshold = values_E[entry], thresholds_N[features_E[entry]]
             is_open = value > threshold and value > 0
             near = abs(value - threshold) < reach
             if is_open or near:
-                features_E[place], near_E[place] = features_E[entry], near
+                features_E[place], code.near_E[place] = features_E[entry], near
                 values_E[place] = value if is_open else np.float32(0)
                 place += 1
-        stops_B[row] = place
+        code.stops_B[row] = place

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sae_core.sae import SAE, Kernel
-from sae_core.training.kernels.cpu.workspace import Workspace
 from sae_core.training.kernels.gpu.encoding import Inputs
+from sae_core.training.kernels.workspace import Workspace
 
 CHUNK_ENTRIES = 2**25
 """Coefficients that exist at a time; every chunk adds once to the gradients of all weights."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sae_core.sae import SAE, Kernel
-from sae_core.training.kernels.cpu.workspace import Workspace
 from sae_core.training.kernels.gpu import select_programs
+from sae_core.training.kernels.workspace import Workspace
 
 CHUNK_ENTRIES = 2**24
 """Preactivations that are computed at a time: in bfloat16 as many as the second-level cache of a large GPU holds."""
