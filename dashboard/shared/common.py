@@ -13,9 +13,10 @@ import streamlit as st
 
 from dashboard.shared import address
 from dashboard.shared.address import Here
-from dashboard.shared.look.cards import notice, section, what_to_run
+from dashboard.shared.look.cards import notice, what_to_run
 from dashboard.shared.look.charts import CONFIG
 from dashboard.shared.reads.opening import EnsembleInfo
+from sae_core.report.pieces.cards import section
 
 FEATURE_PAGE, FEATURES_PAGE = "views/feature/page.py", "views/features/page.py"
 

@@ -13,12 +13,13 @@ from dashboard.components import label_drafts
 from dashboard.shared import label_tables, visitor
 from dashboard.shared.address import Here
 from dashboard.shared.faults import callback
-from dashboard.shared.look.cards import plain, section
+from dashboard.shared.look.cards import plain
 from dashboard.shared.reads import label_store
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import whole
 from sae_core.labels import LONGEST, Conflict, Copy, Edit, Saved
 from sae_core.labels.records import Kind
+from sae_core.report.pieces.cards import section
 
 _SAID, _PENDING, RELOAD = "labels-said", "labels-pending", "labels-reload"
 _ONE_BY_ONE = 1

@@ -12,8 +12,7 @@ import streamlit as st
 from dashboard.shared.address import Here
 from dashboard.shared.common import feature_link
 from dashboard.shared.faults import fragment
-from dashboard.shared.look.cards import notice, plain, section
-from dashboard.shared.look.tokens import legend, show_alone
+from dashboard.shared.look.cards import notice, plain
 from dashboard.shared.reads import tables, typed_text
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.compare import data, text_strips
@@ -23,6 +22,8 @@ from dashboard.views.compare.text_strips import Mark
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import percent, whole
+from sae_core.report.pieces.cards import section
+from sae_core.report.pieces.tokens import legend, show_alone
 
 if TYPE_CHECKING:  # it comes with torch
     from sae_core.analysis.live_text import LiveText

@@ -12,9 +12,8 @@ from dashboard.shared import address
 from dashboard.shared.address import Here
 from dashboard.shared.common import feature_link, missing, picked_row
 from dashboard.shared.faults import fragment
-from dashboard.shared.look.cards import card, chip, member_chip, muted, notice, plain, section
+from dashboard.shared.look.cards import card, notice, plain
 from dashboard.shared.look.charts import CONFIG
-from dashboard.shared.look.tokens import show_alone, strips, token_chips
 from dashboard.shared.reads import label_store, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.compare import data, family_tables
@@ -23,6 +22,8 @@ from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbers import compact, decimal, percent, whole
 from sae_core.report.html import Html, element
+from sae_core.report.pieces.cards import chip, member_chip, muted, section
+from sae_core.report.pieces.tokens import show_alone, strips, token_chips
 
 FAMILY = "family"
 """Where the address bar holds the family that is shown."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dashboard.shared.look.cards import dot
-from dashboard.shared.look.tokens import show_alone, show_in_context, token_chip
 from sae_core.foundation.colours import FAMILY_COLORS, NEUTRAL, activation_level
 from sae_core.foundation.numbers import decimal
 from sae_core.report.html import Html, element
+from sae_core.report.pieces.cards import dot
+from sae_core.report.pieces.tokens import show_alone, show_in_context, token_chip
 
 LONE_COLOR = NEUTRAL
 LINE = 92

@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 
 from dashboard.shared.look.charts import figure, quoted
 from dashboard.shared.look.colors import method_color
-from dashboard.shared.look.tokens import strips
 from sae_core.analysis.concepts.detected import Mean
 from sae_core.analysis.index.examples import Example
 from sae_core.foundation.colours import NEUTRAL
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import MISSING, decimal, percent, signed
 from sae_core.report.html import Cell, Html, element
+from sae_core.report.pieces.tokens import strips
 
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x")
 

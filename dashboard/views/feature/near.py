@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from dashboard.shared.address import Here
-from dashboard.shared.look.cards import section, what_to_run
+from dashboard.shared.look.cards import what_to_run
 from dashboard.shared.reads import label_store, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.feature.side import Near, near_html
 from sae_core.foundation.numbers import decimal, percent
 from sae_core.report.html import Html
+from sae_core.report.pieces.cards import section
 
 _COSINE = "The cosine of the two atoms: 1 is the same direction, 0 is none in common, −1 the opposite direction"
 

@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 
 import pandas as pd
 
-from dashboard.shared.look.cards import bar, chip, member_chip, section, token_bars
-from dashboard.shared.look.tokens import token_chip, token_chips
 from sae_core.foundation.colours import HIGHLIGHT, LESS, MORE
 from sae_core.foundation.numbers import decimal, percent, whole
 from sae_core.report.html import Html, element, joined
+from sae_core.report.pieces.cards import bar, chip, member_chip, section, token_bars
+from sae_core.report.pieces.tokens import token_chip, token_chips
 
 LABELS_SHOWN = 5
 KEYS = {

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from dashboard.components.feature_list import Column, Page
 from dashboard.shared.filters import MATCH, Filters
-from dashboard.shared.look.tokens import show_alone
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import MISSING, decimal, is_missing, percent, whole
+from sae_core.report.pieces.tokens import show_alone
 
 ROWS = 50
 """Rows of a page."""

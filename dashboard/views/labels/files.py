@@ -10,11 +10,12 @@ import streamlit as st
 from dashboard.shared import labelling
 from dashboard.shared.address import Here
 from dashboard.shared.faults import callback
-from dashboard.shared.look.cards import plain, section, tile, tiles
+from dashboard.shared.look.cards import plain
 from dashboard.shared.reads import label_store
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import whole
 from sae_core.labels import LARGEST_MB, ImportPlan, Label, plan_import
+from sae_core.report.pieces.cards import section, tile, tiles
 
 _VERSION = "labels-file-version"
 

@@ -13,13 +13,14 @@ from dashboard.shared.address import Here
 from dashboard.shared.common import missing
 from dashboard.shared.faults import callback
 from dashboard.shared.filters import LABEL_STATES, Filters
-from dashboard.shared.look.cards import notice, section
-from dashboard.shared.look.tokens import show_alone
+from dashboard.shared.look.cards import notice
 from dashboard.shared.reads import finding, label_store, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import decimal, whole
 from sae_core.labels import LONGEST, Copy, Edit, Label
+from sae_core.report.pieces.cards import section
+from sae_core.report.pieces.tokens import show_alone
 
 MAX_FEATURES = 20_000
 MAX_SHOWN = 500

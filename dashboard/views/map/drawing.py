@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from plotly.colors import sample_colorscale
 
 from dashboard.components.map_canvas import base64_of, bits_of
-from dashboard.shared.look.tokens import show_alone
 from sae_core.foundation.colours import HIGHLIGHT, MEMBERS, NEUTRAL, SEQUENTIAL, member_color
+from sae_core.report.pieces.tokens import show_alone
 
 COLORS = {
     "member": "Member",

@@ -12,12 +12,12 @@ import streamlit as st
 from dashboard.components.map_canvas import Listed
 from dashboard.shared.address import Here
 from dashboard.shared.common import open_feature, picked_row
-from dashboard.shared.look.cards import section
-from dashboard.shared.look.tokens import show_alone
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.shared.selection import selection_csv
 from dashboard.views.map.look import Look
 from sae_core.foundation.run import Run
+from sae_core.report.pieces.cards import section
+from sae_core.report.pieces.tokens import show_alone
 
 ROWS = 500
 """Rows that the table shows; more would be slow to draw, and nobody reads them."""

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here
 from dashboard.shared.common import chart
-from dashboard.shared.look.cards import notice, section
+from dashboard.shared.look.cards import notice
 from dashboard.views.overview import data
 from dashboard.views.overview.findings import marginal_chart, recall_chart, stops
 from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
@@ -20,6 +20,7 @@ from sae_core.analysis.stability.figures import RETRAINED
 from sae_core.analysis.truth.figures import TABLE as TRUTH
 from sae_core.foundation.run import Run, report_page
 from sae_core.report.html import Html, definitions, element, items, questions
+from sae_core.report.pieces.cards import section
 from sae_core.report.tables import as_often, by_ensemble, by_members, by_stage, noise_notes, truth_differences
 from sae_core.report.wording import ANSWERS, DEFINITIONS, LIMITS
 

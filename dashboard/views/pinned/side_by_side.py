@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboard.shared.look.cards import chip, member_chip
 from dashboard.shared.look.colors import method_color
-from dashboard.shared.look.histogram import histogram_html
-from dashboard.shared.look.tokens import ExampleLike, strip
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.report.html import Html, element
+from sae_core.report.pieces.cards import chip, member_chip
+from sae_core.report.pieces.histogram import histogram_html
+from sae_core.report.pieces.tokens import ExampleLike, strip
 
 # Sections of all columns share their rows (subgrid), so that figures stand beside figures.
 _RULES = """

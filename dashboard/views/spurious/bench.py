@@ -12,13 +12,13 @@ import numpy as np
 from dashboard.components.tick_list import Row
 from dashboard.shared.address import Here
 from dashboard.shared.look.suggested import suggestion_text
-from dashboard.shared.look.tokens import show_alone
 from dashboard.shared.reads import label_store, one_feature, tables
 from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import Names
 from sae_core.analysis.shared.names_in_tables import MAINLY
 from sae_core.foundation.colours import NEUTRAL, member_color
 from sae_core.foundation.numbers import decimal, percent
+from sae_core.report.pieces.tokens import show_alone
 
 
 @dataclass

@@ -13,7 +13,6 @@ import streamlit as st
 from dashboard.components.tick_list import Row, tick_list
 from dashboard.shared.address import Here
 from dashboard.shared.faults import callback, fragment
-from dashboard.shared.look.cards import section
 from dashboard.shared.look.colors import method_color
 from dashboard.views.spurious import data
 from dashboard.views.spurious.bench import Bench, Ticked, rows
@@ -23,6 +22,7 @@ from sae_core.analysis.shared.names_in_tables import BIASED, MEASURED, ORACLE
 from sae_core.analysis.shared.seeds import mean_interval
 from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.methods import title_of
+from sae_core.report.pieces.cards import section
 
 LISTED = (30, 60, 120)
 """How many features of the ranking are listed."""

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from dashboard.components.live_strip import Firing
-from dashboard.shared.look.tokens import show_alone
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import MISSING, percent
+from sae_core.report.pieces.tokens import show_alone
 
 if TYPE_CHECKING:  # it comes with torch
     from sae_core.analysis.live_text import LiveText

@@ -15,10 +15,12 @@ from six_features import six_features
 
 from dashboard.shared import address, filters
 from dashboard.shared.filters import Filters
-from dashboard.shared.look import cards, histogram, tokens
+from dashboard.shared.look.cards import heading, notice, plain, table, what_to_run
 from dashboard.shared.look.style import stylesheet
 from sae_core.foundation import colours, numbers
 from sae_core.foundation.errors import UserError
+from sae_core.report.html import Cell, Column
+from sae_core.report.pieces import cards, histogram, tokens
 
 ATTACK = "<img src=x onerror=alert(1)>"
 ESCAPED = "&lt;img src=x onerror=alert(1)&gt;"
@@ -120,12 +122,12 @@ def test_active_tokens_are_legible_in_both_themes(theme: int, page: tuple[int, .
 def test_cards_escape_everything() -> None:
     html = "".join(
         [
-            cards.heading(ATTACK, ATTACK, [cards.chip(ATTACK, "#fff", title=ATTACK), cards.member_chip(1)]),
+            heading(ATTACK, ATTACK, [cards.chip(ATTACK, "#fff", title=ATTACK), cards.member_chip(1)]),
             cards.section(ATTACK, ATTACK),
             cards.tiles([cards.tile(ATTACK, ATTACK, ATTACK, title=ATTACK)]),
-            cards.table([cards.Column(ATTACK, ATTACK)], [[cards.Cell(ATTACK, ATTACK)]]),
+            table([Column(ATTACK, ATTACK)], [[Cell(ATTACK, ATTACK)]]),
             cards.token_bars(ATTACK, [ATTACK], [1.0], "#123456", largest=2.0),
-            cards.notice(ATTACK, ATTACK, ATTACK),
+            notice(ATTACK, ATTACK, ATTACK),
         ]
     )
     assert "img" not in elements(html)
@@ -138,12 +140,12 @@ def test_token_bars_are_as_long_as_their_scores() -> None:
 
 
 def test_what_to_run_names_the_command_and_the_folder(tmp_path) -> None:
-    assert f"sae-ensemble index {tmp_path}" in cards.what_to_run("index", tmp_path)
-    assert "sae-ensemble train &quot;" in cards.what_to_run("train", tmp_path / "my run")
+    assert f"sae-ensemble index {tmp_path}" in what_to_run("index", tmp_path)
+    assert "sae-ensemble train &quot;" in what_to_run("train", tmp_path / "my run")
 
 
 def test_plain_takes_markdown_apart() -> None:
-    assert cards.plain("[a](b) **c** $x$ :red[d] <i>") == (r"\[a\]\(b\) \*\*c\*\* \$x\$ \:red\[d\] \<i\>")
+    assert plain("[a](b) **c** $x$ :red[d] <i>") == (r"\[a\]\(b\) \*\*c\*\* \$x\$ \:red\[d\] \<i\>")
 
 
 # Numbers

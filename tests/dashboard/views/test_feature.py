@@ -15,7 +15,6 @@ from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 
 from dashboard.components.feature_keys import Act, read
-from dashboard.shared.look import tokens
 from dashboard.views.feature import side as feature_side
 from dashboard.views.feature.steps import stepped
 from sae_core.activations.corpus import Corpus
@@ -25,6 +24,7 @@ from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
 from sae_core.labels import LabelStore
+from sae_core.report.pieces import tokens
 
 ATTACK = "<img src=x onerror=alert(1)>"
 
