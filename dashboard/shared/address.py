@@ -13,6 +13,7 @@ import streamlit as st
 
 from dashboard.shared.reads.opening import EnsembleInfo
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.origin import Words
 from sae_core.foundation.run import Run
 
 RUN, ENSEMBLE, FEATURE, PINS = "run", "ensemble", "feature", "pins"
@@ -38,6 +39,11 @@ class Here:
     ensembles: Mapping[str, EnsembleInfo]
     ensemble: EnsembleInfo | None
     author: str = "anonymous"
+
+    @property
+    def words(self) -> Words:
+        """What the rows of this run are called."""
+        return self.run.settings.origin.words(self.run.facts("corpus"))
 
     def link(self, feature: int | None = None, *, ensemble: str | None = None) -> dict[str, str]:
         """The query string of a link to this run, an ensemble and a feature."""

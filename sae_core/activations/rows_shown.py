@@ -31,7 +31,7 @@ class RowShown:
 
     Attributes:
         name: What the row is called: its id, or its place in its file.
-        source: Where it comes from: its file and number, its group, its time.
+        source: Where it comes from: its file, and its number there.
         text: The text that it is of.
         image: A thumbnail: the bytes of a PNG or JPEG file.
         fields: Its other columns.
@@ -104,10 +104,6 @@ class RowsShown:
         place = self._value("position", position)
         file, number = self._columns[FILE][position], self._columns[ROW][position]
         where = f"{file} · row {number}"
-        group = self._value("group", position)
-        parts = [where, *([f"{self._roles['group']} {group}"] if group else [])]
-        if place is not None:
-            parts.append(f"{self._roles['position']} {_number(place)}")
         image = None
         if self._images is not None:
             content, offsets = self._images
@@ -115,7 +111,7 @@ class RowsShown:
         span = slice(around.start, around.stop)
         return RowShown(
             name=str(self._value("id", position) or where),
-            source=" · ".join(parts),
+            source=where,
             text=self._value("text", position),
             image=image,
             fields={name: text for name in self._fields if (text := _text(self._columns[name][position]))},

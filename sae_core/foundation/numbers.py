@@ -67,13 +67,13 @@ def interval(low: Any, high: Any) -> str:
     return f"{100 * float(low):.1f} – {100 * float(high):.1f}{THIN_SPACE}%"
 
 
-def one_in(density: Any) -> str:
+def one_in(density: Any, rows: str = "tokens") -> str:
     """A density as ``1 in 320 tokens``; ``never`` for a dead feature."""
     if is_missing(density):
         return MISSING
     if float(density) <= 0:
         return "never"
-    return f"1 in {compact(round(1 / float(density)))} tokens"
+    return f"1 in {compact(round(1 / float(density)))} {rows}"
 
 
 def seconds(duration: Any) -> str:

@@ -34,14 +34,37 @@ class Words(NamedTuple):
         rows: Several of them.
         passage: What rows stand together in.
         passages: Several of these.
+        whole: All of them together.
         told_by: What a row reads like on its own, by which features are found and labels suggested.
+        sought: An example of one that is sought.
+        examples: The heading of the rows on which a feature fires.
+        how_to_read: How to read these.
+        shares: The heading of the labels of the passages in which a feature fires.
+        halves: What the figures of a suggested label were measured on.
     """
 
     row: str = "token"
     rows: str = "tokens"
     passage: str = "passage"
     passages: str = "passages"
+    whole: str = "text"
     told_by: str = "token"
+    sought: str = "the, or ·the"
+    examples: str = "Examples in context"
+    how_to_read: str = (
+        "Left: the activation at the outlined token; below: where the text comes from. One example a passage, and none "
+        "whose tokens are nearly those of one above it."
+    )
+    shares: str = "Where its passages come from"
+    halves: str = (
+        "The rule was chosen on one half of the indexed documents and measured on the other half. The SAEs were "
+        "trained on both, so on text of another kind it may do worse. · is a space: “·the” and “the” are different "
+        "tokens."
+    )
+
+
+OF_TOKENS = Words()
+"""The words of text."""
 
 
 class Origin(BaseModel):
@@ -52,7 +75,6 @@ class Origin(BaseModel):
         title: What activations come from, in words.
         old_name: What ``text.source`` and ``model.name`` are both called where settings do not name the origin.
         options: The options of the command line that choose this origin, and the field that each of them sets.
-        words: What its rows are called.
         by_default: Whether a run has it unless its settings say otherwise.
         shows_rows: Whether `gather` writes a corpus, which says what each row reads like, so that people can look at
             rows. An index needs one.
@@ -68,7 +90,6 @@ class Origin(BaseModel):
     title: ClassVar[str]
     old_name: ClassVar[str] = ""
     options: ClassVar[Mapping[str, str]] = {}
-    words: ClassVar[Words] = Words()
     by_default: ClassVar[bool] = False
     shows_rows: ClassVar[bool] = True
     reads_text: ClassVar[bool] = False
@@ -87,6 +108,14 @@ class Origin(BaseModel):
             facts: What was recorded of the corpus; empty if there is none yet.
         """
         return "", ""
+
+    def words(self, facts: Mapping[str, Any]) -> Words:
+        """What its rows are called.
+
+        Args:
+            facts: What was recorded of the corpus.
+        """
+        return OF_TOKENS
 
     def labels_texts(self, settings: RunSettings) -> bool:
         """Whether every document says what it is, so that concepts can be detected without a file of labels."""

@@ -105,7 +105,7 @@ def _suggestion(here: Here, info: EnsembleInfo, feature: int, key: str, family: 
     table = tables.suggestions(here.run, info.name)
     row = table.iloc[feature].to_dict() if table is not None and feature < len(table) else None
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.html(suggestion_html(row), width="content")
+        st.html(suggestion_html(row, here.words), width="content")
         suggestion = str(row["suggestion"]) if row else ""
         if suggestion:
             fits = len(suggestion) <= LONGEST["label"]

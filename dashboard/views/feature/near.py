@@ -119,7 +119,7 @@ def _together(
         Near(
             other,
             info.place(other)[0],
-            f"lift {decimal(lift, 1)} · on {percent(share, 0)} of its tokens",
+            f"lift {decimal(lift, 1)} · on {percent(share, 0)} of its {here.words.rows}",
             [str(top_token.iloc[other])],
             *names.of(other),
         )
@@ -127,7 +127,7 @@ def _together(
     ]
     return near_html(
         "Fires together with",
-        "Features on the same tokens; lift is how many times more often than if they were independent.",
+        f"Features on the same {here.words.rows}; lift is how many times more often than if they were independent.",
         found,
         query,
         staged=info.staged,

@@ -72,7 +72,7 @@ def _draw(here: Here, info: EnsembleInfo, feature: int, order: NDArray[np.int64]
     label = label_store.label_of(here.run, info, feature)
     _head(here, info, row, label, order, filters)
     label_form(here, info, feature, label)
-    st.html(_figures(info, row))
+    st.html(_figures(info, row, here.words.rows))
     left, right = st.columns([1.95, 1], gap="large")
     with left:
         view = _examples(here, info, feature)
@@ -130,7 +130,7 @@ def _head(
         if label and label.label:
             chips.append(chip(label.label, HIGHLIGHT, title="label"))
         if row["dead"]:
-            chips.append(chip("dead: fires on no indexed token"))
+            chips.append(chip(f"dead: fires on no indexed {here.words.row}"))
         st.html(heading(f"Feature {feature:,}", "", chips))
     with buttons, st.container(horizontal=True, horizontal_alignment="right", gap="small"):
         if st.button("All", icon=":material/format_list_bulleted:", help="Back to its row in the table", key="all"):
@@ -153,15 +153,15 @@ def _step(name: str, to: int, feature: int, key: str, icon: str) -> None:
     )
 
 
-def _figures(info: EnsembleInfo, row: pd.Series) -> Html:
+def _figures(info: EnsembleInfo, row: pd.Series, rows: str) -> Html:
     items = [
         tile(
             "Density",
             percent(row["density"], 2),
-            one_in(row["density"]),
-            title="Share of the indexed tokens on which it fires",
+            one_in(row["density"], rows),
+            title=f"Share of the indexed {rows} on which it fires",
         ),
-        tile("Fires on", whole(row["count"]), "indexed tokens"),
+        tile("Fires on", whole(row["count"]), f"indexed {rows}"),
         tile("Peak activation", decimal(row["peak"]), f"mean when active {decimal(row['mean_active'])}"),
     ]
     if info.members > 1:
@@ -191,33 +191,32 @@ def _examples(here: Here, info: EnsembleInfo, feature: int) -> one_feature.Featu
     # The controls stand below what they change, and their values are known before they are drawn.
     shown, window = st.session_state.get("shown", SHOWN[0]), st.session_state.get("window", "16")
     view = one_feature.feature_view(here.run, info.name, feature, count=shown, window=WINDOWS[window])
-    blocks = [
-        section(
-            "Examples in context",
-            "Left: the activation at the outlined token; below: where the text comes from. One example a passage, "
-            "and none whose tokens are nearly those of one above it.",
-        )
-    ]
+    words = here.words
+    blocks = [section(words.examples, words.how_to_read)]
     if view is None:
         blocks.append(what_to_run("index", here.run.path))
     elif not view.top:
-        blocks.append(notice("It is dead", "It fires on none of the indexed tokens, so there are no examples."))
+        blocks.append(notice("It is dead", f"It fires on none of the indexed {words.rows}, so there are no examples."))
     else:
-        blocks += [legend(view.peak), strips(view.top, view.peak, heading="Strongest", note="where it fires most")]
+        tokens = view.top[0].row is None
+        blocks.append(legend(view.peak, tokens=tokens))
+        blocks.append(strips(view.top, view.peak, heading="Strongest", note="where it fires most"))
         for number, low, high, examples in view.quantiles:
-            note = f"activation {decimal(low)} to {decimal(high)}, a fifth of the tokens on which it fires"
+            note = f"activation {decimal(low)} to {decimal(high)}, a fifth of the {words.rows} on which it fires"
             blocks.append(strips(examples, view.peak, heading=f"Quantile {number}", note=note))
     st.html(joined(*blocks))
     with st.container(horizontal=True, gap="medium"):
-        st.segmented_control(
-            "Tokens on either side",
-            list(WINDOWS),
-            default="16",
-            key="window",
-            required=True,
-            persist_state="session",
-            help="“full” shows the whole passage",
-        )
+        # A row that stands for itself has no others around it.
+        if view is None or not view.top or view.top[0].row is None or view.top[0].row.places is not None:
+            st.segmented_control(
+                f"{words.rows.capitalize()} on either side",
+                list(WINDOWS),
+                default="16",
+                key="window",
+                required=True,
+                persist_state="session",
+                help=f"“full” shows the whole {words.passage}",
+            )
         st.segmented_control(
             "Strongest examples", SHOWN, default=SHOWN[0], key="shown", required=True, persist_state="session"
         )
@@ -235,7 +234,7 @@ def _side(
 ) -> None:
     query = {**here.link(), **filters.to_query()}
     if view is not None:
-        how = "How many tokens (height of the bar) have each activation, of those on which it fires."
+        how = f"How many {here.words.rows} (height of the bar) have each activation, of those on which it fires."
         st.html(section("How strongly it fires", how))
         scale = st.segmented_control(
             "Scale of the bars",
@@ -246,12 +245,12 @@ def _side(
             persist_state="session",
             label_visibility="collapsed",
         )
-        blocks = [histogram_html(view.edges, view.counts, scale=scale or SCALES[0])]
+        blocks = [histogram_html(view.edges, view.counts, scale=scale or SCALES[0], words=here.words)]
     else:
         blocks = []
     shares = one_feature.passage_labels(here.run, info.name, feature)
     if shares is not None:
-        blocks.append(passages_html(shares))
+        blocks.append(passages_html(shares, here.words))
     lens = tables.promoted(here.run, info.name)
     if lens is not None and feature < len(lens):
         blocks.append(lens_html(lens.iloc[feature].to_dict()))

@@ -16,6 +16,7 @@ import pandas as pd
 
 from sae_core.foundation.colours import HIGHLIGHT, LESS, MORE
 from sae_core.foundation.numbers import decimal, percent, whole
+from sae_core.foundation.origin import OF_TOKENS, Words
 from sae_core.report.html import Html, element, joined
 from sae_core.report.pieces.cards import bar, chip, member_chip, section, token_bars
 from sae_core.report.pieces.tokens import token_chip, token_chips
@@ -60,44 +61,38 @@ def link(query: Mapping[str, str], feature: int, text: str) -> Html:
     return element("a", text, href=f"?{address}", data_go=str(feature))
 
 
-HALVES = (
-    "The rule was chosen on one half of the indexed documents and measured on the other half. The SAEs were trained on "
-    "both, so on text of another kind it may do worse. · is a space: “·the” and “the” are different tokens."
-)
-"""What the figures of a suggested label were measured on."""
-
-
-def suggestion_html(row: Mapping[Any, Any] | None) -> Html:
+def suggestion_html(row: Mapping[Any, Any] | None, words: Words = OF_TOKENS) -> Html:
     """The suggested label with its figures as a detector, or why there is none.
 
     Args:
         row: The feature's row of suggestions; None if the run was indexed by a version that made none.
+        words: What rows are called.
     """
-    mark = chip("suggestion", HIGHLIGHT, title="Made by a rule from the tokens; nobody has checked it")
+    mark = chip("suggestion", HIGHLIGHT, title=f"Made by a rule from the {words.told_by}s; nobody has checked it")
     if row is None:
         said = element("span", "none yet: sae-ensemble index adds them to this run", kind="muted")
     elif not row["suggestion"]:
-        said = element("span", "none: no simple rule on tokens foretells where it fires", kind="muted")
+        said = element("span", f"none: no simple rule on {words.told_by}s foretells where it fires", kind="muted")
     else:
         holds, fires, both = whole(row["holds"]), whole(row["fires"]), whole(row["both"])
         figures = (
             element(
                 "span",
                 f"precision {percent(row['precision'], 0)}",
-                title=f"It fires on {both} of the {holds} tokens there where the rule holds as it reads",
+                title=f"It fires on {both} of the {holds} {words.rows} there where the rule holds as it reads",
             ),
             element(
                 "span",
                 f"recall {percent(row['recall'], 0)}",
-                title=f"The rule holds on {both} of the {fires} tokens there on which it fires",
+                title=f"The rule holds on {both} of the {fires} {words.rows} there on which it fires",
             ),
             element(
                 "span",
                 f"{decimal(row['lift'], 1)} times as often",
-                title="How many times more often it fires where the rule holds than on any token",
+                title=f"How many times more often it fires where the rule holds than on any {words.row}",
             ),
         )
-        where = element("span", "on the other half of the text", title=HALVES)
+        where = element("span", f"on the other half of the {words.whole}", title=words.halves)
         first, second, third = figures
         said = joined(
             element("b", str(row["suggestion"])),
@@ -106,29 +101,29 @@ def suggestion_html(row: Mapping[Any, Any] | None) -> Html:
     return element("div", mark, said, kind="sae suggest")
 
 
-def passages_html(shares: pd.DataFrame) -> Html:
-    """The share of each label among the passages in which the feature fires."""
+def passages_html(shares: pd.DataFrame, words: Words = OF_TOKENS) -> Html:
+    """The share of each label among the passages (or what `words` calls them) in which the feature fires."""
     if shares.empty:
         return Html()
     blocks = [
         section(
-            "Where its passages come from",
-            "Share of each label among the passages in which it fires; the mark is its share of all passages, "
-            "and × how many times that it is.",
+            words.shares,
+            f"Share of each label among the {words.passages} in which it fires; the mark is its share of all "
+            f"{words.passages}, and × how many times that it is.",
         )
     ]
     for column, found in groupby(shares.to_dict("records"), key=itemgetter("column")):
         labels = list(found)
         rest = len(labels) - LABELS_SHOWN
         more = element("span", f"and {rest} more", kind="t") if rest > 0 else ""
-        shown = map(_share, labels[:LABELS_SHOWN])
+        shown = [_share(row, words.passages) for row in labels[:LABELS_SHOWN]]
         blocks.append(element("div", element("span", str(column), kind="t"), *shown, more, kind="sae bars shares"))
     return joined(*blocks)
 
 
-def _share(row: Mapping[Any, Any]) -> Html:
+def _share(row: Mapping[Any, Any], passages: str) -> Html:
     title = (
-        f"{row['label']}: {whole(row['passages'])} passages, {percent(row['share'])} of those in which it fires; "
+        f"{row['label']}: {whole(row['passages'])} {passages}, {percent(row['share'])} of those in which it fires; "
         f"{percent(row['corpus_share'])} of all"
     )
     mark = element("u", style=f"left:{100 * row['corpus_share']:.1f}%")

@@ -37,7 +37,8 @@ def show(here: Here) -> None:
         heading(
             "Features",
             f"All {info.features:,} features of {info.title}, {info.members} × {info.widths[0]:,}. Search by words, by "
-            "the token that drives them or by the concept that they carry; click a row to open the feature.",
+            f"the {here.words.told_by} that drives them or by the concept that they carry; click a row to open the "
+            "feature.",
         )
     )
     if finding.features(here.run, info) is None:
@@ -67,7 +68,7 @@ def _find(here: Here, info: EnsembleInfo) -> None:
         table,
         order,
         number,
-        columns=rows.columns(info.member_word, members=info.members, filters=filters, table=table),
+        columns=rows.columns(info.member_word, members=info.members, filters=filters, table=table, words=here.words),
         filters=filters,
         scores=None if ranking is None else ranking.table,
         pinned=[pin.feature for pin in pins.pinned(here) if pin.ensemble == info.name],
@@ -106,7 +107,7 @@ def _say(here: Here, info: EnsembleInfo, filters: Filters, ranking: finding.Rank
     if filters.token and ranking is not None and ranking.tokens:
         read = ", ".join(f"`{show_alone(text)}`" for text in ranking.tokens[:6])
         more = f" and {len(ranking.tokens) - 6} more" if len(ranking.tokens) > 6 else ""
-        parts.append(f"driven by {read}{more}, of each token at most those that tell it best")
+        parts.append(f"driven by {read}{more}, of each {here.words.told_by} at most those that tell it best")
     if filters.concept:
         parts.append(f"carry {plain(filters.concept)}: chosen on training texts to detect it")
     pinned = len(pins.pinned(here))
@@ -116,11 +117,12 @@ def _say(here: Here, info: EnsembleInfo, filters: Filters, ranking: finding.Rank
     if filters.token and not finding.has_tokens(here.run, info.name):
         missing(here, "index", "This run was indexed before features could be found by token")
     elif filters.token and ranking is not None and not ranking.tokens:
+        reads_text = here.run.settings.origin.reads_text
         like = ", ".join(f"`{show_alone(text)}`" for text in ranking.instead)
         st.info(
-            f"No token of the corpus reads “{plain(filters.token)}”."
+            f"No {here.words.told_by} of the corpus reads “{plain(filters.token)}”."
             + (f" These begin with it: {like}." if like else "")
-            + " A word of several tokens can be read on the page *Type a text*.",
+            + (" A word of several tokens can be read on the page *Type a text*." if reads_text else ""),
             icon=":material/search_off:",
         )
 
@@ -134,17 +136,17 @@ def _filters(here: Here, info: EnsembleInfo) -> Filters:
             key=_key(version),
             placeholder="words, label or number",
             icon=":material/search:",
-            help="Words that must all occur in a feature's number (or 1:6, number 6 of member 1), top token, promoted "
-            "tokens, suggested label, label or note.",
+            help=f"Words that must all occur in a feature's number (or 1:6, number 6 of member 1), top "
+            f"{here.words.told_by}, promoted tokens, suggested label, label or note.",
             width=215,
         )
         token = st.text_input(
-            "Token that drives it",
+            f"{here.words.told_by.capitalize()} that drives it",
             first.token,
             key=f"f-token-{version}",
-            placeholder="the, or ·the",
-            help="Features that tell this token best, over the whole indexed corpus. Type · for a space and ⏎ for a "
-            "line end to mean one token exactly.",
+            placeholder=here.words.sought,
+            help=f"Features that tell this {here.words.told_by} best, over the whole indexed corpus. Type · for a "
+            f"space and ⏎ for a line end to mean one {here.words.told_by} exactly.",
             width=150,
         )
         concept = _concept(here, info, first, version)
@@ -225,7 +227,7 @@ def _menu(name: str, texts: dict[str, str], first: str, key: str) -> str:
 def _more_filters(here: Here, info: EnsembleInfo, first: Filters, version: int) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "density": st.select_slider(
-            "Density (share of tokens on which it fires)",
+            f"Density (share of {here.words.rows} on which it fires)",
             DENSITIES,
             first.density,
             key=f"f-density-{version}",

@@ -13,6 +13,7 @@ from dashboard.components.feature_list import Column, Page
 from dashboard.shared.filters import MATCH, Filters
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import MISSING, decimal, is_missing, percent, whole
+from sae_core.foundation.origin import OF_TOKENS, Words
 from sae_core.report.pieces.tokens import show_alone
 
 ROWS = 50
@@ -22,7 +23,9 @@ PROMOTED = 4
 """Promoted tokens shown of a feature."""
 
 
-def columns(member_word: str, *, members: int, filters: Filters, table: pd.DataFrame) -> list[Column]:
+def columns(
+    member_word: str, *, members: int, filters: Filters, table: pd.DataFrame, words: Words = OF_TOKENS
+) -> list[Column]:
     """The columns of the table, each with its definition.
 
     Args:
@@ -30,31 +33,29 @@ def columns(member_word: str, *, members: int, filters: Filters, table: pd.DataF
         members: How many there are; what compares members is left out for one.
         filters: The choice; a token or a concept brings columns of its own.
         table: The table of all features.
+        words: What rows are called.
     """
     found = [Column("feature", "Feature", "number", "Number of the feature in the ensemble")]
     if members > 1:
         text = f"The {member_word} that it belongs to; numbered from 0"
         found.append(Column("member", member_word.capitalize(), "member", text))
-    found.append(
-        Column(
-            "top_token", "Top token", "token", "The most frequent token among its strongest activations; · is a space"
-        )
-    )
+    text = f"The most frequent {words.told_by} among its strongest activations; · is a space"
+    found.append(Column("top_token", f"Top {words.told_by}", "token", text))
     found.append(Column("label", "Label", "label", "What people call it; in italics what is only suggested"))
     if filters.token:
         text = (
-            "How well it tells the token: the F1 of two shares, of its activation that falls on the token, and of the "
-            "token's occurrences on which it fires"
+            f"How well it tells the {words.told_by}: the F1 of two shares, of its activation that falls on the "
+            f"{words.told_by}, and of the {words.told_by}'s occurrences on which it fires"
         )
         found.append(Column(MATCH, "Tells it", "share", text))
-        text = "Share of all its activation that falls on the token"
+        text = f"Share of all its activation that falls on the {words.told_by}"
         found.append(Column("share", "On it", "number", text, sorts=False))
-        text = "Share of the token's occurrences on which it fires"
+        text = f"Share of the {words.told_by}'s occurrences on which it fires"
         found.append(Column("fires", "Fires", "number", text, sorts=False))
     elif filters.concept:
         text = "It is among this many features that were chosen on training texts to detect the concept"
         found.append(Column(MATCH, "Among the best", "number", text))
-    found.append(Column("density", "Density", "number", "Share of the indexed tokens on which it fires"))
+    found.append(Column("density", "Density", "number", f"Share of the indexed {words.rows} on which it fires"))
     found.append(Column("peak", "Peak", "number", "Its largest activation", wide=True))
     if members > 1:
         text = "Share of the other members that have it too, with a cosine of at least 0.7"

@@ -190,12 +190,16 @@ def _feature(here: Here, look: Look, point: int, count: int) -> None:
     chips = [
         member_chip(int(row["member"]), stage=info.staged),
         chip(f"peak {decimal(row['peak'])}", title="Its largest activation"),
-        chip(one_in(row["density"]), title="Share of the indexed tokens on which it fires"),
+        chip(
+            one_in(row["density"], here.words.rows), title=f"Share of the indexed {here.words.rows} on which it fires"
+        ),
     ]
     if row["label"]:
         chips.append(chip(str(row["label"]), HIGHLIGHT, title="label"))
     if row.get("suggestion"):
-        chips.append(chip(f"suggested: {row['suggestion']}", title="Made from the tokens on which it fires"))
+        chips.append(
+            chip(f"suggested: {row['suggestion']}", title=f"Made from the {here.words.rows} on which it fires")
+        )
     st.html(section(f"Feature {feature:,}") + chip_row(*chips))
     there = replace(here, run=run, ensemble=info)
     feature_link(there, feature, f"Open feature {feature:,}")
@@ -203,7 +207,7 @@ def _feature(here: Here, look: Look, point: int, count: int) -> None:
     if view is not None and view.top:
         st.html(strips(view.top, view.peak))
     elif row["top_token"]:
-        st.html(section("", f"Top token {show_alone(str(row['top_token']))}"))
+        st.html(section("", f"Top {here.words.told_by} {show_alone(str(row['top_token']))}"))
 
 
 show(here())

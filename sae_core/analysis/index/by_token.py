@@ -163,7 +163,8 @@ class TokenNames:
         alone.
         """
         if any(sign in typed for sign in _SIGNS):
-            return [token for token, shown in self._shown.items() if shown == signs(typed)]
+            wanted = signs(typed).replace(" ", SPACE)
+            return [token for token, shown in self._shown.items() if shown.replace(" ", SPACE) == wanted]
         return self._by_word.get(_word(typed), [])
 
     def like(self, typed: str, count: int = 8) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.numbers import decimal, whole
+from sae_core.foundation.origin import OF_TOKENS, Words
 from sae_core.report.html import Html, element
 
 WIDTH, HEIGHT = 360, 110
@@ -48,7 +49,12 @@ def bars_svg(counts: Sequence[int], scale: str = LOG, color: str = HIGHLIGHT) ->
 
 
 def histogram_html(
-    edges: Sequence[float], counts: Sequence[int], *, unit: str = "activation", scale: str = LOG
+    edges: Sequence[float],
+    counts: Sequence[int],
+    *,
+    unit: str = "activation",
+    scale: str = LOG,
+    words: Words = OF_TOKENS,
 ) -> Html:
     """The histogram with its axis.
 
@@ -57,19 +63,20 @@ def histogram_html(
         counts: Tokens in each bin.
         unit: What the axis shows.
         scale: One of `SCALES`.
+        words: What is counted.
     """
     if len(counts) == 0 or sum(counts) == 0:
-        said = element("p", "It fired on no token, so there is nothing to count.", kind="note")
+        said = element("p", f"It fired on no {words.row}, so there is nothing to count.", kind="note")
         return element("div", said, kind="sae plot")
     uri = "data:image/svg+xml;base64," + b64encode(bars_svg(counts, scale).encode()).decode()
     description = (
-        f"Histogram of {unit}: {whole(sum(counts))} tokens from {decimal(edges[0])} to {decimal(edges[-1])}, "
+        f"Histogram of {unit}: {whole(sum(counts))} {words.rows} from {decimal(edges[0])} to {decimal(edges[-1])}, "
         f"at most {whole(max(counts))} in one of {len(counts)} bins"
     )
     image = Html(f'<img src="{uri}" alt="{escape(description)}" title="{escape(description)}">')
     return element(
         "div",
-        _axis(f"{whole(max(counts))} tokens"),
+        _axis(f"{whole(max(counts))} {words.rows}"),
         image,
         _axis(decimal(edges[0]), unit, decimal(edges[-1])),
         kind="sae plot",

@@ -58,6 +58,30 @@ _RULES = """
 .sae .txt span{border-radius:3px;padding:1px 0;
   box-decoration-break:clone;-webkit-box-decoration-break:clone}
 .sae .txt .pk{outline:1.5px solid light-dark(#1a1206,#fff)}
+.sae.strips .ex:has(.row-view){align-items:start}
+.sae .row-view{display:flex;flex-wrap:wrap;gap:.4rem .9rem;align-items:flex-start;white-space:normal;
+  font-family:"Source Sans",sans-serif;font-size:.92rem;line-height:1.5;min-width:0}
+.sae .row-view p{margin:0;flex:1 1 16rem;min-width:0;max-width:85ch;white-space:pre-wrap;overflow-wrap:anywhere}
+.sae .row-view p span{padding:.08em 0;border-radius:3px}
+.sae .thumb{display:inline-block;padding:3px!important;border-radius:.35rem!important;line-height:0;flex:none}
+.sae .thumb img{display:block;width:auto;height:auto;min-width:64px;max-width:96px;max-height:96px;border-radius:.2rem;
+  image-rendering:auto}
+.sae .row-tiles{display:flex;flex-wrap:wrap;gap:.55rem;margin:.35rem 0 .2rem}
+.sae .row-tiles figure{margin:0;display:flex;flex-direction:column;align-items:center;max-width:7rem;cursor:help}
+.sae .row-tiles figcaption{font-size:.78rem;color:var(--muted);font-variant-numeric:tabular-nums;line-height:1.4;
+  text-align:center;overflow-wrap:anywhere}
+.sae .row-tiles figcaption b{color:light-dark(#31333f,#fafafa);font-weight:600}
+.sae .fields{flex:1 1 100%;display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;font-size:.84rem;overflow-wrap:anywhere;
+  min-width:0}
+.sae .fields i{font-style:normal;color:var(--muted);margin-right:.35rem}
+.sae .series{flex:1 1 100%;min-width:0}
+.sae .series img{display:block;width:100%;height:86px}
+.sae .series .names{display:flex;gap:2px;margin-top:2px;font-size:.74rem;line-height:1.35}
+.sae .series .names span{min-width:0;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;background:var(--soft);
+  padding:0 .3rem;border-radius:2px}
+.sae .series .axis{position:relative;display:flex;justify-content:space-between;color:var(--muted);font-size:.74rem;
+  font-variant-numeric:tabular-nums;line-height:1.5}
+.sae .series .at{position:absolute;transform:translateX(-50%);color:var(--sae-highlight,#e8772e);font-weight:600}
 .sae.legend{display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .6rem;color:var(--muted);font-size:.8rem}
 .sae.legend .ramp{display:inline-flex;border-radius:3px;overflow:hidden}
 .sae.legend .ramp i{width:1.15rem;height:.8rem;display:block}

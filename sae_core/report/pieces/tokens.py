@@ -9,9 +9,11 @@ from typing import Protocol
 
 from sae_core.activations.origins.text.shown import NEWLINE, SPACE, TAB, show_alone, visible
 from sae_core.activations.origins.text.token_texts import PARTIAL
+from sae_core.activations.rows_shown import RowShown
 from sae_core.foundation.colours import ACTIVATION_LEVELS, activation_level
 from sae_core.foundation.numbers import decimal, whole
 from sae_core.report.html import Html, element, joined
+from sae_core.report.pieces.row_views import is_small, row_html, tile_html, tiles_html
 
 __all__ = ["NEWLINE", "PART", "SPACE", "TAB", "show_alone", "show_in_context"]
 
@@ -46,6 +48,10 @@ class ExampleLike(Protocol):
     @property
     def metadata(self) -> Mapping[str, object]:
         """What is known of the document."""
+
+    @property
+    def row(self) -> RowShown | None:
+        """What people look at, where rows are no tokens."""
 
 
 @lru_cache(_KEPT)
@@ -108,12 +114,15 @@ def token_span(
 
 
 def strip(example: ExampleLike, peak: float) -> Html:
-    """One example's tokens as HTML; only active tokens get a span.
+    """One example as HTML: its tokens, of which only active ones get a span, or what people look at of its row.
 
     Args:
         example: The example.
         peak: The feature's largest activation anywhere, which gets the strongest colour.
     """
+    if example.row is not None:
+        place = example.position - example.start
+        return row_html(example.row, example.values, place, example.texts, peak)
     source = source_of(example.metadata)
     pieces: list[str] = []
     for number, (text, value) in enumerate(zip(example.texts, example.values, strict=True)):
@@ -130,7 +139,7 @@ def strip(example: ExampleLike, peak: float) -> Html:
 
 
 def strips(examples: Sequence[ExampleLike], peak: float, *, heading: str = "", note: str = "") -> Html:
-    """A block of examples: the peak's activation, the strip, the source.
+    """A block of examples: the peak's activation, the strip, the source; small images stand side by side.
 
     Args:
         examples: The examples, in the order in which they appear.
@@ -138,16 +147,34 @@ def strips(examples: Sequence[ExampleLike], peak: float, *, heading: str = "", n
         heading: Small heading above.
         note: One sentence beside the heading.
     """
-    rows = [
-        example_row(
-            decimal(one.peak),
-            strip(one, peak),
-            element("span", source_of(one.metadata), kind="src", title=describe(one.metadata)),
-        )
-        for one in examples
-    ]
+    rows = (
+        [_small_rows(examples, peak)]
+        if examples and is_small(examples[0].row)
+        else [
+            example_row(
+                decimal(one.peak),
+                strip(one, peak),
+                element(
+                    "span",
+                    one.row.source if one.row else source_of(one.metadata),
+                    kind="src",
+                    title=describe(one.metadata),
+                ),
+            )
+            for one in examples
+        ]
+    )
     head = element("div", element("b", heading), element("span", note), kind="sub") if heading else ""
     return element("div", head, *rows, kind="sae strips")
+
+
+def _small_rows(examples: Sequence[ExampleLike], peak: float) -> Html:
+    tiles = [
+        tile_html(one.row, one.peak, show_alone(one.texts[one.position - one.start]), peak)
+        for one in examples
+        if one.row is not None
+    ]
+    return tiles_html(tiles)
 
 
 def example_row(value: str, text: Html, below: Html) -> Html:
@@ -155,11 +182,18 @@ def example_row(value: str, text: Html, below: Html) -> Html:
     return element("div", element("span", value, kind="val"), element("div", text, kind="txt"), below, kind="ex")
 
 
-def legend(peak: float) -> Html:
-    """What the colours mean: a ramp from just above 0 to the feature's peak."""
+def legend(peak: float, *, tokens: bool = True) -> Html:
+    """What the colours mean: a ramp from just above 0 to the feature's peak.
+
+    Args:
+        peak: The feature's largest activation.
+        tokens: Whether signs of tokens are explained, too.
+    """
     boxes = [element("i", kind=f"a{level}") for level in range(1, ACTIVATION_LEVELS + 1)]
     signs = (f"{NEWLINE} line end", f"{TAB} tab", f"{SPACE} space that fires", f"{PART} part of a character")
-    said = "\u2002".join((*signs, "outlined: the window's peak", "hover for details"))
+    said = "\u2002".join(
+        (*signs, "outlined: the window's peak", "hover for details") if tokens else ("hover for details",)
+    )
     return element(
         "div",
         element("span", "activation\u00a0 0"),

@@ -34,6 +34,7 @@ class Window:
     values: list[float]
     peak: float
     metadata: dict[str, object] = field(default_factory=dict)
+    row: None = None
 
 
 def elements(html: str) -> list[str]:

@@ -24,7 +24,6 @@ class Arrays(ArraySettings):
     """Activations are rows of arrays in files."""
     title: ClassVar[str] = "arrays in files"
     options: ClassVar[Mapping[str, str]] = {"activations": "files", "rows": "rows", "images": "images"}
-    words: ClassVar[Words] = Words("row", "rows", "row", "rows", told_by="label")
 
     def described(self, settings: RunSettings) -> str:
         """The files, and the table beside them."""
@@ -38,6 +37,10 @@ class Arrays(ArraySettings):
         from sae_core.activations.origins.arrays.asked import asked_and_got, what_is_short
 
         return asked_and_got(settings, facts), what_is_short(settings, facts)
+
+    def words(self, facts: Mapping[str, Any]) -> Words:
+        """Rows, which make up stretches where they are a series."""
+        return _SERIES if "position" in facts.get("roles", {}) else _ROWS
 
     def gather(self, runs: Sequence[Run], progress: Progress) -> None:
         """Check every number of the arrays, and write down which rows each run has."""
@@ -55,3 +58,20 @@ class Arrays(ArraySettings):
         from sae_core.activations.origins.arrays.labelled import read_labels
 
         return read_labels(run)
+
+
+_ROWS = Words(
+    *("row", "rows", "row", "rows", "rows", "label", "as in the table"),
+    examples="Examples",
+    how_to_read="The activation, what the row is, and where it comes from.",
+    shares="What its rows are labelled",
+    halves="The rule was chosen on one half of the indexed groups and measured on the other half. The SAEs were "
+    "trained on both, so on rows of another kind it may do worse.",
+)
+_SERIES = _ROWS._replace(
+    passage="stretch",
+    passages="stretches",
+    how_to_read="The activation of the row that is grey, and the rows around it with the activation drawn under them. "
+    "One example a stretch of rows with the same labels.",
+    shares="What its stretches are labelled",
+)

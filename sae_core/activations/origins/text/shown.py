@@ -7,6 +7,7 @@ from functools import lru_cache
 
 NEWLINE, TAB, SPACE = "⏎", "→", "·"
 _ALONE = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "␍", " ": SPACE, "\u00a0": SPACE})
+_BETWEEN = re.compile(f"(?<=[^{SPACE}]){SPACE}(?=[^{SPACE}])")
 _TYPED = str.maketrans({"\n": NEWLINE, "\t": TAB, "\r": "␍"})
 # Control characters, and those that turn the direction of the text around them or cannot be seen.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
@@ -15,8 +16,11 @@ _KEPT = 20_000  # texts of tokens, of which the same come again and again
 
 @lru_cache(_KEPT)
 def show_alone(text: str) -> str:
-    """A token on its own, spaces included: ``·the``, ``⏎⏎``; an empty one is ``∅``. Not escaped."""
-    return visible(text.translate(_ALONE)) or "∅"
+    """A token on its own, spaces at its ends included: ``·the``, ``⏎⏎``; an empty one is ``∅``. Not escaped.
+
+    A single space between two words stays one, since it cannot be overlooked.
+    """
+    return _BETWEEN.sub(" ", visible(text.translate(_ALONE))) or "∅"
 
 
 def visible(text: str) -> str:
