@@ -31,11 +31,20 @@ def spurious(
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of --file that holds the text.")] = "hard_text",
     target: Annotated[
-        str, typer.Option(metavar="COLUMN=A,B", help="Column of --file that holds the target, and its two values.")
-    ] = "profession=13,21",
+        str | None,
+        typer.Option(
+            metavar="COLUMN=A,B",
+            help="Column of --file that holds the target, and its two values; profession=13,21 by default. Where the "
+            "run's activations are arrays with a table of rows, one of its labels.",
+        ),
+    ] = None,
     attribute: Annotated[
-        str, typer.Option(metavar="COLUMN=A,B", help="The same for the spurious attribute: A goes with A, B with B.")
-    ] = "gender=1,0",
+        str | None,
+        typer.Option(
+            metavar="COLUMN=A,B",
+            help="The same for the spurious attribute: A goes with A, B with B; gender=1,0 by default.",
+        ),
+    ] = None,
     seeds: Annotated[
         int,
         typer.Option(
@@ -51,7 +60,7 @@ def spurious(
 
     The training texts have the attribute together with the target; the test texts do not.
     """
-    columns = _columns(text_column, target, attribute) if file else None
+    columns = _columns(text_column, target, attribute) if file or target or attribute else None
     opened = trained_runs(run)
     with stoppable(command_line("spurious", run)), console.drawn_progress() as progress:
         # Check all tasks first, so that a fault in one is reported before any is measured.
@@ -68,11 +77,11 @@ def spurious(
             _print(facts)
 
 
-def _columns(text: str, target: str, attribute: str) -> Columns:
+def _columns(text: str, target: str | None, attribute: str | None) -> Columns:
     from sae_core.analysis.spurious.tasks import Columns
 
-    target_column, target_values = _column("--target", target)
-    attribute_column, attribute_values = _column("--attribute", attribute)
+    target_column, target_values = _column("--target", target or "profession=13,21")
+    attribute_column, attribute_values = _column("--attribute", attribute or "gender=1,0")
     return Columns(text, target_column, target_values, attribute_column, attribute_values)
 
 

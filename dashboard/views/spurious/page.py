@@ -34,9 +34,10 @@ def show(here: Here) -> None:
         )
     )
     info = trained_ensemble(here)
-    needs_text(here)
     tasks = {str(facts["task"]): facts for facts in data.spurious(here.run)}
     if not tasks:
+        if here.run.settings.origin.labelled(here.run) is None:
+            needs_text(here)
         missing(here, "spurious")
         return
     with st.container(horizontal=True, gap="medium"):

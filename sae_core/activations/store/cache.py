@@ -248,6 +248,19 @@ class ActivationCache:
             raise UserError(f"Rows {start} to {stop} were asked for; {self.folder} holds {self.rows}.")
         return self._as_float32(self.stored(start, stop))
 
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """Rows by number, in any order, as float32 [rows, D].
+
+        Raises:
+            UserError: If there are no such rows.
+        """
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.rows:
+            raise UserError(f"Rows {rows.min()} to {rows.max()} were asked for; {self.folder} holds {self.rows}.")
+        order = np.argsort(rows, kind="stable")
+        acts_RD = torch.empty(len(rows), self.d_in)
+        acts_RD[torch.from_numpy(order)] = self._take(rows[order])
+        return acts_RD
+
     def stored(self, start: int, stop: int) -> NDArray[Any]:
         """Rows ``start`` to ``stop`` in the cache's number format, bfloat16 as integers [stop − start, D]."""
         if self._arrays is not None:

@@ -15,6 +15,7 @@ from sae_core.activations.origins.text.documents import load_labelled
 from sae_core.analysis.concepts import detector_outcomes as details
 from sae_core.analysis.concepts.detected import mean_accuracies
 from sae_core.analysis.concepts.detection import ActivationsOf, measure_concepts
+from sae_core.analysis.concepts.labelled_rows import LabelledRows, labelled_rows
 from sae_core.analysis.concepts.public_tasks import TEST_SHARE, public_tasks
 from sae_core.analysis.concepts.task_names import identity_of, task_name
 from sae_core.analysis.concepts.tasks import Task, docstring_tasks, labelled_task
@@ -139,8 +140,10 @@ def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None
 
 
 def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, progress: Progress = silent) -> None:
-    """Detect the concepts of the run's own text and write evaluation/concepts, over any earlier figures."""
-    read, tasks = TextReader(run, device, progress), _embedded_tasks(run)
+    """Detect the concepts of the run's own text or rows and write evaluation/concepts, over any earlier figures."""
+    rows = labelled_rows(run)
+    read: TextReader | LabelledRows = rows or TextReader(run, device, progress)
+    tasks = rows.tasks(run.settings.evaluation, seed=run.settings.training.seed) if rows else _embedded_tasks(run)
     facts, table = measure_concepts(
         ensembles,
         tasks,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sae_core.activations.origins.language_model.kept_passages import documents
 from sae_core.activations.origins.language_model.reading import LanguageModel
+from sae_core.analysis.concepts.labelled_rows import LabelledRows, labelled_rows
 from sae_core.analysis.concepts.runs import sample_activations
 from sae_core.analysis.concepts.task_names import task_name
 from sae_core.analysis.concepts.texts_read import TextReader
@@ -32,6 +33,7 @@ from sae_core.analysis.spurious.tasks import (
     docstring_task,
     draw_split,
     file_task,
+    row_task,
     shared_texts,
 )
 from sae_core.ensembles.ensemble import Ensemble
@@ -50,11 +52,16 @@ def make_tasks(
         run: The run, whose text the docstrings come from.
         names: `BIOGRAPHIES`, `DOCSTRINGS` or `BIAS_IN_BIOS`.
         file: A file of texts with two labels.
-        columns: Its columns.
+        columns: Its columns; or of a run whose rows have labels, which of these.
 
     Raises:
         UserError: If there is no such task, or its texts cannot be had.
     """
+    rows = labelled_rows(run)
+    if rows is not None:
+        return [_row_task(run, rows, names, file, columns)]
+    if columns is not None and file is None:
+        raise UserError("--target and --attribute name columns of a file of texts; give it with --file.")
     texts, embedded = run.settings.evaluation.spurious_texts, run.settings.origin.labels_texts(run.settings)
     wanted = list(names)
     if twice := [name for number, name in enumerate(wanted) if name in wanted[:number]]:
@@ -83,13 +90,26 @@ def make_tasks(
     return [*tasks, file_task(file, columns or Columns(), texts, name=name)]
 
 
+def _row_task(
+    run: Run, rows: LabelledRows, names: Sequence[str], file: Path | None, columns: Columns | None
+) -> SpuriousTask:
+    """The task of two labels of a run's rows."""
+    if names or file is not None:
+        run.settings.origin.require_text(run)
+    if columns is None:
+        there = ", ".join(rows.columns) or "none"
+        raise UserError(f"Say by --target COLUMN=A,B and --attribute COLUMN=A,B which labels of the rows: {there}.")
+    return row_task(rows.labels, rows.is_test_R, columns, run.settings.evaluation.spurious_texts)
+
+
 def require_tasks(run: Run, tasks: Sequence[SpuriousTask], *, seed: int = 0) -> None:
     """Refuse tasks that could not be measured, before anything is read.
 
     Raises:
         UserError: If the run has no language model, or a task has too few texts.
     """
-    run.settings.origin.require_text(run)
+    if labelled_rows(run) is None:
+        run.settings.origin.require_text(run)
     for task in tasks:
         draw_split(task, run.settings.evaluation.spurious_texts, seed=seed)
 
@@ -201,7 +221,7 @@ def _pool(
     progress: Progress,
 ) -> None:
     started = time.perf_counter()
-    read = TextReader(run, device, progress)
+    read = labelled_rows(run) or TextReader(run, device, progress)
 
     def spans(texts: Sequence[str]) -> list[NDArray[np.int64]]:
         model = LanguageModel.load(run.settings.model, device="cpu")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.activations.origins.text import hub
@@ -286,6 +287,39 @@ def file_task(path: Path, columns: Columns, texts: int, *, name: str | None = No
     return replace(task, file=identity_of(path))
 
 
+def row_task(labels: pd.DataFrame, is_test_R: Bools, columns: Columns, texts: int) -> SpuriousTask:
+    """Make a task from two labels of rows, which stand in it by their names in place of texts.
+
+    Args:
+        labels: One row a row of activations, one column a label.
+        is_test_R: Whether each is for testing.
+        columns: The two labels, and the two values of each.
+        texts: Largest number of confounded rows, as for texts.
+
+    Raises:
+        UserError: If a column is missing, or a label never occurs.
+    """
+    there = dict.fromkeys(map(str, labels.columns))
+    tables.require_columns(there, (columns.target, columns.spurious), "The table of rows")
+    if columns.target == columns.spurious:
+        raise UserError(f"Target and attribute are both {columns.target}; name two labels.")
+    _require(columns.target, columns.target_values, {*labels[columns.target]}, "the table of rows")
+    _require(columns.spurious, columns.spurious_values, {*labels[columns.spurious]}, "the table of rows")
+    values = zip(labels[columns.target], labels[columns.spurious], is_test_R.tolist(), strict=True)
+    rows = (
+        _Row(f"row {number}", target == columns.target_values[1], spurious == columns.spurious_values[1], is_test)
+        for number, (target, spurious, is_test) in enumerate(values)
+        if target in columns.target_values and spurious in columns.spurious_values
+    )
+    return _task(
+        f"{columns.target} and {columns.spurious}",
+        f"{columns.target} of the rows, where in training it goes together with {columns.spurious}.",
+        columns.target_values,
+        columns.spurious_values,
+        _limited(rows, texts),
+    )
+
+
 class _Row(NamedTuple):
     text: str
     target: bool
@@ -294,11 +328,11 @@ class _Row(NamedTuple):
     marked: Spans | None = None
 
 
-def _require(column: str, wanted: Iterable[str], there: set[str], path: Path) -> None:
+def _require(column: str, wanted: Iterable[str], there: set[str], where: Path | str) -> None:
     for value in wanted:
         if value not in there:
             some = ", ".join(sorted(there)[:10])
-            raise UserError(f"Column {column!r} of {path} never is {value!r}; it is, for example, {some}.")
+            raise UserError(f"Column {column!r} of {where} never is {value!r}; it is, for example, {some}.")
 
 
 def _plain(value: Any) -> str:
