@@ -46,7 +46,8 @@ class LabelledRows:
     def __init__(self, run: Run, labels: pd.DataFrame) -> None:
         self._run, self.labels = run, labels
         self._most = run.settings.evaluation.tokens_per_text
-        self._by_group: Mapping[Any, NDArray[np.int64]] = labels.groupby(GROUP, sort=False).indices
+        groups = labels.groupby(GROUP, sort=False).indices
+        self._by_group = {str(name): np.asarray(rows, np.int64) for name, rows in groups.items()}
 
     @property
     def columns(self) -> list[str]:
@@ -56,7 +57,7 @@ class LabelledRows:
     @property
     def is_test_R(self) -> NDArray[np.bool_]:
         """Whether each row is for testing: it is held out, or of a group that a hash of its name chooses."""
-        chosen = {name for name in self._by_group if _hash(str(name)) < TEST_SHARE * 2**32}
+        chosen = {name for name in self._by_group if _hash(name) < TEST_SHARE * 2**32}
         held_out = self.labels[HELD_OUT].to_numpy(np.bool_)
         return np.asarray(held_out | self.labels[GROUP].isin(chosen).to_numpy(np.bool_))
 
@@ -115,12 +116,12 @@ class LabelledRows:
             _drawn(table[table["test"] == is_test], most // 2, seed)
             for is_test, most in ((False, settings.train_texts), (True, settings.test_texts))
         )
-        return Task(
-            column,
-            f"The column {column} of the table of rows: the value of {what}.",
-            *(part[name].tolist() for part in (train, test) for name in ("name", "label")),
-            test["unit"].astype(str).tolist(),
+        (train_names, train_labels), (test_names, test_labels) = (
+            (part["name"].tolist(), part["label"].tolist()) for part in (train, test)
         )
+        about = f"The column {column} of the table of rows: the value of {what}."
+        of_units = test["unit"].astype(str).tolist()
+        return Task(column, about, train_names, train_labels, test_names, test_labels, of_units)
 
 
 def labelled_rows(run: Run) -> LabelledRows | None:
