@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import sys
@@ -35,6 +36,13 @@ def write(folder: Path, suffix: str) -> Path:
     path = folder / f"rows.{suffix}"
     if suffix == "jsonl":
         path.write_text("\n\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
+    elif suffix == "json":
+        path.write_text(f"\n {json.dumps(ROWS, indent=1, ensure_ascii=False)} \n", encoding="utf-8-sig")
+    elif suffix in ("jsonl.gz", "csv.gz", "jsonl.zst"):
+        whole = write(folder, suffix.split(".")[0]).read_bytes()
+        half = len(whole) // 2  # two members, as `cat` makes of two compressed files
+        compress = gzip.compress if suffix.endswith(".gz") else zstd
+        path.write_bytes(compress(whole[:half]) + compress(whole[half:]))
     elif suffix == "parquet":
         pd.DataFrame([row | {"vector": [1.0, 2.0]} for row in ROWS]).to_parquet(path)
     else:
@@ -45,11 +53,21 @@ def write(folder: Path, suffix: str) -> Path:
     return path
 
 
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as out:
+        out.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+SUFFIXES = ["jsonl", "json", "csv", "tsv", "parquet", "jsonl.gz", "csv.gz", "jsonl.zst"]
+
+
 def load(path: Path | str, **settings: Any) -> list[Any]:
     return load_documents(TextSettings(source=str(path), **settings))
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_rows_become_documents_with_their_short_columns(tmp_path: Path, suffix: str) -> None:
     documents = load(write(tmp_path, suffix))
     assert [document.text for document in documents] == [ROWS[0]["text"], ROWS[1]["text"], "NA"]
@@ -59,7 +77,7 @@ def test_rows_become_documents_with_their_short_columns(tmp_path: Path, suffix: 
     assert documents[2].metadata["row"] == "4"
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_limits_and_labels(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, suffix)
     assert len(load(path, max_documents=2)) == 2
@@ -72,7 +90,7 @@ def test_limits_and_labels(tmp_path: Path, suffix: str) -> None:
     assert (texts[0], labels) == (ROWS[0]["text"], ["a", "b" * 300])
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_missing_column_is_refused_and_those_there_are_named(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path, suffix)
     with pytest.raises(UserError, match=r"has no column 'body'; choose one of those it has: text, topic, stars, good"):
@@ -103,7 +121,16 @@ def test_a_column_without_text_is_refused(tmp_path: Path) -> None:
         ("a.txt", " \n\n\t\n", "a.txt holds no text"),
         ("a.jsonl", "", "a.jsonl holds no text"),
         ("a.parquet", "PAR1 no", "a.parquet cannot be read"),
-        ("a.xlsx", "x", r"a.xlsx is of no known format; give a file that ends in .jsonl, .csv, .tsv, .parquet"),
+        ("a.xlsx", "x", r"a.xlsx is of no known format; give a file that ends in .jsonl, .json, .csv"),
+        ("a.json", '[{"text": "x"}, {"text": "y"', "Value 2 of .*a.json is not JSON"),
+        ("a.json", '[{"text": "x"}', "a.json ends within its array, after value 1"),
+        ("a.json", '[{"text": "x"} {"text": "y"}]', "After value 1 of .* stands '{' instead of a comma"),
+        ("a.json", '[{"text": "x"}] {}', "a.json goes on after its array"),
+        ("a.json", '["x"]', "Value 1 of .* is no JSON object"),
+        ("a.json", '{"text": "x"}\n{', "Line 2 of .*a.json is not JSON"),
+        ("a.jsonl.gz", "no such thing", "a.jsonl.gz cannot be read"),
+        ("a.txt.zst", "no such thing", "a.txt.zst cannot be read"),
+        ("a.parquet.gz", "x", "a.parquet.gz is Parquet, which is compressed inside"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -261,3 +288,17 @@ def test_parquet_columns_of_every_type(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": bad}), path)
     with pytest.raises(UserError, match=r"Column 'text' of .*a\.parquet, row 2, is not UTF-8 text \(byte 0xff\)"):
         load(path)
+
+
+def test_a_long_json_array_is_read_piece_by_piece(tmp_path: Path) -> None:
+    rows = [{"text": f"passage {number} " + "word " * (number % 7 * 5000)} for number in range(60)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert [one.text for one in load(tmp_path / "a.json")] == [row["text"] for row in rows]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_a_compressed_file_that_is_cut_off_is_refused(tmp_path: Path, name: str) -> None:
+    whole = json.dumps({"text": "".join(map(str, range(9000)))}).encode()
+    (tmp_path / name).write_bytes((gzip.compress if name.endswith("gz") else zstd)(whole)[:-900])
+    with pytest.raises(UserError, match=rf"{name} cannot be read"):
+        load(tmp_path / name)

@@ -18,6 +18,7 @@ from sae_core.activations.origins.text import hub
 from sae_core.analysis.concepts.tasks import Task, usable_concepts
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files import row_files as tables
+from sae_core.foundation.files.text_streams import format_of
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.run_settings import PUBLIC_TEXTS
 
@@ -288,7 +289,7 @@ def _copied_rows(chosen: PublicSet, subset: str | None, split: str, folder: Path
     files = [
         path
         for path in sorted(place.rglob("*"))
-        if path.suffix in tables.FORMATS and (path.name.startswith(split) or path.parent.name == split)
+        if format_of(path) in tables.FORMATS and (path.name.startswith(split) or path.parent.name == split)
     ]
     if not files:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Read local files row by row in little memory: JSON lines, CSV, TSV and Parquet.
+"""Read local files row by row in little memory: JSON lines and arrays, CSV, TSV and Parquet; text also compressed.
 
 The text of every row is cleaned. A row that cannot be read correctly is refused, with its file and line in the message.
 """
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.clean_text import clean_text
+from sae_core.foundation.files.text_streams import COMPRESSED, array_items, format_of, open_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Row = dict[str, Any]
-FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 MOST_NULS = 0.01
 """A file with a larger share of NUL characters than this is no text, or is UTF-16 without a byte order mark."""
 _LONGEST_FIELD = 2**31 - 1
@@ -36,10 +37,15 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             ``columns``.
     """
     check_is_file(path)
-    readers = {".jsonl": _json_lines, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
+    readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    reader = readers.get(format_of(path))
     if reader is None:
-        raise UserError(f"{path} is of no known format; give a file that ends in {', '.join(FORMATS)}.")
+        raise UserError(
+            f"{path} is of no known format; give a file that ends in {', '.join(FORMATS)}, text also with "
+            f"{' or '.join(COMPRESSED)} behind it."
+        )
+    if reader is _parquet and path.suffix.lower() in COMPRESSED:
+        raise UserError(f"{path} is Parquet, which is compressed inside; decompress the file around it.")
     for number, row in enumerate(reader(path, columns), start=1):
         require_columns(row, columns, f"{path} (row {number})")
         yield row
@@ -74,7 +80,8 @@ def read_text_file(path: Path) -> str:
     """
     check_is_file(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with open_text(path) as file:
+            text = file.read()
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
     except OSError as error:
@@ -102,31 +109,53 @@ def check_is_file(path: Path) -> None:
     raise UserError(f"The file {path} does not exist; check the path.")
 
 
+def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    """Rows of a .json file: an array of objects, or one object a line, as the file begins."""
+    number = 0
+    try:
+        with open_text(path) as file:
+            is_array = next((line.lstrip()[0] for line in file if line.strip()), "") == "["
+        if not is_array:
+            yield from _json_lines(path, columns)
+            return
+        with open_text(path) as file:
+            for number, row in enumerate(array_items(file, _DECODER, str(path)), start=1):
+                if not isinstance(row, dict):
+                    raise UserError(f"Value {number} of {path} is no JSON object; give an array of objects.")
+                yield row
+    except (_TwiceError, RecursionError, ValueError, OSError) as error:
+        raise _json_fault(error, f"Value {number + 1} of {path}", path) from None
+
+
 def _json_lines(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
     number = 0
     try:
-        with path.open(encoding="utf-8-sig") as lines:
+        with open_text(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                row = json.loads(line, object_pairs_hook=_object)
+                row = _DECODER.decode(line)
                 if not isinstance(row, dict):
                     raise UserError(f"Line {number} of {path} is no JSON object; give one object a line.")
                 yield row
-    except _TwiceError as error:
-        raise UserError(
-            f"Line {number} of {path} has the key {error.args[0]!r} twice; leave one of them out."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, error) from None
-    except RecursionError:
-        raise UserError(f"Line {number} of {path} is nested too deeply to be read; leave it out.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"Line {number} of {path} is not JSON ({error}); correct it or leave it out.") from None
-    except ValueError:  # Python refuses integers with too many digits
-        raise UserError(f"Line {number} of {path} has a number that is too long to be read; leave it out.") from None
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    except (_TwiceError, RecursionError, ValueError, OSError) as error:
+        raise _json_fault(error, f"Line {number} of {path}", path) from None
+
+
+def _json_fault(error: Exception, where: str, path: Path) -> UserError:
+    match error:
+        case _TwiceError():
+            return UserError(f"{where} has the key {error.args[0]!r} twice; leave one of them out.")
+        case RecursionError():
+            return UserError(f"{where} is nested too deeply to be read; leave it out.")
+        case UnicodeDecodeError():
+            return _not_utf8(path, error)
+        case json.JSONDecodeError():
+            return UserError(f"{where} is not JSON ({error}); correct it or leave it out.")
+        case OSError():
+            return _unreadable(path, error)
+    # Python refuses integers with too many digits.
+    return UserError(f"{where} has a number that is too long to be read; leave it out.")
 
 
 class _TwiceError(Exception):
@@ -144,12 +173,15 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return row
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _csv(path: Path, _columns: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST_FIELD)  # a long document exceeds the default limit of 128 KiB
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if format_of(path) == ".tsv" else ","
     line = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
+        with open_text(path, newline="") as lines:
             # Strict, because an unclosed quotation mark would otherwise swallow the rest of the file.
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             names = [clean_text(name) for name in next(reader, [])]

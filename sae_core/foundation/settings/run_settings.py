@@ -39,7 +39,7 @@ class TextSettings(_Settings):
     """The text."""
 
     source: bounds.Name = EMBEDDED
-    """embedded, a local file (.txt, .jsonl, .csv, .parquet) or the id of a hub data set."""
+    """embedded, a local file (.txt, .jsonl, .json, .csv, .parquet; also .gz, .zst) or the id of a hub data set."""
     text_column: bounds.Name = "text"
     """Column or field that holds the text."""
     split: bounds.Name = "train"

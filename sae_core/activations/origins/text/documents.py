@@ -16,6 +16,7 @@ from sae_core.activations.origins.text import docstrings, hub
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files import row_files as tables
 from sae_core.foundation.files.clean_text import clean_text
+from sae_core.foundation.files.text_streams import format_of
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.run_settings import TextSettings
 
@@ -92,7 +93,7 @@ def no_text(settings: TextSettings) -> UserError:
 
 
 def load_labelled(path: Path, *, text_column: str, label_column: str) -> tuple[list[str], list[str]]:
-    """Texts and their labels from a .jsonl, .csv, .tsv or .parquet file; rows without text or label are passed over.
+    """Texts and their labels from a file of rows; rows without text or label are passed over.
 
     Raises:
         UserError: If the file is missing or damaged, lacks a column, or has no row with both.
@@ -157,7 +158,7 @@ def _documents(settings: TextSettings) -> Iterator[Document]:
         path = Path(settings.source).expanduser()
     except RuntimeError:
         raise UserError(f"There is no home directory for {settings.source}; give the whole path.") from None
-    suffix = path.suffix.lower()
+    suffix = format_of(path)
     if suffix in TEXT_FORMATS:
         for number, passage in enumerate(split_text(tables.read_text_file(path)), start=1):
             yield Document(passage, {"source": clean_text(path.name), "row": str(number)})
