@@ -40,6 +40,12 @@ def compact(count: Any) -> str:
     return f"{value:.0f}" if value == int(value) else f"{value:.3g}"
 
 
+def flops(count: Any) -> str:
+    """1.57e12 as ``1.57 TFLOP``."""
+    text = compact(count)
+    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
 def whole(count: Any) -> str:
     """12345 as ``12,345``."""
     return MISSING if is_missing(count) else f"{int(count):,}"

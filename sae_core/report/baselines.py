@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sae_core.analysis.cost.effort import ABOUT, Effort, at_equal
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE, MEMBERS
 from sae_core.foundation.methods import EVERY, headed
 from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.figures import compared, verdict_on
 
 Content = Mapping[str, Any]
-EXPLAINED = "reconstruction.explained_variance"
 
 
 def at_equal_cost(content: Content) -> Iterator[str]:
     """A sentence for every ensemble of several members and every such SAE, and what is still to be trained."""
     figures = {name: own["figures"] for name, own in content["ensembles"].items()}
-    several = [name for name in figures if (figures[name].get("reconstruction.members") or {"mean": 1})["mean"] > 1]
+    several = [name for name in figures if (figures[name].get(MEMBERS.key) or {"mean": 1})["mean"] > 1]
     if not several:
         return
     baseline, size = _baseline(content)
@@ -30,7 +30,7 @@ def at_equal_cost(content: Content) -> Iterator[str]:
     }
     for other in (each for each in wanted if each in figures):
         for name in several:
-            found = compared(figures, name, EXPLAINED, other)
+            found = compared(figures, name, EXPLAINED_VARIANCE.key, other)
             verdict = verdict_on(found)
             if found and verdict:
                 said = compared_at(content, name, other)

@@ -11,12 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_core.analysis.concepts.detected import above_of, means_of, read_means
+from sae_core.analysis.concepts.stage import CONCEPTS
+from sae_core.analysis.cost.figures import OF_MEMBERS
+from sae_core.analysis.cost.stage import COST
 from sae_core.analysis.figures import REPORTED
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE, L0
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
 from sae_core.analysis.shared.bootstrap import ABOVE
+from sae_core.analysis.shared.jobs import measured
 from sae_core.analysis.shared.names_in_tables import CONFOUNDED
 from sae_core.analysis.shared.seeds import difference, mean_interval, within
 from sae_core.analysis.summary import by_ensemble
 from sae_core.analysis.truth.files import read_truth
+from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.figures import Figure
 from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import REFERENCE
@@ -59,21 +66,19 @@ def figure_of(own: Sequence[Mapping[str, Any]], declared: Figure) -> Found:
         return {**figure, "interval": "seeds"}
     if len(own) == 1 and (above := f"{declared.path}{ABOVE}") in own[0]:
         figure = {**figure, "above": own[0][above]}
-    low, high = (own[0].get(declared.interval) or (None, None)) if len(own) == 1 else (None, None)
+    low, high = declared.interval(own[0]) if len(own) == 1 else (None, None)
     if low is None or high is None:
         return {**figure, "interval": None}
     return {**figure, "low": low, "high": high, "interval": "bootstrap"}
 
 
 def _ensembles(run: Run, source: str) -> dict[str, Any]:
-    path = run.evaluation(source)
-    if source == "reconstruction" and not path.exists():
-        source, path = "truth", run.evaluation("truth")  # which measures it, too
-    if not path.exists():
+    if source == RECONSTRUCTION.name and not run.evaluation(source).exists():
+        source = TRUTH.name  # which measures it, too
+    if not run.evaluation(source).exists():
         return {}
-    content = read_truth(run) if source == "truth" else read_object(path)
-    found = by_ensemble(content) if source == "cost" else content.get("ensembles", {})
-    return dict(found)
+    content = read_truth(run) if source == TRUTH.name else read_object(run.evaluation(source))
+    return dict(by_ensemble(content) if source == COST.name else content.get("ensembles", {}))
 
 
 def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Found]:
@@ -104,17 +109,16 @@ def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
     Where it is measured, that is ``recall`` of true features and ``detection_<m>``, the accuracy of detecting a concept
     with m standardised features, meant over the tasks but the confounded one.
     """
-    reconstruction = [_ensembles(run, "reconstruction").get(name, {}).get("by_members", []) for run in runs]
-    costs = [_ensembles(run, "cost").get(name, {}).get("by_members", []) for run in runs]
+    reconstruction, costs = (
+        [_ensembles(run, stage.name).get(name, {}).get("by_members", []) for run in runs]
+        for stage in (RECONSTRUCTION, COST)
+    )
     steps = []
     for number in range(min(len(each) for each in reconstruction)):
         step: dict[str, Any] = {"members": reconstruction[0][number]["members"]}
-        for key in ("explained_variance", "l0"):
+        for key in (EXPLAINED_VARIANCE.path, L0.path):
             step[key] = mean_interval([each[number].get(key) for each in reconstruction])
-        for key in (
-            *("train_flops", "train_seconds", "parameters", "bytes", "inference_seconds_per_token"),
-            *("added_explained_variance", "relative_cost", "added_per_cost"),
-        ):
+        for key in (figure.path for figure in OF_MEMBERS):
             step[key] = mean_interval([each[number].get(key) if number < len(each) else None for each in costs])
         steps.append(step)
     return _with_findings(runs, name, steps)
@@ -122,7 +126,7 @@ def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
 
 def _with_findings(runs: Sequence[Run], name: str, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to the steps what their members find, where that was measured for all of them in every run."""
-    recalled = [_ensembles(run, "truth").get(name, {}).get("by_members", []) for run in runs]
+    recalled = [_ensembles(run, TRUTH.name).get(name, {}).get("by_members", []) for run in runs]
     for by_run in (recalled, [_detected(run, name) for run in runs]):
         if any(len(own) != len(steps) for own in by_run):
             continue
@@ -135,7 +139,7 @@ def _with_findings(runs: Sequence[Run], name: str, steps: list[dict[str, Any]]) 
 
 def _detected(run: Run, name: str) -> list[dict[str, Any]]:
     """The steps of detection of an ensemble, meant over tasks; none where they were not measured."""
-    tasks = read_object(run.evaluation("concepts"), tasks=list)["tasks"] if run.evaluation("concepts").exists() else []
+    tasks = measured(run, CONCEPTS).get("tasks", [])
     by_task = [task.get("by_members", {}).get(name) for task in tasks if task["task"] != CONFOUNDED]
     if not by_task or not all(by_task):
         return []

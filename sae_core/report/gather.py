@@ -7,9 +7,25 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
+from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.analysis.cost.effort import effort_of
-from sae_core.analysis.shared.names_in_tables import MEASURED, RANDOM, RAW, RULE, SPURIOUS_KEYS, WORTH, where_to_stop
+from sae_core.analysis.figures import REPORTED
+from sae_core.analysis.reconstruction.stage import LOSS, RECONSTRUCTION
+from sae_core.analysis.shared.jobs import measured
+from sae_core.analysis.shared.names_in_tables import (
+    MEASURED,
+    RANDOM,
+    RAW,
+    RULE,
+    SPURIOUS,
+    SPURIOUS_KEYS,
+    WORTH,
+    where_to_stop,
+)
 from sae_core.analysis.shared.seeds import mean_interval
+from sae_core.analysis.stability.stage import STABILITY
+from sae_core.analysis.truth.stage import TRUTH
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
@@ -20,8 +36,6 @@ from sae_core.report.runs import Subject
 from sae_core.report.verdict import decide
 
 FORMAT = 1
-COMPARED = ("reconstruction.explained_variance", "loss.loss_recovered", "truth.recall", "truth.f1")
-"""Figures whose difference to the single SAE is given; those of concept detection are added."""
 FLOORS = (RAW, RANDOM)
 
 
@@ -36,7 +50,8 @@ def gather(subject: Subject) -> dict[str, Any]:
     steps = {name: by_members(runs, name) for name in figures}
     concepts = concept_means(runs)
     controls = {name: control_of(runs, name, own) for name, own in figures.items()}
-    keys = [*COMPARED, *dict.fromkeys(key for own in figures.values() for key in own if key.startswith("concepts."))]
+    detected = dict.fromkeys(key for own in figures.values() for key in own if key.startswith("concepts."))
+    keys = [*(figure.key for figure in REPORTED if figure.compared), *detected]
     against = {
         name: {key: {**found, "verdict": verdict_on(found)} for key in keys if (found := compared(figures, name, key))}
         for name in figures
@@ -82,7 +97,7 @@ def _run(run: Run) -> dict[str, Any]:
         "name": run.name,
         "seed": run.settings.training.seed,
         "created": manifest.get("created"),
-        "fingerprint": run.facts("activations").get("fingerprint"),
+        "fingerprint": run.facts(ACTIVATIONS.key).get("fingerprint"),
         "versions": manifest.get("versions", {}),
         "devices": sorted({facts["device"] for facts in finished.values() if "device" in facts}),
         "evaluation_seconds": sum(
@@ -92,11 +107,11 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _corpus(runs: Sequence[Run]) -> dict[str, Any]:
-    facts = {**runs[0].facts("corpus")}
-    for name, key in (("reconstruction", "tokens"), ("truth", "rows")):
-        if runs[0].evaluation(name).exists():
-            return {**facts, "measured_tokens": read_object(runs[0].evaluation(name)).get(key)}
-    return facts
+    facts = runs[0].facts(CORPUS.key)
+    for stage, key in ((RECONSTRUCTION, "tokens"), (TRUTH, "rows")):
+        if content := measured(runs[0], stage):
+            return {**facts, "measured_tokens": content.get(key)}
+    return {**facts}
 
 
 def _means(step: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +120,8 @@ def _means(step: dict[str, Any]) -> dict[str, Any]:
 
 def _concepts(run: Run) -> dict[str, Any] | None:
     """What was detected, and every concept's best figures by method."""
-    if not run.evaluation("concepts").exists() or not run.evaluation_table("concepts").exists():
-        return None
-    facts = read_object(run.evaluation("concepts"), tasks=list)
-    table = read_table(run.evaluation_table("concepts"))
-    if not len(table):
+    facts, path = measured(run, CONCEPTS), run.evaluation_table(CONCEPTS.name)
+    if not facts or not path.exists() or not len(table := read_table(path)):
         return None
     columns = ["task", "concept", "method", "m", "variant", "accuracy", "accuracy_low", "accuracy_high", "auc", "f1"]
     columns += ["detection_rate", "false_positive_rate"]
@@ -119,25 +131,20 @@ def _concepts(run: Run) -> dict[str, Any] | None:
 
 def _cross_entropies(runs: Sequence[Run]) -> dict[str, float]:
     """Between what the loss is recovered: of the model, with zero and with mean ablation; means over runs."""
-    files = [run.evaluation("loss") for run in runs]
-    found = [read_object(file).get("cross_entropy") or {} for file in files if file.exists()]
+    found = [content.get("cross_entropy") or {} for run in runs if (content := measured(run, LOSS))]
     means = {name: mean_interval([own.get(name) for own in found])["mean"] for name in (found[0] if found else ())}
     return {name: value for name, value in means.items() if value is not None}
 
 
 def _single_as_often(run: Run) -> dict[str, Any] | None:
     """How stable one SAE is that is trained as often as an ensemble has members, over independent trainings."""
-    if not run.evaluation("stability").exists():
-        return None
-    found: dict[str, Any] | None = read_object(run.evaluation("stability")).get("single_as_often")
+    found: dict[str, Any] | None = measured(run, STABILITY).get("single_as_often")
     return found
 
 
 def _stages_over_trainings(run: Run) -> dict[str, Any]:
     """Of each boosted ensemble how stable its stages are over independent trainings, and their nulls."""
-    if not run.evaluation("stability").exists():
-        return {}
-    own = read_object(run.evaluation("stability")).get("ensembles", {})
+    own = measured(run, STABILITY).get("ensembles", {})
     return {
         name: {key: each.get(key) for key in ("by_stage", "noise")} for name, each in own.items() if "by_stage" in each
     }
@@ -151,8 +158,8 @@ def _spurious(runs: Sequence[Run]) -> list[dict[str, Any]] | None:
     """
     by_task: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for run in runs:
-        if run.evaluation("spurious").exists():
-            for task in read_object(run.evaluation("spurious"), tasks=list)["tasks"]:
+        if run.evaluation(SPURIOUS).exists():
+            for task in read_object(run.evaluation(SPURIOUS), tasks=list)["tasks"]:
                 by_task.setdefault(str(task["task"]), []).append((run.name, task))
     found = []
     for own in by_task.values():

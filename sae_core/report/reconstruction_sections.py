@@ -7,12 +7,18 @@ from typing import Any
 
 from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
 from sae_core.analysis.cost.figures import TABLE as COST
+from sae_core.analysis.cost.figures import TIME_A_TOKEN, TRAIN_FLOPS
+from sae_core.analysis.figures import BY_MEMBERS
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
 from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
+from sae_core.analysis.reconstruction.stage import LOSS
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION as RECONSTRUCTED
 from sae_core.analysis.shared.names_in_tables import CONTROL, CONTROL_MISSING
 from sae_core.analysis.stability.figures import RETRAINED
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
-from sae_core.foundation.numbers import compact, decimal, micro, percent, whole
+from sae_core.foundation.numbers import decimal, percent, whole
 from sae_core.report.charts import Axis, Point, Series, lines
 from sae_core.report.html import Html, charts, element, figure, folded, joined
 from sae_core.report.style import color_of
@@ -24,12 +30,6 @@ def percent_tick(value: float) -> str:
     return f"{100 * value:.3g} %"
 
 
-FINDINGS: Mapping[str, tuple[str, str]] = {
-    "recall": ("True features found", "Recall of true features by the atoms of the first members."),
-    "detection_1": ("Detection with 1 feature", "Accuracy with the best standardised feature of the first members."),
-    "detection_5": ("Detection with 5 features", "Accuracy with the best five standardised features of the first."),
-}
-"""What members may find, by its key in ``by_members``: what it is called, and what it is."""
 EXPLAINED = Axis("explained variance", percent_tick)
 
 
@@ -52,7 +52,7 @@ def reconstruction(content: Content) -> Html:
                 _point(step["members"], step["explained_variance"], RANDOM_STAGES) for step in control["by_members"]
             ]
             steps.append(Series(RANDOM_STAGES, color, [point for point in points if point], dashed=True))
-        price.append(_price(name, place, own["figures"], "cost.train_flops"))
+        price.append(_price(name, place, own["figures"], TRAIN_FLOPS))
     members = Axis("members (SAEs used)", whole=True)
     return joined(
         element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", kind="sub"),
@@ -69,7 +69,7 @@ def reconstruction(content: Content) -> Html:
                 "What it costs to train",
                 lines(
                     price,
-                    Axis("training arithmetic (FLOP, log scale)", compact, log=True),
+                    Axis("training arithmetic (FLOP, log scale)", TRAIN_FLOPS.style, log=True),
                     EXPLAINED,
                     label="Explained variance against training arithmetic",
                 ),
@@ -91,9 +91,12 @@ def control_notes(content: Content) -> list[str]:
 
 
 def _findings(content: Content, members: Axis) -> list[Html]:
-    """What the first members find, for each of `FINDINGS` that was measured."""
+    """What the first members find, for each figure that was measured."""
     drawn = []
-    for key, (title, caption) in FINDINGS.items():
+    for key, shown in BY_MEMBERS.items():
+        if shown.source in (RECONSTRUCTED.name, LOSS.name):
+            continue
+        title = shown.said[0].upper() + shown.said[1:]
         series = [
             Series(
                 title_of(name),
@@ -106,13 +109,19 @@ def _findings(content: Content, members: Axis) -> list[Html]:
             )
             for place, (name, own) in enumerate(content["ensembles"].items())
         ]
-        drawn.append(figure(title, lines(series, members, Axis(title, percent_tick), label=title), caption))
+        drawn.append(
+            figure(
+                title,
+                lines(series, members, Axis(title, percent_tick), label=title),
+                f"{shown.definition}; with the first members alone.",
+            )
+        )
     return drawn
 
 
-def _price(name: str, place: int, figures: Mapping[str, Any], key: str) -> Series:
+def _price(name: str, place: int, figures: Mapping[str, Any], cost: Figure) -> Series:
     """One dot: what an ensemble explains, at what it costs."""
-    price, explained = figures.get(key), figures.get("reconstruction.explained_variance")
+    price, explained = figures.get(cost.key), figures.get(EXPLAINED_VARIANCE.key)
     point = _point(price["mean"], explained, name) if price and explained else None
     return Series(title_of(name), color_of(name, place), [point] if point else [], joined=False)
 
@@ -132,7 +141,7 @@ def cost(content: Content) -> Html:
         later = [step for step in own["by_members"][1:] if step["added_per_cost"]["mean"] is not None]
         points = [Point(step["members"], step["added_per_cost"]["mean"]) for step in later]
         marginal.append(Series(title_of(name), color_of(name, place), points))
-        used.append(_price(name, place, own["figures"], "cost.inference_seconds_per_token"))
+        used.append(_price(name, place, own["figures"], TIME_A_TOKEN))
     drawn = [each for each in marginal if each.points]
     if drawn:
         last = max(point.x for each in drawn for point in each.points)
@@ -158,7 +167,7 @@ def cost(content: Content) -> Html:
                 "What it costs to use",
                 lines(
                     used,
-                    Axis("measured time a token (log scale)", micro, log=True),
+                    Axis("measured time a token (log scale)", TIME_A_TOKEN.style, log=True),
                     EXPLAINED,
                     label="Explained variance against measured time a token",
                 ),

@@ -5,13 +5,20 @@ Every sentence is made from figures of the report, and appears only where these 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from sae_core.analysis.concepts.figures import SHOWN, detection
+from sae_core.analysis.cost.figures import BYTES, TIME_A_TOKEN, TRAIN_FLOPS, TRAIN_SECONDS
+from sae_core.analysis.figures import REPORTED
+from sae_core.analysis.reconstruction.figures import DEAD as DEAD_FRACTION
+from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE, MEMBERS
 from sae_core.analysis.shared.names_in_tables import CONTROL_MISSING
+from sae_core.analysis.truth.figures import F1, RECALL
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import REFERENCE, control_name, headed, title_of
-from sae_core.foundation.numbers import compact, percent, seconds, size
+from sae_core.foundation.numbers import percent
 from sae_core.report.baselines import at_equal_cost, change, compared_at
 from sae_core.report.figures import verdict_on
 
@@ -21,13 +28,10 @@ MOSTLY = 0.5
 """Share of a gain that needs no training, from which that is said as a warning."""
 SEEDS = 5
 """Seeds that are advised."""
-EXPLAINED, RECALL, FIRING = "reconstruction.explained_variance", "truth.recall", "truth.f1"
-GAINS: Mapping[str, str] = {
-    "loss.loss_recovered": "loss recovered",
-    RECALL: "true features found",
-    FIRING: "F1 of their firing",
-}
-"""What else may be gained, in words."""
+DETECTED = tuple(detection(m) for m in SHOWN)
+"""Those of the figures of detection that the first page names; standardised, as bagging and boosting scale features."""
+GAINS = tuple(figure for figure in (*REPORTED, *DETECTED) if figure.compared and figure is not EXPLAINED_VARIANCE)
+"""What else may be gained."""
 
 Content = Mapping[str, Any]
 
@@ -47,10 +51,10 @@ def decide(content: Content) -> dict[str, Any]:
     }
 
 
-def mean(content: Content, name: str, key: str) -> float | None:
+def mean(content: Content, name: str, figure: Figure) -> float | None:
     """The mean of a figure of an ensemble; None if it is not measured."""
-    figure = content["ensembles"].get(name, {}).get("figures", {}).get(key)
-    return None if figure is None else figure["mean"]
+    found = content["ensembles"].get(name, {}).get("figures", {}).get(figure.key)
+    return None if found is None else found["mean"]
 
 
 def _others(content: Content) -> list[str]:
@@ -59,32 +63,43 @@ def _others(content: Content) -> list[str]:
 
 def _best(content: Content) -> str | None:
     """The ensemble that surely explains more than the single SAE, and of those the most."""
-    sure = [name for name in _others(content) if _against(content, name, EXPLAINED).get("verdict") == "higher"]
-    return max(sure, key=lambda name: mean(content, name, EXPLAINED) or 0.0, default=None)
+    sure = _surely_better(content, (EXPLAINED_VARIANCE,), all)
+    return max(sure, key=lambda name: mean(content, name, EXPLAINED_VARIANCE) or 0.0, default=None)
 
 
-def _against(content: Content, name: str, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = content["ensembles"][name]["against_single"].get(key, {})
+def _surely_better(content: Content, figures: Sequence[Figure], enough: Callable[[Iterable[bool]], bool]) -> list[str]:
+    """Ensembles that are surely better than one SAE by enough of the figures, and surely worse by none."""
+    found = []
+    for name in _others(content):
+        verdicts = {figure: _against(content, name, figure).get("verdict", "open") for figure in figures}
+        better = [verdict == figure.better for figure, verdict in verdicts.items()]
+        worse = [verdict not in ("open", None, figure.better) for figure, verdict in verdicts.items()]
+        found += [name] if enough(better) and not any(worse) else []
     return found
 
 
-def _times(content: Content, name: str, key: str) -> float | None:
+def _against(content: Content, name: str, figure: Figure) -> dict[str, Any]:
+    found: dict[str, Any] = content["ensembles"][name]["against_single"].get(figure.key, {})
+    return found
+
+
+def _times(content: Content, name: str, figure: Figure) -> float | None:
     """How many times as much as for the single SAE."""
-    one, other = mean(content, name, key), mean(content, REFERENCE, key)
+    one, other = mean(content, name, figure), mean(content, REFERENCE, figure)
     return one / other if one and other else None
 
 
 def _headline(content: Content) -> str:
-    single, best = mean(content, REFERENCE, EXPLAINED), _best(content)
+    single, best = mean(content, REFERENCE, EXPLAINED_VARIANCE), _best(content)
     if single is None:
-        known = {name: mean(content, name, EXPLAINED) for name in content["ensembles"]}
+        known = {name: mean(content, name, EXPLAINED_VARIANCE) for name in content["ensembles"]}
         said = ", ".join(f"{title_of(name)} {percent(value)}" for name, value in known.items() if value is not None)
         return f"Explained variance: {said}. There is no single SAE among them to compare with."
     if best is None:
         if not _others(content):
             return f"One SAE explains {percent(single)} of the variance; no ensemble was trained to compare it with."
         return f"No ensemble explains clearly more than one SAE, which explains {percent(single)} of the variance."
-    times = _times(content, best, "cost.train_flops")
+    times = _times(content, best, TRAIN_FLOPS)
     price = f", for {times:.1f} times the training arithmetic" if times else ""
     price += _untrained(content, best)
     detected = _detecting_better(content)
@@ -93,18 +108,18 @@ def _headline(content: Content) -> str:
     elif detected:
         detection = (
             f"; concepts are detected better by {_listed(map(title_of, detected))}"
-            f"{_unless_untrained(content, detected, _MAIN, 'better than by')}."
+            f"{_unless_untrained(content, detected, DETECTED, 'better than by')}."
         )
     else:
         detection = "; in detecting concepts no ensemble is clearly better."
     found, at_first = mean(content, best, RECALL), mean(content, REFERENCE, RECALL)
     if found is not None and at_first is not None:
-        at_random = (content["ensembles"][best].get("control") or {}).get("figures", {}).get(RECALL)
+        at_random = (content["ensembles"][best].get("control") or {}).get("figures", {}).get(RECALL.key)
         beside = f", {control_name(best)} {percent(at_random['mean'])}" if at_random else ""
         detection = f"; of the true features it finds {percent(found)} (one SAE {percent(at_first)}{beside})."
     return (
         f"{headed(best)} raises explained variance from {percent(single)} (one SAE) to "
-        f"{percent(mean(content, best, EXPLAINED))}{price}{detection}"
+        f"{percent(mean(content, best, EXPLAINED_VARIANCE))}{price}{detection}"
     )
 
 
@@ -116,7 +131,7 @@ def _untrained(content: Content, name: str) -> str:
     control = own.get("control")
     if not control:
         return f" (how much of that {RANDOM_STAGES} would explain is not measured)"
-    reached = percent(control["figures"][EXPLAINED]["mean"])
+    reached = percent(control["figures"][EXPLAINED_VARIANCE.key]["mean"])
     share = control["untrained_share"]["mean"]
     said = "" if share is None else f", so {percent(share, 0)} of what the later stages add needs no training"
     return f"; {RANDOM_STAGES} explain {reached}{said}"
@@ -128,34 +143,23 @@ def _above_untrained(content: Content, name: str) -> dict[str, Any]:
     return {**control.get("detected_above", {}), **control.get("found_above", {})}
 
 
-def _unless_untrained(content: Content, names: list[str], keys: Iterable[str], words: str) -> str:
+def _unless_untrained(content: Content, names: list[str], figures: Sequence[Figure], words: str) -> str:
     """Which of the ensembles are by none of the figures surely above stages without training, in brackets."""
     open_ = []
     for name in names:
         above = _above_untrained(content, name)
-        known = [above[key]["verdict"] for key in keys if key in above]
-        open_ += [control_name(name)] if known and "higher" not in known else []
+        known = [above[figure.key]["verdict"] == figure.better for figure in figures if figure.key in above]
+        open_ += [control_name(name)] if known and not any(known) else []
     return f" (but not surely {words} {_listed(open_)})" if open_ else ""
 
 
-def _flops(value: float) -> str:
-    """1.57e12 as ``1.57 TFLOP``."""
-    text = compact(value)
-    return f"{text[:-1]} {text[-1]}FLOP" if text[-1].isalpha() else f"{text} FLOP"
-
-
 def _detecting_better(content: Content) -> list[str]:
-    """Ensembles that surely detect concepts better by a figure of `_MAIN`, and by none of them worse.
+    """Ensembles that surely detect concepts better by a figure of `DETECTED`, and by none of them worse.
 
     By these alone: of all numbers of features, plain and standardised, some would differ surely by chance. Of one
     training, whose intervals know of other texts but not of other seeds, both have to be better.
     """
-    enough = any if len(content["runs"]) > 1 else all
-    found = {}
-    for name in _others(content):
-        verdicts = [_against(content, name, key).get("verdict") for key in _MAIN]
-        found[name] = enough(verdict == "higher" for verdict in verdicts) and "lower" not in verdicts
-    return [name for name, better in found.items() if better]
+    return _surely_better(content, DETECTED, any if len(content["runs"]) > 1 else all)
 
 
 def _finding_more(content: Content) -> list[str]:
@@ -163,27 +167,20 @@ def _finding_more(content: Content) -> list[str]:
 
     Of one training, whose intervals know of other true features but not of other seeds, F1 has to be higher, too.
     """
-    keys = (RECALL,) if len(content["runs"]) > 1 else (RECALL, FIRING)
-    return [
-        name
-        for name in _others(content)
-        if all(_against(content, name, key).get("verdict") == "higher" for key in keys)
-    ]
+    return _surely_better(content, (RECALL,) if len(content["runs"]) > 1 else (RECALL, F1), all)
 
 
 def _cost(content: Content) -> Iterator[str]:
     for name in content["ensembles"]:
-        parts = [f"{mean(content, name, 'reconstruction.members') or 1:.0f} × SAE"]
-        for key, style, what in (
-            ("cost.train_seconds", seconds, "of training"),
-            ("cost.train_flops", _flops, "of arithmetic"),
-            ("cost.bytes", size, "on disk"),
-            ("cost.inference_seconds_per_token", lambda value: f"{1e6 * value:.0f} µs", "a token in use"),
+        parts = [f"{mean(content, name, MEMBERS) or 1:.0f} × SAE"]
+        for figure, what in (
+            *((TRAIN_SECONDS, "of training"), (TRAIN_FLOPS, "of arithmetic")),
+            *((BYTES, "on disk"), (TIME_A_TOKEN, "a token in use")),
         ):
-            value, times = mean(content, name, key), _times(content, name, key)
+            value, times = mean(content, name, figure), _times(content, name, figure)
             if value is not None:
                 factor = f" ({times:.1f}×)" if times and name != REFERENCE else ""
-                parts.append(f"{style(value)} {what}{factor}")
+                parts.append(f"{(figure.short or figure.style)(value)} {what}{factor}")
         if len(parts) > 1:
             yield f"{headed(name)}: {', '.join(parts)}."
 
@@ -194,26 +191,19 @@ def _bought(content: Content) -> Iterator[str]:
         return
     for name in _others(content):
         parts = []
-        explained = _against(content, name, EXPLAINED)
-        if explained:
-            parts.append(f"explained variance {change(explained)}")
+        if explained := _against(content, name, EXPLAINED_VARIANCE):
+            parts.append(f"{EXPLAINED_VARIANCE.said} {change(explained)}")
         if control := content["ensembles"][name].get("control"):
             above = control["trained_above"]
             parts.append(f"of these {change({**above, 'verdict': verdict_on(above)})} above {RANDOM_STAGES}")
         above = _above_untrained(content, name)
-        for key, words in {**GAINS, **{key: f"detection with {words}" for key, words in _MAIN.items()}}.items():
-            if found := _against(content, name, key):
-                beside = f", {change(above[key])} against {control_name(name)}" if key in above else ""
-                parts.append(f"{words} {change(found)}{beside}")
+        for figure in GAINS:
+            if found := _against(content, name, figure):
+                known = figure.key in above
+                beside = f", {change(above[figure.key])} against {control_name(name)}" if known else ""
+                parts.append(f"{figure.said} {change(found)}{beside}")
         if parts:
             yield f"{headed(name)} against one SAE{_trained_as(content, name)}: {'; '.join(parts)}."
-
-
-_MAIN = {
-    "concepts.1.standardised": "1 standardised feature",
-    "concepts.5.standardised": "5 standardised features",
-}
-"""Those of the figures of detection that the first page names; standardised, as bagging and boosting scale features."""
 
 
 def _trained_as(content: Content, name: str) -> str:
@@ -254,7 +244,7 @@ def _next(content: Content) -> Iterator[str]:
     yield from _how_many(content)
     yield from at_equal_cost(content)
     for name in content["ensembles"]:
-        dead = mean(content, name, "reconstruction.dead_fraction")
+        dead = mean(content, name, DEAD_FRACTION)
         if dead is not None and dead > DEAD:
             yield (
                 f"{percent(dead, 0)} of the features of {title_of(name)} are dead: train it longer, or at a lower "

@@ -23,8 +23,16 @@ from sae_core.analysis.atoms.figures import MEMBER_STABILITY
 from sae_core.analysis.atoms.stage import ATOMS
 from sae_core.analysis.concepts.figures import detection
 from sae_core.analysis.cost.figures import TRAIN_SECONDS
-from sae_core.analysis.figures import OVERVIEW
-from sae_core.analysis.reconstruction.figures import LOSS_RECOVERED, NATS
+from sae_core.analysis.cost.stage import COST
+from sae_core.analysis.figures import BY_MEMBERS, OVERVIEW
+from sae_core.analysis.reconstruction.figures import (
+    EXPLAINED_VARIANCE,
+    KL_RECOVERED,
+    LOSS_RECOVERED,
+    NATS,
+    PER_DIMENSION,
+)
+from sae_core.analysis.reconstruction.stage import LOSS, RECONSTRUCTION
 from sae_core.analysis.shared.names_in_tables import CONTROL, SCALED
 from sae_core.analysis.stages import stages_of
 from sae_core.analysis.summary import by_ensemble
@@ -40,16 +48,6 @@ from sae_core.training.declared import TRAIN
 
 MAX_BUTTONS = 4
 """Measures that fit side by side; more are a menu."""
-GAINS = {
-    "explained_variance": "explained variance",
-    "explained_variance_per_dimension": "per dimension",
-    "loss_recovered": "loss recovered",
-    "kl_recovered": "KL recovered",
-    "recall": "true features found",
-    "detection_1": "detection, 1 feature",
-    "detection_5": "detection, 5 features",
-}
-"""What the first members reach; all of them are shares."""
 CURVES = {
     "explained_variance": "explained variance (of a batch)",
     "loss": "loss (summed squared error)",
@@ -228,7 +226,7 @@ COLUMNS = (
 
 
 def _charts(here: Here) -> None:
-    reconstruction, costs = tables.evaluation(here.run, "reconstruction"), tables.evaluation(here.run, "cost")
+    reconstruction, costs = (tables.evaluation(here.run, stage.name) for stage in (RECONSTRUCTION, COST))
     if data.report(here.run) is None:
         return
     left, right = st.columns(2, gap="large")
@@ -249,17 +247,17 @@ def _charts(here: Here) -> None:
 def _gains(here: Here, reconstruction: dict[str, Any] | None) -> None:
     figures: dict[str, Any] = {}
     if reconstruction is not None:
-        figures = dict.fromkeys(("explained_variance", "explained_variance_per_dimension"), reconstruction["ensembles"])
-    loss = tables.evaluation(here.run, "loss")
+        figures = dict.fromkeys((EXPLAINED_VARIANCE.path, PER_DIMENSION.path), reconstruction["ensembles"])
+    loss = tables.evaluation(here.run, LOSS.name)
     if loss and loss["defined"]:
-        figures |= dict.fromkeys(("loss_recovered", "kl_recovered"), loss["ensembles"])
+        figures |= dict.fromkeys((LOSS_RECOVERED.path, KL_RECOVERED.path), loss["ensembles"])
     content = data.report(here.run) or {"ensembles": {}}
-    for name in GAINS:
+    for name in BY_MEMBERS:
         found = {} if name in figures else found_by_members(content["ensembles"], name)
         figures |= {name: found} if found else {}
     if not figures:
         return
-    title, names = "What each further member adds", {name: _capital(GAINS[name]) for name in figures}
+    title, names = "What each further member adds", {name: _capital(BY_MEMBERS[name].said) for name in figures}
     above = st.container()  # the heading names the measure, which is chosen below it
     measure = choice("gain", "What members add", list(figures), names.__getitem__, menu=len(figures) > MAX_BUTTONS)
     how_to_read = (
@@ -267,7 +265,7 @@ def _gains(here: Here, reconstruction: dict[str, Any] | None) -> None:
     )
     above.html(section(title, how_to_read))
     st.plotly_chart(
-        by_members(figures[measure], measure, GAINS[measure]),
+        by_members(figures[measure], measure, BY_MEMBERS[measure].said),
         key=f"by-members-{measure}",
         config=CONFIG,
         alt=f"{title}. {how_to_read}",

@@ -22,11 +22,11 @@ def detection(m: int, variant: str = STANDARDISED, *, control: bool = False) -> 
     name = f"concept_accuracy_{m}" + (f"_{variant}" if compared else "")
     line = f"  {m}: {RANDOM_STAGES}" if control else f"detection, {m} feature{several}"
     return Figure(
-        key=f"concepts.{m}.{variant}",
-        title=f"{m} feature{several}",
-        definition=f"Mean accuracy of detecting a concept with the best {m} {variant} feature{several}; the confounded "
+        f"concepts.{m}.{variant}",
+        f"{m} feature{several}",
+        f"Mean accuracy of detecting a concept with the best {m} {variant} feature{several}; the confounded "
         "task is left out",
-        style=percents(),
+        percents(),
         share=True,
         better="higher",
         row=f"control_{name}" if control else name,
@@ -35,6 +35,8 @@ def detection(m: int, variant: str = STANDARDISED, *, control: bool = False) -> 
         terminal=spec(".1%"),
         overview="Detection" if m == max(SHOWN) and compared and not control else "",
         swept=compared or not control,
+        compared=compared and not control and m in SHOWN,
+        said=f"detection with {m} {variant} feature{several}",
     )
 
 

@@ -2,88 +2,67 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from sae_core.analysis.cost.effort import MEANINGS
 from sae_core.foundation.figures import Figure, percents, spec, titled
-from sae_core.foundation.numbers import compact, micro, seconds, size
+from sae_core.foundation.numbers import flops, micro, seconds, size
 
-TRAIN_SECONDS = Figure(
-    key="cost.train_seconds",
-    title="Training",
-    definition="Measured time of training",
-    style=seconds,
-    better="lower",
-    row="train_seconds",
+_costs = partial(Figure, better="lower")
+TRAIN_SECONDS = _costs(
+    "cost.train_seconds",
+    "Training",
+    "Measured time of training",
+    seconds,
     line="training",
     terminal=spec(".0f", " s"),
     overview="Training",
     swept=True,
 )
-TRAIN_FLOPS = Figure(
-    key="cost.train_flops",
-    title="Training FLOPs",
-    definition=MEANINGS["FLOPs"],
-    better="lower",
-    row="train_flops",
-    line="training FLOPs",
-    terminal=compact,
-    swept=True,
+TRAIN_FLOPS = _costs(
+    "cost.train_flops", "Training FLOPs", MEANINGS["FLOPs"], short=flops, line="training FLOPs", swept=True
 )
-BYTES = Figure(key="cost.bytes", title="On disk", definition="Size of the files of weights", style=size, better="lower")
-TIME_A_TOKEN = Figure(
-    key="cost.inference_seconds_per_token",
-    title="Time a token",
-    definition="Median of the measured time to encode and reconstruct a block of activations, per token",
-    style=micro,
-    better="lower",
+BYTES = _costs("cost.bytes", "On disk", "Size of the files of weights", size)
+PARAMETERS = _costs("cost.parameters", "Parameters", "Trained numbers of all members", swept=True)
+TIME_A_TOKEN = _costs(
+    "cost.inference_seconds_per_token",
+    "Time a token",
+    "Median of the measured time to encode and reconstruct a block of activations, per token",
+    micro,
+    short=lambda value: f"{1e6 * value:.0f} µs",
 )
 COST = (
     TRAIN_SECONDS,
     TRAIN_FLOPS,
-    Figure(key="cost.tokens", title="Tokens", definition=MEANINGS["tokens"]),
-    Figure(key="cost.steps", title="Steps", definition=MEANINGS["steps"]),
+    Figure("cost.tokens", "Tokens", MEANINGS["tokens"]),
+    Figure("cost.steps", "Steps", MEANINGS["steps"]),
     Figure(
-        key="cost.tokens_per_second",
-        title="Tokens per second",
-        definition="Training tokens of all members together over the time of training",
+        "cost.tokens_per_second",
+        "Tokens per second",
+        "Training tokens of all members together over the time of training",
         better="higher",
     ),
-    Figure(
-        key="cost.peak_memory_bytes",
-        title="Peak memory",
-        definition="Largest memory of training: of tensors on a GPU, of the whole process on a CPU",
-        style=size,
-        better="lower",
+    _costs(
+        "cost.peak_memory_bytes",
+        "Peak memory",
+        "Largest memory of training: of tensors on a GPU, of the whole process on a CPU",
+        size,
     ),
-    Figure(
-        key="cost.parameters",
-        title="Parameters",
-        definition="Trained numbers of all members",
-        better="lower",
-        row="parameters",
-        swept=True,
-    ),
+    PARAMETERS,
     BYTES,
-    Figure(
-        key="cost.inference_flops_per_token",
-        title="FLOPs a token",
-        definition="Counted operations to encode and reconstruct one token",
-        better="lower",
-    ),
+    _costs("cost.inference_flops_per_token", "FLOPs a token", "Counted operations to encode and reconstruct one token"),
     TIME_A_TOKEN,
 )
 TABLE = titled(*COST)
-ADDED = Figure(
-    key="cost.added_explained_variance",
-    title="Added",
-    definition="What the last of these members adds to the explained variance",
-    style=percents(2),
-    better="higher",
+_of_one = partial(Figure, style=percents(2), better="higher")
+ADDED = _of_one(
+    "cost.added_explained_variance", "Added", "What the last of these members adds to the explained variance"
 )
-PER_COST = Figure(
-    key="cost.added_per_cost",
-    title="per cost",
-    definition="The same for as much training arithmetic as the first member took",
-    style=percents(2),
-    better="higher",
+PER_COST = _of_one(
+    "cost.added_per_cost", "per cost", "The same for as much training arithmetic as the first member took"
 )
-"""Of one further member."""
+OF_MEMBERS = (
+    *(TRAIN_FLOPS, TRAIN_SECONDS, PARAMETERS, BYTES, TIME_A_TOKEN),
+    *(ADDED, Figure("cost.relative_cost"), PER_COST),
+)
+"""What is known of the first 1, 2, … members; the last three are of one further member."""

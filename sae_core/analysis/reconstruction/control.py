@@ -13,21 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.analysis.reconstruction.figures import ERRORS, EXPLAINED, LOSS
 from sae_core.analysis.reconstruction.reconstruction import CHUNK, Moments, Read, Totals, explained_above, run_over
 from sae_core.analysis.shared.bootstrap import ABOVE
 from sae_core.analysis.shared.names_in_tables import untrained_share
 from sae_core.analysis.shared.random_twin import random_stages
 from sae_core.ensembles.ensemble import Ensemble
+from sae_core.foundation.figures import Figure
 from sae_core.foundation.methods import control_name
 from sae_core.foundation.progress import Progress, Tick, silent
 
-KEPT = (
-    *("members", "explained_variance", "explained_variance_interval", "explained_variance_per_dimension", "mse", "l0"),
-    *("relative_sparsity", "dead", "dead_fraction"),
-)
-"""The figures of reconstruction to keep for a control."""
-KEPT_OF_LOSS = ("loss_recovered", "loss_recovered_interval", "loss_recovered_mean", "cross_entropy", "kl_recovered")
-"""The figures of loss recovered to keep for a control."""
 _TRAINED, _RANDOM = "trained", "random"
 
 
@@ -107,13 +102,18 @@ def control_figures(trained: Totals, control: Totals, stages: Ensemble, *, boots
     above = explained_above({_TRAINED: trained, _RANDOM: control}, bootstrap=bootstrap, seed=seed)
     first = whole["by_members"][0]["explained_variance"]
     return {
-        **{key: figures[key] for key in KEPT},
+        **_kept(figures, *EXPLAINED, *ERRORS),
         "by_members": [{key: step[key] for key in ("members", "explained_variance")} for step in figures["by_members"]],
         "gains": stages.weights[1:],
         "trained": whole["explained_variance"],
         "trained_above": above[_TRAINED][f"explained_variance{ABOVE}"][_RANDOM],
         "untrained_share": untrained_share(first, figures["explained_variance"], whole["explained_variance"]),
     }
+
+
+def _kept(own: Mapping[str, Any], *figures: Figure) -> dict[str, Any]:
+    """The figures of a control to keep, with their intervals."""
+    return {key: own[key] for each in figures for key in (each.path, f"{each.path}_interval") if key in own}
 
 
 def with_loss(facts: Mapping[str, Any], recovered: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,5 +125,5 @@ def with_loss(facts: Mapping[str, Any], recovered: Mapping[str, Any]) -> dict[st
     """
     figures = dict(facts["ensembles"])
     for name, found in recovered["ensembles"].items():
-        figures[name] = {**figures[name], **{key: found[key] for key in KEPT_OF_LOSS}}
+        figures[name] = {**figures[name], **_kept(found, *LOSS)}
     return {**facts, "ensembles": figures}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import Run
@@ -91,3 +92,13 @@ def evaluation(
         return [run.evaluation(name), *map(run.evaluation_table, tables)]
 
     return Stage(key=f"evaluate/{name}", command=command, cost=cost, needs=needs, do=do, files=written)
+
+
+def measured(run: Run, stage: Stage[Evaluation]) -> dict[str, Any]:
+    """The content of an evaluation's JSON file; empty if the run was not measured.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    path = run.evaluation(stage.name)
+    return read_object(path) if path.exists() else {}

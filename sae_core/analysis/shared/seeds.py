@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from sae_core.foundation.figures import reach
+
 CONFIDENCE = 0.95
 
 
@@ -58,11 +60,5 @@ def over_seeds(figures: Sequence[Mapping[str, Any]], names: Sequence[str]) -> di
         figures: The figures of each seed.
         names: The names of figures; a figure that a seed lacks is None there.
     """
-    return {name: mean_interval([_reach(one, name) for one in figures]) for name in names}
-
-
-def _reach(figures: Mapping[str, Any], name: str) -> float | None:
-    value: Any = figures
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return None if value is None else float(value)
+    found = {name: [reach(one, name) for one in figures] for name in names}
+    return {name: mean_interval([None if one is None else float(one) for one in own]) for name, own in found.items()}

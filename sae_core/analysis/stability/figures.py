@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from sae_core.foundation.figures import Figure, plain, spec
@@ -13,19 +14,19 @@ _ONE = "Mean cosine of atoms matched one to one; atoms of a wider dictionary tha
 _NOISE = "two SAEs trained as the stage on Gaussian noise of the mean and covariance of what it reads"
 
 
-def random_of(key: str, title: str, of: str = _ATOMS, *, share: bool = False, row: str = "", line: str = "") -> Figure:
+_stable = partial(Figure, style=plain(3), better="higher")
+
+
+def random_of(key: str, title: str, of: str = _ATOMS, **more: Any) -> Figure:
     """What random dictionaries reach in a figure.
 
     Args:
         key: The key of what they reach.
         title: The figure.
         of: Which random dictionaries.
-        share: See `Figure`.
-        row: See `Figure`.
-        line: See `Figure`.
+        more: See `Figure`.
     """
-    words: dict[str, Any] = {"title": "random", "definition": f"{title} of {of}", "row": row, "line": line}
-    return Figure(key=key, style=plain(3), spread=False, share=share, terminal=spec(".2f"), **words)
+    return Figure(key, "random", f"{title} of {of}", plain(3), spread=False, terminal=spec(".2f"), **more)
 
 
 def stability(key: str, pooled: str, one: str, *, row: str, lines: tuple[str, str], of: str = "") -> tuple[Figure, ...]:
@@ -39,21 +40,13 @@ def stability(key: str, pooled: str, one: str, *, row: str, lines: tuple[str, st
         lines: Headings of the last, and of what random dictionaries reach in it, in the terminal.
         of: What they are of, where it has to be said.
     """
-    options: dict[str, Any] = {"style": plain(3), "better": "higher"}
+    matched: dict[str, Any] = {"row": row, "line": lines[0], "terminal": spec(".2f")}
     return (
-        Figure(key=f"{key}.pooled", title=pooled, definition=f"{_POOLED} {one}s{of}", **options),
+        _stable(f"{key}.pooled", pooled, f"{_POOLED} {one}s{of}"),
         random_of(f"{key}.null_pooled", "Pooled stability"),
-        Figure(key=f"{key}.mmcs", title="MMCS", definition=f"{_MMCS} {one}, over ordered pairs of {one}s", **options),
+        _stable(f"{key}.mmcs", "MMCS", f"{_MMCS} {one}, over ordered pairs of {one}s"),
         random_of(f"{key}.null_best", "MMCS"),
-        Figure(
-            key=f"{key}.pw_mcc",
-            title="One-to-one",
-            definition=f"{_ONE}; over pairs of {one}s",
-            row=row,
-            line=lines[0],
-            terminal=spec(".2f"),
-            **options,
-        ),
+        _stable(f"{key}.pw_mcc", "One-to-one", f"{_ONE}; over pairs of {one}s", **matched),
         random_of(f"{key}.null_matched", "One-to-one stability", row=f"{row}_null", line=lines[1]),
     )
 
@@ -68,39 +61,29 @@ RETRAINED = stability(
 """What the table of independent trainings shows."""
 STABILITY = (
     *RETRAINED,
-    Figure(key="stability.in_all", share=True, better="higher"),
-    Figure(key="stability.in_none", share=True, better="lower"),
+    Figure("stability.in_all", share=True, better="higher"),
+    Figure("stability.in_none", share=True, better="lower"),
 )
-SECOND_STAGE = (
-    Figure(
-        key="stage.pw_mcc", row="stage_2_stability", line="  stage 2 by itself", terminal=spec(".3f"), better="higher"
+STAGES = (
+    _stable(
+        "stage.pw_mcc",
+        "One-to-one",
+        f"{_ONE}; the stage over pairs of trainings",
+        row="stage_2_stability",
+        line="  stage 2 by itself",
+        terminal=spec(".3f"),
     ),
     Figure(
-        key="stage.noise_matched",
+        *("stage.noise_matched", "noise", f"One-to-one stability of {_NOISE}", plain(3)),
         row="stage_2_stability_noise",
         line="  trained on such noise",
         terminal=spec(".3f"),
     ),
-)
-"""Of the first boosted stage that learns a residual, over trainings."""
-STAGES = (
-    Figure(
-        key="stage.pw_mcc",
-        title="One-to-one",
-        definition=f"{_ONE}; the stage over pairs of trainings",
-        style=plain(3),
-        better="higher",
-    ),
-    Figure(key="stage.noise_matched", title="noise", definition=f"One-to-one stability of {_NOISE}", style=plain(3)),
     random_of("stage.null_matched", "One-to-one stability"),
-    Figure(
-        key="stage.mmcs",
-        title="MMCS",
-        definition=f"{_MMCS} training; the stage over ordered pairs of trainings",
-        style=plain(3),
-        better="higher",
-    ),
-    Figure(key="stage.noise_best", title="noise", definition=f"MMCS of {_NOISE}", style=plain(3)),
+    _stable("stage.mmcs", "MMCS", f"{_MMCS} training; the stage over ordered pairs of trainings"),
+    Figure("stage.noise_best", "noise", f"MMCS of {_NOISE}", plain(3)),
     random_of("stage.null_best", "MMCS"),
 )
 """What the table of boosted stages over trainings shows, of each stage."""
+SECOND_STAGE = STAGES[:2]
+"""Of the first boosted stage that learns a residual, over trainings."""

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
 from sae_core.analysis.shared.names_in_tables import PRECISION, RANDOM
 from sae_core.analysis.stability.figures import random_of
-from sae_core.foundation.figures import Figure, plain, spec
+from sae_core.foundation.figures import Figure, of_control, plain, spec
 
 _TWIN = "a random dictionary of the same sizes that encodes alike"
 
 
-def _found(name: str, title: str, definition: str, *, share: bool = True) -> tuple[Figure, Figure]:
+def _found(name: str, title: str, definition: str, *, share: bool = True, said: str = "") -> tuple[Figure, Figure]:
     """A figure with an interval, and what random dictionaries reach in it."""
     line = title if title.isupper() else title.lower()
     own = Figure(
-        key=f"truth.{name}",
-        title=title,
-        definition=definition,
-        style=plain(3),
-        interval=f"{name}_interval",
+        *(f"truth.{name}", title, definition, plain(3)),
         share=share,
         better="higher",
         row=f"truth_{name}",
         line=line,
         terminal=spec(".3f"),
         swept=True,
+        said=said,
+        compared=bool(said),
     )
     return own, random_of(f"truth.{RANDOM}.{name}", title, _TWIN, share=share, line=f"  random {line}")
 
 
 RECALL, RANDOM_RECALL = _found(
-    "recall", "Recall", "Share of all true features that get an atom of their own at |cosine| ≥ 0.9"
+    "recall",
+    "Recall",
+    "Share of all true features that get an atom of their own at |cosine| ≥ 0.9",
+    said="true features found",
 )
 MCC, RANDOM_MCC = _found(
     "mcc",
@@ -44,7 +43,10 @@ PRECISE, RANDOM_PRECISE = _found(
     PRECISION, "Precision", "Share of the atoms, without copies, that are true features at |cosine| ≥ 0.9"
 )
 F1, RANDOM_F1 = _found(
-    "f1", "F1", "Mean over the true features that fire of the F1 with which the best latent fires with each"
+    "f1",
+    "F1",
+    "Mean over the true features that fire of the F1 with which the best latent fires with each",
+    said="F1 of their firing",
 )
 AT_MOST = Figure(
     key="truth.recall_cap",
@@ -70,7 +72,13 @@ TRUTH = (
 COMPARED = {figure.path: figure for figure in (RECALL, MCC, PRECISE, F1)}
 """What is compared with one SAE, random dictionaries and random stages, by its name in the file."""
 OF_CONTROL = tuple(
-    replace(figure, key=f"truth.control.{path}", row=f"control_{figure.row}", line=f"  {figure.line}, random stages")
+    of_control(
+        figure,
+        key=f"truth.control.{path}",
+        row=f"control_{figure.row}",
+        line=f"  {figure.line}, random stages",
+        swept=True,
+    )
     for path, figure in COMPARED.items()
 )
 """The same of stage 1 and random stages, in the place of a boosted ensemble."""
