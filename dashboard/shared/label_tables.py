@@ -7,13 +7,12 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from dashboard.shared.look.cards import table
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import decimal, moment, whole
 from sae_core.labels import Change, Edit, Label, Source, Step
 from sae_core.labels.records import now
 from sae_core.report.html import Cell, Column, Html, element
-from sae_core.report.pieces.cards import tiles
+from sae_core.report.pieces.cards import table, tiles
 
 SEPARATOR = "; "
 """Stands between a label and what is appended to it."""

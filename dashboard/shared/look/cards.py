@@ -1,19 +1,11 @@
-"""Small pieces of HTML: headings, tiles, chips, bars, tables and notices."""
+"""Small pieces of HTML that only the dashboard draws: rows of chips, cards and notices."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from sae_core.report import html
-from sae_core.report.html import Cell, Column, Html, element
-
-
-def heading(title: str, text: str = "", chips: Sequence[Html] = ()) -> Html:
-    """A page's title, one paragraph and chips."""
-    paragraph = element("p", text) if text else ""
-    row = element("div", *chips, kind="chips") if chips else ""
-    return element("div", element("h1", title), paragraph, row, kind="sae head")
+from sae_core.report.html import Html, element
 
 
 def chip_row(*chips: Html) -> Html:
@@ -24,11 +16,6 @@ def chip_row(*chips: Html) -> Html:
 def card(row: Sequence[Html], *below: Html) -> Html:
     """A row of pieces side by side, and what stands below it."""
     return element("div", element("div", *row, kind="row"), *below, kind="sae card")
-
-
-def table(columns: Iterable[str | Column], rows: Iterable[Sequence[Cell]]) -> Html:
-    """A table of the report, on a page of the dashboard."""
-    return element("div", html.table(columns, rows), kind="sae")
 
 
 def notice(title: str, text: str = "", command: str = "") -> Html:

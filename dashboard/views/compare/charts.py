@@ -10,11 +10,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from dashboard.shared.look.cards import table
 from dashboard.shared.look.charts import figure
 from sae_core.foundation.colours import HIGHLIGHT, SEQUENTIAL, member_color
 from sae_core.foundation.numbers import percent
 from sae_core.report.html import Cell, Column
+from sae_core.report.pieces.cards import table
 
 MEASURES = {
     "mean_matched_cosine": "One-to-one match",

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.shared.look.cards import table
 from dashboard.shared.look.charts import AXIS, figure, quoted
 from dashboard.views.compare.charts import BY
 from sae_core.foundation.colours import NEUTRAL, member_color
 from sae_core.foundation.numbers import MISSING, decimal, percent, whole
 from sae_core.report.html import Cell, Column
-from sae_core.report.pieces.cards import tile, tiles
+from sae_core.report.pieces.cards import table, tile, tiles
 from sae_core.report.pieces.tokens import show_alone
 
 FOUND = {"any": "Any way", "cosine": "By atoms", "correlation": "By activations", "overlap": "By top contexts"}

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing, open_feature, picked_row, trained_ensemble
-from dashboard.shared.look.cards import heading, notice, table
+from dashboard.shared.look.cards import notice
 from dashboard.shared.reads import tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.compare import aligned_text, charts, data, family_browser
@@ -18,7 +18,7 @@ from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import percent, whole
 from sae_core.report.html import Cell, Column
-from sae_core.report.pieces.cards import section
+from sae_core.report.pieces.cards import heading, section, table
 from sae_core.report.pieces.tokens import show_alone
 
 MAX_LONE = 2000

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, feature_link, missing
-from dashboard.shared.look.cards import card, chip_row, heading, notice, plain, table
+from dashboard.shared.look.cards import card, chip_row, notice, plain
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.look.suggested import suggestion_line
 from dashboard.shared.reads import label_store, one_feature, tables
@@ -34,7 +34,7 @@ from sae_core.analysis.shared.names_in_tables import PLAIN, SCALED, STANDARDISED
 from sae_core.foundation.methods import REFERENCE, title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
 from sae_core.report.html import Cell, Column, Html
-from sae_core.report.pieces.cards import chip, section
+from sae_core.report.pieces.cards import chip, heading, section, table
 from sae_core.report.pieces.tokens import token_chips
 
 TYPICAL = 5

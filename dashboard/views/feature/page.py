@@ -17,7 +17,7 @@ from dashboard.shared.address import Here, here
 from dashboard.shared.common import go_to, missing, opened_key, trained_ensemble
 from dashboard.shared.faults import fragment
 from dashboard.shared.filters import Filters
-from dashboard.shared.look.cards import heading, notice, what_to_run
+from dashboard.shared.look.cards import notice, what_to_run
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.pins import pin_button
 from dashboard.shared.reads import finding, label_store, one_feature, tables
@@ -31,7 +31,7 @@ from sae_core.foundation.numbering import within
 from sae_core.foundation.numbers import decimal, is_missing, one_in, percent, whole
 from sae_core.labels import Label
 from sae_core.report.html import Html, joined
-from sae_core.report.pieces.cards import chip, member_chip, section, tile, tiles
+from sae_core.report.pieces.cards import chip, heading, member_chip, section, tile, tiles
 from sae_core.report.pieces.histogram import SCALES, histogram_html
 from sae_core.report.pieces.tokens import legend, strips
 

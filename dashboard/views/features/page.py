@@ -14,12 +14,13 @@ from dashboard.shared.address import Here, here
 from dashboard.shared.common import missing, open_feature, opened_key, trained_ensemble
 from dashboard.shared.faults import fragment
 from dashboard.shared.filters import DEAD_STATES, DENSITIES, LABEL_STATES, Filters
-from dashboard.shared.look.cards import heading, plain
+from dashboard.shared.look.cards import plain
 from dashboard.shared.pins import Pin
 from dashboard.shared.reads import cluster_names, finding
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.features import rows
 from sae_core.foundation.numbers import whole
+from sae_core.report.pieces.cards import heading
 from sae_core.report.pieces.tokens import show_alone
 
 ALL = -2

@@ -12,13 +12,13 @@ from dashboard.shared import label_tables, labelling
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import choice, open_feature
 from dashboard.shared.faults import callback
-from dashboard.shared.look.cards import heading, notice
+from dashboard.shared.look.cards import notice
 from dashboard.shared.reads import label_store
 from dashboard.views.labels import several as label_several
 from dashboard.views.labels.files import files
 from sae_core.foundation.numbers import whole
 from sae_core.labels import Label
-from sae_core.report.pieces.cards import section
+from sae_core.report.pieces.cards import heading, section
 
 MAX_ROWS = 2000
 VIEWS = {"all": "All labels", "several": "Label several", "changes": "Changes", "files": "Import and export"}

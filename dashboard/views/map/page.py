@@ -11,7 +11,7 @@ from dashboard.shared import address
 from dashboard.shared.address import FEATURE, Here, here
 from dashboard.shared.common import choice, feature_link, missing, trained_ensemble
 from dashboard.shared.faults import fragment
-from dashboard.shared.look.cards import chip_row, heading, notice
+from dashboard.shared.look.cards import chip_row, notice
 from dashboard.shared.reads import finding, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.map import data, drawing
@@ -21,7 +21,7 @@ from dashboard.views.map.side import joint_sides, other_side
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbers import decimal, one_in
 from sae_core.foundation.run import Run
-from sae_core.report.pieces.cards import chip, member_chip, section
+from sae_core.report.pieces.cards import chip, heading, member_chip, section
 from sae_core.report.pieces.tokens import show_alone, strips
 
 SHOWN = {"all": "All together", "members": "Two {word}s", "joint": "Two ensembles"}

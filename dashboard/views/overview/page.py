@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing
-from dashboard.shared.look.cards import heading, notice, table
+from dashboard.shared.look.cards import notice
 from dashboard.shared.look.charts import CONFIG
 from dashboard.shared.look.colors import method_color
 from dashboard.shared.reads import tables
@@ -42,7 +42,7 @@ from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, whole
 from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.html import Cell, Column, Html
-from sae_core.report.pieces.cards import chip, section
+from sae_core.report.pieces.cards import chip, heading, section, table
 from sae_core.report.reconstruction_sections import nats
 from sae_core.training.declared import TRAIN
 

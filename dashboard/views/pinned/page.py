@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.shared import pins
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import FEATURES_PAGE, feature_link, missing, trained_ensemble
-from dashboard.shared.look.cards import heading, notice
+from dashboard.shared.look.cards import notice
 from dashboard.shared.pins import MOST, Pin
 from dashboard.shared.reads import finding, tables
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -17,6 +17,7 @@ from dashboard.views.pinned import data
 from dashboard.views.pinned.side_by_side import Beside, side_by_side
 from sae_core.foundation.numbers import decimal, is_missing, percent, whole
 from sae_core.foundation.run import Run
+from sae_core.report.pieces.cards import heading
 from sae_core.report.pieces.tokens import show_alone
 
 BESIDE = 6

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from dashboard.shared.look.cards import table
 from dashboard.shared.look.charts import figure
 from dashboard.shared.look.colors import method_color
 from sae_core.analysis.shared.names_in_tables import BIASED, BY_PROBE, ORACLE
@@ -19,7 +18,7 @@ from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
 from sae_core.report.html import Cell, Column, Html, element, joined
-from sae_core.report.pieces.cards import chip
+from sae_core.report.pieces.cards import chip, table
 from sae_core.report.pieces.tokens import example_row, show_in_context
 
 if TYPE_CHECKING:  # What computes it brings scikit-learn.

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing, needs_text, trained_ensemble
-from dashboard.shared.look.cards import chip_row, heading, plain
+from dashboard.shared.look.cards import chip_row, plain
 from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
 from dashboard.views.spurious.workbench import workbench
@@ -17,7 +17,7 @@ from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.shared.names_in_tables import BIASED, ORACLE, texts_in_words
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import whole
-from sae_core.report.pieces.cards import chip, section
+from sae_core.report.pieces.cards import chip, heading, section
 
 MAX_BUTTONS = 4
 """Ensembles that fit side by side; more are a menu."""

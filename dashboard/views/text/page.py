@@ -12,7 +12,7 @@ from dashboard.shared import address, pins
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import needs_text, open_feature, trained_ensemble
 from dashboard.shared.faults import fragment
-from dashboard.shared.look.cards import heading, notice
+from dashboard.shared.look.cards import notice
 from dashboard.shared.pins import Pin
 from dashboard.shared.reads import finding, typed_text
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -20,6 +20,7 @@ from dashboard.views.text.firing import firing
 from sae_core.analysis.live_text import MAX_CHARS, MAX_TOKENS, LiveText
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import percent, whole
+from sae_core.report.pieces.cards import heading
 from sae_core.report.pieces.tokens import show_in_context
 
 TEXT, IN_ADDRESS = "text", 1000

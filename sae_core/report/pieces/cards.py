@@ -1,13 +1,21 @@
-"""Small pieces of HTML that the dashboard and notebooks draw: chips, tiles and bars."""
+"""Small pieces of HTML that the dashboard and notebooks draw: headings, chips, tiles, bars and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import decimal
-from sae_core.report.html import Html, element
+from sae_core.report import html
+from sae_core.report.html import Cell, Column, Html, element
 from sae_core.report.pieces.tokens import token_chip
+
+
+def heading(title: str, text: str = "", chips: Sequence[Html] = ()) -> Html:
+    """A page's title, one paragraph and chips."""
+    paragraph = element("p", text) if text else ""
+    row = element("div", *chips, kind="chips") if chips else ""
+    return element("div", element("h1", title), paragraph, row, kind="sae head")
 
 
 def section(title: str, how_to_read: str = "") -> Html:
@@ -63,3 +71,8 @@ def bar(percent: float, color: str, *more: Html, title: str = "") -> Html:
 
 def _width(score: float, largest: float) -> int:
     return round(100 * min(1.0, abs(score) / largest)) if largest > 0 else 0
+
+
+def table(columns: Iterable[str | Column], rows: Iterable[Sequence[Cell]]) -> Html:
+    """A table of the report, in the style of the pieces."""
+    return element("div", html.table(columns, rows), kind="sae")

@@ -110,4 +110,4 @@ RULES = _RULES.replace("\n", "") + activation_css()
 
 def notebook_style() -> str:
     """A style element for a notebook, where every output brings its own."""
-    return f"<style>{RULES}{_DARK}.sae{{max-width:960px}}</style>"
+    return f"<style>{RULES}{_DARK}.sae{{max-width:960px}}.sae+.sae{{margin-top:.7rem}}</style>"

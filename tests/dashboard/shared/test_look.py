@@ -15,7 +15,7 @@ from six_features import six_features
 
 from dashboard.shared import address, filters
 from dashboard.shared.filters import Filters
-from dashboard.shared.look.cards import heading, notice, plain, table, what_to_run
+from dashboard.shared.look.cards import notice, plain, what_to_run
 from dashboard.shared.look.style import stylesheet
 from sae_core.foundation import colours, numbers
 from sae_core.foundation.errors import UserError
@@ -123,10 +123,10 @@ def test_active_tokens_are_legible_in_both_themes(theme: int, page: tuple[int, .
 def test_cards_escape_everything() -> None:
     html = "".join(
         [
-            heading(ATTACK, ATTACK, [cards.chip(ATTACK, "#fff", title=ATTACK), cards.member_chip(1)]),
+            cards.heading(ATTACK, ATTACK, [cards.chip(ATTACK, "#fff", title=ATTACK), cards.member_chip(1)]),
             cards.section(ATTACK, ATTACK),
             cards.tiles([cards.tile(ATTACK, ATTACK, ATTACK, title=ATTACK)]),
-            table([Column(ATTACK, ATTACK)], [[Cell(ATTACK, ATTACK)]]),
+            cards.table([Column(ATTACK, ATTACK)], [[Cell(ATTACK, ATTACK)]]),
             cards.token_bars(ATTACK, [ATTACK], [1.0], "#123456", largest=2.0),
             notice(ATTACK, ATTACK, ATTACK),
         ]
