@@ -14,7 +14,7 @@ from copy import deepcopy
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from sae_core.foundation.errors import UserError
@@ -44,7 +44,7 @@ class Run:
         self._manifest: tuple[tuple[int, ...], dict[str, Any]] | None = None
 
     @classmethod
-    def create(cls, path: Path, settings: RunSettings) -> Run:
+    def create(cls, path: Path, settings: RunSettings) -> Self:
         """Make a run folder, or open the one that is there if it has the same settings.
 
         A run in which nothing is finished takes the new settings: whoever mistyped a model's name may correct it. One
@@ -69,7 +69,7 @@ class Run:
         return run
 
     @classmethod
-    def begun(cls, path: Path, settings: RunSettings) -> Run | None:
+    def begun(cls, path: Path, settings: RunSettings) -> Self | None:
         """The run with these settings that is there, or nothing if `create` would make it. Nothing is written.
 
         Raises:
@@ -102,7 +102,7 @@ class Run:
         write_json(self.manifest_path, manifest)
 
     @classmethod
-    def open(cls, path: Path) -> Run:
+    def open(cls, path: Path) -> Self:
         """Open an existing run folder.
 
         Raises:

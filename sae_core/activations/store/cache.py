@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae_core.activations.store.array_rows import ORDER, ArrayRows, open_rows
 from sae_core.activations.store.checksums import Verified, verify
-from sae_core.activations.store.shuffle import draw_piles
+from sae_core.activations.store.shuffle import draw_piles, permuted
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.files.whole_files import read_object, write_json, write_tensors
@@ -293,13 +293,7 @@ class ActivationCache:
         if self.piles:
             drawn = draw_piles(self.stored, self.piles, batch_size=batch_size, seed=seed, first_step=first_step)
             yield from map(self._as_float32, drawn)
-        number, index = divmod(first_step, per_pass)
-        while True:
-            order = np.random.default_rng([seed, number]).permutation(self.rows)
-            for step in range(index, per_pass):
-                # Sorted, as disks read forwards faster; within a batch the order means nothing.
-                yield self._take(np.sort(order[step * batch_size : (step + 1) * batch_size]))
-            number, index = number + 1, 0
+        yield from permuted(self._take, self.rows, batch_size=batch_size, seed=seed, first_step=first_step)
 
     def _take(self, rows: NDArray[np.int64]) -> Tensor:
         """Rows by number, ascending."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,31 @@ PILES_AT_ONCE = 2
 """Piles that are mixed. With more than one, passes differ in which piles these are; as many again are being read."""
 
 Read = Callable[[int, int], NDArray[Any]]
+Batch = TypeVar("Batch")
+
+
+def permuted(
+    take: Callable[[NDArray[np.int64]], Batch], rows: int, *, batch_size: int, seed: int, first_step: int = 0
+) -> Iterator[Batch]:
+    """Endless batches of rows, each pass a new random permutation of all of them.
+
+    The rows that do not fill a batch at the end of a pass are left out of that pass.
+
+    Args:
+        take: Gives rows by their numbers, which ascend.
+        rows: How many there are, at least a batch.
+        batch_size: Rows in a batch, B.
+        seed: Decides the order.
+        first_step: Begin with the batch that has this number; the same as passing over those before it.
+    """
+    per_pass = rows // batch_size
+    number, index = divmod(first_step, per_pass)
+    while True:
+        order = np.random.default_rng([seed, number]).permutation(rows)
+        for step in range(index, per_pass):
+            # Sorted, as disks read forwards faster; within a batch the order means nothing.
+            yield take(np.sort(order[step * batch_size : (step + 1) * batch_size]))
+        number, index = number + 1, 0
 
 
 class _Mixed:

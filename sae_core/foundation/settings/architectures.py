@@ -101,6 +101,11 @@ def _known(name: str) -> str:
 Architecture = Annotated[str, AfterValidator(_known)]
 
 
+def own_names() -> set[str]:
+    """Names of the settings that only one architecture has."""
+    return {name for found in DECLARED.values() for name in found.own_settings}
+
+
 def with_own_settings(model: type[BaseModel]) -> type[BaseModel]:
     """A class of settings with those that only one architecture has as further fields."""
     fields: dict[str, Any] = {

@@ -41,19 +41,22 @@ def load_settings(
     return parse_settings(values, origin=str(path) if path else "the command line")
 
 
-def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = False) -> RunSettings:
+def parse_settings(
+    values: Mapping[str, Any], *, origin: str, stored: bool = False, kind: type[RunSettings] = RunSettings
+) -> RunSettings:
     """Validate a nested mapping of settings.
 
     Args:
         values: The settings.
         origin: Where the settings come from, for messages.
         stored: Whether a run was made with these settings. Bounds that are newer than the run then do not apply.
+        kind: The class of the settings.
 
     Raises:
         UserError: One sentence that names the first offending setting and its origin.
     """
     try:
-        return RunSettings.model_validate(values, context=bounds.STORED if stored else None)
+        return kind.model_validate(values, context=bounds.STORED if stored else None)
     except ValidationError as error:
         first = error.errors()[0]
         section, *rest = first["loc"] or ("",)

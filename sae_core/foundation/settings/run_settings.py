@@ -121,6 +121,12 @@ if not TYPE_CHECKING:  # whatever is an architecture's own is read by its own fi
     SAESettings = architectures.with_own_settings(SAESettings)
 
 
+def sae_settings() -> type[SAESettings]:
+    """`SAESettings`, with the own settings of architectures that were defined since."""
+    since = architectures.own_names() - SAESettings.model_fields.keys()
+    return architectures.with_own_settings(SAESettings) if since else SAESettings  # type: ignore[return-value]
+
+
 class TrainingSettings(_Settings):
     """How the members are trained."""
 

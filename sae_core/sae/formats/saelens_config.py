@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.settings.run_settings import SAESettings
+from sae_core.foundation.settings.run_settings import sae_settings
 from sae_core.sae import ARCHITECTURES, SAE
 from sae_core.sae.formats.declaration import Place, place_of
 
@@ -198,7 +198,7 @@ class _Reader:
             options["k"] = self.count("k", self.ours)
         for name in options.keys() & set(kind.settings):
             try:
-                SAESettings.model_validate({name: options[name]}, strict=True)
+                sae_settings().model_validate({name: options[name]}, strict=True)
             except ValidationError as error:
                 raise self.refuse(name, options[name], error.errors()[0]["msg"]) from None
         return options

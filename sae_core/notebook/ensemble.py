@@ -1,0 +1,136 @@
+"""An ensemble in a caller's hands: it encodes arrays, saves itself to a folder and shows itself in a notebook."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Self
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sae_core.ensembles import ensemble as ensembles
+from sae_core.ensembles.ensemble import load_coder, save_ensemble
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import read_table, write_table
+from sae_core.foundation.folders import CONFIG, EnsembleFolder
+from sae_core.foundation.machine.device import resolve_device
+from sae_core.notebook.given import Rows, to_tensor
+from sae_core.notebook.look import ensemble_html
+from sae_core.sae.sparse_code import SparseCode
+
+BLOCK_CELLS = 2**25
+"""Activations times features that are encoded at a time."""
+
+
+class Ensemble(ensembles.Ensemble):
+    """An ensemble that takes arrays and tensors; otherwise the same as `sae_core.ensembles.ensemble.Ensemble`.
+
+    Attributes:
+        curves: Training curves, one row per member and recorded step; None if they are unknown.
+    """
+
+    curves: pd.DataFrame | None = None
+
+    @classmethod
+    def of(cls, ensemble: ensembles.Ensemble, curves: pd.DataFrame | None = None) -> Self:
+        """The same ensemble, with the same weights in memory."""
+        made = cls(list(ensemble), wiring=ensemble.wiring, weights=ensemble.weights, method=ensemble.method)
+        made.curves = curves
+        return made.eval()
+
+    @torch.no_grad()
+    def encode(self, acts: Rows) -> Tensor:
+        """Encode activations densely.
+
+        Args:
+            acts: Activations [B, D]: an array, a memory map or a tensor.
+
+        Returns:
+            The coefficients of all members [B, M] in float32, on the ensemble's device. Most are 0;
+            `encode_sparse` gives the others alone, for more rows than fit into memory like this.
+
+        Raises:
+            UserError: If the activations are not a table of finite numbers with D columns.
+        """
+        blocks = self._given(acts).split(max(1, BLOCK_CELLS // self.width))
+        return torch.cat([super(Ensemble, self).encode(block_BD) for block_BD in blocks])
+
+    @torch.no_grad()
+    def encode_sparse(self, acts: Rows) -> SparseCode:
+        """Encode activations as a list of the coefficients that are not 0; arguments and errors as `encode`."""
+        return super().encode_sparse(self._given(acts))
+
+    @torch.no_grad()
+    def reconstruct(self, acts: Rows) -> Tensor:
+        """Reconstruct activations [B, D]; arguments and errors as `encode`."""
+        blocks = self._given(acts).split(max(1, BLOCK_CELLS // self.width))
+        return torch.cat([self(block_BD) for block_BD in blocks])
+
+    def _given(self, acts: Rows) -> Tensor:
+        """Activations on the ensemble's device, checked."""
+        return to_tensor(acts, d_in=self.d_in).to(self.device)
+
+    def first(self, count: int) -> Ensemble:
+        """The ensemble of the first members, as `sae_core.ensembles.ensemble.Ensemble.first`."""
+        return self.of(super().first(count))
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write the ensemble to a folder, each SAE in SAELens' format; `load` reads it.
+
+        Args:
+            path: The folder.
+            overwrite: Whether an ensemble that is already there is replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: If the folder holds something else, or an ensemble that is not to be replaced.
+        """
+        folder = Path(path)
+        if folder.exists():
+            if not folder.is_dir() or (any(folder.iterdir()) and not EnsembleFolder(folder).manifest.exists()):
+                raise UserError(f"{folder} holds something that is no ensemble; choose a new folder.")
+            if any(folder.iterdir()) and not overwrite:
+                raise UserError(f"{folder} holds an ensemble; choose another folder, or give overwrite=True.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and renamed, so that no half of an ensemble is ever there.
+        beside = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            save_ensemble(self, EnsembleFolder(beside))
+            if self.curves is not None:
+                write_table(EnsembleFolder(beside).curves, self.curves)
+            beside.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            beside.rename(folder)
+        except BaseException:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+        return folder
+
+    def _repr_html_(self) -> str:
+        return ensemble_html(self, self.curves)
+
+
+def load(path: str | os.PathLike[str], *, device: str = "auto") -> Ensemble:
+    """Read an ensemble from a folder that `Ensemble.save` or a run wrote; one SAE becomes an ensemble of one.
+
+    Args:
+        path: Folder of an ensemble, or of an SAE in SAELens' format.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: If there is no ensemble, or a file is missing or damaged.
+    """
+    folder = EnsembleFolder(Path(path))
+    if not folder.manifest.exists() and not (folder.path / CONFIG).exists():
+        raise UserError(f"{folder.path} holds no ensemble (no {folder.manifest.name}) and no SAE (no {CONFIG}).")
+    coder = load_coder(folder.path, resolve_device(device))
+    curves = read_table(folder.curves) if folder.curves.exists() else None
+    if isinstance(coder, ensembles.Ensemble):
+        return Ensemble.of(coder, curves)
+    return Ensemble([coder], wiring="parallel").eval()
