@@ -35,7 +35,7 @@ from sae_core.ensembles.ensemble import Ensemble, save_ensemble
 from sae_core.foundation.files.whole_files import write_json, write_table, write_tensors
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.run_settings import RunSettings
-from sae_core.labels import LabelStore
+from sae_core.labels import LabelStore, plan_import
 from sae_core.sae import TopKSAE
 
 BLOCK = 8192
@@ -283,7 +283,8 @@ def write_labels(run: Run, name: str, members: int, width: int, count: int, seed
         word, author = PACKAGES[number % len(PACKAGES)], ("Ada", "Grace", "Emmy", "Sofja")[number % 4]
         place = f"{name},{number // width},{number % width}"
         lines.append(f"{place},{word} {number % 97},seen in {word},{author},2026-01-01T12:00:00Z")
-    LabelStore(run.labels, run.name).from_csv("\n".join(lines), {name: [width] * members})
+    store = LabelStore(run.labels, run.name)
+    store.save(plan_import(store, "\n".join(lines), {name: [width] * members}).edits(), author="", kind="import")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sae_core.foundation.numbering import named
+from sae_core.labels import WRITTEN
 
 DENSITIES = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Limits that a density filter can have."""
@@ -46,7 +47,7 @@ class Filters:
     """A choice of features.
 
     Attributes:
-        search: Words that must all occur in a feature's number, tokens, label or note.
+        search: Words that must all occur in a feature's number, in its tokens or in what people wrote about it.
         member: Only this member; None for all.
         labels: A key of `LABEL_STATES`.
         sort: A key of `SORTS`; empty for the usual, which is the match if a token or a concept is given.
@@ -158,7 +159,7 @@ def _ordered(low: float, high: float) -> tuple[float, float]:
 
 
 def searchable(features: pd.DataFrame) -> pd.Series[str]:
-    """What a search looks at beside label and note, one lower-case text per feature."""
+    """What a search looks at beside what people wrote, one lower-case text per feature."""
     columns = ("top_token", "promoted_text", "suggestion")
     parts = [features[column].fillna("").astype(str) for column in columns if column in features]
     text = features["feature"].astype(str)
@@ -171,8 +172,8 @@ def apply(features: pd.DataFrame, filters: Filters, *, ranked: Sequence[int] | N
     """The chosen features in the chosen order; ties by number.
 
     Args:
-        features: One row a feature: feature, member, density, dead, stability, peak, family_size, top_token, label,
-            note, and if there are any promoted_text, cluster, and search_text, what `searchable` gives.
+        features: One row a feature: feature, member, density, dead, stability, peak, family_size, top_token, those
+            of `WRITTEN`, and if there are any promoted_text, cluster, and search_text, what `searchable` gives.
         filters: The choice.
         ranked: With a token or a concept, the features that go with it, the best first.
     """
@@ -243,7 +244,7 @@ def _at(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
 def _contains(features: pd.DataFrame, word: str) -> NDArray[np.bool_]:
     text = features["search_text"] if "search_text" in features else searchable(features)
     found = np.array(text.str.contains(word, regex=False), bool)  # a copy, as it is added to
-    for column in ("label", "note"):
+    for column in WRITTEN:
         written = np.flatnonzero((features[column] != "").to_numpy(bool))
         if len(written):
             there = features[column].iloc[written].str.lower().str.contains(word, regex=False)

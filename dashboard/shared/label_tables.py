@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
+from dashboard.shared.reads.opening import EnsembleInfo
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import decimal, moment, whole
-from sae_core.labels import Change, Edit, Label, Source, Step
-from sae_core.labels.records import now
+from sae_core.labels import EMPTY, WRITTEN, Change, Edit, Label, Source, Step
+from sae_core.labels.fields import Value
 from sae_core.report.html import Cell, Column, Html, element
 from sae_core.report.pieces.cards import table, tiles
 
@@ -29,29 +31,13 @@ _KINDS = {
 }
 
 
-class Placed(Protocol):
-    """What an ensemble says of its features' places."""
-
-    @property
-    def name(self) -> str:
-        """The ensemble's name."""
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Features of each member."""
-
-    def place(self, feature: int) -> tuple[int, int]:
-        """(member, number within the member) of a feature."""
-
-
 def edited_table(labels: Sequence[Label]) -> pd.DataFrame:
     """The table that people edit, one row a label."""
     return pd.DataFrame(
         {
             "open": ["Open"] * len(labels),
             "place": [f"{one.ensemble} {one.feature}" for one in labels],
-            "label": [one.label for one in labels],
-            "note": [one.note for one in labels],
+            **{name: pd.Series([one.values[name] for one in labels], dtype=of.dtype) for name, of in WRITTEN.items()},
             "source": [source_text(one.source).removeprefix(_PROPAGATED) for one in labels],
             "author": [one.author for one in labels],
             "time": [moment(one.time) for one in labels],
@@ -68,7 +54,7 @@ def source_text(source: Source | None) -> str:
 
 
 def matching(labels: Iterable[Label], search: str, *, ensemble: str = "", kind: str = "") -> list[Label]:
-    """Labels that hold every word of a search in label, note or author.
+    """Labels that hold every word of a search in what people wrote or in the author.
 
     Args:
         labels: All labels.
@@ -82,7 +68,7 @@ def matching(labels: Iterable[Label], search: str, *, ensemble: str = "", kind: 
         for one in labels
         if (not ensemble or one.ensemble == ensemble)
         and (not kind or (one.source is not None) == (kind == "propagated"))
-        and all(word in f"{one.label} {one.note} {one.author}".lower() for word in words)
+        and all(word in f"{one.text(' ')} {one.author}".lower() for word in words)
     ]
 
 
@@ -99,25 +85,16 @@ def edits_in_table(
     """
     edits = []
     for row, cells in edited.items():
-        fresh = {name: value for name, value in cells.items() if done.get(row, {}).get(name, _NOTHING) != value}
-        if row < len(labels) and fresh.keys() & {"label", "note"}:
+        before = done.get(row, {})
+        fresh = {name: value for name, value in cells.items() if name not in before or before[name] != value}
+        if row < len(labels) and (fresh := {name: fresh[name] for name in WRITTEN if name in fresh}):
             one = labels[row]
-            texts = {"label": one.label, "note": one.note} | {name: value or "" for name, value in fresh.items()}
-            edits.append(
-                Edit(changed(one, label=str(texts["label"]), note=str(texts["note"]), author=author), one.version)
-            )
+            given = {name: WRITTEN[name].empty if value is None else value for name, value in fresh.items()}
+            edits.append(Edit(Label.by(author, one.ensemble, one.place, one.values | given), one.version))
     return edits
 
 
-_NOTHING = object()
-
-
-def changed(one: Label, *, label: str, note: str, author: str) -> Label:
-    """A label with other texts, as a person's own."""
-    return Label(one.ensemble, one.member, one.latent, one.feature, label, note, author, now())
-
-
-def listed(text: str, info: Placed) -> list[int]:
+def listed(text: str, info: EnsembleInfo) -> list[int]:
     """The features of a list such as ``3, 17-20, 1:6``: numbers in the ensemble, ranges, and member:number.
 
     Raises:
@@ -145,7 +122,7 @@ def _is_number(text: str) -> bool:
 
 
 def bulk_edits(
-    info: Placed,
+    info: EnsembleInfo,
     features: Sequence[int],
     there: Mapping[int, Label],
     versions: Mapping[int, int],
@@ -154,7 +131,7 @@ def bulk_edits(
     text: str,
     author: str,
 ) -> list[Edit]:
-    """One edit for each of several features whose label changes; notes stay, except those of a label that is removed.
+    """One edit for each of several features whose label changes; all else stays, unless the label is removed.
 
     Args:
         info: The ensemble.
@@ -168,16 +145,18 @@ def bulk_edits(
     edits = []
     for feature in features:
         old = there.get(feature)
-        label, note = (old.label, old.note) if old else ("", "")
+        before: dict[str, Value] = old.values if old else dict(EMPTY)
+        label = str(before["label"])
         if action == "remove":
-            label, note = "", ""
+            values = dict(EMPTY)
         elif action == "set":
-            label = text
+            values = {**before, "label": text}
         elif text.lower() not in [part.strip().lower() for part in label.split(SEPARATOR.strip())]:
-            label = f"{label}{SEPARATOR}{text}" if label else text
-        if (label, note) != ((old.label, old.note) if old else ("", "")):
-            member, latent = info.place(feature)
-            wanted = Label(info.name, member, latent, feature, label, note, author, now())
+            values = {**before, "label": f"{label}{SEPARATOR}{text}" if label else text}
+        else:
+            continue
+        if values != before:
+            wanted = Label.by(author, info.name, (feature, *info.place(feature)), values)
             edits.append(Edit(wanted, versions.get(feature, 0)))
     return edits
 
@@ -191,18 +170,15 @@ def side_by_side(pairs: Sequence[tuple[Label, Label | None, str]]) -> pd.DataFra
             "feature": [wanted.feature for wanted, _, _ in pairs],
             "member": [wanted.member for wanted, _, _ in pairs],
             "latent": [wanted.latent for wanted, _, _ in pairs],
-            "there": [both_texts(there) for _, there, _ in pairs],
-            "yours": [both_texts(wanted) for wanted, _, _ in pairs],
+            "there": [_in_one_line(there) for _, there, _ in pairs],
+            "yours": [_in_one_line(wanted) for wanted, _, _ in pairs],
             "by": [by for _, _, by in pairs],
         }
     )
 
 
-def both_texts(label: Label | None) -> str:
-    """Label and note in one line."""
-    if label is None or label.empty:
-        return "(no label)"
-    return f"{label.label} — {label.note}" if label.note else label.label
+def _in_one_line(label: Label | None) -> str:
+    return (label.text(" — ") if label else "") or "(no label)"
 
 
 def two_texts(wanted: Label, there: Label | None, by: str, time: str) -> Html:
@@ -215,16 +191,14 @@ def two_texts(wanted: Label, there: Label | None, by: str, time: str) -> Html:
 def _text_tile(title: str, label: Label | None) -> Html:
     text = label.label if label and label.label else "(no label)"
     said = element("span", text, kind="v", style="font-size:1rem")
-    return element(
-        "div", element("span", title, kind="k"), said, element("span", label.note if label else "", kind="s")
-    )
+    rest = replace(label, label="").text(" · ") if label else ""
+    return element("div", element("span", title, kind="k"), said, element("span", rest, kind="s"))
 
 
 def history_table(changes: Sequence[Change]) -> Html:
     """A feature's history, the latest change first."""
     columns = (
-        Column("Label", prose=True),
-        Column("Note", "The note after the change", prose=True),
+        *(Column(kind.title, f"The {kind.title.lower()} after the change", prose=True) for kind in WRITTEN.values()),
         Column("Was", "The label before the change", prose=True),
         Column("What", "What the change was part of", prose=True),
         Column("By", "Who made the change; an import may bring labels of others", prose=True),
@@ -232,9 +206,8 @@ def history_table(changes: Sequence[Change]) -> Html:
     )
     rows = [
         [
-            Cell(one.new_label or "(removed)" if one.new_label is None or one.new_label else "(no label)"),
-            Cell(one.new_note or "", source_text(one.source)),
-            Cell(one.old_label if one.old_label is not None else "(none)"),
+            *_after(one),
+            Cell(WRITTEN["label"].text(one.old["label"]) if one.old else "(none)"),
             Cell(_KINDS.get(one.kind, one.kind)),
             Cell(one.by or one.author, f"label of {one.author}" if one.by and one.by != one.author else ""),
             Cell(moment(one.time)),
@@ -242,6 +215,14 @@ def history_table(changes: Sequence[Change]) -> Html:
         for one in reversed(changes)
     ]
     return table(columns, rows)
+
+
+def _after(change: Change) -> list[Cell]:
+    """What people had written after a change; the tooltip of the label says where it was propagated from."""
+    if change.new is None:
+        return [Cell("(removed)"), *(Cell("") for _ in list(WRITTEN)[1:])]
+    label, *more = (kind.text(change.new[name]) for name, kind in WRITTEN.items())
+    return [Cell(label or "(no label)", source_text(change.source)), *map(Cell, more)]
 
 
 def steps_table(steps: Sequence[Step]) -> Html:

@@ -17,7 +17,7 @@ from dashboard.shared.look.cards import plain
 from dashboard.shared.reads import label_store
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import whole
-from sae_core.labels import LONGEST, Conflict, Copy, Edit, Saved
+from sae_core.labels import Conflict, Copy, Edit, Saved
 from sae_core.labels.records import Kind
 from sae_core.report.pieces.cards import section
 
@@ -79,11 +79,6 @@ def said() -> None:
     place = st.empty()
     if message is not None:
         (place.success if message[0] else place.error)(plain(message[1]))
-
-
-def room_for(kind: str, *texts: str) -> int:
-    """How many characters a field takes: the limit, or as many as an older version has let in, so that none is cut."""
-    return max(LONGEST[kind], *map(len, texts))
 
 
 def labels_text(count: int) -> str:

@@ -16,8 +16,8 @@ from urllib.parse import quote, unquote
 import streamlit as st
 
 from sae_core.foundation.machine import environment as variables
-from sae_core.labels import LONGEST
-from sae_core.labels.records import clean
+from sae_core.labels import AUTHOR
+from sae_core.labels.fields import clean
 
 NOBODY = "anonymous"
 FIELD = "author"
@@ -37,12 +37,12 @@ _lock = Lock()
 
 def name_field() -> str:
     """The field for the name in the sidebar, and the name; the browser keeps one that was typed."""
-    kept = clean(unquote(_cookie(_NAME)))[: LONGEST["author"]].strip()
+    kept = clean(unquote(_cookie(_NAME)))[: AUTHOR.longest].strip()
     author = st.sidebar.text_input(
         "Your name",
         value=kept or os.environ.get(variables.AUTHOR) or NOBODY,
         key=FIELD,
-        max_chars=LONGEST["author"],
+        max_chars=AUTHOR.longest,
         help="Written beside every label that you save; your browser keeps it.",
         on_change=_named,
         persist_state="session",

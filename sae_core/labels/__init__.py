@@ -5,8 +5,10 @@ from sae_core.labels.database import shown_address
 from sae_core.labels.importing import ImportPlan, plan_import
 from sae_core.labels.opening import check_address, labels_of
 from sae_core.labels.records import (
+    AUTHOR,
     COLUMNS,
-    LONGEST,
+    EMPTY,
+    WRITTEN,
     Change,
     Conflict,
     Copy,
@@ -20,9 +22,11 @@ from sae_core.labels.records import (
 from sae_core.labels.store import LabelStore
 
 __all__ = [
+    "AUTHOR",
     "COLUMNS",
+    "EMPTY",
     "LARGEST_MB",
-    "LONGEST",
+    "WRITTEN",
     "Change",
     "Conflict",
     "Copy",

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +15,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.spreadsheets import original, write_rows
 from sae_core.foundation.files.whole_files import read_text
 from sae_core.foundation.numbering import feature_at, place_of, whole_number
-from sae_core.labels.records import COLUMNS, Label, Source, cells_of, now, over_limit
+from sae_core.labels.records import AUTHOR, COLUMNS, WRITTEN, Label, Source, cells_of, fault_of, now
 
 LARGEST_MB = 20
 """The size limit of a file of labels in megabytes; some 200,000 labels fit."""
@@ -31,13 +31,15 @@ class LabelFile:
 
     Attributes:
         labels: The labels, one per feature.
-        unlabelled: Number of rows without label and note, which are skipped; exports of the map have such rows.
+        unlabelled: Number of rows in which nobody has written, which are skipped; exports of the map have such rows.
         is_old: Whether ``feature`` is the number within the member, as in files of versions without column ``latent``.
+        lacking: The fields for which the file has no column.
     """
 
     labels: Sequence[Label]
     unlabelled: int = 0
     is_old: bool = False
+    lacking: Sequence[str] = ()
 
 
 def write_csv(labels: Sequence[Label], run_name: str) -> str:
@@ -65,12 +67,12 @@ def read_label_file(path: Path) -> str:
 
 
 def parse_csv(text: str, widths: Mapping[str, Sequence[int]], run_name: str) -> LabelFile:
-    """Parse the labels of a CSV text; arguments and errors as in `LabelStore.from_csv`."""
+    """Parse the labels of a CSV text; arguments and errors as in `plan_import`."""
     labels: dict[tuple[str, int], Label] = {}
-    unlabelled, is_old = 0, False
+    unlabelled, is_old, lacking = 0, False, list[str]()
     for line, row in _rows(text):
         label = _parse_row(line, row, widths, run_name)
-        is_old = _is_old(row)
+        is_old, lacking = _is_old(row), [name for name in WRITTEN if name not in row]
         if label.empty:
             unlabelled += 1
             continue
@@ -79,7 +81,7 @@ def parse_csv(text: str, widths: Mapping[str, Sequence[int]], run_name: str) -> 
         labels[label.key] = label
     if unlabelled and not labels:
         raise UserError("Column label is empty in every line; write labels into it.")
-    return LabelFile(list(labels.values()), unlabelled, is_old)
+    return LabelFile(list(labels.values()), unlabelled, is_old, lacking)
 
 
 def _rows(text: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -133,11 +135,17 @@ def _parse_row(line: int, row: Mapping[str, str], widths: Mapping[str, Sequence[
     ensemble = row["ensemble"].strip()
     if ensemble not in widths:
         raise UserError(f"Line {line}, column ensemble: {ensemble[:80]!r} is none of {', '.join(widths)}.")
-    feature, member, latent = place_of(_feature(line, row, widths[ensemble]), widths[ensemble])
-    text, note, author = (row.get(name, "").strip() for name in ("label", "note", "author"))
+    place = place_of(_feature(line, row, widths[ensemble]), widths[ensemble])
+    values = {}
+    for name, kind in WRITTEN.items():
+        try:
+            values[name] = kind.parse(row.get(name, ""))
+        except ValueError as error:
+            raise UserError(f"Line {line}, column {name}: {error}") from None
     time, source = _time(line, row.get("time", "")), _source(line, row, widths[ensemble])
-    label = Label(ensemble, member, latent, feature, text, note, author, time, source).cleaned()
-    if fault := over_limit(label):
+    label = Label.by(AUTHOR.parse(row.get("author", "")), ensemble, place, values)
+    label = replace(label, time=time, source=source)
+    if fault := fault_of(label):
         raise UserError(f"Line {line}, {fault}")
     return label
 

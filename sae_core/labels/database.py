@@ -60,10 +60,43 @@ class _Database:
             finally:
                 _HELD.reset(before)
 
+    @contextmanager
+    def _opened(self) -> Iterator[Connection | None]:
+        """Open a connection for reading; None where there are no labels. Convert tables of an older format first."""
+        if not self._exists():
+            yield None
+            return
+        with self._connected() as connection:
+            there = FORMAT if self._key() in _CURRENT else format_of(connection)
+            self._refuse_newer(there)
+            if there == FORMAT:
+                _CURRENT.add(self._key())
+            if there == 0 or there in READABLE:
+                yield connection if there else None
+                return
+        with self._converted() as connection:
+            yield connection
+
+    def _refuse_newer(self, there: int) -> None:
+        if there > FORMAT:
+            raise UserError(
+                f"The labels in {self.shown} are of a newer sae-ensemble (format {there}); update this one."
+            )
+
     def _place(self) -> str:
         raise NotImplementedError
 
-    def _opened(self) -> AbstractContextManager[Connection | None]:
+    def _key(self) -> tuple[str, int]:
+        raise NotImplementedError
+
+    def _exists(self) -> bool:
+        return True
+
+    def _connected(self) -> Connection:
+        raise NotImplementedError
+
+    def _converted(self) -> Connection:
+        """Convert tables of an older format, and return a connection for reading."""
         raise NotImplementedError
 
     def _sentences(self, deed: str) -> AbstractContextManager[None]:
@@ -121,30 +154,25 @@ class SQLiteFile(_Database):
                 )
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with _engine_of_file(str(self.path), "write").begin() as connection:
-                _refuse_newer(format_of(connection), self.shown)
+                self._refuse_newer(format_of(connection))
                 make_current(connection)
                 yield connection
 
-    @contextmanager
-    def _opened(self) -> Iterator[Connection | None]:
-        """Open a connection for reading; None while there is no file. Convert a file of an older format first."""
-        if not self.path.exists():
-            yield None
-            return
-        with _engine_of_file(str(self.path), "read").connect() as connection:
-            there = FORMAT if self._key() in _CURRENT else format_of(connection)
-            _refuse_newer(there, self.shown)
-            if there == FORMAT:
-                _CURRENT.add(self._key())
-                yield connection
-                return
-        if self._was_made_current():
-            with _engine_of_file(str(self.path), "read").connect() as connection:
-                yield connection
-        else:
-            with _engine(lambda: _copied(self.path), "BEGIN").connect() as connection:
-                make_current(connection)
-                yield connection
+    def _exists(self) -> bool:
+        return self.path.exists()
+
+    def _connected(self) -> Connection:
+        return _engine_of_file(str(self.path), "read").connect()
+
+    def _converted(self) -> Connection:
+        try:
+            with self.writing():
+                pass
+        except UserError:  # the file is read-only, so a copy in memory is converted
+            connection = _engine(lambda: _copied(self.path), "BEGIN").connect()
+            make_current(connection)
+            return connection
+        return self._connected()
 
     @contextmanager
     def _sentences(self, deed: str) -> Iterator[None]:
@@ -164,14 +192,6 @@ class SQLiteFile(_Database):
         # Another file may replace this one.
         about = self.path.stat()
         return str(self.path), hash((about.st_ino, about.st_mtime_ns))
-
-    def _was_made_current(self) -> bool:
-        """Convert the file to this format; False if it is read-only, so that a copy in memory is read instead."""
-        try:
-            with self.writing():
-                return True
-        except UserError:
-            return False
 
 
 @lru_cache(maxsize=64)
@@ -231,14 +251,12 @@ class Server(_Database):
     def __init__(self, url: URL) -> None:
         self._url, self.shown = url, _masked(url)
 
-    @contextmanager
-    def _opened(self) -> Iterator[Connection | None]:
-        with self._engine().connect() as connection:
-            there = FORMAT if self._key() in _CURRENT else format_of(connection)
-            _refuse_newer(there, self.shown)
-            if there == FORMAT:
-                _CURRENT.add(self._key())
-            yield connection if there in READABLE else None
+    def _connected(self) -> Connection:
+        return self._engine().connect()
+
+    def _converted(self) -> Connection:
+        self._make_tables()
+        return self._connected()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -248,13 +266,14 @@ class Server(_Database):
             if self._key() not in _CURRENT:
                 self._make_tables()
             with self._engine().begin() as connection:
+                self._refuse_newer(format_of(connection))  # another program may have converted the tables meanwhile
                 yield connection
 
     def _make_tables(self) -> None:
         for last in (False, True):
             try:
                 with self._engine().begin() as connection:
-                    _refuse_newer(format_of(connection), self.shown)
+                    self._refuse_newer(format_of(connection))
                     make_current(connection)
             except (IntegrityError, DBAPIError):
                 # Two programs that start together both try to make the tables; the second one finds them made.
@@ -343,11 +362,6 @@ def _masked(url: URL) -> str:
 def _secrets(url: URL) -> list[str]:
     named = [str(value) for name, value in url.query.items() if any(word in name.lower() for word in _SECRET_WORDS)]
     return [secret for secret in (str(url.password or ""), *named) if secret]
-
-
-def _refuse_newer(there: int, shown: str) -> None:
-    if there > FORMAT:
-        raise UserError(f"The labels in {shown} are of a newer sae-ensemble (format {there}); update this one.")
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sae_core.labels.csv_file import parse_csv
 from sae_core.labels.records import Edit, Label
@@ -73,15 +73,18 @@ def plan_import(store: LabelStore, text: str, widths: Mapping[str, Sequence[int]
 
     Args:
         store: The stored labels.
-        text: The text of the file.
+        text: The text of a file with the columns ensemble and label, and with feature (the number in the ensemble), or
+            with member and latent (the number within the member), or with all three, in any order. A file with feature
+            and member but without latent comes from an older version; its feature is the number within the member. What
+            people wrote in a field for which the file has no column stays.
         widths: Number of features of each member, for every ensemble of the run.
 
     Raises:
         UserError: One sentence that names the wrong line and column.
     """
     file = parse_csv(text, widths, store.run_name)
-    wanted = file.labels
     there = {label.key: label for label in store.all()}
+    wanted = [_completed(label, there.get(label.key), file.lacking) for label in file.labels]
     fresh = [label for label in wanted if label.key not in there]
     versions = {
         name: store.versions(name, [label.feature for label in fresh if label.ensemble == name])
@@ -89,6 +92,11 @@ def plan_import(store: LabelStore, text: str, widths: Mapping[str, Sequence[int]
     }
     new = tuple(Edit(label, versions[label.ensemble][label.feature]) for label in fresh)
     pairs = [Difference(label, there[label.key]) for label in wanted if label.key in there]
-    differing = tuple(one for one in pairs if (one.wanted.label, one.wanted.note) != (one.there.label, one.there.note))
+    differing = tuple(one for one in pairs if one.wanted.values != one.there.values)
     removed = sum(1 for edit in new if edit.seen)
     return ImportPlan(new, len(pairs) - len(differing), differing, removed, file.unlabelled, file.is_old)
+
+
+def _completed(wanted: Label, there: Label | None, lacking: Iterable[str]) -> Label:
+    """A label of the file, with the stored values of the fields that the file lacks."""
+    return replace(wanted, **{name: getattr(there, name) for name in lacking}) if there else wanted

@@ -15,7 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from sae_core.foundation.errors import UserError
-from sae_core.labels.records import Conflict, Copy, Edit, Kind, Label, Saved, Source, now, require_fit
+from sae_core.labels.fields import Value
+from sae_core.labels.records import WRITTEN, Conflict, Copy, Edit, Kind, Label, Saved, Source, now, require_fit
 from sae_core.labels.schema import history, labels, steps
 
 _AT_ONCE = 500
@@ -79,7 +80,7 @@ class Ledger:
         moves, clashing = [], []
         for key, edit in wanted.items():
             old, version = there.get(key), versions.get(key, 0)
-            if _same_text(old, edit.wanted):
+            if edit.wanted.empty if old is None else old.values == edit.wanted.values:
                 continue
             if edit.seen is not None and edit.seen != version:
                 clashing.append((edit.wanted, old, version))
@@ -99,7 +100,7 @@ class Ledger:
         made = {move.place.key: move.new for move in moves}
         targets = {(ensemble, copy.feature) for (ensemble, _), family in copies.items() for copy in family}
         there = self.labels({*copies, *targets})
-        versions, done, time = self._versions(targets), {*made}, now()
+        versions, done = self._versions(targets), {*made}
         for (ensemble, feature), family in copies.items():
             source = made.get((ensemble, feature), there.get((ensemble, feature)))
             if source is None or not source.label:
@@ -108,13 +109,13 @@ class Ledger:
                 key = (ensemble, copy.feature)
                 old = there.get(key)
                 is_own = old is not None and (old.source is None or old.source.feature != feature)
-                is_there = old is not None and old.label == source.label
+                is_there = old is not None and old.spreading == source.spreading
                 if is_own or is_there or key in done or copy.feature == feature:
                     continue
                 done.add(key)
+                new = Label.by(author, ensemble, (copy.feature, copy.member, copy.latent), source.spreading)
                 origin = Source(feature, source.member, source.latent, round(copy.score, 4))
-                new = Label(ensemble, copy.member, copy.latent, copy.feature, source.label, "", author, time, origin)
-                yield _Move(old, new, versions.get(key, 0), author, time)
+                yield _Move(old, replace(new, source=origin), versions.get(key, 0), author, new.time)
 
     def take_back(self, step: Row[Any], author: str) -> tuple[int, int, int | None]:
         """Take back a step or an undo; see `LabelStore.undo` and `LabelStore.redo`.
@@ -136,7 +137,8 @@ class Ledger:
                 left += 1
                 continue
             old, target = there.get(key), targets[number]
-            new = _outcome(before[target]) if target else None
+            result = before[target] if target else None
+            new = label_from(result, "new_") if result is not None and result.new_label is not None else None
             if old or new:
                 author_then, time_then = (new.author, new.time) if new else (author, time)
                 moves.append(_Move(old, new, versions[key], author_then, time_then, restores=target))
@@ -165,10 +167,11 @@ class Ledger:
             for copy in copies:
                 assert copy.source is not None, "asked for by its source"
                 source = sources[copy.ensemble, copy.source.feature]
-                if copy.key not in known and (source is None or source.label != copy.label):
+                if copy.key not in known and (source is None or source.spreading != copy.spreading):
                     known.add(copy.key)
                     keeps = source is not None and bool(source.label)
-                    new = replace(copy, label=source.label, author=author, time=now()) if source and keeps else None
+                    taken: dict[str, Any] = source.spreading if source else {}
+                    new = replace(copy, **taken, author=author, time=now()) if keeps else None
                     changed[copy.key] = new
                     found.append(_Move(copy, new, copy.version, author, now()))
             sources = changed
@@ -188,13 +191,11 @@ class Ledger:
             place |= {"run": self._run, "member": move.place.member, "latent": move.place.latent}
             origin = _source_columns(move.new.source if move.new else None)
             made: dict[str, Any] = {"id": number, "step": step, "previous": move.previous, "restores": move.restores}
-            made |= dict(zip(("old_label", "old_note"), _texts(move.old), strict=True))
-            made |= dict(zip(("new_label", "new_note"), _texts(move.new), strict=True))
+            made |= _columns("old_", move.old) | _columns("new_", move.new)
             changes.append({**place, **origin, **made, "author": move.author, "time": move.time})
             if move.new:
-                texts = {"label": move.new.label, "note": move.new.note}
                 who = {"author": move.new.author, "time": move.new.time, "version": number}
-                rows.append({**place, **origin, **texts, **who})
+                rows.append({**place, **origin, **move.new.values, **who})
         self._connection.execute(insert(history), changes)
         for ensemble, features in _by_ensemble(move.place.key for move in moves):
             self._connection.execute(delete(labels).where(*self._of(labels, ensemble), labels.c.feature.in_(features)))
@@ -243,10 +244,18 @@ class Ledger:
         return table.c.run == self._run, table.c.ensemble == ensemble
 
 
-def label_from(row: Row[Any]) -> Label:
-    """Build a label from a row of the table of labels."""
-    place = (row.ensemble, row.member, row.latent, row.feature)
-    return Label(*place, row.label, row.note, row.author, row.time, source_from(row), row.version)
+def label_from(row: Row[Any], prefix: str = "") -> Label:
+    """Build a label from a row of the table of labels, or with a prefix from a change."""
+    texts: dict[str, Any] = values_from(row, prefix)
+    place = {name: getattr(row, name) for name in ("ensemble", "member", "latent", "feature")}
+    version = 0 if prefix else row.version
+    return Label(**place, **texts, author=row.author, time=row.time, source=source_from(row), version=version)
+
+
+def values_from(row: Row[Any], prefix: str = "") -> dict[str, Value]:
+    """What people wrote, from the columns with a prefix. A column has no value where the row is older than it."""
+    found = {name: getattr(row, f"{prefix}{name}") for name in WRITTEN}
+    return {name: WRITTEN[name].empty if value is None else value for name, value in found.items()}
 
 
 def source_from(row: Row[Any]) -> Source | None:
@@ -256,8 +265,8 @@ def source_from(row: Row[Any]) -> Source | None:
     return Source(row.source, row.source_member, row.source_latent, float(row.score))
 
 
-def _texts(label: Label | None) -> tuple[str | None, str | None]:
-    return (label.label, label.note) if label else (None, None)
+def _columns(prefix: str, label: Label | None) -> dict[str, Value]:
+    return {f"{prefix}{name}": value for name, value in (label.values if label else dict.fromkeys(WRITTEN)).items()}
 
 
 def _source_columns(source: Source | None) -> dict[str, Any]:
@@ -265,22 +274,10 @@ def _source_columns(source: Source | None) -> dict[str, Any]:
     return dict(zip(("source", "source_member", "source_latent", "score"), values, strict=True))
 
 
-def _outcome(row: Row[Any]) -> Label | None:
-    """The label that a change made; None if it removed one."""
-    if row.new_label is None:
-        return None
-    place = (row.ensemble, row.member, row.latent, row.feature)
-    return Label(*place, row.new_label, row.new_note or "", row.author, row.time, source_from(row))
-
-
 def _effective(changes: dict[int, Row[Any]], number: int) -> int:
     """The change whose result stands after change ``number``: the restored change if there is one, else ``number``."""
     row = changes.get(number)
     return number if row is None or row.restores is None else int(row.restores)
-
-
-def _same_text(old: Label | None, wanted: Label) -> bool:
-    return wanted.empty if old is None else (old.label, old.note) == (wanted.label, wanted.note)
 
 
 def _by_ensemble(keys: Iterable[_Key]) -> Iterator[tuple[str, Sequence[int]]]:

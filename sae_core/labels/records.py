@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sae_core.foundation import numbering
 from sae_core.foundation.errors import UserError
+from sae_core.labels.fields import Field, Value, Words, clean
 
-COLUMNS = (
-    *("run", "ensemble", *numbering.COLUMNS, "label", "note", "author", "time"),
-    *(*(f"source_{name}" for name in numbering.COLUMNS), "score"),
-)
-"""Columns of the table and of the CSV file. A feature, and the source of a propagated label, has both its numbers."""
-
-LONGEST = {"label": 200, "note": 2000, "author": 80}
-"""The largest number of characters of each text, for every way of writing a label."""
+AUTHOR = Words(title="Author", longest=80, since=1)
+"""The author of a label or of a step."""
 
 Kind = Literal["edit", "bulk", "import", "family", "undo", "redo"]
 """The kind of a step: one label, several labels, an imported file, a family, an undo or a redo."""
+
+
+def written(kind: Field) -> dict[str, Field]:
+    """Mark a field of `Label` as one that people fill in."""
+    return {"written": kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A person's label of a feature.
+    """A person's label of a feature. What people write in it is declared here and nowhere else.
 
     Attributes:
         ensemble: Name of the ensemble.
@@ -61,12 +61,32 @@ class Label:
     member: int
     latent: int
     feature: int
-    label: str
-    note: str
+    label: str = field(
+        metadata=written(
+            Words(title="Label", longest=200, since=1, hint="What does it respond to?", width=1.3, spreads=True)
+        )
+    )
+    note: str = field(
+        metadata=written(Words(title="Note", longest=2000, since=1, hint="Doubts, exceptions, ideas", width=2.2))
+    )
     author: str
     time: str
     source: Source | None = None
     version: int = field(default=0, compare=False)
+
+    @classmethod
+    def by(cls, author: str, ensemble: str, place: tuple[int, int, int], values: Mapping[str, Value]) -> Label:
+        """A label that a person writes now.
+
+        Args:
+            author: The person.
+            ensemble: Name of the ensemble.
+            place: Feature, member and latent.
+            values: What the person writes, by name of the field; other fields are empty.
+        """
+        texts: dict[str, Any] = {name: values.get(name, one.empty) for name, one in WRITTEN.items()}
+        feature, member, latent = place
+        return cls(ensemble, member, latent, feature, **texts, author=author, time=now())
 
     @property
     def key(self) -> tuple[str, int]:
@@ -74,14 +94,43 @@ class Label:
         return self.ensemble, self.feature
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """Feature, member and latent."""
+        return self.feature, self.member, self.latent
+
+    @property
+    def values(self) -> dict[str, Value]:
+        """What people wrote, by name of the field."""
+        return {name: getattr(self, name) for name in WRITTEN}
+
+    @property
     def empty(self) -> bool:
-        """Whether label and note are both empty; empty labels are not stored."""
-        return not (self.label or self.note)
+        """Whether nobody has filled in any field; empty labels are not stored."""
+        return self.values == EMPTY
+
+    @property
+    def spreading(self) -> dict[str, Value]:
+        """The values that propagated labels take from this one."""
+        return {name: getattr(self, name) for name, one in WRITTEN.items() if one.spreads}
+
+    def text(self, separator: str) -> str:
+        """What people wrote, in one text."""
+        return separator.join(filter(None, (WRITTEN[name].shown(value) for name, value in self.values.items())))
 
     def cleaned(self) -> Label:
         """Return the label with its texts stripped of blanks and of characters that databases refuse (see `clean`)."""
-        label, note, author = (clean(text) for text in (self.label, self.note, self.author))
-        return replace(self, label=label, note=note, author=author)
+        texts: dict[str, Any] = {name: clean(text) for name, text in self.values.items() if isinstance(text, str)}
+        return replace(self, **texts, author=clean(self.author))
+
+
+WRITTEN: Mapping[str, Field] = {one.name: one.metadata["written"] for one in fields(Label) if "written" in one.metadata}
+"""The fields that people fill in, by their names in `Label`, in tables and in CSV files."""
+EMPTY: Mapping[str, Value] = {name: one.empty for name, one in WRITTEN.items()}
+COLUMNS = (
+    *("run", "ensemble", *numbering.COLUMNS, *WRITTEN, "author", "time"),
+    *(*(f"source_{name}" for name in numbering.COLUMNS), "score"),
+)
+"""Columns of the table and of the CSV file. A feature, and the source of a propagated label, has both its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +242,11 @@ class Undone:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One entry in the history of a label. None means that there was no label.
+    """One entry in the history of a label.
 
     Attributes:
-        old_label: The label before.
-        new_label: The label after.
-        old_note: The note before.
-        new_note: The note after.
+        old: What people had written before, by name of the field; None if there was no label.
+        new: The same after the change.
         author: The author of the label.
         time: The time of the label.
         kind: The kind of the step; empty in files of older versions, which do not record it.
@@ -207,10 +254,8 @@ class Change:
         source: The source of a propagated label.
     """
 
-    old_label: str | None
-    new_label: str | None
-    old_note: str | None
-    new_note: str | None
+    old: Mapping[str, Value] | None
+    new: Mapping[str, Value] | None
     author: str
     time: str
     kind: str = ""
@@ -222,26 +267,24 @@ def cells_of(label: Label, run_name: str) -> tuple[Any, ...]:
     """The cells of a label, one for each of `COLUMNS`. The cells of a missing source are None."""
     source = label.source
     origin = (source.feature, source.member, source.latent, source.score) if source else (None,) * 4
-    place = (label.feature, label.member, label.latent)
-    return (run_name, label.ensemble, *place, label.label, label.note, label.author, label.time, *origin)
+    return (run_name, label.ensemble, *label.place, *label.values.values(), label.author, label.time, *origin)
 
 
-def over_limit(label: Label) -> str:
-    """Name the text that is longer than `LONGEST`, as the second half of a sentence; empty if all texts fit."""
-    for name, most in LONGEST.items():
-        length = len(getattr(label, name))
-        if length > most:
-            return f"column {name}: it has {length:,} characters and {most:,} fit; shorten it."
+def fault_of(label: Label) -> str:
+    """Name the first field with a value that it does not take, as the second half of a sentence; empty if all fit."""
+    for name, kind in (*WRITTEN.items(), ("author", AUTHOR)):
+        if fault := kind.fault(getattr(label, name)):
+            return f"column {name}: {fault}"
     return ""
 
 
 def require_fit(label: Label) -> None:
-    """Refuse a label that is too long.
+    """Refuse a label with a text that is too long, or another value that its field does not take.
 
     Raises:
-        UserError: If a text is longer than `LONGEST`.
+        UserError: If there is such a value.
     """
-    if fault := over_limit(label):
+    if fault := fault_of(label):
         raise UserError(f"Feature {label.feature} of {label.ensemble}, {fault}")
 
 
@@ -253,16 +296,11 @@ def require_distinct(labels: Iterable[Label]) -> None:
     """
     seen: set[tuple[str, int]] = set()
     for label in labels:
-        if not all(0 <= number <= numbering.MOST for number in (label.feature, label.member, label.latent)):
+        if not all(0 <= number <= numbering.MOST for number in label.place):
             raise UserError(f"{label.ensemble} has no feature {str(label.feature)[:40]}; nothing is saved.")
         if label.key in seen:
             raise UserError(f"Feature {label.feature} of {label.ensemble} is there twice; give one label for it.")
         seen.add(label.key)
-
-
-def clean(text: str) -> str:
-    """Strip blanks around a text, remove NUL, and replace lone surrogates; databases refuse both."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8").strip()
 
 
 def now() -> str:

@@ -6,6 +6,8 @@ anything has changed, and the database need not generate numbers.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     Column,
     Connection,
@@ -23,12 +25,44 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.schema import CreateColumn
 
-FORMAT = 3
-"""Format 1 had a table of labels and a table of history, for one run; format 2 named each run after its folder."""
-READABLE = (2, FORMAT)
+from sae_core.labels.records import WRITTEN
+
+FORMAT = max(3, *(one.since for one in WRITTEN.values()))
+"""The format of the tables; a field of `Label` that came later says which format has it first.
+
+Format 1 had a table of labels and a table of history, for one run; format 2 named each run after its folder.
+"""
+READABLE = range(max(2, *(one.since for one in WRITTEN.values())), FORMAT + 1)
 """Formats whose tables can be read without conversion."""
 _NAME = 200
+
+
+def _place(*, is_key: bool) -> list[Column[Any]]:
+    return [
+        Column("ensemble", String(_NAME), primary_key=is_key, nullable=False),
+        Column("feature", Integer, primary_key=is_key, autoincrement=False, nullable=False),
+        Column("member", Integer, nullable=False),
+        Column("latent", Integer, nullable=False),
+    ]
+
+
+def _written(prefix: str = "") -> list[Column[Any]]:
+    """The columns of what people write; rows that are older than a column have no value in it."""
+    return [Column(f"{prefix}{name}", one.sql, nullable=bool(prefix) or one.since > 1) for name, one in WRITTEN.items()]
+
+
+def _who_and_source() -> list[Column[Any]]:
+    return [
+        Column("author", Text, nullable=False),
+        Column("time", String(40), nullable=False),
+        Column("source", Integer),
+        Column("source_member", Integer),
+        Column("source_latent", Integer),
+        Column("score", Float(53)),
+    ]
+
 
 _metadata = MetaData()
 
@@ -51,18 +85,9 @@ labels = Table(
     "labels",
     _metadata,
     Column("run", String(_NAME), primary_key=True),
-    Column("ensemble", String(_NAME), primary_key=True),
-    Column("feature", Integer, primary_key=True, autoincrement=False),
-    Column("member", Integer, nullable=False),
-    Column("latent", Integer, nullable=False),
-    Column("label", Text, nullable=False),
-    Column("note", Text, nullable=False),
-    Column("author", Text, nullable=False),
-    Column("time", String(40), nullable=False),
-    Column("source", Integer),
-    Column("source_member", Integer),
-    Column("source_latent", Integer),
-    Column("score", Float(53)),
+    *_place(is_key=True),
+    *_written(),
+    *_who_and_source(),
     Column("version", Integer, nullable=False),
 )
 """``version`` is the number of the change that wrote the present label."""
@@ -72,23 +97,13 @@ history = Table(
     _metadata,
     Column("run", String(_NAME), primary_key=True),
     Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("ensemble", String(_NAME), nullable=False),
-    Column("feature", Integer, nullable=False),
-    Column("member", Integer, nullable=False),
-    Column("latent", Integer, nullable=False),
+    *_place(is_key=False),
     Column("step", Integer),
     Column("previous", Integer, nullable=False),
     Column("restores", Integer),
-    Column("old_label", Text),
-    Column("old_note", Text),
-    Column("new_label", Text),
-    Column("new_note", Text),
-    Column("author", Text, nullable=False),
-    Column("time", String(40), nullable=False),
-    Column("source", Integer),
-    Column("source_member", Integer),
-    Column("source_latent", Integer),
-    Column("score", Float(53)),
+    *_written("old_"),
+    *_written("new_"),
+    *_who_and_source(),
     Index("history_of_feature", "run", "ensemble", "feature"),
     Index("history_of_step", "run", "step"),
 )
@@ -121,9 +136,10 @@ def make_current(connection: Connection) -> None:
     there = format_of(connection)
     if there == FORMAT:
         return
-    if there == 2:
-        connection.execute(text(f"ALTER TABLE label_runs ADD COLUMN name VARCHAR({_NAME}) DEFAULT '' NOT NULL"))
-        connection.execute(update(runs).values(name=runs.c.run))
+    if there >= 2:
+        _add_columns(connection)
+        if there == 2:
+            connection.execute(update(runs).values(name=runs.c.run))
         connection.execute(update(formats).values(format=FORMAT))
         return
     old_history = there == 1 and inspect(connection).has_table("history")
@@ -135,6 +151,16 @@ def make_current(connection: Connection) -> None:
     connection.execute(insert(formats).values(format=FORMAT))
     if there == 1:
         _take_over(connection, old_history)
+
+
+def _add_columns(connection: Connection) -> None:
+    """Add the columns that newer formats have."""
+    for table in _metadata.sorted_tables:
+        there = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in there:
+                made = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {made}"))
 
 
 def _take_over(connection: Connection, old_history: bool) -> None:

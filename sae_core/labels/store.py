@@ -16,9 +16,11 @@ from sae_core.foundation import numbering
 from sae_core.foundation.errors import UserError
 from sae_core.labels import csv_file
 from sae_core.labels.database import Server, SQLiteFile
-from sae_core.labels.ledger import Ledger, label_from, source_from
+from sae_core.labels.fields import Value, clean
+from sae_core.labels.ledger import Ledger, label_from, source_from, values_from
 from sae_core.labels.records import (
     COLUMNS,
+    WRITTEN,
     Change,
     Copy,
     Edit,
@@ -28,8 +30,6 @@ from sae_core.labels.records import (
     Step,
     Undone,
     cells_of,
-    clean,
-    now,
     require_distinct,
 )
 from sae_core.labels.schema import history, labels, runs, steps
@@ -101,13 +101,10 @@ class LabelStore:
 
     def table(self) -> pd.DataFrame:
         """All labels with the columns `COLUMNS`."""
-        return self.table_of(self.all())
-
-    def table_of(self, found: Iterable[Label]) -> pd.DataFrame:
-        """Labels with the columns `COLUMNS`."""
-        table = pd.DataFrame([cells_of(one, self.run_name) for one in found], columns=list(COLUMNS))
+        table = pd.DataFrame([cells_of(one, self.run_name) for one in self.all()], columns=list(COLUMNS))
         sources = {f"source_{name}": "Int64" for name in numbering.COLUMNS}
-        return table.astype({**dict.fromkeys(numbering.COLUMNS, "int64"), **sources, "score": "float64"})
+        written = {name: kind.dtype for name, kind in WRITTEN.items()}
+        return table.astype({**dict.fromkeys(numbering.COLUMNS, "int64"), **written, **sources, "score": "float64"})
 
     def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
         """The version of each feature, labelled or not; 0 if the feature was never labelled."""
@@ -143,7 +140,8 @@ class LabelStore:
         Raises:
             UserError: If the label cannot be written.
         """
-        self.save([Edit(Label(ensemble, member, latent, feature, label, note, author, now()))], author=author)
+        values: dict[str, Value] = {"label": label, "note": note}
+        self.save([Edit(Label.by(author, ensemble, (feature, member, latent), values))], author=author)
 
     def delete(self, ensemble: str, feature: int, author: str = "") -> None:
         """Remove the label of a feature, if it has one.
@@ -151,7 +149,7 @@ class LabelStore:
         Raises:
             UserError: If the change cannot be written.
         """
-        self.save([Edit(Label(ensemble, 0, 0, feature, "", "", author, now()))], author=author)
+        self.save([Edit(Label.by(author, ensemble, (feature, 0, 0), {}))], author=author)
 
     def save(
         self,
@@ -257,8 +255,9 @@ class LabelStore:
             rows = connection.execute(chosen.where(history.c.run == key)).all() if connection else []
         return [
             Change(
-                *(row.old_label, row.new_label, row.old_note, row.new_note, row.author, row.time),
-                *(row.kind or "", row.step_author or "", source_from(row)),
+                None if row.old_label is None else values_from(row, "old_"),
+                None if row.new_label is None else values_from(row, "new_"),
+                *(row.author, row.time, row.kind or "", row.step_author or "", source_from(row)),
             )
             for row in rows
         ]
@@ -266,26 +265,6 @@ class LabelStore:
     def to_csv(self) -> str:
         """All labels as CSV; a cell that a spreadsheet would run as a formula begins with an apostrophe."""
         return csv_file.write_csv(self.all(), self.run_name)
-
-    def from_csv(self, text: str, widths: Mapping[str, Sequence[int]], author: str = "") -> int:
-        """Read labels from CSV, all or none; a label of the file replaces the stored one.
-
-        Args:
-            text: A file with the columns ensemble and label, and with feature (the number in the ensemble), or with
-                member and latent (the number within the member), or with all three, in any order. A file with feature
-                and member but without latent comes from an older version; its feature is the number within the member.
-            widths: Number of features of each member, for every ensemble of the run.
-            author: The person who imports.
-
-        Returns:
-            The number of labels read.
-
-        Raises:
-            UserError: One sentence that names the wrong line and column.
-        """
-        found = csv_file.parse_csv(text, widths, self.run_name).labels
-        self.save([Edit(label) for label in found], author=author, kind="import")
-        return len(found)
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Connection | None, str]]:

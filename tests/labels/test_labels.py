@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from label_stores import before_and_after, read_csv
 
 from sae_core.foundation.errors import UserError
 from sae_core.labels import (
@@ -46,7 +47,7 @@ def test_a_label_is_written_replaced_and_removed_with_its_history(store: LabelSt
     store.set("bagged", 1, 3, 11, "import lines", author="Eve")  # nothing changes
     store.delete("bagged", 11, author="Cy")
     assert store.get("bagged", 11) is None
-    changes = [(c.old_label, c.new_label, c.author) for c in store.history("bagged", 11)]
+    changes = [(*before_and_after(c), c.author) for c in store.history("bagged", 11)]
     assert changes == [(None, "imports", "Ada"), ("imports", "import lines", "Bob"), ("import lines", None, "Cy")]
     assert store.history("single", 11) == []
 
@@ -82,7 +83,7 @@ def test_csv_is_harmless_and_comes_back_as_it_was(store: LabelStore, tmp_path: P
     for row in list(csv.reader(io.StringIO(exported, newline="")))[1:]:
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
     other = LabelStore(tmp_path / "other.sqlite", "demo")
-    assert other.from_csv(exported, WIDTHS) == len(AWKWARD)
+    assert read_csv(other, exported, WIDTHS) == len(AWKWARD)
     assert other.all() == store.all()
     assert other.to_csv() == exported
 
@@ -91,12 +92,12 @@ def test_a_run_whose_name_is_a_formula_is_harmless_too(tmp_path: Path) -> None:
     store = LabelStore(tmp_path / "labels.sqlite", "=HYPERLINK(1)")
     store.set("single", 0, 0, 0, "x")
     assert "\n'=HYPERLINK(1),single,0,0,0,x," in store.to_csv()
-    assert store.from_csv(store.to_csv(), WIDTHS) == 1
+    assert read_csv(store, store.to_csv(), WIDTHS) == 1
 
 
 def test_import_takes_what_spreadsheets_write(store: LabelStore) -> None:
     text = "\ufeffFeature;Label;Member;Ensemble\r\n3;a, b;1;bagged\r\n;;;\r\n0;c;0;single\r\n"
-    assert store.from_csv(text, WIDTHS) == 2
+    assert read_csv(store, text, WIDTHS) == 2
     label = store.get("bagged", 11)
     assert label is not None
     assert (label.label, label.latent, label.member) == ("a, b", 3, 1)
@@ -178,7 +179,7 @@ def test_labels_never_make_the_folder_of_a_deleted_run(tmp_path: Path) -> None:
 
 
 def test_times_are_kept_in_utc(store: LabelStore) -> None:
-    store.from_csv("ensemble,member,feature,label,time\nsingle,0,1,x,2026-01-31T13:00:00+01:00\n", WIDTHS)
+    read_csv(store, "ensemble,member,feature,label,time\nsingle,0,1,x,2026-01-31T13:00:00+01:00\n", WIDTHS)
     label = store.get("single", 1)
     assert label is not None
     assert label.time == "2026-01-31T12:00:00Z"
@@ -229,14 +230,14 @@ def test_times_are_kept_in_utc(store: LabelStore) -> None:
 def test_a_fault_in_one_line_imports_nothing(store: LabelStore, text: str, message: str) -> None:
     store.set("single", 0, 0, 0, "before")
     with pytest.raises(UserError, match=re.escape(message)):
-        store.from_csv(text, WIDTHS)
+        read_csv(store, text, WIDTHS)
     assert [label.label for label in store.all()] == ["before"]
 
 
 def test_import_replaces_and_remembers(store: LabelStore) -> None:
     store.set("single", 0, 0, 0, "before")
-    store.from_csv("ensemble,member,feature,label,author\nsingle,0,0,after,Ada\n", WIDTHS)
-    assert [(c.old_label, c.new_label, c.author) for c in store.history("single", 0)][-1] == ("before", "after", "Ada")
+    read_csv(store, "ensemble,member,feature,label,author\nsingle,0,0,after,Ada\n", WIDTHS)
+    assert [(*before_and_after(c), c.author) for c in store.history("single", 0)][-1] == ("before", "after", "Ada")
 
 
 def _write_some(path: Path, writer: int) -> None:
@@ -257,10 +258,10 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
     assert [writer.exitcode for writer in writers] == [0] * 4
     store = LabelStore(path, "demo")
     assert len(store.all("single")) == 80
-    changes = store.history("bagged", 7)
+    changes = [before_and_after(change) for change in store.history("bagged", 7)]
     assert len(changes) == 80
     # Each change begins where the one before it ended: no writer overwrote what it had not seen.
-    assert [c.old_label for c in changes[1:]] == [c.new_label for c in changes[:-1]]
+    assert [old for old, _ in changes[1:]] == [new for _, new in changes[:-1]]
 
 
 def test_a_damaged_file_and_an_unwritable_place_are_said_in_one_sentence(tmp_path: Path) -> None:

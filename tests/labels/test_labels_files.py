@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from label_stores import before_and_after
+from sqlalchemy import Engine, event
 
 from sae_core.foundation.errors import UserError
 from sae_core.labels import Edit, Label, LabelStore
@@ -44,7 +46,7 @@ def test_a_file_of_old_opens_as_it_is(tmp_path: Path) -> None:
     old_file(path)
     store = LabelStore(path, "demo")
     assert store.all() == [Label("bagged", 1, 3, 11, "second", "note", "Ada", "2026-01-02T00:00:00Z")]
-    changes = [(c.old_label, c.new_label, c.author) for c in store.history("bagged", 11)]
+    changes = [(*before_and_after(c), c.author) for c in store.history("bagged", 11)]
     assert changes == [(None, "first", "Bob"), ("first", "second", "Ada")]
     assert store.versions("bagged", [11, 5, 6]) == {11: 3, 5: 4, 6: 0}
     edits = [Edit(Label("bagged", f // 8, f % 8, f, text, "", "Cy", "2026-01-31T12:00:00Z")) for f, text in NEW.items()]
@@ -58,18 +60,22 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "labels.sqlite"
     old_file(path)
     before = dump(path)
-    with monkeypatch.context() as patch:
 
-        def fail(*_: object) -> None:
+    def fail(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("DROP TABLE old_labels"):
             raise OSError("no space left on device")
 
-        patch.setattr("sae_core.labels.schema._take_over", fail)
+    event.listen(Engine, "before_cursor_execute", fail)
+    try:
         with pytest.raises(UserError, match="no space left"):
             LabelStore(path, "demo").set("single", 0, 0, 0, "x")
+    finally:
+        event.remove(Engine, "before_cursor_execute", fail)
     assert dump(path) == before
     # Where it may not be written it is read as it is.
     with monkeypatch.context() as patch:
-        patch.setattr("sae_core.labels.database.SQLiteFile._was_made_current", lambda self: False)
+        connect = sqlite3.connect
+        patch.setattr(sqlite3, "connect", lambda place, **more: connect(place.replace("=rwc", "=ro"), **more))
         assert [label.label for label in LabelStore(path, "demo").all()] == ["second"]
     assert dump(path) == before
     assert [label.label for label in LabelStore(path, "demo").all()] == ["second"]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import pytest
+from label_stores import before_and_after, read_csv
 from postgres import PASSWORD, QUOTED_PASSWORD, cluster
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.pool import Pool
 
 from sae_core.foundation.errors import UserError
-from sae_core.labels import Copy, Edit, Label, LabelStore, Source, check_address, database, plan_import, shown_address
-from sae_core.labels.database import SQLiteFile, database_at
+from sae_core.labels import Copy, Edit, Label, LabelStore, Source, check_address, plan_import, shown_address
+from sae_core.labels.database import database_at
 
 WIDTHS = {"single": [8], "bagged": [8, 8, 8]}
 NAMES = count()
@@ -68,6 +70,19 @@ def undo(store: LabelStore, author: str, *, again: bool = False) -> tuple[int, i
 
 def redo(store: LabelStore, author: str) -> tuple[int, int]:
     return undo(store, author, again=True)
+
+
+@contextmanager
+def counting(taken: Callable[[], object], given_back: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Call functions when a connection is taken and given back."""
+    seen = {"checkout": lambda *_: taken(), "checkin": lambda *_: given_back()}
+    for name, call in seen.items():
+        event.listen(Pool, name, call)
+    try:
+        yield
+    finally:
+        for name, call in seen.items():
+            event.remove(Pool, name, call)
 
 
 def test_awkward_text_is_kept_as_it_is(store: LabelStore) -> None:
@@ -138,7 +153,7 @@ def test_steps_are_taken_back_one_after_the_other(store: LabelStore) -> None:
     assert undo(store, "Ada") == (1, 0)
     assert store.all() == []
     assert store.last_step("Ada") is None
-    kinds = [(change.kind, change.old_label, change.new_label) for change in store.history("bagged", 3)]
+    kinds = [(change.kind, *before_and_after(change)) for change in store.history("bagged", 3)]
     assert kinds == [
         *(("import", None, "one"), ("bulk", "one", "two"), ("bulk", "two", None)),
         *(("undo", None, "two"), ("undo", "two", "one"), ("undo", "one", None)),
@@ -304,7 +319,7 @@ def test_csv_keeps_sources_and_times_and_comes_back_to_the_byte(store: LabelStor
     assert store.save(plan.edits(), author="Bob", kind="import").step is None
     assert store.revision() == revision
     other = LabelStore(tmp_path / "other.sqlite", store.run_name)
-    assert other.from_csv(exported, WIDTHS, author="Bob") == plan.total
+    assert read_csv(other, exported, WIDTHS, author="Bob") == plan.total
     assert other.to_csv() == exported
     assert other.all() == store.all()
     assert other.steps()[0].author == "Bob"
@@ -369,12 +384,14 @@ def test_runs_of_one_folder_name_are_told_apart_and_a_moved_one_keeps_its_labels
         assert [store.revision() for store in (one, namesake, moved)] == [1, 1, 1]
 
 
-def make_format_2(address: str) -> None:
-    """Make the tables what the version before this one would have made them."""
-    with create_engine(address.replace("postgresql://", "postgresql+psycopg://")).begin() as connection:
+def make_format_2(address: str) -> str:
+    """Make the tables what version 2 would have made them; return an address at which nobody has looked yet."""
+    engine = create_engine(address.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
         connection.execute(text("ALTER TABLE label_runs DROP COLUMN name"))
         connection.execute(text("UPDATE label_format SET format = 2"))
-    database._CURRENT.clear()
+    engine.dispose()
+    return f"{address}&application_name=later" if "?" in address else address
 
 
 def test_labels_under_a_folders_name_become_those_of_the_run_that_wrote_them(server: str, tmp_path: Path) -> None:
@@ -383,7 +400,7 @@ def test_labels_under_a_folders_name_become_those_of_the_run_that_wrote_them(ser
         old = LabelStore.shared(database_at(address), name, created="2026-01-31T12:00:00Z")
         save(old, "Ada", f1="first", f2="second")
         save(old, "Ada", f1="changed")
-        make_format_2(address)
+        address = make_format_2(address)
         other = LabelStore.shared(database_at(address), name, identity=f"{name} b", created="2026-02-01T00:00:00Z")
         mine = LabelStore.shared(database_at(address), name, identity=f"{name} a", created="2026-01-31T12:00:00Z")
         assert (texts(other), texts(mine)) == ({}, {1: "changed", 2: "second"})
@@ -412,12 +429,10 @@ def test_a_password_is_never_shown(server: str, tmp_path: Path) -> None:
             check_address(address)
 
 
-def test_what_is_read_at_once_opens_one_connection(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_at_once_opens_one_connection(store: LabelStore) -> None:
     save(store, "Ada", f3="first")
-    database, opened = type(store._database), []
-    open_one = database._opened
-    monkeypatch.setattr(database, "_opened", lambda self: opened.append(self) or open_one(self))
-    with store.at_once():
+    opened = []
+    with counting(lambda: opened.append(1)), store.at_once():
         with again(store).at_once():
             assert texts(store) == {3: "first"}
         assert again(store).get("bagged", 3) == store.all()[0]
@@ -427,29 +442,18 @@ def test_what_is_read_at_once_opens_one_connection(store: LabelStore, monkeypatc
         save(store, "Ada", f3="second")
         assert texts(store) == {3: "second"}
         assert store.revision() == 2
-        assert len(opened) == 3
-    assert texts(store) == {3: "second"}
-    assert len(opened) == 4
+        assert len(opened) == 4
+    with counting(lambda: opened.append(1)):
+        assert texts(store) == {3: "second"}
+    assert len(opened) == 5
 
 
-def test_nothing_more_stays_open_while_nobody_has_written(store: LabelStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    database, now_open = type(store._database), []
-    open_one = database._opened
-
-    @contextmanager
-    def counted(self: object) -> Iterator[object]:
-        now_open.append(self)
-        try:
-            with open_one(self) as connection:
-                yield connection
-        finally:
-            now_open.pop()
-
-    monkeypatch.setattr(database, "_opened", counted)
-    with store.at_once():
+def test_nothing_more_stays_open_while_nobody_has_written(store: LabelStore) -> None:
+    now_open: list[int] = []
+    with counting(lambda: now_open.append(1), lambda: now_open.pop()), store.at_once():
         for _ in range(3):
             assert store.all() == []
-            assert len(now_open) <= (not isinstance(store._database, SQLiteFile))  # a server may have others' tables
+            assert len(now_open) <= store.is_shared  # a server may have tables of other runs
     assert now_open == []
 
 

@@ -1,4 +1,4 @@
-"""What is typed as a label or note and not saved: a Streamlit component (v2) that keeps it in the browser.
+"""What is typed into the form of a label and not saved: a Streamlit component (v2) that keeps it in the browser.
 
 It writes every letter down as it is typed, so a step to another feature, a link, Back and a reload lose none.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import streamlit as st
 
 from sae_core.foundation.run import Run
-from sae_core.labels import Label
+from sae_core.labels import WRITTEN
 
 _MOUNT = st.components.v2.component(
     "sae_ensemble_label_drafts",
@@ -32,13 +32,11 @@ class Draft:
     """What somebody has typed and not saved.
 
     Attributes:
-        label: The label.
-        note: The note.
-        seen: The version that the form showed when it was typed.
+        texts: The texts, by name of the field.
+        seen: The version that the form showed when they were typed.
     """
 
-    label: str
-    note: str
+    texts: Mapping[str, str]
     seen: int
 
 
@@ -48,14 +46,21 @@ def place_of(run: Run, ensemble: str, feature: int) -> str:
 
 
 def label_drafts(
-    place: str, form: str, label: Label | None, *, seen: int, reload: int, shown: bool, on_found: Callable[[], None]
+    place: str,
+    form: str,
+    saved: Mapping[str, str],
+    *,
+    seen: int,
+    reload: int,
+    shown: bool,
+    on_found: Callable[[], None],
 ) -> None:
     """Watch a form's fields, and offer what the browser keeps for them; that is `found` when ``on_found`` is called.
 
     Args:
         place: What `place_of` says.
-        form: The keys of the fields are ``label-`` and ``note-`` with this behind it.
-        label: What is saved.
+        form: The key of a field is its name, ``-`` and this.
+        saved: What is saved, by name of the field.
         seen: The version that the form shows.
         reload: Changes whenever forms have been filled with what is saved.
         shown: Whether the form shows the draft already.
@@ -64,8 +69,7 @@ def label_drafts(
     data = {
         "place": place,
         "form": re.sub(r"[^a-zA-Z0-9_-]", "-", form),  # as Streamlit makes a class of a key
-        "label": label.label if label else "",
-        "note": label.note if label else "",
+        "saved": saved,
         "seen": seen,
         "reload": reload,
         "shown": shown,
@@ -83,10 +87,11 @@ def read(value: object, place: str) -> Draft | None:
     """What a browser sent, checked; it is not trusted. None if it belongs to another feature or makes no sense."""
     if not isinstance(value, Mapping) or value.get("place") != place:
         return None
-    label, note, seen = value.get("label"), value.get("note"), value.get("seen")
-    if not isinstance(label, str) or not isinstance(note, str) or len(label) > MOST or len(note) > MOST:
+    texts, seen = value.get("texts"), value.get("seen")
+    if not isinstance(texts, Mapping) or type(seen) is not int or seen < 0:
         return None
-    return Draft(label, note, seen) if type(seen) is int and seen >= 0 else None
+    known = {name: texts[name] for name in WRITTEN if isinstance(texts.get(name), str) and len(texts[name]) <= MOST}
+    return Draft(known, seen) if len(known) == len(WRITTEN) else None
 
 
 def forget(place: str) -> None:

@@ -7,12 +7,14 @@ const STORE = "sae-ensemble-draft:";
 const WAIT = 3000; // ms after which the server's answer is not awaited any longer
 const FULL = "This browser keeps no drafts (its storage is full or switched off), so save before you leave the page.";
 
-const same = (one, other) => ["label", "note"].every((part) => one[part].trim() === other[part].trim());
+const same = (texts, saved) => Object.keys(saved).every((name) => texts[name].trim() === saved[name].trim());
 
-const stored = (place) => {
+// A draft that was kept before a field came to be has no text for it.
+const stored = ({ place, saved }) => {
   try {
-    const draft = JSON.parse(localStorage.getItem(STORE + place));
-    return typeof draft?.label === "string" && typeof draft.note === "string" ? draft : null;
+    const { seen, ...kept } = JSON.parse(localStorage.getItem(STORE + place));
+    const texts = Object.fromEntries(Object.keys(saved).map((name) => [name, kept[name] ?? saved[name]]));
+    return Object.values(texts).every((text) => typeof text === "string") ? { texts, seen } : null;
   } catch {
     return null;
   }
@@ -26,36 +28,42 @@ const forget = (place) => {
   }
 };
 
-const textOf = (part, form) => document.querySelector(`.st-key-${part}-${CSS.escape(form)} input`)?.value;
+const fieldOf = (name, form) => `.st-key-${name}-${CSS.escape(form)}`;
 
 const isOffered = (form) => document.querySelector(`.st-key-draft-${CSS.escape(form)}`) !== null;
 
 const connect = (state) => {
-  const onInput = (event) => {
-    const name = [...(event.target.closest?.("[class*=st-key-label-], [class*=st-key-note-]")?.classList ?? [])]
-      .map((one) => one.replace(/^st-key-(label|note)-/, ""))
-      .find((one) => state.forms.has(one));
+  const onInput = ({ target }) => {
+    const isTyped = ({ form, saved }) =>
+      Object.keys(saved).some((name) => target.closest?.(fieldOf(name, form)));
     // While a page is being changed, the form on it may be that of the feature before.
-    const data = state.forms.get(name);
+    const data = [...state.forms.values()].find(isTyped);
     if (!data) return;
-    if (state.awaited === data.place && !isOffered(name) && performance.now() - state.since < WAIT) return;
-    const draft = { label: textOf("label", name) ?? data.label, note: textOf("note", name) ?? data.note };
-    if (same(draft, data)) return forget(data.place);
+    if (state.awaited === data.place && !isOffered(data.form) && performance.now() - state.since < WAIT) return;
+    const textOf = (name) => document.querySelector(`${fieldOf(name, data.form)} input`)?.value ?? data.saved[name];
+    const texts = Object.fromEntries(Object.keys(data.saved).map((name) => [name, textOf(name)]));
+    if (same(texts, data.saved)) return forget(data.place);
     try {
-      localStorage.setItem(STORE + data.place, JSON.stringify({ ...draft, seen: data.seen }));
+      localStorage.setItem(STORE + data.place, JSON.stringify({ ...texts, seen: data.seen }));
       state.say("");
     } catch {
       state.say(FULL);
     }
   };
+  // The buttons beside a number change it without an event of input, a moment after they are pressed.
+  const onClick = (event) => setTimeout(() => onInput(event));
   document.addEventListener("input", onInput);
-  state.leave = () => document.removeEventListener("input", onInput);
+  document.addEventListener("click", onClick);
+  state.leave = () => {
+    document.removeEventListener("input", onInput);
+    document.removeEventListener("click", onClick);
+  };
 };
 
 const offer = (state, data) => {
-  const draft = stored(data.place);
+  const draft = stored(data);
   if (!draft) return;
-  if (same(draft, data)) return forget(data.place);
+  if (same(draft.texts, data.saved)) return forget(data.place);
   state.awaited = data.place;
   state.since = performance.now();
   state.number += 1;

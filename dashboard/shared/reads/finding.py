@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from dashboard.shared import filters as chosen
 from dashboard.shared.filters import Filters
 from dashboard.shared.reads.cached import ENTRIES, modified, optional
-from dashboard.shared.reads.label_store import label_stamp, label_table
+from dashboard.shared.reads.label_store import label_list, label_stamp
 from dashboard.shared.reads.opening import EnsembleInfo, open_run
 from dashboard.shared.reads.tables import atoms, concepts, corpus, suggestions
 from sae_core.analysis.index.by_token import ByToken, TokenNames
 from sae_core.analysis.shared.names_in_tables import STANDARDISED
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
+from sae_core.labels import WRITTEN
 
 TABLES, ORDERS = 8, 32
 """Tables with labels and orders kept: an order of 131,072 features takes a megabyte, a table's own columns two."""
@@ -42,9 +43,9 @@ class Ranking:
 
 
 def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
-    """All features: the columns of `atoms`, label, note, search_text; if there are, promoted_text and suggestion.
+    """All features: the columns of `atoms`, those of `WRITTEN` as texts, and search_text; shared, never to be changed.
 
-    Shared, and never to be changed.
+    With a logit lens also promoted_text, and with suggestions also suggestion.
     """
     stamp = (*_stamp(run, info), *label_stamp(run))
     return _labelled(str(run.path), info, stamp) if stamp[0] else None
@@ -61,12 +62,10 @@ def _stamp(run: Run, info: EnsembleInfo) -> tuple[int, ...]:
 def _labelled(path: str, info: EnsembleInfo, stamp: tuple[str | int, ...]) -> pd.DataFrame:
     run = open_run(Path(path))
     table = _searchable(path, info.name, stamp[:3]).copy(deep=False)
-    mine = label_table(run).query("ensemble == @name", local_dict={"name": info.name})
-    numbers = mine["feature"].to_numpy(np.int64)
-    there = numbers < len(table)
-    for column in ("label", "note"):
+    mine = [one for one in label_list(run) if one.ensemble == info.name and one.feature < len(table)]
+    for column, kind in WRITTEN.items():
         texts = np.full(len(table), "", object)
-        texts[numbers[there]] = mine[column].fillna("").astype(str).to_numpy(object)[there]
+        texts[[one.feature for one in mine]] = [kind.text(getattr(one, column)) for one in mine]
         table[column] = pd.Series(texts, dtype=object)
     return table
 

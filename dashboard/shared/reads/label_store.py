@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import pandas as pd
 import streamlit as st
 
 from dashboard.shared.reads.cached import ENTRIES, modified, optional_table
@@ -18,11 +17,6 @@ from sae_core.labels import Copy, Label, LabelStore, labels_of
 def labels(run: Run) -> LabelStore:
     """The run's labels, in its folder or in the database of a team."""
     return labels_of(run)
-
-
-def label_table(run: Run) -> pd.DataFrame:
-    """All labels of a run, shared and never to be changed."""
-    return _read(labels(run)).table
 
 
 def label_list(run: Run) -> Sequence[Label]:
@@ -45,7 +39,6 @@ class _Labels(NamedTuple):
     """All labels of a run as they are asked for."""
 
     found: Sequence[Label]
-    table: pd.DataFrame
     texts: Mapping[str, Mapping[int, str]]
 
 
@@ -60,7 +53,7 @@ def _labels(_store: LabelStore, place: str, run: str, revision: int, file: int) 
     for label in found:
         if label.label:
             texts.setdefault(label.ensemble, {})[label.feature] = label.label
-    return _Labels(found, _store.table_of(found), texts)
+    return _Labels(found, texts)
 
 
 def _file_of(store: LabelStore) -> int:

@@ -1,4 +1,4 @@
-"""The form on a feature's page: label and note, for the feature alone or its family; history, undo and redo."""
+"""The form on a feature's page: its label, for the feature alone or its family; history, undo and redo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dashboard.components import label_drafts
 from dashboard.shared import label_tables, labelling
 from dashboard.shared.address import Here
 from dashboard.shared.faults import callback
+from dashboard.shared.label_fields import entry, put, texts_of, typed
 from dashboard.shared.look.cards import plain
 from dashboard.shared.reads import label_store, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.feature.side import suggestion_html
 from sae_core.foundation.numbers import decimal, moment, whole
-from sae_core.labels import LONGEST, Copy, Edit, Label
-from sae_core.labels.records import now
+from sae_core.labels import WRITTEN, Copy, Edit, Label
 
 _SHOWN, _DRAFT = "label-form-shown", "label-form-draft"
 
@@ -47,7 +47,7 @@ def label_form(here: Here, info: EnsembleInfo, feature: int, label: Label | None
             source = f" It is {label_tables.source_text(label.source)}." if label.source else ""
             st.caption(
                 f"Last saved by {plain(label.author)} on {plain(moment(label.time))}.{plain(source)} "
-                "Saving both fields empty removes the label."
+                "Saving all fields empty removes the label."
             )
     with st.container(horizontal=True, gap="small"):
         labelling.undo_and_redo(here, key="label")
@@ -58,7 +58,7 @@ def label_form(here: Here, info: EnsembleInfo, feature: int, label: Label | None
     label_drafts.label_drafts(
         place,
         key,
-        label,
+        texts_of(label),
         seen=seen,
         reload=_reloaded(),
         shown=_shows_draft(key),
@@ -69,23 +69,10 @@ def label_form(here: Here, info: EnsembleInfo, feature: int, label: Label | None
 def _fields(
     here: Here, info: EnsembleInfo, feature: int, key: str, label: Label | None, family: Sequence[Copy]
 ) -> None:
-    name, note, save = st.columns([1.3, 2.2, 0.55], vertical_alignment="bottom")
-    with name:
-        st.text_input(
-            "Label",
-            value=label.label if label else "",
-            key=f"label-{key}",
-            max_chars=labelling.room_for("label", label.label if label else "", _typed("label", key)),
-            placeholder="What does it respond to?",
-        )
-    with note:
-        st.text_input(
-            "Note",
-            value=label.note if label else "",
-            key=f"note-{key}",
-            max_chars=labelling.room_for("note", label.note if label else "", _typed("note", key)),
-            placeholder="Doubts, exceptions, ideas",
-        )
+    *places, save = st.columns([*(kind.width for kind in WRITTEN.values()), 0.55], vertical_alignment="bottom")
+    for name, place in zip(WRITTEN, places, strict=True):
+        with place:
+            entry(name, key, label)
     with save:
         st.form_submit_button(
             "Save", type="primary", width="stretch", on_click=_save, args=(here, info, feature, key, family)
@@ -108,14 +95,15 @@ def _suggestion(here: Here, info: EnsembleInfo, feature: int, key: str, family: 
         st.html(suggestion_html(row, here.words), width="content")
         suggestion = str(row["suggestion"]) if row else ""
         if suggestion:
-            fits = len(suggestion) <= LONGEST["label"]
-            # Of the form, so that what is being written as the note is saved with it and not lost.
+            longest = WRITTEN["label"].longest
+            fits = len(suggestion) <= longest
+            # Of the form, so that what is being written in the other fields is saved with it and not lost.
             st.form_submit_button(
                 "Take as label",
                 icon=":material/add_task:",
-                help="Saves the suggestion as the label, and the note as it stands"
+                help="Saves the suggestion as the label, and the other fields as they stand"
                 if fits
-                else f"It is longer than the {LONGEST['label']} characters of a label",
+                else f"It is longer than the {longest} characters of a label",
                 disabled=not fits,
                 on_click=_take,
                 args=(here, info, feature, key, family, suggestion),
@@ -124,13 +112,8 @@ def _suggestion(here: Here, info: EnsembleInfo, feature: int, key: str, family: 
 
 @callback
 def _take(here: Here, info: EnsembleInfo, feature: int, key: str, family: Sequence[Copy], suggestion: str) -> None:
-    st.session_state[f"label-{key}"] = suggestion
+    put(key, {"label": suggestion})
     _save(here, info, feature, key, family)
-
-
-def _typed(part: str, key: str) -> str:
-    """What the server knows of a field's text, as that of a draft."""
-    return str(st.session_state.get(f"{part}-{key}") or "")
 
 
 def _shows_draft(key: str) -> bool:
@@ -156,7 +139,7 @@ def _draft(here: Here, info: EnsembleInfo, feature: int, key: str, label: Label 
 def _restore(key: str, place: str) -> None:
     draft = label_drafts.found(place)
     if draft is not None:
-        st.session_state[f"label-{key}"], st.session_state[f"note-{key}"] = draft.label, draft.note
+        put(key, draft.texts)
         st.session_state[_SHOWN] = (key, draft.seen, _reloaded())
         st.session_state[_DRAFT] = key
 
@@ -178,15 +161,10 @@ def _seen(key: str, label: Label | None, version: int) -> int:
     shown = st.session_state.get(_SHOWN)
     if shown is None or shown[0] != key or shown[2] != reload:
         if shown is not None and shown[0] == key:
-            _fill(key, label)
+            put(key, texts_of(label))
         st.session_state.pop(_DRAFT, None)
         st.session_state[_SHOWN] = shown = (key, version, reload)
     return int(shown[1])
-
-
-def _fill(key: str, label: Label | None) -> None:
-    st.session_state[f"label-{key}"] = label.label if label else ""
-    st.session_state[f"note-{key}"] = label.note if label else ""
 
 
 def _changed_meanwhile(
@@ -203,7 +181,7 @@ def _changed_meanwhile(
 
 
 def _load(here: Here, info: EnsembleInfo, feature: int, key: str, label: Label | None, version: int) -> None:
-    _fill(key, label)
+    put(key, texts_of(label))
     _settled(here, info, feature, key, version)
 
 
@@ -216,12 +194,11 @@ def _settled(here: Here, info: EnsembleInfo, feature: int, key: str, version: in
 
 @callback
 def _save(here: Here, info: EnsembleInfo, feature: int, key: str, family: Sequence[Copy]) -> None:
-    member, latent = info.place(feature)
-    label, note = (str(st.session_state[f"{part}-{key}"] or "").strip() for part in ("label", "note"))
-    wanted = Label(info.name, member, latent, feature, label, note, here.author, now())
+    values = {name: kind.parse(typed(name, key)) for name, kind in WRITTEN.items()}
+    wanted = Label.by(here.author, info.name, (feature, *info.place(feature)), values)
     shown = st.session_state.get(_SHOWN)
     seen = shown[1] if shown and shown[0] == key else None
-    copies = {wanted.key: family} if label and st.session_state.get(f"family-{key}") else {}
+    copies = {wanted.key: family} if wanted.label and st.session_state.get(f"family-{key}") else {}
     saved = labelling.save(here, [Edit(wanted, seen)], kind="family" if copies else "edit", copies=copies)
     if saved is None or saved.conflicts:
         return
@@ -229,7 +206,7 @@ def _save(here: Here, info: EnsembleInfo, feature: int, key: str, family: Sequen
     _settled(here, info, feature, key, version)
     followed = saved.followed + saved.given
     more = f", and {whole(followed)} of its family" if followed else ""
-    if label or note:
-        st.toast(f"Label saved{more}", icon=":material/check:")
-    else:
+    if wanted.empty:
         st.toast(f"Label removed{more}", icon=":material/delete:")
+    else:
+        st.toast(f"Label saved{more}", icon=":material/check:")

@@ -138,7 +138,7 @@ def _filters(here: Here, info: EnsembleInfo) -> Filters:
             placeholder="words, label or number",
             icon=":material/search:",
             help=f"Words that must all occur in a feature's number (or 1:6, number 6 of member 1), top "
-            f"{here.words.told_by}, promoted tokens, suggested label, label or note.",
+            f"{here.words.told_by}, promoted tokens, suggested label, or what people wrote.",
             width=215,
         )
         token = st.text_input(

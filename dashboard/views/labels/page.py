@@ -12,12 +12,13 @@ from dashboard.shared import label_tables, labelling
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import choice, open_feature
 from dashboard.shared.faults import callback
+from dashboard.shared.label_fields import column
 from dashboard.shared.look.cards import notice
 from dashboard.shared.reads import label_store
 from dashboard.views.labels import several as label_several
 from dashboard.views.labels.files import files
 from sae_core.foundation.numbers import whole
-from sae_core.labels import Label
+from sae_core.labels import WRITTEN, Label
 from sae_core.report.pieces.cards import heading, section
 
 MAX_ROWS = 2000
@@ -65,8 +66,8 @@ def _all(here: Here, found: Sequence[Label]) -> None:
     shown = chosen[:MAX_ROWS]
     cut = f", the first {whole(MAX_ROWS)} shown: search for fewer" if len(chosen) > MAX_ROWS else ""
     st.caption(
-        f"{whole(len(chosen))} of {labelling.labels_text(len(found))}{cut} · double-click a label or note to change "
-        "it; it is saved at once · emptying both removes the label"
+        f"{whole(len(chosen))} of {labelling.labels_text(len(found))}{cut} · double-click what somebody wrote to "
+        "change it; it is saved at once · emptying all of it removes the label"
     )
     if shown:
         _editor(here, shown)
@@ -83,7 +84,6 @@ def _kind_text(kind: str) -> str:
 def _editor(here: Here, shown: Sequence[Label]) -> None:
     key = _editor_key(here, shown)
     text, button = st.column_config.TextColumn, st.column_config.ButtonColumn
-    room = {kind: labelling.room_for(kind, *(getattr(one, kind) for one in shown)) for kind in ("label", "note")}
     st.data_editor(
         label_tables.edited_table(shown),
         key=key,
@@ -96,8 +96,7 @@ def _editor(here: Here, shown: Sequence[Label]) -> None:
         column_config={
             "open": button("Page", key=_OPEN, type="tertiary", width=60, on_click=_opened, args=(shown,)),
             "place": text("Feature", width=125, help="Ensemble and number of the feature in it, as on its page"),
-            "label": text("Label", width="medium", max_chars=room["label"]),
-            "note": text("Note", width="medium", max_chars=room["note"]),
+            **{name: column(name, shown) for name in WRITTEN},
             "source": text(
                 "Propagated from",
                 width=150,
@@ -108,7 +107,7 @@ def _editor(here: Here, shown: Sequence[Label]) -> None:
             "time": text("Time", width=152),
             "changes": button("History", key=_CHANGES, type="tertiary", width=75, on_click=_asked, args=(shown,)),
         },
-        alt="Labels; double-click a label or note to change it",
+        alt="Labels; double-click what somebody wrote to change it",
     )
     opened = st.session_state.pop("labels-opened", None)
     if opened is not None and opened.ensemble in here.ensembles:

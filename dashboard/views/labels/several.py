@@ -18,7 +18,7 @@ from dashboard.shared.reads import finding, label_store, tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.numbers import decimal, whole
-from sae_core.labels import LONGEST, Copy, Edit, Label
+from sae_core.labels import WRITTEN, Copy, Edit, Label
 from sae_core.report.pieces.cards import section
 from sae_core.report.pieces.tokens import show_alone
 
@@ -115,7 +115,7 @@ def _action(here: Here, info: EnsembleInfo, features: Sequence[int]) -> None:
                 "two of their features may be less alike.",
             )
         elif action != "remove":
-            text = (st.text_input("Label", key="several-text", max_chars=LONGEST["label"]) or "").strip()
+            text = (st.text_input("Label", key="several-text", max_chars=WRITTEN["label"].longest) or "").strip()
     there = {one.feature: one for one in label_store.label_list(here.run) if one.ensemble == info.name}
     if action == _FAMILY:
         _families(here, info, [number for number in features if number in there], there, least)

@@ -205,10 +205,11 @@ def test_name_and_undo_survive_a_reload_and_are_of_one_run(
 
 
 def test_a_draft_is_believed_only_if_it_makes_sense() -> None:
-    good = {"place": "run/bagged/3", "label": "a", "note": "", "seen": 2}
-    assert label_drafts.read(good, "run/bagged/3") == label_drafts.Draft("a", "", 2)
+    texts = {"label": "a", "note": ""}
+    good = {"place": "run/bagged/3", "texts": texts, "seen": 2}
+    assert label_drafts.read(good, "run/bagged/3") == label_drafts.Draft(texts, 2)
     assert label_drafts.read(good, "run/bagged/4") is None
-    wrong = ({"label": None}, {"note": 3}, {"seen": -1}, {"seen": True}, {"seen": "2"}, {"label": "x" * 20_001})
-    for part in ({"seen": None}, *wrong):
+    wrong = [{"texts": {**texts, **part}} for part in ({"label": None}, {"note": 3}, {"label": "x" * 20_001})]
+    for part in (*wrong, *({"seen": one} for one in (None, -1, True, "2")), {"texts": "a"}, {"texts": {"label": "a"}}):
         assert label_drafts.read({**good, **part}, "run/bagged/3") is None
     assert label_drafts.read([good], "run/bagged/3") is None

@@ -17,7 +17,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.machine import environment as variables
 from sae_core.foundation.run import Run
-from sae_core.labels import Change, Conflict, Edit, Label, LabelStore, Source, Step
+from sae_core.labels import WRITTEN, Change, Conflict, Edit, Label, LabelStore, Source, Step
 
 INFO = info("bagged", 8, 8, 4)
 
@@ -121,7 +121,7 @@ def test_texts_of_people_stay_text() -> None:
         label_tables.two_texts(label(1, INJECTION, INJECTION), None, INJECTION, time),
         label_tables.two_texts(label(1, "x"), label(1, INJECTION), INJECTION, ""),
         label_tables.history_table(
-            [Change(INJECTION, INJECTION, INJECTION, INJECTION, INJECTION, time, INJECTION, INJECTION)]
+            [Change(dict.fromkeys(WRITTEN, INJECTION), dict.fromkeys(WRITTEN, INJECTION), *[INJECTION, time] * 2)]
         ),
         label_tables.steps_table([Step(1, INJECTION, INJECTION, time, INJECTION, 3, True)]),
     )

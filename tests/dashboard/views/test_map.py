@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from app_pages import html, open_page
+from label_stores import read_csv
 from streamlit.testing.v1 import AppTest
 from synthetic_run import INJECTION, write_synthetic_run
 
@@ -147,7 +148,7 @@ def test_every_table_of_features_joins_with_every_other_and_labels_come_from_the
     atoms.loc[[3, 7], "label"] = ["=three", "seven"]
     listed = selection_csv(atoms, run="run", ensemble="bagged")
     store = LabelStore(tmp_path / "labels.sqlite", "run")
-    assert store.from_csv(listed, {"bagged": widths}, "Ada") == 2
+    assert read_csv(store, listed, {"bagged": widths}, "Ada") == 2
     assert [(one.feature, one.member, one.latent, one.label) for one in store.all()] == [
         (3, 0, 3, "=three"),
         (7, 1, 3, "seven"),
@@ -161,7 +162,7 @@ def test_every_table_of_features_joins_with_every_other_and_labels_come_from_the
         assert by_number["member_x"].tolist() == by_number["member_y"].tolist()
         assert by_place["feature_x"].tolist() == by_place["feature_y"].tolist()
         assert set(by_number["feature"]) == set(by_place["feature_x"]) >= {3, 7}
-    assert LabelStore(tmp_path / "other.sqlite", "run").from_csv(written, {"bagged": widths}, "Ada") == 1
+    assert read_csv(LabelStore(tmp_path / "other.sqlite", "run"), written, {"bagged": widths}, "Ada") == 1
 
 
 # The page
