@@ -84,7 +84,7 @@ class Label:
             place: Feature, member and latent.
             values: What the person writes, by name of the field; other fields are empty.
         """
-        texts: dict[str, Any] = {name: values.get(name, one.empty) for name, one in WRITTEN.items()}
+        texts: dict[str, Any] = {**EMPTY, **values}
         feature, member, latent = place
         return cls(ensemble, member, latent, feature, **texts, author=author, time=now())
 

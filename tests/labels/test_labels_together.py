@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from label_stores import before_and_after, read_csv
-from postgres import PASSWORD, QUOTED_PASSWORD, cluster
+from postgres import PASSWORD, QUOTED_PASSWORD
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.pool import Pool
 
@@ -20,12 +20,6 @@ from sae_core.labels.database import database_at
 
 WIDTHS = {"single": [8], "bagged": [8, 8, 8]}
 NAMES = count()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with cluster() as address:
-        yield address
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
