@@ -112,8 +112,13 @@ def test_no_port_is_tried_behind_the_last(monkeypatch: pytest.MonkeyPatch) -> No
     assert tried == list(range(65_530, 65_536))
 
 
-def test_a_server_that_ends_by_itself_is_reported_and_not_announced(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "_command", lambda *_: [sys.executable, "-c", "raise SystemExit(3)"])
+def test_a_server_that_ends_by_itself_is_reported_and_not_announced(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     said: list[str] = []
     with taken_ports(1) as port, pytest.raises(UserError, match="exit code 3"):
         serve.serve_dashboard(run, port=port, host="localhost", announce=said.append)

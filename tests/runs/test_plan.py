@@ -109,7 +109,7 @@ def test_parameters_and_state_are_those_of_a_trainer(architecture: str) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_buffers_of_the_fast_step_are_those_of_its_workspace(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Trainers of other tests that are not collected yet hold a workspace whose buffers were made for them.
-    monkeypatch.setattr(workspace, "_alive", weakref.WeakValueDictionary())
+    monkeypatch.setattr(workspace, "alive", weakref.WeakValueDictionary())
     settings = RunSettings.model_validate(
         {"sae": {"width": 600, "k": 9}, "training": {"kernels": "fast", "precision": precision}}
     )

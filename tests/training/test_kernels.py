@@ -401,8 +401,8 @@ def test_buffers_grow_and_keep_what_is_used() -> None:
 
 
 def test_team_does_every_part_once_and_passes_exceptions_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    for entry in (team._openmp_entry(), None):
-        monkeypatch.setattr(team, "_openmp_entry", lambda entry=entry: entry)
+    for entry in (team.openmp_entry(), None):
+        monkeypatch.setattr(team, "openmp_entry", lambda entry=entry: entry)
         done, lock = [], threading.Lock()
 
         def work(part: int, parts: int, name: str, done: list[Any] = done, lock: Any = lock) -> None:
@@ -424,7 +424,7 @@ def test_team_does_every_part_once_and_passes_exceptions_on(monkeypatch: pytest.
 @pytest.mark.parametrize("entry", [True, False], ids=["torch's threads", "Python's threads"])
 def test_either_kind_of_threads_gives_the_same(entry: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not entry:
-        monkeypatch.setattr(team, "_openmp_entry", lambda: None)
+        monkeypatch.setattr(team, "openmp_entry", lambda: None)
     assert_same_step(*twins("topk"), noise(60, 40, seed=9))
 
 

@@ -1,4 +1,4 @@
-"""Training activations from all over a run's text, for what is set up or fitted on some of them."""
+"""Sample training activations from a whole run, for code that needs only some of them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from sae_core.activations.harvest import train_cache
 from sae_core.foundation.run import Run
 
 SPREAD = 16
-"""Places in the training activations from which they are taken."""
+"""The number of blocks that a sample consists of."""
 
 
 def training_sample(run: Run, rows: int) -> Tensor:
-    """About so many activations [B, D] from places spread over the training text, always the same ones.
+    """Return about ``rows`` training activations [B, D], in blocks spread over the whole cache; always the same ones.
 
     Args:
         run: The run.
-        rows: How many; all of them where there are fewer.
+        rows: The size of the sample; a smaller cache is returned whole.
 
     Raises:
         UserError: If the activations are missing or damaged.

@@ -48,12 +48,13 @@ class Workspace:
         return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers.values())
 
 
-_alive: weakref.WeakValueDictionary[str, Workspace] = weakref.WeakValueDictionary()
+alive: weakref.WeakValueDictionary[str, Workspace] = weakref.WeakValueDictionary()
+"""The workspaces that somebody uses, by their devices."""
 
 
 def shared_workspace(device: torch.device | str = "cpu") -> Workspace:
     """The process's workspace on a device; it lives as long as somebody uses it."""
-    workspace = _alive.get(str(device))
+    workspace = alive.get(str(device))
     if workspace is None:
-        workspace = _alive[str(device)] = Workspace(device)
+        workspace = alive[str(device)] = Workspace(device)
     return workspace

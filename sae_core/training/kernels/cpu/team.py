@@ -57,7 +57,7 @@ def _worker(loop: Callable[..., None], numbers: Iterator[int], parts: int, argum
 
 
 def _on_threads(work: _Region, threads: int) -> None:
-    parallel = _openmp_entry()
+    parallel = openmp_entry()
     if parallel is None:
         others = [_pool(threads - 1).submit(work) for _ in range(threads - 1)]
         try:
@@ -81,7 +81,7 @@ def _on_threads(work: _Region, threads: int) -> None:
 
 
 @cache
-def _openmp_entry() -> Any:
+def openmp_entry() -> Any:
     """`GOMP_parallel(function, data, threads, flags)` of the libgomp that torch runs on, or nothing."""
     if "OpenMP" not in torch.__config__.parallel_info():
         return None
