@@ -33,7 +33,7 @@ def column(name: str, shown: Iterable[Label]) -> Any:
     kind = WRITTEN[name]
     if isinstance(kind, Whole):
         return st.column_config.NumberColumn(
-            kind.title, width=90, min_value=kind.least, max_value=kind.most, step=1, format="%d"
+            kind.title, width=110, min_value=kind.least, max_value=kind.most, step=1, format="%d"
         )
     room = room_for(name, *(kind.text(getattr(one, name)) for one in shown))
     return st.column_config.TextColumn(kind.title, width="medium", max_chars=room)

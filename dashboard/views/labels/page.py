@@ -57,7 +57,7 @@ def _all(here: Here, found: Sequence[Label]) -> None:
         return
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         search = st.text_input(
-            "Search", key="labels-search", placeholder="label, note, author", icon=":material/search:"
+            "Search", key="labels-search", placeholder=", ".join((*WRITTEN, "author")), icon=":material/search:"
         )
         ensembles = sorted({one.ensemble for one in found})
         ensemble = st.selectbox("Ensemble", ["", *ensembles], format_func=lambda name: name or "all", width=150)
