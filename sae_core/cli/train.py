@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from sae_core.cli import console
 from sae_core.cli.common import (
@@ -21,21 +23,43 @@ from sae_core.cli.options import AsJson, Chosen, Layers, Sites, choose_places, t
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine import launch
 from sae_core.foundation.run import Run, find_runs, holds_runs
-from sae_core.runs import pipeline
+from sae_core.runs import pipeline, trackers
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes
 
+Log = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,…",
+        help=f"Send the training curves, as they grow, to trackers: {', '.join(trackers.TRACKERS)}. Each needs its "
+        "package. TensorBoard's files are in RUN/tensorboard.",
+    ),
+]
+
 
 @takes_settings
-def train(run: RunPath, chosen: Chosen, layers: Layers = None, sites: Sites = None, as_json: AsJson = False) -> None:
+def train(
+    run: RunPath,
+    chosen: Chosen,
+    layers: Layers = None,
+    sites: Sites = None,
+    log: Log = None,
+    as_json: AsJson = False,
+) -> None:
     """Gather activations and train the ensembles. After an interruption, a second call continues.
 
     With torchrun (torchrun --nproc-per-node 2 -m sae_core train RUN), several processes train together.
     """
+    names = trackers.chosen_trackers(log)
     with started_together() as processes:
         opened = _open(run, chosen, layers, sites, processes)
-        with stoppable(command_line("train", run)), console.drawn_progress() as progress:
+        settings = opened[0].settings.model_dump(mode="json")
+        with (
+            stoppable(command_line("train", run)),
+            console.drawn_progress() as drawn,
+            trackers.tracked(drawn, names, run, settings) as progress,
+        ):
             if processes:
                 pipeline.train(opened[0], progress=progress, processes=processes)
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -17,6 +17,7 @@ class Tick:
         unit: The unit of work, e.g. ``tokens``.
         figures: Figures worth watching, e.g. ``{"explained variance": 0.91}``.
         note: A sentence for people to read, sent once.
+        rows: In training, the newest point of each member's curves, with the names of `training.curves.COLUMNS`.
     """
 
     stage: str
@@ -25,6 +26,7 @@ class Tick:
     unit: str = "tokens"
     figures: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
+    rows: Sequence[Mapping[str, float]] = ()
 
 
 Progress = Callable[[Tick], None]

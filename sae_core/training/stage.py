@@ -212,7 +212,8 @@ def _tick(rows: Sequence[Sequence[float]], tokens: int, plan: Plan, stage: int) 
     """What there is to report after a number of tokens of a stage."""
     label = f"train {plan.name}" + (f", {plan.stage_name} {stage + 1} of {plan.stages}" if plan.stages > 1 else "")
     whole_stage = plan.steps * plan.batch_size
-    return Tick(label, stage * whole_stage + tokens, plan.stages * whole_stage, "tokens", _figures(rows, label))
+    figures, points = _figures(rows, label), [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    return Tick(label, stage * whole_stage + tokens, plan.stages * whole_stage, "tokens", figures, rows=points)
 
 
 def _told(progress: Progress, tick: Tick) -> BaseException | None:
