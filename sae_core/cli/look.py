@@ -22,6 +22,7 @@ from sae_core.cli.common import (
 )
 from sae_core.cli.options import AsJson
 from sae_core.cli.serve import serve_dashboard
+from sae_core.foundation.methods import GIVEN, trained_by
 from sae_core.foundation.run import Run, find_runs
 
 
@@ -49,11 +50,19 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
         return
     settings = opened.settings
     console.say(f"Run {opened.name}: {settings.origin.described(settings)}")
-    console.say(f"SAE: {settings.sae.architecture}, width {settings.sae.width}")
+    trains = bool(trained_by(settings))
+    if trains:
+        console.say(f"SAE: {settings.sae.architecture}, width {settings.sae.width}")
+    for folder in opened.ensembles():
+        given = opened.facts(f"train/{folder.name}").get(GIVEN, ())
+        if given:
+            named = "; ".join(f"{each['format']} from {each['from']}" for each in given)
+            console.say(f"Imported as {folder.name}: {named}")
     for sentence in about_text(opened):
         console.say(sentence)
     console.say(f"Finished: {', '.join(opened.read_manifest()['finished']) or 'nothing yet'}")
-    missing = next((command for command in ("train", "index", "evaluate") if not is_done(opened, command)), None)
+    commands = ("train", "index", "evaluate") if trains else ("index", "evaluate")
+    missing = next((command for command in commands if not is_done(opened, command)), None)
     if missing:
         console.say(f"Not finished; to go on: {command_line(missing, run)}")
     print_summary(opened, as_json=False)

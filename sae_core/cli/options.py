@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.methods import GIVEN
 from sae_core.foundation.origin import Origin
 from sae_core.foundation.origins import ORIGINS
 from sae_core.foundation.run import is_run, layer_folder
@@ -88,11 +89,17 @@ class Chosen:
         """Return all settings; settings not given come from ``base``.
 
         Raises:
-            UserError: If there is no such preset, or a setting is unknown or out of range.
+            UserError: If there is no such preset, a setting is unknown or out of range, or a method trains nothing.
         """
+        there = base.training.methods if base else ()
         if self.preset is not None:
             base = preset_settings(self.preset, base=base)
-        return load_settings(self.config, self.overrides, base=base)
+        settings = load_settings(self.config, self.overrides, base=base)
+        if GIVEN in settings.training.methods and GIVEN not in there:
+            raise UserError(
+                f"training.methods names {GIVEN}, which trains nothing; sae-ensemble import brings SAEs in."
+            )
+        return settings
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -71,7 +71,8 @@ def train(
         print_by_run(facts)
         return
     for each in opened:
-        seconds = ", ".join(f"{name} {fact.get('seconds', 0):.0f} s" for name, fact in facts[each.name].items())
+        timed = {name: fact["seconds"] for name, fact in facts[each.name].items() if "seconds" in fact}
+        seconds = ", ".join(f"{name} {second:.0f} s" for name, second in timed.items()) or "nothing to train"
         peak = max((fact.get("peak_memory_bytes", 0) for fact in facts[each.name].values()), default=0)
         memory = f"; peak memory {peak / 1e9:.1f} GB" if peak else ""
         for sentence in about_text(each):

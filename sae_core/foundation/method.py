@@ -91,6 +91,7 @@ class Method:
         colour: The method's colour in every chart, distinct for colour-blind people on light and dark pages.
         place: The position in lists of methods.
         by_default: Whether the default settings train the method.
+        is_given: Whether the members are SAEs that were brought in, so that the method trains nothing.
         is_reference: Whether the method is the one SAE with which all others are compared.
         is_baseline: Whether the method is one SAE with which ensembles are compared.
         size: For a baseline of an ensemble's size, a description in words.
@@ -107,6 +108,7 @@ class Method:
     colour: ClassVar[str]
     place: ClassVar[int]
     by_default: ClassVar[bool] = False
+    is_given: ClassVar[bool] = False
     is_reference: ClassVar[bool] = False
     is_baseline: ClassVar[bool] = False
     size: ClassVar[str] = ""

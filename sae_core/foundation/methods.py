@@ -29,8 +29,12 @@ def _with_those_before(name: str) -> list[str]:
 
 EVERY = _found()
 """All methods by name, in listed order."""
-TRAINING_ORDER = tuple(dict.fromkeys(each for name in EVERY for each in _with_those_before(name)))
-"""All methods, each after the methods whose SAEs it may reuse."""
+TRAINED = tuple(name for name, method in EVERY.items() if not method.is_given)
+"""The methods that train something, in listed order."""
+GIVEN = next(name for name, method in EVERY.items() if method.is_given)
+"""The collection of SAEs that were brought in."""
+TRAINING_ORDER = tuple(dict.fromkeys(each for name in TRAINED for each in _with_those_before(name)))
+"""The methods that train something, each after the methods whose SAEs it may reuse."""
 BY_DEFAULT = tuple(name for name, method in EVERY.items() if method.by_default)
 """The methods that the default settings train."""
 BASELINES = tuple(name for name, method in EVERY.items() if method.is_baseline)
@@ -54,9 +58,14 @@ def control_name(ensemble: str) -> str:
     return own or f"{ensemble}: {RANDOM_STAGES}"
 
 
+def trained_by(settings: RunSettings) -> tuple[str, ...]:
+    """The methods of settings that train something."""
+    return tuple(name for name in settings.training.methods if name in TRAINED)
+
+
 def has_stages(settings: RunSettings) -> bool:
     """Whether a method of the settings trains SAEs on residuals of others."""
-    return any(EVERY[name].layout(settings).stages > 1 for name in settings.training.methods)
+    return any(EVERY[name].layout(settings).stages > 1 for name in trained_by(settings))
 
 
 def title_of(ensemble: str) -> str:
@@ -72,4 +81,4 @@ def headed(ensemble: str) -> str:
 
 def in_words() -> str:
     """The methods and what they train, for help."""
-    return ", ".join(f"{name} ({method.summary})" if method.summary else name for name, method in EVERY.items())
+    return ", ".join(f"{name} ({EVERY[name].summary})" if EVERY[name].summary else name for name in TRAINED)

@@ -97,9 +97,7 @@ class Run:
         if manifest["settings"] == self.settings.model_dump(mode="json"):
             return
         manifest["settings"]["training"]["methods"] = list(self.settings.training.methods)
-        for stage in [stage for stage in manifest["finished"] if stage.startswith("evaluate/")]:
-            del manifest["finished"][stage]
-        write_json(self.manifest_path, manifest)
+        write_json(self.manifest_path, _without_evaluations(manifest))
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -259,10 +257,20 @@ class Run:
         manifest.setdefault("files", {})[stage] = names
         write_json(self.manifest_path, manifest)
 
+    def take_ensemble(self, stage: str, facts: Mapping[str, Any], *, files: Iterable[Path]) -> None:
+        """`finish` for an ensemble that the evaluations lack, which are then to be made again."""
+        write_json(self.manifest_path, _without_evaluations(deepcopy(self.read_manifest())))
+        self.finish(stage, facts, files=files)
+
     def facts(self, stage: str) -> dict[str, Any]:
         """What was recorded with a finished stage; empty if it is not finished."""
         facts: dict[str, Any] = self.read_manifest()["finished"].get(stage, {})
         return facts
+
+
+def _without_evaluations(manifest: dict[str, Any]) -> dict[str, Any]:
+    finished = {stage: facts for stage, facts in manifest["finished"].items() if not stage.startswith("evaluate/")}
+    return {**manifest, "finished": finished}
 
 
 def meeting_point(path: Path, token: str) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from sae_core.foundation.methods import trained_by
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import Run
 
@@ -73,8 +74,8 @@ def once(run: Run) -> Sequence[str]:
 
 
 def each_method(run: Run) -> Sequence[str]:
-    """The names for a stage that runs for every method in the settings."""
-    return run.settings.training.methods
+    """The names for a stage that runs for every method in the settings that trains something."""
+    return trained_by(run.settings)
 
 
 def each_ensemble(run: Run) -> Sequence[str]:

@@ -65,7 +65,7 @@ def _hub_name(model: str | None) -> str | None:
 
 def _place(weights: Path) -> Place:
     """What the names of the folders say: ``gemma-scope-2b-pt-res/layer_12/…``."""
-    named = weights.resolve().as_posix()
+    named = weights.absolute().as_posix()  # links are not followed: the hub's cache is made of them
     layer, scope = re.search(r"/layer_(\d+)/", named), re.search(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att)\b", named)
     number = int(layer[1]) if layer else None
     if scope is None:

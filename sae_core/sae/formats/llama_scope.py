@@ -76,4 +76,4 @@ def _scale(fields: Fields, d_in: int) -> float:
 
 def _model(folder: Path) -> str | None:
     """The model is in the folder's name alone."""
-    return "meta-llama/Llama-3.1-8B" if folder.resolve().name.startswith("Llama3_1-8B-Base-") else None
+    return "meta-llama/Llama-3.1-8B" if folder.absolute().name.startswith("Llama3_1-8B-Base-") else None

@@ -59,6 +59,8 @@ class Sparsify(Format):
 
 def _place(folder: Path) -> Place:
     """The folder is named after the module; the training's settings beside it name the model."""
-    beside = folder.resolve().parent / "config.json"
+    folder = folder.absolute()
+    beside = folder.parent / "config.json"
     model = Fields(beside).name("model") if beside.is_file() else None
-    return place_of(folder.resolve().name, model)
+    is_module = "." in folder.name or folder.name == "embed_tokens"
+    return place_of(folder.name, model) if is_module else Place(model)

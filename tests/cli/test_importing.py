@@ -1,0 +1,218 @@
+"""The commands import and compare: what a run becomes by them, and what they refuse before they write anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import D, dictionary_learning, saelens, sparsify
+from command_line import call, refused
+from huggingface_hub import HfApi
+
+from sae_core.activations.origins.text import hub
+from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
+from sae_core.foundation.errors import UserError
+from sae_core.foundation.files.whole_files import write_json
+from sae_core.foundation.folders import EnsembleFolder
+from sae_core.foundation.run import Run
+from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.runs import given, pipeline
+from sae_core.sae.formats.saelens import load_sae, save_sae
+from sae_core.sae.relu import ReLUSAE
+from sae_core.sae.topk import TopKSAE
+
+D_MODEL = 32
+
+
+def topk(folder: Path, *, width: int = 48, seed: int = 0, d: int = D_MODEL) -> Path:
+    """An SAE for the small model's activations, in SAELens' format."""
+    save_sae(TopKSAE(d, width, k=4, seed=seed).eval(), folder)
+    return folder
+
+
+def narrow(folder: Path, **said: Any) -> Path:
+    """The same of dictionary_learning, with 40 features."""
+    sae = TopKSAE(D_MODEL, 40, k=3, seed=7)
+    tensors = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "decoder.weight": sae.W_dec.T}
+    tensors |= {"b_dec": sae.b_dec, "k": torch.tensor(3, dtype=torch.int), "threshold": torch.tensor(-1.0)}
+    folder.mkdir()
+    torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / "ae.pt")
+    trainer = {"dict_class": "AutoEncoderTopK", "activation_dim": D_MODEL, "dict_size": 40, "k": 3, **said}
+    write_json(folder / "config.json", {"trainer": trainer})
+    return folder
+
+
+def options(model: Path, text: Path) -> list[object]:
+    small = {"data.index_tokens": 1500, "data.train_tokens": 1500, "data.evaluation_tokens": 300, "model.context": 48}
+    return [
+        "--model",
+        model,
+        "--text",
+        text,
+        *(word for item in small.items() for word in ("--set", "{}={}".format(*item))),
+    ]
+
+
+def test_a_new_run_takes_the_place_that_checkpoints_say(tmp_path: Path, small_model: Path) -> None:
+    one, two = topk(tmp_path / "one"), narrow(tmp_path / "two", layer=1, submodule_name="resid_post_layer_1")
+    done = call("import", tmp_path / "run", one, two, "--model", small_model)
+    assert done.code == 0, done.err
+    assert (
+        "dictionary_learning AutoEncoderTopK, 40 features of dimension 32, here topk; of layer 1, residual" in done.err
+    )
+    assert f"{one} does not say its model and layer and site; taken to be of {small_model}, layer 1" in done.err
+    run = Run.open(tmp_path / "run")
+    assert (run.settings.model.layer, run.settings.model.site) == (1, "residual")
+    assert run.settings.training.methods == ("imported",)
+    ensemble = load_ensemble(run.ensemble("imported"))
+    assert (ensemble.widths, ensemble.wiring, ensemble.weights) == ([48, 40], "parallel", [0.5, 0.5])
+    acts_BD = torch.randn(9, D_MODEL)
+    torch.testing.assert_close(ensemble[0](acts_BD), load_sae(one)(acts_BD))
+    facts = run.facts("train/imported")["imported"]
+    assert [each["from"] for each in facts] == [str(one), str(two)]
+    assert all(len(hashed) == 64 for each in facts for hashed in each["sha256"].values())
+    assert facts[1]["sha256"].keys() == {"ae.pt", "config.json"}
+    # Nothing is left to train, the same SAEs may be imported again, and others need another name.
+    assert run.is_finished("train/imported")
+    assert call("import", tmp_path / "run", one, two).code == 0
+    refused(call("import", tmp_path / "run", one), "called imported already", "--as")
+    assert call("import", tmp_path / "run", one, "--as", "alone").code == 0
+    info = call("info", tmp_path / "run")
+    assert f"Imported as imported: SAELens topk from {one}; dictionary_learning AutoEncoderTopK from {two}" in info.err
+    refused(call("train", tmp_path / "new", "--methods", "imported"), "imported", "trains nothing")
+
+
+def test_wiring_is_that_of_an_ensemble_or_as_it_is_asked_for(tmp_path: Path, small_model: Path) -> None:
+    members = [TopKSAE(D_MODEL, 48, k=4, seed=seed).eval() for seed in range(2)]
+    folder = EnsembleFolder(tmp_path / "boosted")
+    save_ensemble(Ensemble(members, wiring="residual", weights=[1.0, 0.5]), folder)
+    run, model = tmp_path / "run", ("--model", small_model, "--layer", "1")
+    assert call("import", run, folder.path, *model, "--as", "again").code == 0
+    again = load_ensemble(Run.open(run).ensemble("again"))
+    assert (again.wiring, again.weights, again.method) == ("residual", [1.0, 0.5], "imported")
+    refused(call("import", run, folder.path, "--as", "third", "--wiring", "parallel"), "wiring is residual")
+    one = topk(tmp_path / "one", seed=5)
+    assert call("import", run, one, folder.path, "--as", "nested", "--wiring", "residual").code == 0
+    nested = load_ensemble(Run.open(run).ensemble("nested"))
+    assert (nested.widths, nested.wiring) == ([48, 96], "residual")
+    acts_BD = torch.randn(9, D_MODEL)
+    left_BD = acts_BD - load_sae(one)(acts_BD)
+    torch.testing.assert_close(nested(acts_BD), acts_BD - left_BD + load_ensemble(folder)(left_BD))
+    refused(call("import", run, Run.open(run).path, "--as", "run"), "is a run; give one of its ensembles", "nested")
+
+
+def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, small_model: Path) -> None:
+    run = tmp_path / "run"
+    one, other = topk(tmp_path / "one"), topk(tmp_path / "other", d=16)
+    placed = narrow(tmp_path / "placed", layer=1, submodule_name="mlp_layer_1")
+    named = narrow(tmp_path / "named", layer=1, lm_name="EleutherAI/pythia-70m")
+    hooked = narrow(tmp_path / "hooked", layer=None, submodule_name="embedding")
+    model = ("--model", small_model)
+    for words, said in (
+        ((other, *model, "--layer", "1"), ("dimension 16", "have 32")),
+        ((one, other, *model, "--layer", "1"), ("dimension 16",)),
+        ((placed, *model, "--layer", "0"), ("of layer 1", "of layer 0")),
+        ((placed, *model, "--site", "attention"), ("of site mlp", "of site attention")),
+        ((named, "--model", "gpt2"), ("of the model EleutherAI/pythia-70m", "of gpt2")),
+        ((named,), ("dimension 32", "have 512")),
+        ((hooked, *model), ("reads embedding, which is no site here",)),
+        ((one, *model, "--layer", "7"), ("layer",)),
+        ((one, one, *model), ("given twice",)),
+        ((one, "--as", "bagged"), ("name of a method",)),
+        ((one, "--as", "../x"), ("not a name",)),
+        ((tmp_path / "none",), ("does not exist",)),
+        ((one, "--wiring", "crossed"), ("crossed",)),
+    ):
+        refused(call("import", run, *words), *said)
+        assert not run.exists()
+    two = [dictionary_learning(tmp_path / "pythia", "AutoEncoder").folder, saelens(tmp_path / "lens").folder]
+    refused(call("import", run, *two), "of layer 2", "of layer 3", "only SAEs of the same activations")
+    refused(call("import", run, sparsify(tmp_path / "gpt").folder, two[0]), "model")
+
+
+def test_a_run_that_was_evaluated_is_to_be_evaluated_again(tmp_path: Path, small_model: Path) -> None:
+    settings = {"model": {"name": str(small_model), "layer": 1}, "training": {"methods": ["single"]}}
+    run = Run.create(tmp_path / "run", RunSettings.model_validate(settings))
+    run.finish("corpus", {"d_in": D_MODEL})
+    run.finish("train/single")
+    run.finish("evaluate/cost")
+    assert call("import", run.path, topk(tmp_path / "one")).code == 0
+    assert run.is_finished("train/single")
+    assert not run.is_finished("evaluate/cost")
+    assert Run.open(run.path).settings == run.settings
+
+
+class Hub:
+    """A hub of one folder: a repository ``owner/name`` is a folder of that name in it."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.fetched = root, list[str]()
+        patch.setattr(hub, "is_reachable", lambda: True)
+        patch.setattr(HfApi, "list_repo_files", lambda _, repository: self._files(repository))
+        patch.setattr(given, "hf_hub_download", self._download)
+
+    def _files(self, repository: str) -> list[str]:
+        folder = self.root / repository
+        if not folder.is_dir():
+            raise ValueError("404: there is no such repository.")
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+    def _download(self, repository: str, file: str) -> str:
+        self.fetched.append(file)
+        return str(self.root / repository / file)
+
+
+def test_ids_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Hub(tmp_path, monkeypatch)
+    sparsify(tmp_path / "EleutherAI" / "sae-pythia")
+    (tmp_path / "EleutherAI" / "sae-pythia" / "large.bin").write_bytes(b"0" * 100)
+    found = given.read_given("EleutherAI/sae-pythia/layers.5")
+    assert (found.kind, found.coder.d_in, found.place.model) == ("sparsify topk", D, "EleutherAI/pythia-160m")
+    assert sorted(server.fetched) == ["config.json", "layers.5/cfg.json", "layers.5/sae.safetensors"]
+    ensemble = Ensemble([ReLUSAE(D, 8, seed=seed).eval() for seed in range(2)], wiring="parallel")
+    save_ensemble(ensemble, EnsembleFolder(tmp_path / "me" / "bag"))
+    assert given.read_given("me/bag").coder.width == 16
+    for source, said in (
+        ("EleutherAI/sae-pythia", r"holds some \(EleutherAI/sae-pythia/layers.5\)"),
+        ("EleutherAI/none", "cannot be fetched from the hub"),
+        ("me/bag/elsewhere", "holds no SAE of a known format"),
+    ):
+        with pytest.raises(UserError, match=said):
+            given.read_given(source)
+    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+    with pytest.raises(UserError, match=r"is no path, and the hub .* cannot be reached"):
+        given.read_given("EleutherAI/sae-pythia")
+
+
+@pytest.mark.slow
+def test_compared_saes_are_browsed_and_evaluated(tmp_path: Path, small_model: Path, labelled_texts: Path) -> None:
+    one, two = topk(tmp_path / "one"), narrow(tmp_path / "two", layer=1)
+    twin = topk(tmp_path / "twin")  # has all features of the first
+    path = tmp_path / "run"
+    done = call("compare", path, one, two, twin, *options(small_model, labelled_texts), "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    first, second, third = found["members"]
+    assert [member["features"] for member in found["members"]] == [48, 40, 48]
+    assert first["shared"] == third["shared"] == 1.0
+    assert first["explained_variance"] == third["explained_variance"] != second["explained_variance"]
+    assert second["shared_by_chance"] < 0.05
+    assert {(pair["a"], pair["b"]): pair["shared"] for pair in found["pairs"]}[0, 2] == 1.0
+    with Path(found["csv"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 136
+    assert {row["source"] for row in rows} == {str(one), str(two), str(twin)}
+    run = Run.open(path)
+    assert pipeline.is_prepared(run)
+    again = call("compare", path, one, two, twin)
+    assert "explained variance" in again.out
+    assert "Families of features by cosine: " in again.err
+    assert call("evaluate", path, "--set", "x=1").code == 2
+    pipeline.evaluate(run)
+    assert pipeline.is_evaluated(run)
+    assert call("report", path).code == 0
+    assert call("info", path).code == 0
