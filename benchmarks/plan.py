@@ -17,10 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sae_core.activations.origins.language_model.model.random_model import write_random_model
+from sae_core.activations.origins.language_model.model.shapes import KNOWN
 from sae_core.analysis.stages import EVALUATIONS, PREPARING
+from sae_core.foundation.methods import EVERY
 
 WIDE_MODEL = "WIDE"
 """Stands for the folder of a model of 768 dimensions with random weights, which this program makes."""
@@ -47,11 +51,11 @@ CONFIGURATIONS: dict[str, list[str]] = {
         *("--tokens", "600000", "--set", "data.train_tokens=300000", "--set", "data.index_tokens=100000"),
     ],
 }
-"""The last one is not among those by which constants were set."""
+"""No constant was set by any of them; the first is much like the demo, by which the declared costs were set."""
 STAGES = {
-    "gather text": ["corpus"],
-    "read activations": ["activations"],
-    **{f"train {name}": [f"train/{name}"] for name in ("bagged", "single", "boosted", "expanded")},
+    "corpus": ["corpus"],
+    "activations": ["activations"],
+    **{f"train {name}": [f"train/{name}"] for name in EVERY},
 }
 LATER = {
     "index": {stage.name: stage.key_of("") for stage in PREPARING},
@@ -82,24 +86,8 @@ def program(*words: str) -> Done:
 
 def wide_model(folder: Path) -> Path:
     """A model of GPT-NeoX's kind with 768 dimensions, three blocks and the embedded model's tokenizer."""
-    import torch
-    from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
-
-    from sae_core.activations.origins.language_model.model.embedded_model import model_folder
-
-    tokenizer = AutoTokenizer.from_pretrained(model_folder())
-    torch.manual_seed(0)
-    config = GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=768,
-        num_hidden_layers=3,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    GPTNeoXForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    shape = KNOWN["eleutherai/pythia-160m"]
+    write_random_model(replace(shape, layers=3), folder)
     return folder
 
 

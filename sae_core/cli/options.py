@@ -159,7 +159,12 @@ def choose_places(run: Path, chosen: Chosen, layers: str | None, sites: str | No
             raise UserError(f"Both --{name}s and model.{name} are given; leave one of them out.")
     if is_run(run):
         raise UserError(f"{run} holds a run, so runs of several layers cannot lie in it; choose another folder.")
-    shared = chosen.settings().model
+    settings = chosen.settings()
+    if not settings.origin.reads_text:
+        raise UserError(
+            f"The activations come from {settings.origin.title}, which has no layers; leave --layers and --sites out."
+        )
+    shared = settings.model
     try:
         numbers = [int(layer) for layer in layers.split(",")] if layers else [shared.layer]
     except ValueError:

@@ -48,8 +48,6 @@ def plan(
     if as_json:
         console.print_json(made.as_json())
         return
-    console.print_rows(
-        report.table(made), title=f"Plan for {made.work.settings.model.name} on {made.work.machine.name}"
-    )
+    console.print_rows(report.table(made), title=f"Plan for {made.origin} on {made.work.machine.name}")
     for sentence in report.sentences(made):
         console.say(sentence)

@@ -34,7 +34,7 @@ def compact(count: Any) -> str:
     if is_missing(count):
         return MISSING
     value = float(count)
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for limit, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.0f}" if value == int(value) else f"{value:.3g}"

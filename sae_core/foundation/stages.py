@@ -21,31 +21,49 @@ Job = TypeVar("Job")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """The sizes that decide the cost of a stage of one ensemble; `Stage.cost` turns them into one number.
+    """The sizes that decide what a stage costs for one ensemble; `runs.planning` makes them from settings.
+
+    An evaluation of a run costs the sum over its ensembles.
 
     Attributes:
         widths: Number of features of each member.
         active: Number of active features per token of each member.
         d_in: Dimension of the activations, D.
+        itemsize: Bytes of a number in the activation cache.
         vocabulary: Number of tokens in the model's vocabulary.
+        model_bytes: Bytes of the model's weights.
         read: Number of tokens that the model reads for the caches.
         trained: Number of tokens that each member is trained on.
+        steps: Number of training steps of each member.
         indexed: Number of tokens of the indexed corpus.
         evaluated: Number of held-out tokens.
         substituted: Number of tokens whose reconstructions are put back into the model.
-        detected: Number of texts for detecting concepts.
+        detected: Number of tokens in the texts for detecting concepts.
+        staged: Whether members read the residual of earlier ones.
+        ensembles: Number of ensembles of the run, among which work that is done once is divided.
+        run_flops: Operations to encode and reconstruct one activation with all members.
+        train_flops: Operations of the whole training.
+        token_flops: Operations of the model to read one token up to its layer.
     """
 
     widths: tuple[int, ...]
     active: tuple[int, ...]
     d_in: int
+    itemsize: int = 2
     vocabulary: int = 0
+    model_bytes: int = 0
     read: int = 0
     trained: int = 0
+    steps: int = 0
     indexed: int = 0
     evaluated: int = 0
     substituted: int = 0
     detected: int = 0
+    staged: bool = False
+    ensembles: int = 1
+    run_flops: int = 0
+    train_flops: int = 0
+    token_flops: int = 0
 
     @property
     def features(self) -> int:
@@ -66,6 +84,11 @@ class Sizes:
     def cells(self) -> int:
         """Number of pairs of features of different members."""
         return (self.features**2 - sum(width**2 for width in self.widths)) // 2
+
+    @property
+    def products(self) -> int:
+        """Number of pairs of coefficients of different members on the same token of the indexed corpus."""
+        return self.indexed * (sum(self.active) ** 2 - sum(k**2 for k in self.active)) // 2
 
 
 def once(run: Run) -> Sequence[str]:
@@ -91,6 +114,10 @@ def _never(run: Run, name: str) -> str:
     return ""
 
 
+def _none(sizes: Sizes) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage(Generic[Job]):
     """One piece of the work on a run.
@@ -98,7 +125,12 @@ class Stage(Generic[Job]):
     Attributes:
         key: The stage's entry in run.json; ``{}`` stands for the ensemble or method.
         command: The command that runs the stage.
-        cost: The amount of work in the stage's own units; twice the amount takes about twice as long.
+        cost: Seconds on two cores of a laptop (AMD EPYC 7003), about, beside those of `flops` and `moved`, and without
+            what a process does once, such as imports. A plan measures how much longer they take.
+        flops: Operations of dense products.
+        moved: Bytes that dense tables and weights move between memory and processor.
+        memory: Bytes that the stage holds beside libraries and the weights of ensembles, at most.
+        written: Bytes of its files, about.
         needs: The stages that run before this one.
         of: Returns the names (ensembles or methods) for which the stage runs in a run.
         do: Runs the stage and returns the facts to record; None if one pass runs several stages at once.
@@ -111,7 +143,11 @@ class Stage(Generic[Job]):
 
     key: str
     command: str
-    cost: Callable[[Sizes], float]
+    cost: Callable[[Sizes], float] = _none
+    flops: Callable[[Sizes], float] = _none
+    moved: Callable[[Sizes], float] = _none
+    memory: Callable[[Sizes], float] = _none
+    written: Callable[[Sizes], float] = _none
     needs: tuple[Stage[Any], ...] = ()
     of: Callable[[Run], Sequence[str]] = once
     do: Callable[[Job, Progress], Mapping[str, Any]] | None = None

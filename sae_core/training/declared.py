@@ -10,7 +10,12 @@ from sae_core.foundation.stages import Stage, each_method
 TRAIN: Stage[Any] = Stage(
     key="train/{}",
     command="train",
-    cost=lambda sizes: sizes.trained * sizes.parameters,
+    flops=lambda sizes: sizes.train_flops,
+    # Gradients, clipping, Adam and unit norm go over both weights; tables of preactivations; sums over active atoms.
+    moved=lambda sizes: (
+        96 * sizes.steps * sizes.parameters + sizes.trained * (8 * sizes.features + 16 * sizes.d_in * sum(sizes.active))
+    ),
+    written=lambda sizes: 4 * (2 * sizes.parameters + sizes.features + sizes.d_in * len(sizes.widths)),
     needs=(CORPUS, ACTIVATIONS),
     of=each_method,
     reads_activations=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sae_core.foundation.machine.host_memory import free_host_memory
-from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 from sae_core.sae import ARCHITECTURES
 from sae_core.training.stage import Plan
 
@@ -37,18 +37,29 @@ def fitting_members(settings: RunSettings, plan: Plan, d_in: int, *, free: int |
     Returns:
         At least one member per process and at most J; the smallest number that leaves the number of passes the same.
     """
-    members, width = settings.training.members, settings.sae.width
+    members = settings.training.members
     if free is None:
         return members
     free = free if plan.device.type == "cuda" else free // plan.processes.here
-    parameters = 2 * width * d_in + 2 * width + d_in
-    row = 4 * plan.batch_size
-    member = parameters * BYTES_PER_PARAMETER[plan.device.type] + row * d_in
-    tables = SPARSE_BUFFERS if ARCHITECTURES[settings.sae.architecture].selects else DENSE_BUFFERS
-    shared = row * (tables * width + ROW_BUFFERS * d_in)
+    member, shared = step_bytes(settings.sae, plan.batch_size, d_in, plan.device.type)
     fitting = min(members, plan.processes.size * max(1, int(USABLE * free - shared) // member))
     passes = -(-members // fitting)
     return -(-members // passes)
+
+
+def step_bytes(sae: SAESettings, batch: int, d_in: int, device: str) -> tuple[int, int]:
+    """Bytes that training holds at most: for each member that is trained side by side, and shared by all of them.
+
+    Args:
+        sae: The settings of a member.
+        batch: Activations in a step.
+        d_in: Dimension of the activations, D.
+        device: The device's type, cpu or cuda.
+    """
+    parameters = 2 * sae.width * d_in + 2 * sae.width + d_in
+    row = 4 * batch
+    tables = SPARSE_BUFFERS if ARCHITECTURES[sae.architecture].selects else DENSE_BUFFERS
+    return parameters * BYTES_PER_PARAMETER[device] + row * d_in, row * (tables * sae.width + ROW_BUFFERS * d_in)
 
 
 def free_memory(device: torch.device) -> int | None:

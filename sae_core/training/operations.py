@@ -11,19 +11,11 @@ import torch
 
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.method import One, Several
-from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
-from sae_core.sae import ARCHITECTURES, SAE, Kernel, make_sae
+from sae_core.foundation.settings.run_settings import SAESettings
+from sae_core.sae import ARCHITECTURES, SAE, make_sae
 
 FLOAT, IDLE = 4, 8
 """Bytes of a weight, and of the silence counter of a feature."""
-KEY_ENTRIES = 2**23
-"""Same as `kernels.cpu.screen.CHUNK_ENTRIES`; importing that module needs a compiler."""
-BIAS_COLUMNS = 16
-"""Same as in `kernels.cpu.screen`."""
-COLLECTED = 3
-"""Entries that the compiled step collects per entry that it keeps, including room to grow."""
-KEY_COUNTS = 2**20
-"""Bytes of the table that counts the keys of a batch, on two threads."""
 
 Boosting = Literal["cached", "recomputed", "pipelined"]
 
@@ -100,36 +92,6 @@ class SAEShape:
         """Bytes of a member's state between steps: weights, Adam's two moments, and one counter per feature."""
         return 3 * FLOAT * self.parameters + IDLE * self.width
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the weights on disk, without the header of the file (some hundred bytes)."""
-        return FLOAT * sum(tensor.numel() for tensor in self._empty.to_saelens().values())
-
-    def fast_step_bytes(self, batch: int, *, low_precision: bool) -> int:
-        """Bytes of the buffers of the compiled step, which all trainers share, and of one reconstruction.
-
-        Args:
-            batch: Activations per step, B.
-            low_precision: Whether a product in bfloat16 chooses the features.
-        """
-        rows = max(1, min(batch, KEY_ENTRIES // self.width))
-        chunk = rows * self.width * (2 if low_precision else 2 + FLOAT)
-        rounded = (batch + self.width) * (2 * (self.d_in + BIAS_COLUMNS) + 2 * FLOAT) if low_precision else 0
-        looked_at = COLLECTED if ARCHITECTURES[self.architecture].kernel is Kernel.TOP_OF_BATCH else 1
-        entries = batch * self.k * (6 * FLOAT * looked_at) + (KEY_COUNTS if looked_at > 1 else 0)
-        return chunk + rounded + entries + 3 * FLOAT * batch * self.d_in
-
-    def plain_step_bytes(self, batch: int) -> int:
-        """Peak bytes that the plain step allocates: dense tables [B, N], gradients [N, D] and tables [B, D]."""
-        tables = 2 if self.selects else 5  # preactivations and their groups; with autograd also codes and gradients
-        gradients = 4  # of W_enc and W_dec, before and after normalising and clipping
-        return FLOAT * (tables * batch * self.width + gradients * self.d_in * self.width + 4 * batch * self.d_in)
-
-    @property
-    def kept_gradient_bytes(self) -> int:
-        """Bytes of the gradients that each trainer keeps between plain steps."""
-        return FLOAT * self.parameters
-
 
 @dataclass(frozen=True, slots=True)
 class EnsembleShape:
@@ -185,21 +147,20 @@ def ensemble_flops(
     return total
 
 
-def kept_residuals(settings: RunSettings, *, rows: int, steps: int, batch: int, free: int | None) -> bool:
-    """Predict whether stages will keep residuals on disk, as `residuals.Residuals` decides.
+def keeps_residuals(*, stages: int, rows: int, steps: int, batch: int, d_in: int, free: int | None) -> bool:
+    """Whether the residuals of sequential stages are to be kept on disk: if that is less work, and there is room.
 
     Args:
-        settings: The settings of the run.
-        rows: Number of different activations.
+        stages: Members that are trained one after another.
+        rows: Different activations.
         steps: Steps of a stage.
-        batch: Activations per step.
-        free: Bytes that are free on disk minus the bytes needed; None if unknown.
+        batch: Activations in a step.
+        d_in: Dimension of the activations, D.
+        free: Bytes free on the disk; None if that is unknown.
     """
-    training = settings.training
-    if settings.data.storage == "stream" or training.residuals != "auto":
-        return training.residuals == "cached"
-    work = 2 * rows * (training.members - 1) < steps * batch * math.comb(training.members, 2)
-    return work and (free is None or free >= 0)
+    # Cost in rows run through a stage; we assume that writing and reading a row costs as much.
+    write, recompute = 2 * rows * (stages - 1), steps * batch * math.comb(stages, 2)
+    return write < recompute and (free is None or free >= residual_bytes(rows, d_in))
 
 
 def residual_bytes(rows: int, d_in: int) -> int:

@@ -29,6 +29,7 @@ from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.run_settings import Kernels
 from sae_core.foundation.settings.run_settings import Residuals as Wanted
 from sae_core.training.kernels.frozen import FrozenEncoder
+from sae_core.training.operations import keeps_residuals
 from sae_core.training.source import Source, StoredSource
 from sae_core.training.stage import Plan, Target
 
@@ -116,13 +117,9 @@ class Residuals:
         source, plan = self._source, self._plan
         if not isinstance(source, StoredSource) or self._wanted != "auto":
             return self._wanted == "cached"
-        # Cost in rows run through a stage; we assume that writing and reading a row costs as much.
-        write = 2 * source.rows * (plan.stages - 1)
-        recompute = plan.steps * plan.batch_size * math.comb(plan.stages, 2)
         self._folder.mkdir(parents=True, exist_ok=True)
-        # While one residual is made from the previous one, both are on disk.
-        room = shutil.disk_usage(self._folder).free >= 2 * source.rows * source.d_in * torch.float32.itemsize
-        return write < recompute and room
+        sizes = {"rows": source.rows, "d_in": source.d_in, "stages": plan.stages, "steps": plan.steps}
+        return keeps_residuals(**sizes, batch=plan.batch_size, free=shutil.disk_usage(self._folder).free)
 
     def _cache(self, stage: int) -> Path:
         return self._folder / "residual" / f"after_{stage}"

@@ -13,8 +13,12 @@ from sae_core.analysis.stages import EVALUATIONS, PREPARING, STAGES, evaluations
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.reading import load_settings
 from sae_core.foundation.stages import Sizes, Stage
+from sae_core.runs.planning.machines import MACHINES
 
-TWO = Sizes(widths=(8, 8), active=(2, 2), d_in=4, vocabulary=50, read=90, trained=60, indexed=30, evaluated=20)
+TWO = Sizes(
+    **{"widths": (8, 8), "active": (2, 2), "d_in": 4, "vocabulary": 50, "read": 90, "trained": 60, "steps": 6},
+    **{"indexed": 30, "evaluated": 20, "run_flops": 300, "train_flops": 50_000, "token_flops": 90, "staged": True},
+)
 
 
 def test_every_stage_stands_once_and_behind_those_that_it_needs() -> None:
@@ -52,10 +56,14 @@ def test_a_command_is_done_when_all_that_it_leaves_behind_is_there(tmp_path: Pat
 def test_more_of_everything_costs_more(stage: Stage) -> None:
     more = Sizes(
         **{name: 3 * getattr(TWO, name) for name in ("d_in", "vocabulary", "read", "trained", "indexed", "evaluated")},
-        **{"widths": (16, 16), "active": (4, 4), "substituted": 20, "detected": 6},
+        **{name: 3 * getattr(TWO, name) for name in ("steps", "run_flops", "train_flops", "token_flops")},
+        **{"widths": (16, 16), "active": (4, 4), "substituted": 20, "detected": 6, "staged": True},
     )
     less = replace(TWO, substituted=10, detected=3)
-    assert stage.cost(more) > stage.cost(less) > 0
+    seconds = MACHINES["laptop"].seconds
+    assert seconds(stage, more) > seconds(stage, less) > 0
+    assert stage.memory(more) >= stage.memory(less) >= 0
+    assert stage.written(more) >= stage.written(less) >= 0
 
 
 def test_what_is_declared_is_read_without_torch() -> None:

@@ -25,6 +25,7 @@ from sae_core.foundation.machine.host_memory import free_host_memory
 from sae_core.foundation.methods import has_stages
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import Run
+from sae_core.foundation.settings.run_settings import RunSettings
 
 PILE_BYTES = 256 * 2**20
 MAX_PILES = 200
@@ -100,12 +101,17 @@ def deal(
 
 def choose_shuffle(run: Run, cache: ActivationCache) -> str:
     """How batches are drawn from a new cache: in ``memory``, or from piles on ``disk``."""
-    data, training = run.settings.data, run.settings.training
+    disk = shutil.disk_usage(run.path).free
+    return shuffle_of(run.settings, rows=cache.rows, d_in=cache.d_in, memory=free_host_memory(), disk=disk)
+
+
+def shuffle_of(settings: RunSettings, *, rows: int, d_in: int, memory: int | None, disk: int | None) -> str:
+    """The same, by bytes that are free in memory and on the disk; None means unknown, and enough."""
+    data, training = settings.data, settings.training
     if data.shuffle != "auto":
         return data.shuffle
     # Boosting may keep residuals in float32 and draws them in the same order.
-    residuals = has_stages(run.settings) and training.residuals != "recomputed"
-    itemsize = 4 if residuals or data.dtype == "float32" else 2
-    room = shutil.disk_usage(run.path).free > cache.rows * cache.d_in * itemsize
-    free = free_host_memory()
-    return "disk" if free is not None and cache.rows * cache.d_in * itemsize > free and room else "memory"
+    residuals = has_stages(settings) and training.residuals != "recomputed"
+    drawn = rows * d_in * (4 if residuals or data.dtype == "float32" else 2)
+    room = disk is None or disk > drawn
+    return "disk" if memory is not None and drawn > memory and room else "memory"

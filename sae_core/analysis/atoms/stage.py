@@ -7,12 +7,13 @@ from typing import Any
 
 from sae_core.analysis.index.stage import INDEX
 from sae_core.analysis.shared.jobs import EnsembleJob, Evaluation, evaluation, of_ensemble
-from sae_core.analysis.similarity.stage import MATCH
+from sae_core.analysis.similarity.stage import MATCH, cosines_held
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.whole_files import read_table, read_tensors, write_json, write_table
 from sae_core.foundation.methods import REPEATS
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import Run
+from sae_core.foundation.stages import Sizes
 
 
 def _lens(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
@@ -92,23 +93,62 @@ def _dictionary(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
     return {}
 
 
+def _energy_tokens(sizes: Sizes) -> int:
+    from sae_core.analysis.atoms.stage_energy import SAMPLE
+
+    return min(sizes.indexed, SAMPLE)
+
+
+def _dictionary_memory(sizes: Sizes) -> float:
+    return 2**26 + cosines_held(sizes)
+
+
 LENS = of_ensemble(
     "lens",
     _lens,
     lambda folder: [folder.promoted],
-    cost=lambda sizes: sizes.parameters * sizes.vocabulary,
+    cost=lambda sizes: 1.2e-8 * sizes.features * sizes.vocabulary,
+    flops=lambda sizes: 2 * sizes.parameters * sizes.vocabulary,
+    memory=lambda sizes: 4 * sizes.d_in * sizes.vocabulary + 16 * min(16_000_000, sizes.features * sizes.vocabulary),
+    written=lambda sizes: 210 * sizes.features * (sizes.vocabulary > 0),
     skipped=_no_lens,
 )
-MAP = of_ensemble("map", _map, lambda folder: [folder.map], cost=lambda sizes: sizes.features)
+MAP = of_ensemble(
+    "map",
+    _map,
+    lambda folder: [folder.map],
+    cost=lambda sizes: 3.6e-4 * sizes.features + 5e-9 * sizes.features**2,
+    flops=lambda sizes: 2 * sizes.features * sizes.parameters,
+    memory=lambda sizes: sizes.features * (8 * sizes.d_in + 3000) + 8 * min(2**25, sizes.features**2),
+    written=lambda sizes: 13 * sizes.features,
+)
 ATOMS = of_ensemble(
-    "atoms", _atoms, lambda folder: [folder.atoms], cost=lambda sizes: sizes.features, needs=(INDEX, MATCH, MAP)
+    "atoms",
+    _atoms,
+    lambda folder: [folder.atoms],
+    cost=lambda sizes: 4e-5 * sizes.features,
+    memory=lambda sizes: 1000 * sizes.features,
+    written=lambda sizes: 54 * sizes.features,
+    needs=(INDEX, MATCH, MAP),
 )
 ENERGY = of_ensemble(
     "energy",
     _energy,
     lambda folder: [folder.stage_energy, folder.stage_energy_summary],
-    cost=lambda sizes: sizes.parameters,
+    cost=lambda sizes: 5e-10 * sizes.staged * _energy_tokens(sizes) * sum(sizes.active) * sizes.d_in,
+    flops=lambda sizes: sizes.staged * _energy_tokens(sizes) * sizes.run_flops,
+    written=lambda sizes: 27 * sizes.staged * sizes.features,
     skipped=_no_energy,
     reads_activations=True,
 )
-DICTIONARY = evaluation("dictionary", _dictionary, cost=lambda sizes: sizes.features * sizes.parameters)
+DICTIONARY = evaluation(
+    "dictionary",
+    _dictionary,
+    cost=lambda sizes: 7e-8 * sizes.cells + 5e-11 * min(10_000, sizes.evaluated) * sizes.features,
+    flops=lambda sizes: (
+        2 * sizes.features * sizes.parameters
+        + 4 * sizes.d_in * sizes.cells
+        + min(10_000, sizes.evaluated) * sizes.run_flops
+    ),
+    memory=_dictionary_memory,
+)

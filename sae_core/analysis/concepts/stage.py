@@ -18,5 +18,12 @@ def _concepts(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
 
 
 CONCEPTS = evaluation(
-    "concepts", _concepts, cost=lambda sizes: sizes.detected, tables=("concepts", DETECTORS, DETECTION)
+    "concepts",
+    _concepts,
+    # Detectors are fitted on few features; a random dictionary, and random stages, are encoded beside the members.
+    cost=lambda sizes: sizes.detected * (3e-6 / sizes.ensembles + 1e-7 * sum(sizes.active)),
+    flops=lambda sizes: sizes.detected * (sizes.token_flops / sizes.ensembles + (1 + sizes.staged) * sizes.run_flops),
+    memory=lambda sizes: (sizes.detected > 0) * (sizes.model_bytes + 2e8) + 20 * sizes.detected * sum(sizes.active),
+    written=lambda sizes: 20_000 * (sizes.detected > 0),
+    tables=("concepts", DETECTORS, DETECTION),
 )

@@ -23,4 +23,10 @@ def _cost(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
     return {}
 
 
-COST = evaluation("cost", _cost, cost=lambda sizes: sizes.parameters, needs=(RECONSTRUCTION,))
+COST = evaluation(
+    "cost",
+    _cost,
+    cost=lambda sizes: 5e-8 * min(1024, sizes.evaluated) * sum(sizes.active),
+    flops=lambda sizes: 6 * min(1024, sizes.evaluated) * sizes.run_flops,
+    needs=(RECONSTRUCTION,),
+)

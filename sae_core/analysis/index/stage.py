@@ -7,6 +7,7 @@ from typing import Any
 
 from sae_core.analysis.shared.jobs import EnsembleJob, of_ensemble
 from sae_core.foundation.progress import Progress
+from sae_core.foundation.stages import Sizes
 
 
 def _build(job: EnsembleJob, progress: Progress) -> None:
@@ -47,21 +48,43 @@ def _together(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
     return {}
 
 
+def _told(sizes: Sizes) -> float:
+    """How many different tokens a text has, by Heaps' law as the embedded one follows it: 6,700 in 150,000."""
+    return min(sizes.indexed, sizes.vocabulary, 11 * sizes.indexed**0.54)
+
+
+def _kept(sizes: Sizes) -> int:
+    from sae_core.analysis.index.by_token import FEATURES_A_TOKEN
+
+    return min(FEATURES_A_TOKEN, sizes.features)
+
+
 INDEX = of_ensemble(
     "index",
     _index,
     lambda folder: [folder.index],
-    cost=lambda sizes: sizes.indexed * sizes.parameters,
+    cost=lambda sizes: 5e-8 * sizes.entries,
+    flops=lambda sizes: sizes.indexed * sizes.run_flops,
+    moved=lambda sizes: 8 * sizes.indexed * sizes.features,
+    written=lambda sizes: 8 * (sizes.features + 1 + sizes.entries),
     shared=_build,
     reads_activations=True,
 )
 TOKENS = of_ensemble(
-    "tokens", _tokens, lambda folder: [folder.by_token], cost=lambda sizes: sizes.entries, needs=(INDEX,)
+    "tokens",
+    _tokens,
+    lambda folder: [folder.by_token],
+    cost=lambda sizes: 3e-8 * sizes.entries + 8e-7 * sizes.indexed,
+    memory=lambda sizes: 20 * _kept(sizes) * _told(sizes) + 40 * sizes.indexed,
+    written=lambda sizes: 12 * _told(sizes) * (1 + min(0.87 * _kept(sizes), 3.3 * sum(sizes.active))),
+    needs=(INDEX,),
 )
 TOGETHER = of_ensemble(
     "together",
     _together,
     lambda folder: [folder.together],
-    cost=lambda sizes: sizes.entries * sum(sizes.active),
+    cost=lambda sizes: sizes.entries * (7e-8 + 1.2e-9 * sum(sizes.active)),
+    memory=lambda sizes: 8 * sizes.indexed + 4 * min(sizes.entries, 32_000_000),
+    written=lambda sizes: 168 * sizes.features,
     needs=(INDEX,),
 )

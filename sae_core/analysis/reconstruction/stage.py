@@ -9,6 +9,7 @@ from sae_core.analysis.shared.jobs import Evaluation, evaluation
 from sae_core.foundation.files.whole_files import write_json, write_table
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import Run
+from sae_core.foundation.stages import Sizes
 
 if TYPE_CHECKING:
     from sae_core.ensembles.ensemble import Ensemble
@@ -94,16 +95,40 @@ def _no_loss(run: Run) -> str | None:
     return None
 
 
+def _loss_cost(sizes: Sizes) -> float:
+    """Predictions are scored as they are, with two ablations, and with the first members of every ensemble."""
+    passes = len(sizes.widths) + 3 / sizes.ensembles
+    return 5e-9 * sizes.substituted * passes * sizes.vocabulary
+
+
+def _loss_flops(sizes: Sizes) -> float:
+    # Later passes run the blocks behind the layer alone; about as many stand before it.
+    passes = len(sizes.widths) + 3 / sizes.ensembles
+    return sizes.substituted * (passes * (2 * sizes.d_in * sizes.vocabulary + sizes.token_flops) + sizes.run_flops)
+
+
+def _loss_memory(sizes: Sizes) -> float:
+    return sizes.model_bytes + 16 * sizes.vocabulary * min(sizes.substituted, 4096)
+
+
+def _held_out_cost(sizes: Sizes) -> float:
+    return 1e-8 * sizes.evaluated * sizes.d_in * (1 + len(sizes.widths))
+
+
 RECONSTRUCTION = evaluation(
     "reconstruction",
     _reconstruction,
-    cost=lambda sizes: sizes.evaluated * sizes.parameters,
+    cost=_held_out_cost,
+    flops=lambda sizes: sizes.evaluated * sizes.run_flops,
+    written=lambda sizes: 6 * sizes.features,
     tables=("reconstruction",),
 )
-LOSS = evaluation("loss", _loss, cost=lambda sizes: sizes.substituted * (1 + len(sizes.widths)))
+LOSS = evaluation("loss", _loss, cost=_loss_cost, flops=_loss_flops, memory=_loss_memory)
 CONTROL = evaluation(
     "control",
     _control,
-    cost=lambda sizes: (len(sizes.widths) > 1) * sizes.evaluated * sizes.parameters,
+    cost=lambda sizes: sizes.staged * (2 * _held_out_cost(sizes) + _loss_cost(sizes)),
+    flops=lambda sizes: sizes.staged * (2 * sizes.evaluated * sizes.run_flops + _loss_flops(sizes)),
+    memory=lambda sizes: sizes.staged * (_loss_memory(sizes) + 8 * 4096 * max(sizes.widths)),
     needs=(RECONSTRUCTION,),
 )

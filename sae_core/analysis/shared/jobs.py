@@ -76,6 +76,7 @@ def evaluation(
     needs: tuple[Stage[Any], ...] = (TRAIN,),
     tables: tuple[str, ...] = (),
     command: str = "evaluate",
+    **more: Any,
 ) -> Stage[Evaluation]:
     """Declare an evaluation of all ensembles, recorded as ``evaluate/<name>``.
 
@@ -86,12 +87,13 @@ def evaluation(
         needs: See `Stage`.
         tables: Names of the tables that the evaluation writes beside that file.
         command: The command that runs the evaluation.
+        more: See `Stage`.
     """
 
     def written(run: Run, _: str) -> Iterable[Path]:
         return [run.evaluation(name), *map(run.evaluation_table, tables)]
 
-    return Stage(key=f"evaluate/{name}", command=command, cost=cost, needs=needs, do=do, files=written)
+    return Stage(key=f"evaluate/{name}", command=command, cost=cost, needs=needs, do=do, files=written, **more)
 
 
 def measured(run: Run, stage: Stage[Evaluation]) -> dict[str, Any]:

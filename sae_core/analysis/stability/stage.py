@@ -7,7 +7,8 @@ from sae_core.analysis.shared.jobs import evaluation
 STABILITY = evaluation(
     "stability",
     None,
-    cost=lambda sizes: sizes.features * sizes.parameters,
+    cost=lambda sizes: 7e-8 * sizes.features**2,
+    flops=lambda sizes: 2 * sizes.features * sizes.parameters,
     tables=("stability",),
     command="evaluate --retrain",
 )

@@ -22,5 +22,11 @@ def _suggest(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 
 SUGGEST = of_ensemble(
-    "suggest", _suggest, lambda folder: [folder.suggestions], cost=lambda sizes: sizes.entries, needs=(INDEX,)
+    "suggest",
+    _suggest,
+    lambda folder: [folder.suggestions],
+    cost=lambda sizes: 2.6e-7 * sizes.entries + 1.3e-6 * sizes.indexed,
+    memory=lambda sizes: 40 * sizes.indexed + 100 * sizes.vocabulary + 500 * sizes.features,
+    written=lambda sizes: 70 * sizes.features,
+    needs=(INDEX,),
 )

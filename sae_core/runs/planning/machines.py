@@ -10,11 +10,16 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.host_memory import free_host_memory
+from sae_core.foundation.stages import Sizes, Stage
 
 GB, TERA = 10**9, 10**12
+UTILISATION, STREAMED = 0.4, 0.6
+"""Shares of a machine's peaks. Of its arithmetic, what long dense products reach beside what is between them: published
+trainings reach 0.3 to 0.5 (Chowdhery et al. 2022, *PaLM*, section 4.1). Of its bandwidth, what passes over it do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,17 @@ class Machine:
     memory: int | None = None
     disk: int | None = None
     host_memory: int | None = None
+
+    @property
+    def host(self) -> int | None:
+        """Bytes of memory of the processor."""
+        return self.host_memory if self.gpu else self.memory
+
+    def seconds(self, stage: Stage[Any], sizes: Sizes, *, low: bool = False) -> float:
+        """What a stage takes by public figures; with ``low``, products are in bfloat16."""
+        product = UTILISATION * (self.bfloat16 if low else self.float32)
+        moving = stage.moved(sizes) / (STREAMED * self.bandwidth)
+        return stage.flops(sizes) / product + moving + stage.cost(sizes)
 
 
 FOUND = "found"
@@ -92,14 +108,3 @@ def existing_parent(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
     path = path.expanduser().resolve()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
-
-
-def resident_memory() -> int:
-    """Bytes of memory that this process has now; 0 where the system does not say."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0

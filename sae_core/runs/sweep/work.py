@@ -17,12 +17,11 @@ from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.progress import Progress, Tick
 from sae_core.foundation.run import Run
-from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 from sae_core.runs import pipeline
 from sae_core.runs.sweep.combinations import Sweep
 from sae_core.runs.sweep.jobs import Job, run_jobs
-from sae_core.training.memory import USABLE, free_memory
-from sae_core.training.operations import SAEShape, checkpoint_bytes
+from sae_core.training.memory import USABLE, free_memory, step_bytes
 
 TRAINED = 0.8
 """Share of a run's progress that is its training; the rest is its evaluation."""
@@ -151,13 +150,16 @@ def training_bytes(settings: RunSettings, d_in: int) -> int:
         settings: Those of the run.
         d_in: Dimension of the activations, D.
     """
-    most, training = 0, settings.training
+    training, most = settings.training, 0
     for method in training.methods:
-        members = [SAEShape.of(one.sae, d_in) for one in EVERY[method].layout(settings).ones()]
-        gradients = sum(sae.kept_gradient_bytes for sae in members)
-        step = max(sae.plain_step_bytes(training.batch_size) for sae in members)
-        most = max(most, checkpoint_bytes(members) + gradients + step)
+        ones = [*EVERY[method].layout(settings).ones()]
+        member, shared = step_bytes(max((one.sae for one in ones), key=_width), training.batch_size, d_in, "cpu")
+        most = max(most, len(ones) * member + shared)
     return most
+
+
+def _width(sae: SAESettings) -> int:
+    return sae.width
 
 
 class _Whole:
