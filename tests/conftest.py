@@ -33,6 +33,7 @@ import browsing
 import pytest
 from models import MARKUP, build_model, build_tokenizer, sample_texts
 
+from sae_core.analysis.concepts.runs import evaluate_task
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs import pipeline
@@ -90,7 +91,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory, small_model: Path, lab
     }
     run = Run.create(tmp_path_factory.mktemp("trained") / "run", RunSettings.model_validate(settings))
     pipeline.run_everything(run)
-    pipeline.evaluate_task(run, labelled_texts, text_column="text", label_column="label")
+    evaluate_task(run, labelled_texts, text_column="text", label_column="label")
     return run
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from sae_core.foundation.stages import Stage
+from sae_core.foundation.stages import Sizes, Stage
+
+
+def _writing(sizes: Sizes) -> float:
+    """Two windows of activations that wait to be written, and a shard: as it is stored, and for its mean."""
+    from sae_core.activations.store.cache import SHARD_BYTES
+
+    numbers = sizes.d_in * sizes.read
+    windows, shard = 2 * min(2**26, 4 * numbers), min(SHARD_BYTES // 4, numbers // 8)
+    return windows + (sizes.itemsize + 16) * shard
+
 
 CORPUS: Stage[Any] = Stage(
     key="corpus",
@@ -22,7 +32,7 @@ ACTIVATIONS: Stage[Any] = Stage(
     command="train",
     cost=lambda sizes: 3e-6 * sizes.read / sizes.ensembles,
     flops=lambda sizes: sizes.read * sizes.token_flops / sizes.ensembles,
-    memory=lambda sizes: sizes.model_bytes + 2**28,
+    memory=lambda sizes: sizes.model_bytes + _writing(sizes),
     written=lambda sizes: sizes.read * sizes.d_in * sizes.itemsize / sizes.ensembles,
     needs=(CORPUS,),
     kept=False,

@@ -55,15 +55,18 @@ def _identity(task: str) -> str:
     return task if task in PUBLIC_SETS else str(Path(task).resolve())
 
 
-def _require(run: Run, tasks: list[str], folder: Path | None, retrains: list[Path], columns: dict[str, str]) -> None:
-    """Refuse tasks and retrained runs that cannot be measured."""
+def _require(run: Run, tasks: list[str], folder: Path | None, columns: dict[str, str]) -> None:
+    """Refuse tasks that cannot be measured, as far as that is known without the hub."""
+    from sae_core.analysis.concepts.public_tasks import require_copies
+    from sae_core.analysis.concepts.runs import task_of_file
+
     for name in tasks:
-        if name in PUBLIC_SETS:
-            pipeline.require_public(run, name, folder)
-        else:
-            pipeline.require_task(run, Path(name), **columns)
-    if retrains:
-        pipeline.retrains_of(run, retrains)
+        if name not in PUBLIC_SETS:
+            task_of_file(run, Path(name), **columns)
+            continue
+        run.settings.origin.require_text(run)
+        if folder is not None:
+            require_copies(name, folder)
 
 
 def evaluate(
@@ -114,19 +117,23 @@ def evaluate(
     if retrain and len(opened) > 1:
         raise UserError(f"{run} holds {len(opened)} runs, and --retrain goes with one; give the folder of one of them.")
     columns = {"text_column": text_column, "label_column": label_column}
+    from sae_core.analysis.concepts.runs import evaluate_public, evaluate_task
+    from sae_core.analysis.stability.retrains import evaluate_retrains
+
     with stoppable(command_line("evaluate", run)), console.drawn_progress() as progress:
         # Report a bad file before hours of measuring, not after them.
         for each in opened:
-            _require(each, task or [], task_folder, retrain or [], columns)
+            _require(each, task or [], task_folder, columns)
+        retrains = pipeline.retrains_of(opened[0], retrain) if retrain else []
         for each in opened:
             pipeline.evaluate(each, progress=progress)
             for name in task or []:
                 if name in PUBLIC_SETS:
-                    pipeline.evaluate_public(each, name, train_texts=task_texts, folder=task_folder, progress=progress)
+                    evaluate_public(each, name, train_texts=task_texts, folder=task_folder, progress=progress)
                 else:
-                    pipeline.evaluate_task(each, Path(name), **columns, progress=progress)
-            if retrain:
-                pipeline.evaluate_retrains(each, retrain, noise=noise_null, progress=progress)
+                    evaluate_task(each, Path(name), **columns, progress=progress)
+            if retrains:
+                evaluate_retrains(each, retrains, noise=noise_null, progress=progress)
     if as_json:
         print_by_run({each.name: summary(each) for each in opened})
         return

@@ -52,9 +52,6 @@ def joint_map(
     console.say(f"Next: {command_line('dashboard', run if other_run is None else run.parent)}")
 
 
-THRESHOLD = 0.7
-
-
 def _one(path: Path, ensemble: str) -> Run:
     opened = trained_runs(path)
     if len(opened) > 1:

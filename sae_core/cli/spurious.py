@@ -11,7 +11,6 @@ from sae_core.cli import console
 from sae_core.cli.common import MOST_SEEDS, RunPath, command_line, print_by_run, stoppable, trained_runs
 from sae_core.cli.options import AsJson
 from sae_core.foundation.errors import UserError
-from sae_core.runs import pipeline
 
 if TYPE_CHECKING:
     from sae_core.analysis.spurious.tasks import Columns
@@ -62,12 +61,16 @@ def spurious(
     """
     columns = _columns(text_column, target, attribute) if file or target or attribute else None
     opened = trained_runs(run)
+    from sae_core.analysis.spurious.runs import evaluate_spurious, make_tasks, require_tasks
+
     with stoppable(command_line("spurious", run)), console.drawn_progress() as progress:
         # Check all tasks first, so that a fault in one is reported before any is measured.
-        asked = [pipeline.spurious_tasks(each, task or [], file, columns) for each in opened]
+        asked = [make_tasks(each, task or [], file, columns) for each in opened]
+        for each, tasks in zip(opened, asked, strict=True):
+            require_tasks(each, tasks)
         found = {
-            each.name: pipeline.measure_spurious(each, own, seeds=seeds, retrain=retrain, progress=progress)
-            for each, own in zip(opened, asked, strict=True)
+            each.name: evaluate_spurious(each, tasks, seeds=range(seeds), retrain=retrain, progress=progress)
+            for each, tasks in zip(opened, asked, strict=True)
         }
     if as_json:
         print_by_run(found)

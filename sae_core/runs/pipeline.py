@@ -17,7 +17,6 @@ from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import Run, find_runs
 
 if TYPE_CHECKING:
-    from sae_core.analysis.spurious.tasks import Columns, SpuriousTask
     from sae_core.training.processes import Processes
 
 # The stages import torch, transformers and umap; they are imported when a stage has work to do, so that a finished run
@@ -104,62 +103,6 @@ def evaluate(run: Run, *, stages: Collection[str] = EVALUATIONS, progress: Progr
     evaluate_run(run, stages=stages, progress=progress)
 
 
-def evaluate_task(run: Run, path: Path, *, text_column: str, label_column: str, progress: Progress = silent) -> None:
-    """Detect the labels of a CSV, JSONL or Parquet file and add the figures to the run's concepts."""
-    from sae_core.analysis.concepts.runs import evaluate_task as evaluate_task_file
-
-    evaluate_task_file(run, path, text_column=text_column, label_column=label_column, progress=progress)
-
-
-def require_task(run: Run, path: Path, *, text_column: str, label_column: str) -> None:
-    """Read a file of a task as `evaluate_task` does, which refuses it before anything is computed."""
-    from sae_core.analysis.concepts.runs import task_of_file
-
-    task_of_file(run, path, text_column=text_column, label_column=label_column)
-
-
-def require_public(run: Run, name: str, folder: Path | None) -> None:
-    """Refuse a public data set that `evaluate_public` could not measure, as far as is known without the hub."""
-    from sae_core.analysis.concepts.public_tasks import require_copies
-
-    run.settings.origin.require_text(run)
-    if folder is not None:
-        require_copies(name, folder)
-
-
-def spurious_tasks(run: Run, names: Sequence[str], file: Path | None, columns: Columns | None) -> list[SpuriousTask]:
-    """The spurious tasks that are asked for of a run, refused where they could not be measured.
-
-    Args:
-        run: The run folder.
-        names: Tasks by name; without any, and without a file, those that need no hub.
-        file: A file that holds a task.
-        columns: Its columns.
-    """
-    from sae_core.analysis.spurious.runs import make_tasks, require_tasks
-
-    tasks = make_tasks(run, names, file, columns)
-    require_tasks(run, tasks)
-    return tasks
-
-
-def measure_spurious(
-    run: Run, tasks: Sequence[SpuriousTask], *, seeds: int, retrain: bool = False, progress: Progress = silent
-) -> list[dict[str, Any]]:
-    """Measure how well spurious correlations are removed by ablating features; see `evaluate_spurious`.
-
-    Args:
-        run: The run folder.
-        tasks: What `spurious_tasks` gives.
-        seeds: How many seeds.
-        retrain: Also fit a new probe after each ablation.
-        progress: Told how far it is.
-    """
-    from sae_core.analysis.spurious.runs import evaluate_spurious
-
-    return evaluate_spurious(run, tasks, seeds=range(seeds), retrain=retrain, progress=progress)
-
-
 def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent) -> dict[str, Any]:
     """Train runs on activations of known dictionaries and score them, each by itself and all together.
 
@@ -181,22 +124,12 @@ def score_truth(path: Path, runs: Sequence[Run], *, progress: Progress = silent)
     return score_together(path, runs)
 
 
-def evaluate_retrains(run: Run, paths: Sequence[Path], *, noise: bool = True, progress: Progress = silent) -> None:
-    """Measure how stable a run's ensembles are over independent trainings.
+def retrains_of(run: Run, paths: Sequence[Path]) -> list[Run]:
+    """The runs that `stability.retrains.evaluate_retrains` compares a run with.
 
     Args:
         run: The run.
         paths: Runs with other seeds, or folders of such runs, in which ``run`` itself is passed over.
-        noise: Whether SAEs are trained on noise, which boosted stages are compared with.
-        progress: Told how far it is.
-    """
-    from sae_core.analysis.stability.retrains import evaluate_retrains as evaluate_runs
-
-    evaluate_runs(run, retrains_of(run, paths), noise=noise, progress=progress)
-
-
-def retrains_of(run: Run, paths: Sequence[Path]) -> list[Run]:
-    """The runs that `evaluate_retrains` compares a run with; whatever it would refuse of them is refused here.
 
     Raises:
         UserError: If a path is given twice, is the run itself, or holds no retrain of it.
@@ -216,15 +149,6 @@ def retrains_of(run: Run, paths: Sequence[Path]) -> list[Run]:
     retrains = [Run.open(each) for each in found.values()]
     require_retrains(run, retrains)
     return retrains
-
-
-def evaluate_public(
-    run: Run, name: str, *, train_texts: int, folder: Path | None = None, progress: Progress = silent
-) -> None:
-    """Detect the concepts of a public data set and add the figures to the run's concepts."""
-    from sae_core.analysis.concepts.runs import evaluate_public as evaluate_public_set
-
-    evaluate_public_set(run, name, train_texts=train_texts, folder=folder, progress=progress)
 
 
 def run_everything(run: Run, *, progress: Progress = silent) -> None:

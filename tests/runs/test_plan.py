@@ -265,7 +265,11 @@ def test_help_for_the_dead_and_the_noise_null_by_hand() -> None:
     # Ten operations a dimension for 10 of 100 features of four members, and of the three stages that are not copied.
     assert dead["flops"] == 4000 * 4 * 10 * 10 * 10 + 2750 * 4 * 10 * 10 * 10
     assert null is not None
-    assert null["seconds"] == pytest.approx(2 * 3 / 4 * rows_of(work)["train boosted"].seconds)
+    assert null["seconds"] == pytest.approx(2 * rows_of(work)["train boosted"].seconds)  # which are three stages
+    alone = work_of(training__methods=["boosted"])
+    found = RunPlan(alone, planned_rows(alone), False, []).noise_null
+    assert found is not None
+    assert found["seconds"] == pytest.approx(2 * 3 / 4 * rows_of(alone)["train boosted"].seconds)
     without = work_of(training__methods=["bagged"], sae__aux_coefficient=0)
     plain = RunPlan(without, planned_rows(without), False, [])
     assert (plain.help_for_dead, plain.noise_null) == (None, None)

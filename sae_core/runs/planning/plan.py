@@ -101,9 +101,9 @@ class RunPlan:
     def help_for_dead(self) -> dict[str, float] | None:
         """What helping dead features (AuxK) would add if `DEAD` of them were dead all the time; None if there is none.
 
-        Seconds are those of its products; they come on top of the totals.
+        Its operations take as long as others of training; both come on top of the totals.
         """
-        work, training, flops = self.work, self.training, 0.0
+        work, flops = self.work, 0.0
         for method in work.settings.training.methods:
             sizes = work.sizes(method)
             tokens = max(0, sizes.trained - work.settings.sae.dead_after_tokens)
@@ -111,7 +111,8 @@ class RunPlan:
             flops += tokens * sae.help_flops(round(DEAD * sizes.features)) * work.places
         if not flops or not work.settings.sae.aux_coefficient:
             return None
-        return {"dead": DEAD, "flops": flops, "seconds": flops * training.seconds / training.flops}
+        trained = Row.of([row for row in self.stages if row.name.startswith("train ")])
+        return {"dead": DEAD, "flops": flops, "seconds": flops * trained.seconds / trained.flops}
 
     @property
     def noise_null(self) -> dict[str, float] | None:
@@ -119,9 +120,9 @@ class RunPlan:
         work, seconds, flops = self.work, 0.0, 0.0
         rows = {row.name: row for row in self.stages}
         for method in work.settings.training.methods:
-            sizes, row = work.sizes(method), rows[f"train {method}"]
+            sizes, row, ones = work.sizes(method), rows[f"train {method}"], len([*work.layout(method).ones()])
             if sizes.staged:
-                later = 2 * (1 - 1 / work.layout(method).stages)
+                later = 2 * (1 - 1 / work.layout(method).stages) * ones / (ones - work.copies_first(method))
                 mixing = 2 * sizes.d_in**2 * sizes.trained * len(sizes.widths)
                 seconds += later * row.seconds
                 flops += later * (row.flops + work.places * mixing)
@@ -185,7 +186,6 @@ class RunPlan:
             method: sum(SAEShape.of(one.sae, work.model.d_model).parameters for one in work.layout(method).ones())
             for method in training.methods
         }
-        totals = {"train": self.training, "all": self.whole}
         return {
             "machine": asdict(work.machine),
             "measured": self.measured,
@@ -199,10 +199,7 @@ class RunPlan:
                 "parameters": parameters,
             },
             "stages": [asdict(stage) for stage in self.stages],
-            "totals": {
-                name: {key: value for key, value in asdict(row).items() if key not in ("name", "part")}
-                for name, row in totals.items()
-            },
+            "totals": {"train": asdict(self.training), "all": asdict(self.whole)},
             "fits": self.fits,
             "remedies": self.remedies,
             "help_for_dead": self.help_for_dead,
@@ -289,7 +286,7 @@ def _row(name: str, work: Work, stage: Stage[Any], key: str, names: Sequence[str
         flops=round(sum(map(stage.flops, sizes))) * runs,
         memory=round(max(0, base) + _held(work, stage, names)),
         gpu_memory=(work.model_bytes + 2**28) * work.machine.gpu * gathers,
-        disk=round(sum(map(stage.written, sizes))) * work.places,
+        disk=round(sum(map(stage.written, sizes)) * (measured.files[key] if measured else 1.0)) * work.places,
     )
     if stage is TRAIN:
         return replace(row, **work.training_bytes(names[0]) | {"memory": row.memory})

@@ -55,6 +55,7 @@ class Measured(NamedTuple):
     Attributes:
         work: What is planned, with the length of texts as it is.
         lines: The seconds of every stage, by its entry in run.json.
+        files: Bytes of its files over the declared ones, by the same.
         first: The work of the first trial.
         peaks: Peak memory of the process after each command of the first trial.
         remarks: What could only be estimated.
@@ -62,6 +63,7 @@ class Measured(NamedTuple):
 
     work: Work
     lines: Mapping[str, Line]
+    files: Mapping[str, float]
     first: Work
     peaks: Mapping[str, int]
     remarks: list[str]
@@ -76,6 +78,11 @@ class _Trial(NamedTuple):
         facts = self.run.facts(key)
         return float(facts.get("seconds", 0.0) - facts.get("shared_seconds", 0.0))
 
+    def bytes(self, key: str) -> int:
+        """Of the files of a stage."""
+        names = self.run.read_manifest().get("files", {}).get(key, ())
+        return sum((self.run.path / name).stat().st_size for name in names)
+
 
 def entries(settings: RunSettings) -> Iterator[tuple[Stage[Any], str, list[str]]]:
     """The stages of the commands, each with its entry in run.json and the methods of the ensembles that it works on."""
@@ -83,10 +90,8 @@ def entries(settings: RunSettings) -> Iterator[tuple[Stage[Any], str, list[str]]
     commands = [command for command in COMMANDS if command != "index" or settings.origin.shows_rows]
     for stage in STAGES:
         if stage.command in commands:
-            by_method = stage.key_of(methods[0]) != stage.key
-            yield from (
-                (stage, stage.key_of(each[0]), each) for each in ([[m] for m in methods] if by_method else [methods])
-            )
+            for names in [[method] for method in methods] if "{}" in stage.key else [methods]:
+                yield stage, stage.key_of(names[0]), names
 
 
 def declared(work: Work, stage: Stage[Any], methods: Sequence[str]) -> float:
@@ -135,14 +140,16 @@ class _Trials:
     def measured(self, whole: Work) -> Measured:
         """What the trials tell of the whole work."""
         first, *tried = (self._try(number, *shares) for number, shares in enumerate(TRIALS))
-        wide, pace, lines = self._train_wide(tried), _pace(tried, STAGES), {}
+        wide, pace, lines, files = self._train_wide(tried), _pace(tried, STAGES), {}, {}
         for stage, key, methods in entries(whole.settings):
             trials = wide if stage is TRAIN else tried
             line = fit([(declared(each.work, stage, methods), each.seconds(key)) for each in trials], pace)
             cold = first.seconds(key) - line.once - line.pace * declared(first.work, stage, methods)
             lines[key] = line._replace(once=line.once + max(0.0, cold))
+            written = sum(stage.written(tried[-1].work.sizes(method)) for method in methods)
+            files[key] = tried[-1].bytes(key) / written if written else 0.0
         whole = replace(whole, length=tried[-1].work.length)
-        return Measured(whole, lines, first.work, self._peaks, self._remarks)
+        return Measured(whole, lines, files, first.work, self._peaks, self._remarks)
 
     def _try(self, number: int, rows: float, features: float) -> _Trial:
         """Run everything with shares of the largest trial's rows and features."""
@@ -211,4 +218,4 @@ def _pace(trials: Sequence[_Trial], stages: Sequence[Stage[Any]]) -> float:
     wanted = [each for each in entries(trials[0].work.settings) if each[0] in stages]
     less, more = (sum(declared(each.work, stage, methods) for stage, _, methods in wanted) for each in trials)
     first, second = (sum(each.seconds(key) for _, key, _ in wanted) for each in trials)
-    return max(0.02, (second - first) / (more - less))
+    return max(0.02, (second - first) / (more - less) if more > less else second / more)

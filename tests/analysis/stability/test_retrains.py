@@ -169,15 +169,16 @@ def test_activations_of_different_known_dictionaries_are_no_retrains(tmp_path: P
 
 def test_a_folder_of_runs_gives_all_but_the_run_itself(runs: list[Run], tmp_path: Path) -> None:
     ticks = []
-    pipeline.evaluate_retrains(runs[1], [runs[0].path.parent, runs[2].path], progress=ticks.append)
+    retrains = pipeline.retrains_of(runs[1], [runs[0].path.parent, runs[2].path])
+    evaluate_retrains(runs[1], retrains, progress=ticks.append)
     assert read_json(runs[1].evaluation("stability"))["runs"] == [
         {"run": f"seed_{seed:02d}", "seed": seed} for seed in (1, 0, 2)
     ]
     assert (ticks[-1].done, ticks[-1].total, ticks[-1].unit) == (3, 3, "pairs")
     with pytest.raises(UserError, match=r"is the run itself, which is no retrain of it"):
-        pipeline.evaluate_retrains(runs[1], [runs[1].path])
+        pipeline.retrains_of(runs[1], [runs[1].path])
     with pytest.raises(UserError, match="holds no run"):
-        pipeline.evaluate_retrains(runs[1], [tmp_path])
+        pipeline.retrains_of(runs[1], [tmp_path])
 
 
 def test_the_command_measures_and_refuses(runs: list[Run], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
         return _load_hooked(settings, device=device, dtype=dtype)
     source, options = _locate(settings)
     config = load_config(settings)
-    with _quiet():
+    with quiet():
         tokenizer = _attempt(
             settings, lambda: AutoTokenizer.from_pretrained(source, **options), what="its tokenizer cannot be loaded"
         )
@@ -119,7 +119,7 @@ def _predicts(model_type: str, saved: str | None) -> bool:
 
 def _load_hooked(settings: ModelSettings, *, device: str, dtype: torch.dtype) -> Loaded:
     require_transformer_lens(settings.name)
-    with _quiet():
+    with quiet():
         model, tokenizer = _attempt(settings, lambda: load_hooked(settings.name, device=device, dtype=dtype))
     _check(model.config, settings)
     return Loaded(model.eval(), tokenizer, Weights(f"Model {settings.name!r}"))
@@ -137,7 +137,7 @@ def load_config(settings: ModelSettings) -> Any:
         _check(config, settings)
         return config
     source, options = _locate(settings)
-    with _quiet():
+    with quiet():
         config = _attempt(settings, lambda: AutoConfig.from_pretrained(source, **options))
     _check(config, settings)
     return config
@@ -208,7 +208,7 @@ def _check(config: Any, settings: ModelSettings) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from drawing bars and reports: long jobs tell their progress through the callback alone."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

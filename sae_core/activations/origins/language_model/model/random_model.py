@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from sae_core.activations.origins.language_model.model.embedded_model import model_folder
+from sae_core.activations.origins.language_model.model.loading import quiet
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
 
 
@@ -30,7 +31,7 @@ def write_random_model(shape: ModelShape, folder: Path) -> None:
         pad_token_id=tokenizer.eos_token_id,
         use_cache=False,
     )
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
