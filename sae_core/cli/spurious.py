@@ -75,8 +75,8 @@ def spurious(
     if as_json:
         print_by_run(found)
         return
-    for tasks in found.values():
-        for facts in tasks:
+    for figures in found.values():
+        for facts in figures:
             _print(facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,7 +51,7 @@ def _together(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 def _told(sizes: Sizes) -> float:
     """How many different tokens a text has, by Heaps' law as the embedded one follows it: 6,700 in 150,000."""
-    return min(sizes.indexed, sizes.vocabulary, 11 * sizes.indexed**0.54)
+    return min(sizes.indexed, sizes.vocabulary, 11 * math.pow(sizes.indexed, 0.54))
 
 
 def _kept(sizes: Sizes) -> int:

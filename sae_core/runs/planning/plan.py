@@ -289,7 +289,9 @@ def _row(name: str, work: Work, stage: Stage[Any], key: str, names: Sequence[str
         disk=round(sum(map(stage.written, sizes)) * (measured.files[key] if measured else 1.0)) * work.places,
     )
     if stage is TRAIN:
-        return replace(row, **work.training_bytes(names[0]) | {"memory": row.memory})
+        needs = work.training_bytes(names[0])
+        gpu_memory, mapped, temporary = (needs[each] for each in ("gpu_memory", "mapped", "temporary"))
+        return replace(row, gpu_memory=gpu_memory, mapped=mapped, temporary=temporary)
     # The index, which processes share, is what most stages read.
     indexed = FLOAT * 2 * max(size.entries for size in sizes)
     reads = max(size.indexed * size.d_in * size.itemsize for size in sizes) * stage.reads_activations

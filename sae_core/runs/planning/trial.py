@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +30,11 @@ from sae_core.training.declared import TRAIN
 from sae_core.training.train import train_run
 from sae_core.training.training_facts import peak_memory
 
-COMMANDS = {"train": pipeline.train, "index": pipeline.prepare, "evaluate": pipeline.evaluate}
+COMMANDS: dict[str, Callable[[Run], None]] = {
+    "train": pipeline.train,
+    "index": pipeline.prepare,
+    "evaluate": pipeline.evaluate,
+}
 ROWS, FEATURES, BATCHES = 20_000, 8_000, 8
 """Of the largest trial: activations to train on, features of all SAEs together, and batches at least."""
 TRIALS = ((1 / 6, 1 / 2), (1 / 3, 1 / 2), (1.0, 1.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -63,16 +64,15 @@ class Work:
     @property
     def row_bytes(self) -> int:
         """Bytes of an activation in the cache."""
-        return self.model.d_model * getattr(torch, self.settings.data.dtype).itemsize
+        return self.model.d_model * int(getattr(torch, self.settings.data.dtype).itemsize)
 
     @property
     def shuffled_on_disk(self) -> bool:
         """Whether the cache is too large to be drawn from all over, as `choose_shuffle` will decide it."""
         memory, disk, cache = self.machine.host or HOST_MEMORY, self.machine.disk, self.rows * self.row_bytes
         free = disk and disk - self.places * cache
-        sizes = {"rows": self.rows, "d_in": self.model.d_model, "memory": memory, "disk": free}
-        drawn = not (self.streams or self.settings.origin.rows_are_independent)
-        return drawn and shuffle_of(self.settings, **sizes) == "disk"
+        way = shuffle_of(self.settings, rows=self.rows, d_in=self.model.d_model, memory=memory, disk=free)
+        return way == "disk" and not (self.streams or self.settings.origin.rows_are_independent)
 
     @property
     def streams(self) -> bool:
@@ -171,11 +171,17 @@ class Work:
 
     @property
     def _detected(self) -> int:
-        """Tokens of the texts in which concepts are detected; of the pool, nine in ten are found, many of them cut."""
-        settings = self.settings.evaluation
-        if not self.length or not self.settings.origin.labels_texts(self.settings):
+        """Tokens of the texts, or rows, in which concepts are detected.
+
+        Of the pool, nine in ten texts are found, and many of them are cut.
+        """
+        settings, origin = self.settings.evaluation, self.settings.origin
+        tokens = self.rows + self.settings.data.evaluation_tokens
+        if not origin.reads_text:
+            return min(settings.pool_texts, tokens)
+        if not self.length or not origin.labels_texts(self.settings):
             return 0
-        texts = min(settings.pool_texts, (self.rows + self.settings.data.evaluation_tokens) / self.length)
+        texts = min(settings.pool_texts, tokens / self.length)
         return round(0.9 * texts * 0.75 * min(settings.tokens_per_text, self.length))
 
     def training_bytes(self, method: str) -> dict[str, int]:
@@ -214,8 +220,11 @@ class Work:
     def decided(self) -> RunSettings:
         """The settings in which what follows from their size is decided, so that small runs do it as the whole one."""
         training, methods = self.settings.training, self.settings.training.methods
-        ways = {self.boosting(method) for method in methods} & {"cached", "recomputed"}
-        new = {"group": max(map(self.side_by_side, methods)), "residuals": max(ways, default=training.residuals)}
+        ways = {str(self.boosting(method)) for method in methods} & {"cached", "recomputed"}
+        new: dict[str, Any] = {
+            "group": max(map(self.side_by_side, methods)),
+            "residuals": max(ways, default=training.residuals),
+        }
         if any(map(self.splits, methods)):
             new["kernels"] = "plain"
         data = {"shuffle": "disk" if self.shuffled_on_disk else "memory"}
