@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Outcome, call
-from hostile import folders, labels, settings, texts
+from hostile import checkpoints, folders, labels, settings, texts
 from hostile.campaign import Case, World, attempt, complaints
 from models import build_model_folder
 
@@ -27,6 +27,7 @@ GROUPS: dict[str, Callable[[World], Iterator[Case]]] = {
         folders.model_folders,
         folders.sae_folders,
         folders.run_files,
+        checkpoints.foreign_saes,
         labels.label_files,
         labels.addresses,
     )
@@ -67,6 +68,13 @@ def test_malformed_input_ends_in_one_sentence(world: World, counts: dict[str, in
     counts[group] = len(cases)
     found = [line for case in cases for line in complaints(case)]
     assert not found, f"{len(found)} faults in {len(cases)} cases:\n" + "\n".join(found)
+
+
+def test_code_in_checkpoints_is_never_run(tmp_path: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    cases = list(checkpoints.code_in_files(World(tmp_path / "cases", tmp_path, tmp_path, tmp_path)))
+    assert not [line for case in cases for line in complaints(case)]
+    assert len(cases) >= 7
 
 
 @pytest.mark.slow

@@ -133,8 +133,9 @@ def test_dictionary_learning_computes_the_same(kind: str, tmp_path: Path, monkey
 
 
 @pytest.mark.interop
-def test_sparsify_computes_the_same(tmp_path: Path) -> None:
-    theirs = peer("sparsify").SparseCoder.load_from_disk(sparsify(tmp_path).folder)
+@pytest.mark.parametrize("activation", ["topk", "groupmax"])
+def test_sparsify_computes_the_same(activation: str, tmp_path: Path) -> None:
+    theirs = peer("sparsify").SparseCoder.load_from_disk(sparsify(tmp_path, activation).folder)
     ours = read_checkpoint(tmp_path / "layers.5").sae
     top = theirs.encode(activations())
     coefs_BN = torch.zeros(40, N).scatter_(1, top.top_indices, top.top_acts)

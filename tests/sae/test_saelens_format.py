@@ -130,7 +130,7 @@ def test_topk_chooses_by_preactivations_rescaled_by_the_norms_of_atoms(subtracts
         ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input is 1"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor is True"),
         ({"activation_fn": "tanh-relu"}, "activation_fn is 'tanh-relu'"),
-        ({"architecture": "temporal"}, "architecture 'temporal'; known: jumprelu, standard, topk, gated"),
+        ({"architecture": "temporal"}, "architecture 'temporal'; known: "),
         ({"architecture": "transcoder", "d_out": 6}, "d_out is 6"),
         ({"architecture": ...}, "architecture None"),
         ({"architecture": ["topk"]}, "architecture is"),
@@ -228,7 +228,9 @@ def test_a_class_that_would_come_back_as_another_is_not_saved(tmp_path: Path) ->
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("architecture", tuple(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "architecture", [name for name, kind in ARCHITECTURES.items() if kind.saelens or kind.saved_as]
+)
 def test_saelens_opens_a_member_as_it_is(architecture: Architecture, tmp_path: Path) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
     sae = random_sae(architecture)

@@ -128,11 +128,17 @@ def dictionary_learning(folder: Path, kind: str) -> Written:
     return Written(folder, f"dictionary_learning {kind}", *out, ("EleutherAI/pythia-70m", 3, "mlp"))
 
 
-def sparsify(folder: Path, _: str = "") -> Written:
+def groupmax(pre_BN: Tensor, _: Tensors) -> Tensor:
+    """The largest of each of K groups of neighbours."""
+    groups_BKG = pre_BN.unflatten(1, (K, N // K))
+    return (groups_BKG * (groups_BKG == groups_BKG.amax(dim=2, keepdim=True))).flatten(1).relu()
+
+
+def sparsify(folder: Path, activation: str = "topk") -> Written:
     """The folder of a hookpoint, with the training's settings beside it."""
     found = drawn("W_enc", "b_enc", "W_dec", "b_dec")
     folder = folder / "layers.5"
-    settings = {"activation": "topk", "expansion_factor": 4, "normalize_decoder": True, "num_latents": 0, "k": K}
+    settings = {"activation": activation, "expansion_factor": 4, "normalize_decoder": True, "num_latents": 0, "k": K}
     _json(
         folder / "cfg.json", {**settings, "multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D}
     )
@@ -140,8 +146,8 @@ def sparsify(folder: Path, _: str = "") -> Written:
     tensors = _linear(found) | {"W_dec": found["W_dec"], "b_dec": found["b_dec"]}
     del tensors["decoder.weight"]
     save_file(tensors, folder / "sae.safetensors")
-    out = computed(found, topk, subtracts=True)
-    return Written(folder, "sparsify topk", *out, ("EleutherAI/pythia-160m", 5, "residual"))
+    out = computed(found, topk if activation == "topk" else groupmax, subtracts=True)
+    return Written(folder, f"sparsify {activation}", *out, ("EleutherAI/pythia-160m", 5, "residual"))
 
 
 def gemma_scope(folder: Path, _: str = "") -> Written:
@@ -211,7 +217,8 @@ CLASSES = (
 """Those of dictionary_learning."""
 WRITERS: dict[str, tuple[Callable[[Path, str], Written], str]] = {
     **{f"dictionary_learning {kind}": (dictionary_learning, kind) for kind in CLASSES},
-    "sparsify": (sparsify, ""),
+    "sparsify": (sparsify, "topk"),
+    "sparsify groupmax": (sparsify, "groupmax"),
     "gemma_scope": (gemma_scope, ""),
     "gemma_scope_2": (gemma_scope_2, ""),
     "llama_scope": (llama_scope, ""),

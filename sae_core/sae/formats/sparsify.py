@@ -49,7 +49,7 @@ class Sparsify(Format):
             weights,
             sizes={"d": (d_in, f"d = {d_in} by d_in"), "n": (width, f"n = {width} by {said}")},
         )
-        if activation == "groupmax" and width % k:
+        if activation == "groupmax" and width % k:  # sparsify would not read it either
             raise fields.refuse("k", f"the {width} features do not fall into as many groups of one size")
         tensors = {"W_enc": found["encoder.weight"].T, "b_enc": found["encoder.bias"]}
         tensors |= {name: found[name] for name in ("W_dec", "b_dec")}
