@@ -12,6 +12,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard.shared.reads.opening import EnsembleInfo
+from sae_core.activations.stages import CORPUS
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.origin import Words
 from sae_core.foundation.run import Run
@@ -43,7 +44,7 @@ class Here:
     @property
     def words(self) -> Words:
         """What the rows of this run are called."""
-        return self.run.settings.origin.words(self.run.facts("corpus"))
+        return self.run.settings.origin.words(CORPUS.facts(self.run))
 
     def link(self, feature: int | None = None, *, ensemble: str | None = None) -> dict[str, str]:
         """The query string of a link to this run, an ensemble and a feature."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import ActivationCache
 from sae_core.activations.store.piles import deal
 from sae_core.foundation.errors import UserError
@@ -31,7 +32,7 @@ def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> Non
     Raises:
         UserError: As `harvest`.
     """
-    if not all(run.is_finished("corpus") and run.is_finished("activations") for run in runs):
+    if not all(CORPUS.is_finished(run) and ACTIVATIONS.is_finished(run) for run in runs):
         runs[0].settings.origin.gather(runs, progress)
 
 
@@ -61,7 +62,7 @@ def train_source(run: Run, *, device: str = "cpu", progress: Progress = silent) 
         return run.settings.origin.stream(run, lambda: train_cache(run, progress=progress), device)
     cache = train_cache(run, progress=progress)
     # As it was decided when the cache was written: trainings of one run, interrupted or not, share their order.
-    if run.facts("activations").get("shuffle") == "disk":
+    if ACTIVATIONS.facts(run).get("shuffle") == "disk":
         return deal(cache, run.dealt, seed=run.settings.training.seed, progress=progress)
     return cache
 
@@ -77,7 +78,7 @@ def evaluation_cache(run: Run) -> ActivationCache:
 
 def _open_cache(run: Run, name: str, progress: Progress) -> ActivationCache:
     cache = ActivationCache.open(run.activations / name, progress=progress)
-    wanted = run.facts("corpus").get("d_in", cache.d_in)
+    wanted = CORPUS.facts(run).get("d_in", cache.d_in)
     if cache.d_in != wanted:
         raise UserError(
             f"The activations in {cache.folder} have dimension {cache.d_in}, those of this run {wanted}; delete that "

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sae_core.activations.stages import CORPUS
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.files.whole_files import read_table
@@ -79,7 +80,7 @@ class RowsShown:
         Raises:
             UserError: If a file is damaged, or does not fit the others.
         """
-        folder, roles = run.corpus, run.facts("corpus").get("roles", {})
+        folder, roles = run.corpus, CORPUS.facts(run).get("roles", {})
         table = read_table(folder.rows)
         if not {FILE, ROW} <= {*table.columns}:
             raise UserError(f"{folder.rows} holds no rows; delete the run and train again.")

@@ -51,7 +51,7 @@ def share_activations(source: Run, runs: Sequence[Run]) -> None:
         runs: Those that lack them.
     """
     files = source.read_manifest()["files"]
-    caches = [Path(name).parent for name in files["activations"] if Path(name).name == META]
+    caches = [Path(name).parent for name in files[ACTIVATIONS.key] if Path(name).name == META]
     for cache in caches:
         ActivationCache.open(source.path / cache)  # which checks it
     linked = [source]
@@ -60,7 +60,7 @@ def share_activations(source: Run, runs: Sequence[Run]) -> None:
             _link(source.path / name, run.path / name)
             for stage in _STAGES
             for name in files[stage]
-            if not (stage == "corpus" and run.is_finished("corpus"))
+            if not (stage == CORPUS.key and CORPUS.is_finished(run))
         ]
         if all(hard):
             linked.append(run)
@@ -71,7 +71,7 @@ def share_activations(source: Run, runs: Sequence[Run]) -> None:
     for run in runs:
         for stage in _STAGES:
             facts = source.facts(stage) | {"seconds": 0.0, "shared_with": source.name}
-            if stage == "activations" and not run.settings.origin.rows_are_independent:
+            if stage == ACTIVATIONS.key and not run.settings.origin.rows_are_independent:
                 facts["shuffle"] = choose_shuffle(run, train_cache(run))
             if not run.is_finished(stage):
                 run.finish(stage, facts, files=[run.path / name for name in files[stage]])

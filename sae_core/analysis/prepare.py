@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 
 from sae_core.activations.corpus import Corpus
+from sae_core.activations.stages import CORPUS
 from sae_core.analysis.shared.jobs import EnsembleJob
 from sae_core.analysis.stages import PREPARING
 from sae_core.ensembles.ensemble import load_ensemble
@@ -38,7 +39,7 @@ def prepare_run(run: Run, *, device: str = "auto", progress: Progress = silent, 
             continue
         place = str(processes.place(device))
         corpus = corpus or processes.together(lambda: Corpus.open(run))
-        d_in = run.facts("corpus").get("d_in")
+        d_in = CORPUS.facts(run).get("d_in")
         ensemble = processes.together(lambda: load_ensemble(folder, device=place, d_in=d_in))  # noqa: B023
         job = EnsembleJob(run, folder, corpus, ensemble, processes)
         for stage in missing:

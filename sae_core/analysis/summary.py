@@ -22,11 +22,16 @@ from sae_core.analysis.reconstruction.figures import (
     EXPLAINED_VARIANCE,
     LOSS,
 )
+from sae_core.analysis.reconstruction.stage import LOSS as LOSSES
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
+from sae_core.analysis.shared.jobs import measured
 from sae_core.analysis.shared.names_in_tables import PLAIN, STANDARDISED
 from sae_core.analysis.stability.figures import SECOND_STAGE, STABILITY
+from sae_core.analysis.stability.stage import STABILITY as OVER_RUNS
 from sae_core.analysis.truth.figures import RECALL
 from sae_core.analysis.truth.figures import SUMMARY as FOUND
 from sae_core.analysis.truth.files import read_truth
+from sae_core.analysis.truth.stage import TRUTH as KNOWN
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.figures import Figure, cells
 from sae_core.foundation.files.whole_files import read_object
@@ -61,37 +66,32 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     and random stages), train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds,
     train_flops, parameters.
     """
-    sources = ("reconstruction", "dictionary", "cost", "loss", "stability", "control")
-    measured = {name: _read(run, name) for name in sources}
-    measured["truth"] = read_truth(run) if run.evaluation("truth").exists() else {}
+    parts = {source: ensembles_measured(run, source) for source in {figure.source for figure in _SHOWN}}
+    loss, stability, tokens = measured(run, LOSSES), measured(run, OVER_RUNS), evaluation_tokens(run)
     concepts = means_of(read_means(run))
     rows = []
     for folder in run.ensembles():
         name, manifest, effort = folder.name, read_manifest(folder), effort_of(run, folder.name)
-        own = {source: content.get("ensembles", {}).get(name, {}) for source, content in measured.items()}
-        own["cost"] = by_ensemble(measured["cost"]).get(name, {})
-        # The scores on a known dictionary hold what is reconstructed, too.
-        own["reconstruction"] = own["reconstruction"] or own["truth"]
-        own["control"] = own["control"] or own["truth"].get("control", {})
+        own = {source: part.get(name, {}) for source, part in parts.items()}
         row: dict[str, Any] = {
             "ensemble": name,
-            **cells(EXPLAINED, own["reconstruction"]),
+            **cells(EXPLAINED, own),
             "stages": manifest.stages,
-            **cells(CONTROL, own["control"]),
+            **cells(CONTROL, own),
             **_detected(concepts, control_name(name), control=True),
-            "evaluation_tokens": measured["reconstruction"].get("tokens") or measured["truth"].get("rows"),
-            **cells(LOSS, own["loss"]),
-            "cross_entropies": measured["loss"].get("cross_entropy"),
-            **cells(ERRORS, own["reconstruction"]),
-            **cells(DICTIONARY, own["dictionary"]),
-            "retrains": len(measured["stability"].get("runs", ())) or None,
-            **cells(STABILITY, own["stability"]),
-            **cells(SECOND_STAGE, _second_stage(own["stability"])),
+            "evaluation_tokens": tokens,
+            **cells(LOSS, own),
+            "cross_entropies": loss.get("cross_entropy"),
+            **cells(ERRORS, own),
+            **cells(DICTIONARY, own),
+            "retrains": len(stability.get("runs", ())) or None,
+            **cells(STABILITY, own),
+            **cells(SECOND_STAGE, {STAGE: _second_stage(own[OVER_RUNS.name])}),
             **_detected(concepts, name),
-            **cells(FOUND, own["truth"]),
+            **cells(FOUND, own),
             "train_tokens": effort.tokens,
             "train_steps": effort.steps,
-            **cells(COST, own["cost"]),
+            **cells(COST, own),
         }
         row["members"] = row["members"] or len(manifest.members)
         row["features"] = row["features"] or sum(manifest.widths)
@@ -99,11 +99,32 @@ def summarize(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(run: Run, name: str) -> dict[str, Any]:
-    path = run.evaluation(name)
-    if not path.exists():
-        return {}
-    return read_object(path)
+_SHOWN = (*EXPLAINED, *CONTROL, *LOSS, *ERRORS, *DICTIONARY, *STABILITY, *FOUND, *COST)
+STAGE = SECOND_STAGE[0].source
+
+
+def ensembles_measured(run: Run, source: str) -> dict[str, Any]:
+    """The part of each ensemble in the file of an evaluation; empty if it is not measured.
+
+    The scores on a known dictionary also hold what is reconstructed, and the controls.
+    """
+    if source == RECALL.source:
+        return dict(read_truth(run).get("ensembles", {})) if run.evaluation(source).exists() else {}
+    content = read_object(run.evaluation(source)) if run.evaluation(source).exists() else {}
+    if source == TRAIN_FLOPS.source:
+        return by_ensemble(content)
+    known: dict[str, Any] = {}
+    if source in (EXPLAINED_VARIANCE.source, CONTROL_EXPLAINED.source):
+        known = ensembles_measured(run, RECALL.source)
+    if source == CONTROL_EXPLAINED.source:
+        known = {name: own["control"] for name, own in known.items() if "control" in own}
+    return {**known, **content.get("ensembles", {})}
+
+
+def evaluation_tokens(run: Run) -> int | None:
+    """Number of held-out tokens on which a run's ensembles were measured."""
+    found: int | None = measured(run, RECONSTRUCTION).get("tokens") or measured(run, KNOWN).get("rows")
+    return found
 
 
 def _second_stage(retrained: Mapping[str, Any]) -> Mapping[str, Any]:

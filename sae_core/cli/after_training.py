@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sae_core.analysis.index.stage import INDEX
 from sae_core.cli import console
 from sae_core.cli.common import (
     RunPath,
@@ -41,7 +42,7 @@ def index(run: RunPath, as_json: AsJson = False) -> None:
                 pipeline.prepare(each, progress=progress, processes=processes)
     if launch.rank():
         return
-    facts = facts_by_run(opened, "index")
+    facts = facts_by_run(opened, INDEX)
     if as_json:
         print_by_run(facts)
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sae_core.activations.stages import CORPUS
 from sae_core.cli import console
 from sae_core.cli.options import Chosen
 from sae_core.cli.serve import LAST_PORT
@@ -19,6 +20,7 @@ from sae_core.foundation.machine import environment as variables
 from sae_core.foundation.machine import launch
 from sae_core.foundation.run import Run, find_runs, holds_runs, is_run
 from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.foundation.stages import Stage
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes
@@ -120,14 +122,14 @@ def stoppable(command: str) -> Iterator[None]:
 
 def about_text(run: Run) -> list[str]:
     """Say which text a run asked for and got, and what to do if the text is too short."""
-    facts = run.facts("corpus")
+    facts = CORPUS.facts(run)
     said = (*run.settings.origin.about(run.settings, facts), *facts.get("remarks", ()))
     return [text for text in said if text]
 
 
-def facts_by_run(runs: list[Run], stage: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """The recorded facts of a stage such as ``train``, for each ensemble of each run."""
-    return {run.name: {folder.name: run.facts(f"{stage}/{folder.name}") for folder in run.ensembles()} for run in runs}
+def facts_by_run(runs: list[Run], stage: Stage[Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The recorded facts of a stage, for each ensemble of each run."""
+    return {run.name: {folder.name: stage.facts(run, folder.name) for folder in run.ensembles()} for run in runs}
 
 
 def print_by_run(values: dict[str, Any]) -> None:

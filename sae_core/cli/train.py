@@ -24,6 +24,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine import launch
 from sae_core.foundation.run import Run, find_runs, holds_runs
 from sae_core.runs import pipeline, trackers
+from sae_core.training.declared import TRAIN
 
 if TYPE_CHECKING:
     from sae_core.training.processes import Processes
@@ -66,7 +67,7 @@ def train(
                 pipeline.train_together(opened, progress=progress)
     if launch.rank():
         return
-    facts = facts_by_run(opened, "train")
+    facts = facts_by_run(opened, TRAIN)
     if as_json:
         print_by_run(facts)
         return

@@ -110,9 +110,9 @@ def reach(content: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def cells(figures: tuple[Figure, ...], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Parts of a row of `summarize`, figure by figure."""
-    return {name: value for figure in figures for name, value in figure.cells(own).items()}
+def cells(figures: tuple[Figure, ...], own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Parts of a row of `summarize`, figure by figure, from an ensemble's part of each evaluation."""
+    return {name: value for figure in figures for name, value in figure.cells(own[figure.source]).items()}
 
 
 def titled(*figures: Figure) -> tuple[Figure, ...]:

@@ -166,6 +166,10 @@ class Stage(Generic[Job]):
         """The entry in run.json for an ensemble or method."""
         return self.key.format(name)
 
+    def facts(self, run: Run, name: str = "") -> dict[str, Any]:
+        """What the stage recorded in a run, for an ensemble or method; empty if it is not finished."""
+        return run.facts(self.key_of(name))
+
     def is_finished(self, run: Run) -> bool:
         """Whether the stage is finished for all its names in a run."""
         return all(run.is_finished(self.key_of(name)) for name in self.of(run))

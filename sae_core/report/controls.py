@@ -7,12 +7,11 @@ from typing import Any
 
 from sae_core.analysis.reconstruction.figures import TABLE
 from sae_core.analysis.reconstruction.stage import CONTROL
-from sae_core.analysis.shared.names_in_tables import FOUND
 from sae_core.analysis.shared.seeds import difference, mean_interval
+from sae_core.analysis.summary import ensembles_measured
 from sae_core.analysis.truth.figures import COMPARED, PRECISE, TRUTH
-from sae_core.analysis.truth.files import read_truth
+from sae_core.analysis.truth.stage import TRUTH as KNOWN
 from sae_core.foundation.figures import Figure
-from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import control_name, title_of
 from sae_core.foundation.run import Run
 from sae_core.report.figures import Found, apart, concept_means, figure_of, verdict_on
@@ -31,11 +30,13 @@ def control_of(runs: Sequence[Run], name: str, trained: Mapping[str, Found]) -> 
         stages add), ``detected_above`` and ``found_above`` (by key of the figure what they add to detection and to
         what is found of a known dictionary) and ``untrained_share``.
     """
-    own = [_measured(run).get(name) for run in runs]
+    own = [ensembles_measured(run, CONTROL.name).get(name) for run in runs]
     found = [each for each in own if each]
     if not found or len(found) < len(own):
         return None
-    own_name, of_truth = control_name(name), [_of_truth(run).get(name, {}) for run in runs]
+    # Older runs know of a control only what it explains, and nothing of the truth.
+    of_truth = [ensembles_measured(run, KNOWN.name).get(name, {}).get("control", {}) for run in runs]
+    own_name = control_name(name)
     figures = {figure.key: figure_of(found, figure) for figure in TABLE}
     figures |= {figure.key: figure_of(of_truth, figure) for figure in TRUTH}
     figures |= {f"concepts.{key}": each for (method, key), each in concept_means(runs).items() if method == own_name}
@@ -60,19 +61,6 @@ def control_of(runs: Sequence[Run], name: str, trained: Mapping[str, Found]) -> 
         "found_above": {figure.key: above[figure.key] for figure in COMPARED.values() if figure.key in above},
         "untrained_share": mean_interval([each["untrained_share"] for each in found]),
     }
-
-
-def _measured(run: Run) -> dict[str, Any]:
-    if run.evaluation(CONTROL.name).exists():
-        return dict(read_object(run.evaluation(CONTROL.name)).get("ensembles", {}))
-    return _of_truth(run)
-
-
-def _of_truth(run: Run) -> dict[str, Any]:
-    """The controls that were scored on a known dictionary; older runs know only what these explain."""
-    if not run.evaluation(FOUND).exists():
-        return {}
-    return {name: own["control"] for name, own in read_truth(run).get("ensembles", {}).items() if "control" in own}
 
 
 def _above(found: Sequence[Mapping[str, Any]]) -> Found:

@@ -21,11 +21,9 @@ from sae_core.analysis.shared.bootstrap import ABOVE
 from sae_core.analysis.shared.jobs import measured
 from sae_core.analysis.shared.names_in_tables import CONFOUNDED
 from sae_core.analysis.shared.seeds import difference, mean_interval, within
-from sae_core.analysis.summary import by_ensemble
-from sae_core.analysis.truth.files import read_truth
+from sae_core.analysis.summary import ensembles_measured
 from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.figures import Figure
-from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.run import Run
 
@@ -40,7 +38,8 @@ def ensemble_figures(runs: Sequence[Run]) -> dict[str, dict[str, Found]]:
     names = [folder.name for folder in runs[0].ensembles()]
     names = [name for name in names if all(run.ensemble(name).manifest.exists() for run in runs)]
     found: dict[str, dict[str, Found]] = {name: {} for name in names}
-    contents = {source: [_ensembles(run, source) for run in runs] for source in {each.source for each in REPORTED}}
+    sources = {each.source for each in REPORTED}
+    contents = {source: [ensembles_measured(run, source) for run in runs] for source in sources}
     for name in names:
         for declared in REPORTED:
             figure = figure_of([content.get(name, {}) for content in contents[declared.source]], declared)
@@ -72,15 +71,6 @@ def figure_of(own: Sequence[Mapping[str, Any]], declared: Figure) -> Found:
     return {**figure, "low": low, "high": high, "interval": "bootstrap"}
 
 
-def _ensembles(run: Run, source: str) -> dict[str, Any]:
-    if source == RECONSTRUCTION.name and not run.evaluation(source).exists():
-        source = TRUTH.name  # which measures it, too
-    if not run.evaluation(source).exists():
-        return {}
-    content = read_truth(run) if source == TRUTH.name else read_object(run.evaluation(source))
-    return dict(by_ensemble(content) if source == COST.name else content.get("ensembles", {}))
-
-
 def concept_means(runs: Sequence[Run]) -> dict[tuple[str, str], Found]:
     """Mean accuracy of detecting a concept by (method, ``m.variant``), over concepts, then over tasks.
 
@@ -110,7 +100,7 @@ def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
     with m standardised features, meant over the tasks but the confounded one.
     """
     reconstruction, costs = (
-        [_ensembles(run, stage.name).get(name, {}).get("by_members", []) for run in runs]
+        [ensembles_measured(run, stage.name).get(name, {}).get("by_members", []) for run in runs]
         for stage in (RECONSTRUCTION, COST)
     )
     steps = []
@@ -126,7 +116,7 @@ def by_members(runs: Sequence[Run], name: str) -> list[dict[str, Any]]:
 
 def _with_findings(runs: Sequence[Run], name: str, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to the steps what their members find, where that was measured for all of them in every run."""
-    recalled = [_ensembles(run, TRUTH.name).get(name, {}).get("by_members", []) for run in runs]
+    recalled = [ensembles_measured(run, TRUTH.name).get(name, {}).get("by_members", []) for run in runs]
     for by_run in (recalled, [_detected(run, name) for run in runs]):
         if any(len(own) != len(steps) for own in by_run):
             continue

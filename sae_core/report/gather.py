@@ -11,7 +11,7 @@ from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.analysis.cost.effort import effort_of
 from sae_core.analysis.figures import REPORTED
-from sae_core.analysis.reconstruction.stage import LOSS, RECONSTRUCTION
+from sae_core.analysis.reconstruction.stage import LOSS
 from sae_core.analysis.shared.jobs import measured
 from sae_core.analysis.shared.names_in_tables import (
     MEASURED,
@@ -25,7 +25,7 @@ from sae_core.analysis.shared.names_in_tables import (
 )
 from sae_core.analysis.shared.seeds import mean_interval
 from sae_core.analysis.stability.stage import STABILITY
-from sae_core.analysis.truth.stage import TRUTH
+from sae_core.analysis.summary import evaluation_tokens
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
@@ -97,7 +97,7 @@ def _run(run: Run) -> dict[str, Any]:
         "name": run.name,
         "seed": run.settings.training.seed,
         "created": manifest.get("created"),
-        "fingerprint": run.facts(ACTIVATIONS.key).get("fingerprint"),
+        "fingerprint": ACTIVATIONS.facts(run).get("fingerprint"),
         "versions": manifest.get("versions", {}),
         "devices": sorted({facts["device"] for facts in finished.values() if "device" in facts}),
         "evaluation_seconds": sum(
@@ -107,11 +107,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _corpus(runs: Sequence[Run]) -> dict[str, Any]:
-    facts = runs[0].facts(CORPUS.key)
-    for stage, key in ((RECONSTRUCTION, "tokens"), (TRUTH, "rows")):
-        if content := measured(runs[0], stage):
-            return {**facts, "measured_tokens": content.get(key)}
-    return {**facts}
+    return {**CORPUS.facts(runs[0]), "measured_tokens": evaluation_tokens(runs[0])}
 
 
 def _means(step: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_core.analysis.shared.names_in_tables import PRECISION, RANDOM
+from sae_core.analysis.shared.names_in_tables import FOUND, PRECISION, RANDOM
 from sae_core.analysis.shared.seeds import mean_interval, within
 from sae_core.analysis.truth.figures import COMPARED
 from sae_core.analysis.truth.files import read_truth
@@ -27,7 +27,7 @@ def found_of_truth(
         figures: Of every ensemble, as `ensemble_figures` gives them.
         controls: Of every ensemble, as `control_of` gives them.
     """
-    if not all(run.evaluation("truth").exists() for run in runs):
+    if not all(run.evaluation(FOUND).exists() for run in runs):
         return None
     contents = [read_truth(run) for run in runs]
     bins = {}

@@ -300,7 +300,7 @@ def _shared_member(job: Job, one: One) -> tuple[SAE, pd.DataFrame, float] | None
     run, settings = job.run, job.settings
     if run is None or job.before:
         return None
-    for other in (EVERY[name] for name in job.method.first_from if run.is_finished(f"train/{name}")):
+    for other in (EVERY[name] for name in job.method.first_from if run.is_finished(TRAIN.key_of(name))):
         layout, folder = other.layout(settings), run.ensemble(other.name)
         # Of stages the first alone learns the activations.
         for number, theirs in enumerate(layout.members[:1] if layout.in_turn else layout.members):
@@ -309,7 +309,7 @@ def _shared_member(job: Job, one: One) -> tuple[SAE, pd.DataFrame, float] | None
             member = load_sae(folder.member(number), device=str(job.plan.device))
             curves = read_table(folder.curves)
             curves = curves[curves["member"] == number]
-            together = run.facts(f"train/{other.name}").get("side_by_side", len(layout.members))
+            together = TRAIN.facts(run, other.name).get("side_by_side", len(layout.members))
             seconds = longest(curves) / together
             own_seconds = curves["seconds"] * (seconds / curves["seconds"].max())
             mine, total = np.int32(0), curves["explained_variance"]

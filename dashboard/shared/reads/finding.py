@@ -17,6 +17,7 @@ from dashboard.shared.reads.cached import ENTRIES, modified, optional
 from dashboard.shared.reads.label_store import label_list, label_stamp
 from dashboard.shared.reads.opening import EnsembleInfo, open_run
 from dashboard.shared.reads.tables import atoms, concepts, corpus, suggestions
+from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.analysis.index.by_token import ByToken, TokenNames
 from sae_core.analysis.shared.names_in_tables import STANDARDISED
 from sae_core.foundation.files.whole_files import read_table
@@ -54,7 +55,7 @@ def features(run: Run, info: EnsembleInfo) -> pd.DataFrame | None:
 def _stamp(run: Run, info: EnsembleInfo) -> tuple[int, ...]:
     """What changes whenever something but labels does on which features are found."""
     folder = run.ensemble(info.name)
-    files = (folder.atoms, folder.promoted, folder.suggestions, folder.by_token, run.evaluation_table("concepts"))
+    files = (folder.atoms, folder.promoted, folder.suggestions, folder.by_token, run.evaluation_table(CONCEPTS.name))
     return tuple(map(modified, files))
 
 

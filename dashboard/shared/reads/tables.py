@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard.shared.reads.cached import ENTRIES, modified, optional, optional_table
 from sae_core.activations.corpus import Corpus
+from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.summary import summarize
 from sae_core.foundation.files.whole_files import read_object
@@ -39,7 +40,7 @@ def _figures(path: str, modified: int) -> dict[str, Any]:
 
 def concepts(run: Run) -> pd.DataFrame | None:
     """The concept detection table."""
-    return optional_table(run.evaluation_table("concepts"))
+    return optional_table(run.evaluation_table(CONCEPTS.name))
 
 
 def curves(run: Run, ensemble: str) -> pd.DataFrame | None:

@@ -18,6 +18,7 @@ from dashboard.shared.reads.cached import modified
 from dashboard.shared.reads.opening import open_run
 from dashboard.shared.reads.tables import corpus
 from sae_core.activations.origins.text.token_texts import TokenTexts
+from sae_core.activations.stages import CORPUS
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.run_settings import ModelSettings
 
@@ -85,4 +86,4 @@ def loaded_ensemble(path: str, name: str, modified: int) -> Ensemble:
 
     run = open_run(Path(path))
     device = resolve_device("auto")
-    return load_ensemble(run.ensemble(name), device=device, d_in=run.facts("corpus").get("d_in"))
+    return load_ensemble(run.ensemble(name), device=device, d_in=CORPUS.facts(run).get("d_in"))

@@ -14,6 +14,7 @@ from dashboard.shared.reads import tables
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.compare import aligned_text, charts, data, family_browser
 from dashboard.views.compare.family_tables import agreement_tiles
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
 from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import percent, whole
@@ -93,7 +94,7 @@ def _how_measured(info: EnsembleInfo, firing: dict[str, Any]) -> None:
 
 
 def _stages(here: Here, info: EnsembleInfo, atoms: pd.DataFrame, matches: pd.DataFrame) -> None:
-    reconstruction = tables.evaluation(here.run, "reconstruction") or {"ensembles": {}}
+    reconstruction = tables.evaluation(here.run, RECONSTRUCTION.name) or {"ensembles": {}}
     ratios = reconstruction["ensembles"].get(info.name, {}).get("residual_energy")
     left, right = st.columns([1.15, 1], gap="large")
     with left:

@@ -30,6 +30,7 @@ from dashboard.views.concepts.charts import (
 from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.concepts.detected import Mean, difference_of, means_of, texts_used
 from sae_core.analysis.concepts.detector_outcomes import KEY
+from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.analysis.shared.names_in_tables import PLAIN, SCALED, STANDARDISED
 from sae_core.foundation.methods import REFERENCE, title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
@@ -66,7 +67,7 @@ def show(here: Here) -> None:
             "training texts, a logistic regression is fitted on them, and held-out texts are classified.",
         )
     )
-    results, facts = tables.concepts(here.run), tables.evaluation(here.run, "concepts")
+    results, facts = tables.concepts(here.run), tables.evaluation(here.run, CONCEPTS.name)
     if results is None or facts is None or results.empty:
         missing(here, "evaluate", "Concept detection is not measured yet")
         return
@@ -192,7 +193,7 @@ def _roc(here: Here, concept: str, rows: pd.DataFrame, used: str) -> None:
     curves = data.detectors(here.run)
     own = None if curves is None else curves.merge(rows[[*KEY]], on=list(KEY))
     if own is None or own.empty:
-        path = here.run.evaluation("concepts")
+        path = here.run.evaluation(CONCEPTS.name)
         st.html(
             notice(
                 "No ROC curves are kept for this concept",

@@ -22,6 +22,7 @@ from dashboard.shared.reads.opening import EnsembleInfo, open_run
 from dashboard.shared.reads.tables import atoms, corpus, index, suggestions
 from dashboard.views.map import drawing
 from sae_core.analysis.concepts.share import concept_columns, concept_share
+from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
 
@@ -131,7 +132,7 @@ def map_colors(points: MapPoints, color: str, word: str, concept: tuple[Run, str
             ensemble, and task and concept that were detected.
     """
     asked = None if concept is None else (str(concept[0].path), *concept[1:])
-    stamp = 0 if concept is None else modified(concept[0].evaluation_table("concepts"))
+    stamp = 0 if concept is None else modified(concept[0].evaluation_table(CONCEPTS.name))
     return _colors(points.key, color, word, asked, stamp, _points=points)
 
 

@@ -77,7 +77,7 @@ def show(here: Here) -> None:
 
 
 def _story(here: Here) -> str:
-    settings, facts = here.run.settings, here.run.facts("corpus")
+    settings, facts = here.run.settings, CORPUS.facts(here.run)
     trained = f"Each member saw {compact(settings.training.tokens)} token activations"
     indexed = f"; {compact(facts['index_tokens'])} tokens can be browsed" if "index_tokens" in facts else ""
     return f"Sparse autoencoders on {settings.origin.described(settings)}. {trained}{indexed}."
@@ -85,7 +85,7 @@ def _story(here: Here) -> str:
 
 def _text(here: Here) -> None:
     """What text was asked for and what was got."""
-    facts, settings = here.run.facts("corpus"), here.run.settings
+    facts, settings = CORPUS.facts(here.run), here.run.settings
     got, short = settings.origin.about(settings, facts)
     if short:
         st.html(notice(short, got))
@@ -96,7 +96,7 @@ def _text(here: Here) -> None:
 
 
 def _chips(here: Here) -> list[Html]:
-    sae, facts = here.run.settings.sae, here.run.facts("corpus")
+    sae, facts = here.run.settings.sae, CORPUS.facts(here.run)
     chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
     if fixes_l0(sae.architecture):
         member_k = here.run.settings.training.member_k

@@ -21,6 +21,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_object, read_table, write_table
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.run import Run
+from sae_core.training.declared import TRAIN
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +44,7 @@ class Side:
 
 def joint_map_path(left: Side, right: Side) -> Path:
     """Path of the joint map, in the folder of the left ensemble. Training the right one again changes it."""
-    facts = [right.run.read_manifest().get("created"), right.run.facts(f"train/{right.ensemble}"), right.features]
+    facts = [right.run.read_manifest().get("created"), TRAIN.facts(right.run, right.ensemble), right.features]
     mark = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=4).hexdigest()
     return left.run.ensemble(left.ensemble).joint_map(f"{right.run.name}-{right.ensemble}-{mark}")
 

@@ -89,7 +89,7 @@ def _dictionary(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
     bag = figures["ensembles"].get(REPEATS, {}).get("member_stability")
     # The single SAE, trained as often as the bag has members, which are such trainings.
     figures["single_retrained"] = bag if members_are_retrains(run.settings) else None
-    write_json(run.evaluation("dictionary"), figures)
+    write_json(run.evaluation(DICTIONARY.name), figures)
     return {}
 
 

@@ -13,11 +13,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sae_core.activations.stages import CORPUS
 from sae_core.analysis.cost.effort import steps_taken
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
 from sae_core.analysis.shared.names_in_tables import RULE, WORTH, where_to_stop
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.files.whole_files import read_object, read_table
 from sae_core.foundation.run import Run
+from sae_core.training.declared import TRAIN
 from sae_core.training.kernels.frozen import FrozenEncoder
 from sae_core.training.operations import Boosting, EnsembleShape, ensemble_flops
 
@@ -49,7 +52,7 @@ def measure_cost(run: Run, ensembles: Mapping[str, Ensemble], acts_BD: Tensor, *
         acts_BD: Activations [B, D] on that device for the time measurement.
         repeats: Number of time measurements.
     """
-    measured = read_object(run.evaluation("reconstruction"), ensembles=dict)["ensembles"]
+    measured = read_object(run.evaluation(RECONSTRUCTION.name), ensembles=dict)["ensembles"]
     device = acts_BD.device
     figures = {name: _ensemble_cost(run, name, ensembles[name], measured[name], acts_BD, repeats) for name in ensembles}
     return {
@@ -66,7 +69,7 @@ def measure_cost(run: Run, ensembles: Mapping[str, Ensemble], acts_BD: Tensor, *
 def _ensemble_cost(
     run: Run, name: str, ensemble: Ensemble, measured: Mapping[str, Any], acts_BD: Tensor, repeats: int
 ) -> dict[str, Any]:
-    facts, folder, members = run.facts(f"train/{name}"), run.ensemble(name), len(ensemble)
+    facts, folder, members = TRAIN.facts(run, name), run.ensemble(name), len(ensemble)
     files = [list(folder.member(number).rglob("*.safetensors")) for number in range(members)]
     seconds, tokens = facts.get("seconds"), facts.get("tokens")
     steps = _steps(ensemble, measured["by_members"])
@@ -148,7 +151,7 @@ def training_flops_by_members(run: Run, ensemble: Ensemble, facts: Mapping[str, 
         facts: The facts that training recorded.
     """
     shape = EnsembleShape.of(ensemble)
-    tokens, rows = facts.get("tokens"), run.facts("corpus").get("train_tokens", 0)
+    tokens, rows = facts.get("tokens"), CORPUS.facts(run).get("train_tokens", 0)
     ways: tuple[Boosting, ...] = ("cached", "recomputed", "pipelined")
     for boosting in ways:
         if not tokens:

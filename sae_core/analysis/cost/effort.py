@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sae_core.ensembles.manifest import read_manifest
 from sae_core.foundation.numbers import decimal
 from sae_core.foundation.run import Run
+from sae_core.training.declared import TRAIN
 
 ABOUT = 0.15
 """The share by which counted arithmetic may differ and still count as about equal."""
@@ -37,7 +38,7 @@ def steps_taken(run: Run, name: str) -> int | None:
 
     Members side by side take theirs together, and so do pipelined stages; sequential stages take them in turn.
     """
-    facts = run.facts(f"train/{name}")
+    facts = TRAIN.facts(run, name)
     if facts.get("steps") is None:
         return None
     in_turn = run.settings.training.boosting == "sequential"
@@ -48,7 +49,7 @@ def steps_taken(run: Run, name: str) -> int | None:
 
 def effort_of(run: Run, name: str) -> Effort:
     """The training effort of an ensemble of a run."""
-    facts = run.facts(f"train/{name}")
+    facts = TRAIN.facts(run, name)
     return Effort(facts.get("tokens"), steps_taken(run, name), facts.get("flops"))
 
 

@@ -18,7 +18,7 @@ def _cost(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
     cache, ensembles = evaluation_cache(job.run), len(job.ensembles)
     acts_BD = cache.read(0, min(TIMED_TOKENS, cache.rows)).to(job.device)
     progress(Tick("measure cost", 0, ensembles, unit="ensembles"))
-    write_json(job.run.evaluation("cost"), measure_cost(job.run, job.ensembles, acts_BD))
+    write_json(job.run.evaluation(COST.name), measure_cost(job.run, job.ensembles, acts_BD))
     progress(Tick("measure cost", ensembles, ensembles, unit="ensembles"))
     return {}
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from sae_core.analysis.concepts.figures import detection
 from sae_core.analysis.cost.figures import TRAIN_SECONDS
+from sae_core.analysis.cost.stage import COST
 from sae_core.analysis.figures import SWEPT
 from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
+from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
 from sae_core.analysis.shared.seeds import mean_interval, within
-from sae_core.analysis.summary import by_ensemble, summarize
+from sae_core.analysis.summary import ensembles_measured, summarize
 from sae_core.analysis.truth.figures import SUMMARY as FOUND
 from sae_core.foundation.figures import Figure, Style
-from sae_core.foundation.files.whole_files import read_object
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.run import Run
@@ -47,7 +48,7 @@ def collect(sweep: Sweep, runs: Sequence[Run], *, target: float = TARGET) -> dic
     """
     measured = []
     for combination, run in zip(sweep.combinations, runs, strict=True):
-        if not run.evaluation("reconstruction").exists():
+        if not run.evaluation(RECONSTRUCTION.name).exists():
             continue
         rows = {row.pop("ensemble"): row for row in summarize(run)}
         measured.append({"run": run.name, "values": combination.values, "ensembles": rows, "one": _one_sae(run)})
@@ -59,8 +60,7 @@ def collect(sweep: Sweep, runs: Sequence[Run], *, target: float = TARGET) -> dic
 
 def _one_sae(run: Run) -> dict[str, float | None] | None:
     """What one SAE of a run explains, and costs: the single one, or else the first member of an ensemble."""
-    figures = read_object(run.evaluation("reconstruction"), ensembles=dict)["ensembles"]
-    costs = by_ensemble(read_object(run.evaluation("cost"))) if run.evaluation("cost").exists() else {}
+    figures, costs = (ensembles_measured(run, stage.name) for stage in (RECONSTRUCTION, COST))
     for name in figures:
         if name in EVERY and EVERY[name].starts_with_one(run.settings):
             first = figures[name]["by_members"][0]

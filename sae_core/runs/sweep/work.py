@@ -10,6 +10,7 @@ import torch
 
 from sae_core.activations.harvest import harvest_together
 from sae_core.activations.sharing import activations_key, has_activations, share_activations
+from sae_core.activations.stages import CORPUS
 from sae_core.analysis.evaluate import evaluate_run
 from sae_core.analysis.truth.stage import TRUTH
 from sae_core.foundation.errors import UserError
@@ -139,7 +140,7 @@ def _fitting(runs: Sequence[Run]) -> int:
     free = free_memory(device) if device.type == "cuda" else None
     if free is None:
         return 1
-    largest = max(training_bytes(run.settings, int(run.facts("corpus")["d_in"])) for run in runs)
+    largest = max(training_bytes(run.settings, int(CORPUS.facts(run)["d_in"])) for run in runs)
     return max(1, int(USABLE * free) // (largest + LIBRARIES))
 
 

@@ -19,6 +19,7 @@ from sae_core.activations.origins.arrays.formats import Found, find_arrays
 from sae_core.activations.origins.arrays.row_table import RowTable, read_table_of_rows
 from sae_core.activations.origins.arrays.rows_kept import write_rows
 from sae_core.activations.origins.arrays.settings import ArraySettings
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.array_rows import (
     BFLOAT16,
     RowArray,
@@ -44,7 +45,7 @@ def gather(run: Run, origin: ArraySettings, progress: Progress) -> None:
     Raises:
         UserError: If an array or the table cannot be used, or a number is not finite.
     """
-    if run.is_finished("corpus") and run.is_finished("activations"):
+    if CORPUS.is_finished(run) and ACTIVATIONS.is_finished(run):
         return
     started = time.perf_counter()
     found = find_arrays(origin.files, origin.field)
@@ -55,18 +56,18 @@ def gather(run: Run, origin: ArraySettings, progress: Progress) -> None:
     arrays = [each.array or _unpack(run, each, number, progress) for number, each in enumerate(found)]
     checked = _check(run, found, arrays, chosen, progress)
     caches = [_write_cache(run, name, checked, side) for name, side in checked.sides.items()]
-    if not run.is_finished("corpus"):
+    if not CORPUS.is_finished(run):
         files = write_rows(run, origin, table, chosen, arrays, progress)
-        run.finish("corpus", _facts(run, found, table, chosen, caches, time.perf_counter() - started), files=files)
+        run.finish(CORPUS.key, _facts(run, found, table, chosen, caches, time.perf_counter() - started), files=files)
     unpacked = sorted((run.activations / _UNPACKED).glob("*.safetensors"))
     facts = {
         "seconds": time.perf_counter() - started,
         "tokens": sum(cache.rows for cache in caches),
         "fingerprint": " ".join(cache.fingerprint for cache in caches),
         "mean_square_norm": caches[0].d_in / caches[0].scale ** 2,
-        "shuffle": run.facts("activations").get("shuffle") or choose_shuffle(run, caches[0]),
+        "shuffle": ACTIVATIONS.facts(run).get("shuffle") or choose_shuffle(run, caches[0]),
     }
-    run.finish("activations", facts, files=[*unpacked, *(file for cache in caches for file in cache.files)])
+    run.finish(ACTIVATIONS.key, facts, files=[*unpacked, *(file for cache in caches for file in cache.files)])
 
 
 def _facts(

@@ -18,6 +18,7 @@ from sae_core.activations.origins.known.dictionary import (
     make_dictionary,
     save_dictionary,
 )
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress, Tick, silent
@@ -38,10 +39,10 @@ def write_known(run: Run, *, progress: Progress = silent) -> None:
     settings = run.settings
     dictionary = run_dictionary(run)
     data = settings.data
-    if not run.is_finished("corpus"):
+    if not CORPUS.is_finished(run):
         facts = {"model": settings.origin.kind, "d_in": dictionary.d_in, "train_tokens": data.train_tokens, "tokens": 0}
-        run.finish("corpus", {**facts, "evaluation_tokens": data.evaluation_tokens}, files=[run.truth])
-    if run.is_finished("activations"):
+        run.finish(CORPUS.key, {**facts, "evaluation_tokens": data.evaluation_tokens}, files=[run.truth])
+    if ACTIVATIONS.is_finished(run):
         return
     started = time.perf_counter()
     rows: dict[Part, int] = {"train": data.train_tokens, "evaluation": data.evaluation_tokens}
@@ -57,7 +58,7 @@ def write_known(run: Run, *, progress: Progress = silent) -> None:
         "fingerprint": " ".join(cache.fingerprint for cache in caches.values()),
         "shuffle": "memory",  # rows are independent of each other, in whatever order
     }
-    run.finish("activations", facts, files=[file for cache in caches.values() for file in cache.files])
+    run.finish(ACTIVATIONS.key, facts, files=[file for cache in caches.values() for file in cache.files])
 
 
 def run_dictionary(run: Run) -> KnownDictionary:

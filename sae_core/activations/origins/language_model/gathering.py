@@ -18,6 +18,7 @@ from sae_core.activations.origins.language_model.kept_passages import passages_t
 from sae_core.activations.origins.language_model.reading import LanguageModel, Place
 from sae_core.activations.origins.language_model.streaming import StreamedActivations
 from sae_core.activations.origins.text.asked import what_is_short
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
 from sae_core.activations.store.piles import choose_shuffle
 from sae_core.foundation.errors import UserError
@@ -34,15 +35,15 @@ _SHARDS = 8
 
 def gather(runs: Sequence[Run], progress: Progress) -> None:
     """Write corpus and caches of runs that differ in layer and site alone; see `Origin.gather`."""
-    pending = [run for run in runs if not (run.is_finished("corpus") and run.is_finished("activations"))]
+    pending = [run for run in runs if not (CORPUS.is_finished(run) and ACTIVATIONS.is_finished(run))]
     settings = pending[0].settings
     places = [Place(run.settings.model.layer, run.settings.model.site) for run in pending]
     device = resolve_device(settings.training.device)
     with naming_full_memory(device, "lower model.batch_size or model.context, or take a smaller model"):
         model = LanguageModel.load(settings.model, device=device, places=places)
         for run in pending:
-            if not run.is_finished("corpus"):
-                finished = next((other for other in runs if other.is_finished("corpus")), None)
+            if not CORPUS.is_finished(run):
+                finished = next((other for other in runs if CORPUS.is_finished(other)), None)
                 if finished is None:
                     _write_corpus(run, model, progress)
                 else:
@@ -124,7 +125,7 @@ def _write_corpus(run: Run, model: LanguageModel, progress: Progress) -> None:
         "reads": model.describe(settings.layer, settings.site),
         "fingerprint": _fingerprint(chosen.ids),
     }
-    run.finish("corpus", facts, files=(file for file in corpus.path.rglob("*") if file.is_file()))
+    run.finish(CORPUS.key, facts, files=(file for file in corpus.path.rglob("*") if file.is_file()))
     if short := what_is_short(run.settings, facts):
         progress(Tick("gather text", len(table), len(table), "passages", note=short))
 
@@ -143,7 +144,7 @@ def _copy_corpus(finished: Run, run: Run, model: LanguageModel) -> None:
         "site": settings.site,
         "reads": model.describe(settings.layer, settings.site),
     }
-    run.finish("corpus", finished.facts("corpus") | own, files=files)
+    run.finish(CORPUS.key, CORPUS.facts(finished) | own, files=files)
 
 
 def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Progress) -> None:
@@ -155,7 +156,7 @@ def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Prog
     evaluations = _write_caches(runs, model, "evaluation", lambda more: progress(_tick(rows + more, total)))
     seconds = time.perf_counter() - started
     for run, train, evaluation in zip(runs, trains, evaluations, strict=True):
-        before = run.facts("activations")
+        before = ACTIVATIONS.facts(run)
         activations_facts = {
             "seconds": seconds,
             "runs_together": len(runs),
@@ -164,7 +165,7 @@ def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Prog
             "mean_square_norm": train.d_in / train.scale**2,
             "shuffle": before.get("shuffle", "memory") if before else choose_shuffle(run, train),
         }
-        run.finish("activations", activations_facts, files=[*train.files, *evaluation.files])
+        run.finish(ACTIVATIONS.key, activations_facts, files=[*train.files, *evaluation.files])
 
 
 def _tick(rows: int, total: int) -> Tick:
@@ -222,7 +223,7 @@ def _cached_passages(run: Run, name: str) -> pd.DataFrame:
     """The passages whose activations are kept in the cache called ``name``."""
     table = passages_table(run, held_out=name == "evaluation")
     if name == "train" and run.settings.data.storage == "stream":
-        facts = run.facts("corpus")
+        facts = CORPUS.facts(run)
         table = table[: facts.get("passages", facts["documents"])]  # older runs have one passage a document
     return table
 
