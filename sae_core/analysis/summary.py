@@ -49,22 +49,11 @@ def by_ensemble(costs: Mapping[str, Any]) -> dict[str, Any]:
 def summarize(run: Run) -> list[dict[str, Any]]:
     """The figures by which ensembles are compared, one dict per ensemble.
 
-    Keys: ensemble, members, features, explained_variance, explained_variance_low, explained_variance_high,
-    explained_variance_per_dimension, stages (members that learn one after another, else 1), control_explained_variance
-    (with _low and _high), control_untrained_share, control_loss_recovered (_mean), control_cross_entropy, control_mse,
-    control_l0, control_dead_fraction and control_concept_accuracy_1 and _5 as below (of stage 1 and random stages,
-    where there are several), evaluation_tokens, loss_recovered (cross-entropy, zero ablation), loss_recovered_low,
-    loss_recovered_high, loss_recovered_mean (mean ablation), cross_entropy (with the reconstruction, nats a
-    prediction), cross_entropies (of the model, with zero and with mean ablation, the same for all ensembles), mse, l0,
-    dead_fraction, diversity_fraction, connectivity, member_stability (mean one-to-one cosine between members),
-    member_stability_null (the same for random dictionaries), retrains (runs compared, the same for all ensembles),
-    retrain_stability and retrain_stability_null (as of members, between independent trainings), stage_2_stability and
-    stage_2_stability_noise (of the second boosted stage, and of SAEs on Gaussian noise like its residual),
-    concept_accuracy_1 and _5 (mean over concepts, then over tasks but the confounded one, with m = 1 and 5 features,
-    plain coefficients), the same with _standardised behind it, which methods are compared by, and of that also _low and
-    _high, truth_recall, _mcc, _precision and _f1 (of a known dictionary), the same with control_ before it (of stage 1
-    and random stages), train_tokens (of each SAE), train_steps (of the optimiser, one after another), train_seconds,
-    train_flops, parameters.
+    Keys are the rows that figures declare (`Figure.row`, with _low and _high where it ``ends`` them; what is not
+    measured is None), and besides: ensemble, stages (members that learn one after another, else 1), evaluation_tokens,
+    cross_entropies (of the model, with zero and with mean ablation) and retrains (runs compared; both the same for all
+    ensembles), train_tokens (of each SAE) and train_steps (of the optimiser, one after another). Figures that begin
+    with control_ are those of stage 1 and random stages.
     """
     parts = {source: ensembles_measured(run, source) for source in {figure.source for figure in _SHOWN}}
     loss, stability, tokens = measured(run, LOSSES), measured(run, OVER_RUNS), evaluation_tokens(run)

@@ -6,11 +6,12 @@ Two kinds serve everything: lines over numbers, and dots with intervals in named
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
-from sae_core.report.html import Html, element
+from sae_core.report.html import Html, element, figure
 
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 58, 16, 12, 46
@@ -98,15 +99,29 @@ class Axis:
     include: Sequence[float] = ()
 
 
-def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> Html:
-    """A chart of lines over numbers.
+def point(x: float | None, found: Mapping[str, Any] | None, title: str = "") -> list[Point]:
+    """A figure with its interval as a point; none where its place or its mean is missing."""
+    if x is None or found is None or found["mean"] is None:
+        return []
+    return [Point(x, found["mean"], found.get("low"), found.get("high"), title)]
+
+
+def drawn(title: str, series: Sequence[Series], x: Axis, y: Axis, caption: str, *, label: str = "") -> Html:
+    """A chart of lines over numbers with its title and caption; nothing without points.
 
     Args:
+        title: Its title.
         series: What is drawn; series without points are left out.
         x: The lower axis.
         y: The left axis.
-        label: What the chart shows, for those who cannot see it.
+        caption: What it shows.
+        label: The same for those who cannot see it; the title by default.
     """
+    return figure(title, lines(series, x, y, label=label or title), caption)
+
+
+def lines(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> Html:
+    """The lines of `drawn`."""
     series = [each for each in series if each.points]
     if not series:
         return Html()

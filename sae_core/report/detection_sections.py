@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sae_core.analysis.concepts.detected import texts_used
 from sae_core.analysis.shared.names_in_tables import COVERED, PLAIN, RAW, SCALED, STANDARDISED, texts_in_words
 from sae_core.analysis.shared.seeds import within
+from sae_core.analysis.truth.figures import RANDOM_RECALL, RECALL
 from sae_core.analysis.truth.figures import TABLE as TRUTH
 from sae_core.foundation.figures import percents, plain
 from sae_core.foundation.methods import REFERENCE, control_name, title_of
 from sae_core.foundation.numbers import compact, decimal, percent, signed
-from sae_core.report.charts import Axis, Point, Row, Series, dots, lines
+from sae_core.report.charts import Axis, Point, Row, Series, dots, drawn, lines, point
 from sae_core.report.controls import rows_of
 from sae_core.report.html import Cell, Column, Html, charts, element, figure, folded, joined, number, table
-from sae_core.report.reconstruction_sections import percent_tick
+from sae_core.report.reconstruction_sections import percent_tick, series_of
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content, by_ensemble, truth_differences
 
@@ -55,9 +56,9 @@ def concepts(content: Content) -> Html:
     keys = [key for method in methods for key in method.figures if key.startswith("concepts.")]
     variants = [name for name in (STANDARDISED, PLAIN) if any(key.endswith(name) for key in keys)]
     counts = sorted({int(key.split(".")[1]) for key in keys} - {0})
-    drawn, tables = {}, {}
+    shown, tables = {}, {}
     for variant in variants:
-        drawn[variant] = figure(
+        shown[variant] = figure(
             f"Accuracy by number of features, {variant}",
             _accuracy_chart(methods, counts, variant),
             "Mean accuracy over concepts, with 95 % intervals; guessing gives 50\u202f%.",
@@ -67,13 +68,13 @@ def concepts(content: Content) -> Html:
     first, *others = variants
     return joined(
         element("p", f"Tasks: {tasks}. Means leave the confounded task out.", kind="sub"),
-        charts(drawn[first]),
+        charts(shown[first]),
         tables[first],
         _above_single(content, counts, first),
         *(
             folded(
                 f"{variant.capitalize()} coefficients",
-                joined(element("p", SCALED, kind="sub"), charts(drawn[variant]), tables[variant]),
+                joined(element("p", SCALED, kind="sub"), charts(shown[variant]), tables[variant]),
             )
             for variant in others
         ),
@@ -120,12 +121,10 @@ def _accuracy_chart(methods: Sequence[_Method], counts: list[int], variant: str)
     for place, method in enumerate(methods):
         points = []
         for x, m in enumerate(counts):
-            figure_ = method.figures.get(f"concepts.{m}.{variant}")
-            if figure_ and figure_["mean"] is not None:
-                # Side by side, so that intervals do not hide each other.
-                shift = 0.05 * (place - (len(methods) - 1) / 2)
-                title = f"{method.title}, {m}: {percent(figure_['mean'])}"
-                points.append(Point(x + shift, figure_["mean"], figure_["low"], figure_["high"], title))
+            found = method.figures.get(f"concepts.{m}.{variant}")
+            # Side by side, so that intervals do not hide each other.
+            shift = 0.05 * (place - (len(methods) - 1) / 2)
+            points += point(x + shift, found, f"{method.title}, {m}: {percent(found['mean'])}" if found else "")
         series.append(Series(method.title, method.color, points, dashed=method.dashed))
     raw = next((method.figures.get(f"concepts.0.{variant}") for method in methods if method.name == RAW), None)
     if raw and raw["mean"] is not None:
@@ -183,32 +182,16 @@ def truth(content: Content) -> Html:
     """What was found of a known dictionary."""
     if not content["truth"]:
         return Html()
-    series = []
-    for place, (name, bins) in enumerate(content["truth"]["by_frequency"].items()):
-        points = [
-            Point(
-                (part["from"] * part["to"]) ** 0.5,
-                part["recall"]["mean"],
-                part["recall"]["low"],
-                part["recall"]["high"],
-            )
-            for part in bins
-            if part["from"] > 0 and part["recall"]["mean"] is not None
-        ]
-        series.append(Series(title_of(name), color_of(name, place), points))
     rows = [
         Row(
-            title,
-            color_of(method or title, place),
-            recall["mean"],
-            recall["low"],
-            recall["high"],
-            random and random["mean"],
+            *(title, color_of(method or title, place)),
+            *(recall["mean"], recall["low"], recall["high"], random and random["mean"]),
         )
         for place, (title, method, figures) in enumerate(rows_of(content["ensembles"], TRUTH))
-        if (recall := figures.get("truth.recall"))
-        for random in [figures.get("truth.random.recall")]
+        if (recall := figures.get(RECALL.key))
+        for random in [figures.get(RANDOM_RECALL.key)]
     ]
+    recalled = Axis("recall", percent_tick, include=(0.0,))
     return joined(
         element(
             "p", "The activations come from a known dictionary, so what was found of it can be counted.", kind="sub"
@@ -219,26 +202,22 @@ def truth(content: Content) -> Html:
         charts(
             figure(
                 "True features that were found",
-                dots(
-                    rows,
-                    Axis("recall", percent_tick, include=(0.0,)),
-                    label="Recall",
-                    mark="random dictionary of the same size",
-                ),
+                dots(rows, recalled, label="Recall", mark="random dictionary of the same size"),
                 "Share of true features with an atom of their own at |cosine| ≥ 0.9.",
             ),
-            figure(
-                "By how often they fire",
-                lines(
-                    series,
-                    Axis("firing probability (log scale)", lambda value: f"{value:.2g}", log=True),
-                    Axis("recall", percent_tick, include=(0.0,)),
-                    label="Recall by firing probability",
-                ),
+            drawn(
+                *("By how often they fire", series_of(content["truth"]["by_frequency"], _recall_of_bins)),
+                *(Axis("firing probability (log scale)", lambda value: f"{value:.2g}", log=True), recalled),
                 "Recall of true features, by their probability of firing.",
+                label="Recall by firing probability",
             ),
         ),
     )
+
+
+def _recall_of_bins(_: str, bins: Sequence[Mapping[str, Any]]) -> Iterator[Point]:
+    for part in bins:
+        yield from point((part["from"] * part["to"]) ** 0.5 or None, part["recall"])
 
 
 def spurious(content: Content) -> Html:
@@ -266,30 +245,32 @@ def _spurious_source(task: Mapping[str, Any]) -> str:
 
 
 def _spurious_charts(rows: list[Mapping[str, Any]], ranking: str) -> list[Html]:
-    names = list(dict.fromkeys(row["method"] for row in rows if row["n"]))
-    drawn = []
-    for title, key, caption in (
-        ("S_SCR score", "scr", f"0 is the biased probe, 1 the oracle; features ranked by the {ranking}."),
-        ("Accuracy in the worst group", "worst_group", "Of the four groups by target and spurious label."),
-    ):
-        series = [
-            Series(
-                title_of(name),
-                color_of(name, place),
-                [
-                    # Side by side, so that intervals do not hide each other.
-                    Point(row["n"] * 1.05 ** (place - (len(names) - 1) / 2), found["mean"], found["low"], found["high"])
-                    for row in rows
-                    if row["method"] == name and row["n"] and row[key]["mean"] is not None
-                    for found in [row[key] if key == "scr" else within(row[key], 0.0, 1.0)]
-                ],
-            )
-            for place, name in enumerate(names)
-        ]
-        style = percent_tick if key == "worst_group" else (lambda value: f"{value:.2g}")
-        chart = lines(series, Axis("ablated features (log scale)", compact, log=True), Axis(title, style), label=title)
-        drawn.append(figure(title, chart, caption))
-    return drawn
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["n"]:
+            by_method.setdefault(row["method"], []).append(row)
+    # Side by side, so that intervals do not hide each other.
+    shift = {name: 1.05 ** (place - (len(by_method) - 1) / 2) for place, name in enumerate(by_method)}
+
+    def score(name: str, own: list[Mapping[str, Any]]) -> Iterator[Point]:
+        for row in own:
+            yield from point(row["n"] * shift[name], row["scr"])
+
+    def accuracy(name: str, own: list[Mapping[str, Any]]) -> Iterator[Point]:
+        for row in own:
+            yield from point(row["n"] * shift[name], within(row["worst_group"], 0.0, 1.0))
+
+    across, title = Axis("ablated features (log scale)", compact, log=True), "Accuracy in the worst group"
+    return [
+        drawn(
+            *("S_SCR score", series_of(by_method, score), across, Axis("S_SCR score", lambda value: f"{value:.2g}")),
+            f"0 is the biased probe, 1 the oracle; features ranked by the {ranking}.",
+        ),
+        drawn(
+            *(title, series_of(by_method, accuracy), across, Axis(title, percent_tick)),
+            "Of the four groups by target and spurious label.",
+        ),
+    ]
 
 
 def _spurious_table(rows: list[Mapping[str, Any]]) -> Html:

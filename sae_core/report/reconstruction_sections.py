@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from sae_core.analysis.atoms.figures import TABLE as DICTIONARY
+from sae_core.analysis.cost.figures import PER_COST, TIME_A_TOKEN, TRAIN_FLOPS
 from sae_core.analysis.cost.figures import TABLE as COST
-from sae_core.analysis.cost.figures import TIME_A_TOKEN, TRAIN_FLOPS
 from sae_core.analysis.figures import BY_MEMBERS
 from sae_core.analysis.reconstruction.figures import EXPLAINED_VARIANCE
 from sae_core.analysis.reconstruction.figures import TABLE as RECONSTRUCTION
@@ -19,8 +20,8 @@ from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import decimal, percent, whole
-from sae_core.report.charts import Axis, Point, Series, lines
-from sae_core.report.html import Html, charts, element, figure, folded, joined
+from sae_core.report.charts import Axis, Point, Series, drawn, point
+from sae_core.report.html import Html, charts, element, folded, joined
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content, as_often, by_ensemble, by_members, by_stage, noise_notes
 
@@ -40,19 +41,24 @@ def nats(references: Mapping[str, float]) -> str:
     return f"Cross-entropy in nats a prediction: {said}."
 
 
+def series_of(
+    ensembles: Mapping[str, Any], points: Callable[[str, Any], Iterable[Point]], *, joined: bool = True
+) -> list[Series]:
+    """The points of every ensemble, in its colour."""
+    return [
+        Series(title_of(name), color_of(name, place), [*points(name, own)], joined=joined)
+        for place, (name, own) in enumerate(ensembles.items())
+    ]
+
+
 def reconstruction(content: Content) -> Html:
     """How well ensembles reconstruct, and what members add."""
-    steps, price = [], []
-    for place, (name, own) in enumerate(content["ensembles"].items()):
-        color = color_of(name, place)
-        points = [_point(step["members"], step["explained_variance"], name) for step in own["by_members"]]
-        steps.append(Series(title_of(name), color, [point for point in points if point]))
+    ensembles, steps = content["ensembles"], []
+    for each, own in zip(_by_step(ensembles, EXPLAINED_VARIANCE.path), ensembles.values(), strict=True):
+        steps.append(each)
         if control := own.get("control"):
-            points = [
-                _point(step["members"], step["explained_variance"], RANDOM_STAGES) for step in control["by_members"]
-            ]
-            steps.append(Series(RANDOM_STAGES, color, [point for point in points if point], dashed=True))
-        price.append(_price(name, place, own["figures"], TRAIN_FLOPS))
+            (random,) = _by_step({RANDOM_STAGES: control}, EXPLAINED_VARIANCE.path)
+            steps.append(replace(random, color=each.color, dashed=True))
     members = Axis("members (SAEs used)", whole=True)
     return joined(
         element("p", f"On {whole(content['corpus'].get('measured_tokens'))} held-out tokens.", kind="sub"),
@@ -60,22 +66,26 @@ def reconstruction(content: Content) -> Html:
         element("p", nats(content["cross_entropies"]), kind="sub") if content.get("cross_entropies") else "",
         *(element("p", text, kind="note") for text in control_notes(content)),
         charts(
-            figure(
-                "What each further member adds",
-                lines(steps, members, EXPLAINED, label="Explained variance of the first members"),
+            drawn(
+                *("What each further member adds", steps, members, EXPLAINED),
                 "Explained variance when only the first members are used; one SAE alone is a single dot.",
+                label="Explained variance of the first members",
             ),
-            figure(
-                "What it costs to train",
-                lines(
-                    price,
-                    Axis("training arithmetic (FLOP, log scale)", TRAIN_FLOPS.style, log=True),
-                    EXPLAINED,
-                    label="Explained variance against training arithmetic",
-                ),
+            drawn(
+                *("What it costs to train", _prices(ensembles, TRAIN_FLOPS)),
+                *(Axis("training arithmetic (FLOP, log scale)", TRAIN_FLOPS.style, log=True), EXPLAINED),
                 "Higher explains more, further right takes more arithmetic to train; bars are 95 % intervals.",
+                label="Explained variance against training arithmetic",
             ),
-            *_findings(content, members),
+            *(
+                drawn(
+                    *(title, _by_step(ensembles, key), members, Axis(title, percent_tick)),
+                    f"{shown.definition}; with the first members alone.",
+                )
+                for key, shown in BY_MEMBERS.items()
+                if shown.source not in (RECONSTRUCTED.name, LOSS.name)
+                for title in [shown.said[0].upper() + shown.said[1:]]
+            ),
         ),
     )
 
@@ -90,88 +100,59 @@ def control_notes(content: Content) -> list[str]:
     ]
 
 
-def _findings(content: Content, members: Axis) -> list[Html]:
-    """What the first members find, for each figure that was measured."""
-    drawn = []
-    for key, shown in BY_MEMBERS.items():
-        if shown.source in (RECONSTRUCTED.name, LOSS.name):
-            continue
-        title = shown.said[0].upper() + shown.said[1:]
-        series = [
-            Series(
-                title_of(name),
-                color_of(name, place),
-                [
-                    point
-                    for step in own["by_members"]
-                    if key in step and (point := _point(step["members"], step[key], name))
-                ],
-            )
-            for place, (name, own) in enumerate(content["ensembles"].items())
-        ]
-        drawn.append(
-            figure(
-                title,
-                lines(series, members, Axis(title, percent_tick), label=title),
-                f"{shown.definition}; with the first members alone.",
-            )
-        )
-    return drawn
+def _by_step(ensembles: Mapping[str, Any], key: str) -> list[Series]:
+    """What the first members of each ensemble reach."""
+
+    def points(name: str, own: Mapping[str, Any]) -> Iterator[Point]:
+        for step in own["by_members"]:
+            yield from _told(step["members"], step.get(key), name)
+
+    return series_of(ensembles, points)
 
 
-def _price(name: str, place: int, figures: Mapping[str, Any], cost: Figure) -> Series:
-    """One dot: what an ensemble explains, at what it costs."""
-    price, explained = figures.get(cost.key), figures.get(EXPLAINED_VARIANCE.key)
-    point = _point(price["mean"], explained, name) if price and explained else None
-    return Series(title_of(name), color_of(name, place), [point] if point else [], joined=False)
+def _prices(ensembles: Mapping[str, Any], cost: Figure) -> list[Series]:
+    """One dot an ensemble: what it explains, at what it costs."""
+
+    def points(name: str, own: Mapping[str, Any]) -> list[Point]:
+        price = own["figures"].get(cost.key)
+        return _told(price and price["mean"], own["figures"].get(EXPLAINED_VARIANCE.key), name)
+
+    return series_of(ensembles, points, joined=False)
 
 
-def _point(x: float | None, figure_: Mapping[str, Any], name: str) -> Point | None:
-    if x is None or figure_["mean"] is None:
-        return None
-    title = f"{title_of(name)}: {percent(figure_['mean'], 2)}"
-    return Point(x, figure_["mean"], figure_.get("low"), figure_.get("high"), title)
+def _told(x: float | None, found: Mapping[str, Any] | None, name: str) -> list[Point]:
+    return point(x, found, f"{title_of(name)}: {percent(found['mean'], 2)}" if found else "")
 
 
 def cost(content: Content) -> Html:
     """What ensembles cost, member by member."""
-    worth = content["rule"]["worth"]
-    marginal, used = [], []
-    for place, (name, own) in enumerate(content["ensembles"].items()):
-        later = [step for step in own["by_members"][1:] if step["added_per_cost"]["mean"] is not None]
-        points = [Point(step["members"], step["added_per_cost"]["mean"]) for step in later]
-        marginal.append(Series(title_of(name), color_of(name, place), points))
-        used.append(_price(name, place, own["figures"], TIME_A_TOKEN))
-    drawn = [each for each in marginal if each.points]
-    if drawn:
-        last = max(point.x for each in drawn for point in each.points)
-        limit = [Point(2, worth), Point(max(last, 3), worth)]
-        drawn.append(Series("where the rule stops", "var(--muted)", limit, dashed=True, marked=False))
-    chart = lines(
-        drawn,
-        Axis("member", whole=True),
-        Axis("added explained variance per cost", percent_tick, include=(0.0,)),
-        label="Explained variance that each member adds for the cost of the first one",
-    )
+    ensembles, worth = content["ensembles"], content["rule"]["worth"]
+
+    def later(_: str, own: Mapping[str, Any]) -> list[Point]:
+        steps = [(step["members"], step[PER_COST.path]["mean"]) for step in own["by_members"][1:]]
+        return [Point(members, added) for members, added in steps if added is not None]
+
+    marginal = series_of(ensembles, later)
+    ends = [each.x for own in marginal for each in own.points]
+    if ends:
+        limit = [Point(2, worth), Point(max(*ends, 3), worth)]
+        marginal.append(Series("where the rule stops", "var(--muted)", limit, dashed=True, marked=False))
     return joined(
         element("p", "Of each ensemble by itself, as if nothing had been shared with another one.", kind="sub"),
         by_ensemble(content, COST),
         charts(
-            figure(
-                "Where to stop",
-                chart,
+            drawn(
+                *("Where to stop", marginal, Axis("member", whole=True)),
+                Axis("added explained variance per cost", percent_tick, include=(0.0,)),
                 "Explained variance that a member adds for as much training arithmetic as the first member took. "
                 + content["rule"]["sentence"],
+                label="Explained variance that each member adds for the cost of the first one",
             ),
-            figure(
-                "What it costs to use",
-                lines(
-                    used,
-                    Axis("measured time a token (log scale)", TIME_A_TOKEN.style, log=True),
-                    EXPLAINED,
-                    label="Explained variance against measured time a token",
-                ),
+            drawn(
+                *("What it costs to use", _prices(ensembles, TIME_A_TOKEN)),
+                *(Axis("measured time a token (log scale)", TIME_A_TOKEN.style, log=True), EXPLAINED),
                 "Higher explains more, further right takes longer to encode and reconstruct a token.",
+                label="Explained variance against measured time a token",
             ),
         ),
         folded("Costs of the first 1, 2, … members", members) if (members := by_members(content)) else "",

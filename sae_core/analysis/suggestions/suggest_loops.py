@@ -261,19 +261,8 @@ def measure_rules(
 ):  # fmt: skip
     """How often the feature fires, its rule holds, and both, over the positions held out.
 
-    Args:
-        pointers_F: Where each feature's entries begin, and at the end their number [F + 1].
-        positions_E: Position of each entry.
-        tokens_T: The corpus.
-        begins_T: Where each position's document begins.
-        learned_T: Whether a position is learned from, and so not held out.
-        holds_3V: Positions held out with each token there, just before, and in the context before.
-        pointers_V: Where each token's places begin among the postings [V + 1].
-        postings_T: Positions, token by token.
-        kinds_F: Kind of each rule.
-        words_FK: Its words.
-        others_FK: The words of its second part.
-        counts_F3: Zeros; becomes the counts: fires, holds, both.
+    Arrays are as in `choose_rules`, but ``holds`` counts positions held out, and the rules are given; ``counts``, zeros
+    at first, becomes the three numbers.
     """
     for feature in range(len(kinds_F)):
         kind, words_K, others_K = kinds_F[feature], words_FK[feature], others_FK[feature]
