@@ -21,7 +21,7 @@ OVERVIEW = tuple(figure for figure in (*EXPLAINED, *LOSS, *ERRORS, *DICTIONARY, 
 """What the first page compares ensembles by."""
 SWEPT = tuple(
     figure
-    for figure in (*EXPLAINED, *ERRORS, *DICTIONARY, *CONTROL, *DETECTION, *CONTROL_DETECTION, *LOSS, *COST, *SUMMARY)
+    for figure in (*EXPLAINED, *CONTROL, *ERRORS, *DICTIONARY, *DETECTION, *CONTROL_DETECTION, *SUMMARY, *LOSS, *COST)
     if figure.swept
 )
 """What is averaged over the seeds of a sweep."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 from sae_core.foundation.numbers import MISSING, compact, decimal, is_missing, percent
@@ -47,6 +47,7 @@ class Figure:
         overview: Heading of its column where ensembles are compared on the first page; empty: it has none.
         short: How that page and sentences write it, if otherwise than `style`.
         swept: Whether it is averaged over the seeds of a sweep.
+        column: Heading of its column in the table of a sweep; empty: it has none.
         said: What sentences call it, and charts of the first members; empty: neither names it.
         compared: Whether a report says what an ensemble has above one SAE.
     """
@@ -66,6 +67,7 @@ class Figure:
     overview: str = ""
     short: Style | None = None
     swept: bool = False
+    column: str = ""
     said: str = ""
     compared: bool = False
 
@@ -121,8 +123,7 @@ def titled(*figures: Figure) -> tuple[Figure, ...]:
 
 
 def of_control(figure: Figure, **changes: Any) -> Figure:
-    """The same figure of stage 1 and random stages, from the file of the control."""
-    named = {"key": f"control.{figure.path}", "row": f"control_{figure.row}"}
-    return replace(
-        figure, **{**named, "line": "", "overview": "", "swept": False, "said": "", "compared": False, **changes}
-    )
+    """The same figure of stage 1 and random stages, from the file of the control; shown only where ``changes`` say."""
+    same = {name: getattr(figure, name) for name in ("title", "definition", "style", "share", "better", "ends")}
+    own = {"key": f"control.{figure.path}", "row": f"control_{figure.row}", "terminal": figure.terminal}
+    return Figure(**{**same, **own, **changes})

@@ -10,7 +10,7 @@ from sae_core.foundation.numbers import moment, seconds
 from sae_core.report.html import Cell, Column, Html, element, folded, joined, number, table
 from sae_core.report.style import color_of
 from sae_core.report.tables import Content
-from sae_core.runs.sweep.results import columns_of
+from sae_core.runs.sweep.results import columns_of, shows_interval
 
 
 def sweep(content: Content) -> Html:
@@ -25,13 +25,13 @@ def sweep(content: Content) -> Html:
             Cell(", ".join(f"{name.partition('.')[2]} = {row['values'][name]}" for name in names) or "–"),
             Cell(title_of(row["ensemble"]), color=color_of(row["ensemble"])),
             Cell(str(row["seeds"])),
-            *(number(row["figures"].get(shown.row), shown.style, spread=spread) for _, shown, spread in columns),
+            *(number(row["figures"].get(shown.row), shown.style, spread=shows_interval(shown)) for shown in columns),
         ]
         for row in results["settings"]
     ]
     heads: list[str | Column] = ["Setting", Column("Ensemble", prose=True), "Seeds"]
-    for head, shown, _ in columns:
-        title = head.strip()
+    for shown in columns:
+        title = shown.column.strip()
         is_control = shown.row.startswith("control_")
         heads.append(Column(title[:1].upper() + title[1:], CONTROL if is_control else shown.definition))
     subject = ", ".join(run["name"] for run in content["runs"])

@@ -35,6 +35,7 @@ def detection(m: int, variant: str = STANDARDISED, *, control: bool = False) -> 
         terminal=spec(".1%"),
         overview="Detection" if m == max(SHOWN) and compared and not control else "",
         swept=compared or not control,
+        column=(f"  {RANDOM_STAGES}" if control else line) if compared and m == max(SHOWN) else "",
         compared=compared and not control and m in SHOWN,
         said=f"detection with {m} {variant} feature{several}",
     )

@@ -18,6 +18,7 @@ TRAIN_SECONDS = _costs(
     terminal=spec(".0f", " s"),
     overview="Training",
     swept=True,
+    column="training",
 )
 TRAIN_FLOPS = _costs(
     "cost.train_flops", "Training FLOPs", MEANINGS["FLOPs"], short=flops, line="training FLOPs", swept=True

@@ -17,6 +17,7 @@ EXPLAINED_VARIANCE = _explained(
     line="explained variance",
     overview="Explained variance",
     swept=True,
+    column="explained variance",
     said="explained variance",
     compared=True,
 )
@@ -50,6 +51,7 @@ L0 = Figure(
     terminal=spec(".1f"),
     overview="L0",
     swept=True,
+    column="L0",
 )
 RELATIVE_SPARSITY = Figure(
     *("reconstruction.relative_sparsity", "Relative sparsity", "L0 as a share of all features", percents(2)),
@@ -67,6 +69,7 @@ DEAD = Figure(
     terminal=spec(".1%"),
     overview="Dead",
     swept=True,
+    column="dead",
 )
 EXPLAINED = (MEMBERS, FEATURES, EXPLAINED_VARIANCE, PER_DIMENSION)
 ERRORS = (MSE, L0, RELATIVE_SPARSITY, Figure("reconstruction.dead"), DEAD)
@@ -107,7 +110,7 @@ KL_RECOVERED = _explained(
 )
 LOSS = (LOSS_RECOVERED, KL_RECOVERED, OVER_MEAN, Figure("loss.kl_recovered_mean"), NATS, Figure("loss.kl"))
 
-CONTROL_EXPLAINED = of_control(EXPLAINED_VARIANCE, line=f"  {RANDOM_STAGES}", swept=True)
+CONTROL_EXPLAINED = of_control(EXPLAINED_VARIANCE, line=f"  {RANDOM_STAGES}", swept=True, column=RANDOM_STAGES)
 CONTROL = (
     CONTROL_EXPLAINED,
     Figure(
@@ -122,7 +125,7 @@ CONTROL = (
 )
 """Of stage 1 and random stages, in the place of a boosted ensemble."""
 TABLE = titled(
-    *(EXPLAINED_VARIANCE, PER_DIMENSION, MSE, L0, RELATIVE_SPARSITY, DEAD),
+    *(EXPLAINED_VARIANCE, PER_DIMENSION, *ERRORS),
     *(LOSS_RECOVERED, OVER_MEAN, NATS, KL_RECOVERED),
 )
 """What the table of reconstruction shows, of ensembles and of their controls."""

@@ -21,6 +21,7 @@ def _found(name: str, title: str, definition: str, *, share: bool = True, said: 
         line=line,
         terminal=spec(".3f"),
         swept=True,
+        column=line,
         said=said,
         compared=bool(said),
     )
@@ -78,6 +79,7 @@ OF_CONTROL = tuple(
         row=f"control_{figure.row}",
         line=f"  {figure.line}, random stages",
         swept=True,
+        column=f"  {figure.line}, random stages",
     )
     for path, figure in COMPARED.items()
 )

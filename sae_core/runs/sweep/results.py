@@ -10,17 +10,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sae_core.analysis.concepts.figures import detection
-from sae_core.analysis.cost.figures import TRAIN_SECONDS
 from sae_core.analysis.cost.stage import COST
 from sae_core.analysis.figures import SWEPT
-from sae_core.analysis.reconstruction.figures import CONTROL_EXPLAINED, DEAD, EXPLAINED_VARIANCE, L0
 from sae_core.analysis.reconstruction.stage import RECONSTRUCTION
 from sae_core.analysis.shared.seeds import mean_interval, within
 from sae_core.analysis.summary import ensembles_measured, summarize
-from sae_core.analysis.truth.figures import SUMMARY as FOUND
 from sae_core.foundation.figures import Figure, Style
-from sae_core.foundation.method import RANDOM_STAGES
 from sae_core.foundation.methods import EVERY
 from sae_core.foundation.run import Run
 from sae_core.runs.sweep.combinations import Sweep, Values
@@ -157,28 +152,25 @@ def as_table(results: dict[str, Any]) -> list[dict[str, str]]:
         cells["ensemble"] = row["ensemble"]
         if several:
             cells["seeds"] = str(row["seeds"])
-        for head, shown, spread in columns:
-            cells[head] = _cell(figures[shown.row], shown.terminal, spread=spread)
+        for shown in columns:
+            cells[shown.column] = _cell(figures[shown.row], shown.terminal, spread=shows_interval(shown))
         rows.append(cells)
     return rows
 
 
-def columns_of(results: dict[str, Any]) -> list[tuple[str, Figure, bool]]:
-    """Heading, figure and whether its interval is shown, of every column of a sweep's table that a setting has."""
+def columns_of(results: dict[str, Any]) -> list[Figure]:
+    """The figures of a sweep's table: those that a setting has."""
     figures = [row["figures"] for row in results["settings"]]
-    return [column for column in _COLUMNS if any(own.get(column[1].row, {}).get("mean") is not None for own in figures)]
+    return [
+        shown
+        for shown in SWEPT
+        if shown.column and any(own.get(shown.row, {}).get("mean") is not None for own in figures)
+    ]
 
 
-_COLUMNS = (
-    ("explained variance", EXPLAINED_VARIANCE, True),
-    (RANDOM_STAGES, CONTROL_EXPLAINED, True),
-    ("L0", L0, False),
-    ("detection, 5 features", detection(5), True),
-    (f"  {RANDOM_STAGES}", detection(5, control=True), True),
-    *((shown.line, shown, True) for shown in FOUND),
-    ("dead", DEAD, False),
-    ("training", TRAIN_SECONDS, False),
-)
+def shows_interval(shown: Figure) -> bool:
+    """Whether a sweep's table gives the interval of a figure: of what an ensemble gains, but not of what it costs."""
+    return shown.better == "higher"
 
 
 def _cell(figure: dict[str, Any], style: Style, *, spread: bool) -> str:
