@@ -121,7 +121,7 @@ CONTROL = (
         better="lower",
         swept=True,
     ),
-    *(of_control(figure, ends=False) for figure in (LOSS_RECOVERED, OVER_MEAN, NATS, MSE, L0, DEAD)),
+    *(of_control(figure, ends=False) for figure in (LOSS_RECOVERED, OVER_MEAN, NATS, *ERRORS) if figure.row),
 )
 """Of stage 1 and random stages, in the place of a boosted ensemble."""
 TABLE = titled(
