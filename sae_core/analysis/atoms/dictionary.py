@@ -31,41 +31,37 @@ WORDS = 2**22
 
 
 @torch.no_grad()
-def diverse(atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, nearest_N: Tensor | None = None) -> Tensor:
-    """Whether each atom has a signed cosine below the threshold with every other atom, bool [N]; the sum is diversity.
+def diverse(atoms: Tensor | Atoms, *, nearest_N: Tensor | None = None) -> Tensor:
+    """Whether each atom has a signed cosine below `THRESHOLD` with every other atom, bool [N]; the sum is diversity.
 
     Neither of two equal atoms counts as diverse; `deduplicated` counts one of them.
 
     Args:
         atoms: Atoms of any norm; a zero atom has cosine 0 with all others.
-        threshold: The cosine from which two atoms count as the same.
         nearest_N: The result of `nearest_in` for these atoms, if already known.
     """
-    return (nearest_in(atoms) if nearest_N is None else nearest_N) < threshold
+    return (nearest_in(atoms) if nearest_N is None else nearest_N) < THRESHOLD
 
 
 @torch.no_grad()
-def deduplicated(
-    atoms: Tensor | Atoms, *, threshold: float = THRESHOLD, block: int = 1024, nearest_N: Tensor | None = None
-) -> int:
+def deduplicated(atoms: Tensor | Atoms, *, block: int = 1024, nearest_N: Tensor | None = None) -> int:
     """Size of a dictionary after greedy de-duplication, which drops an atom if it repeats an atom kept earlier.
 
     Args:
         atoms: Atoms in order of precedence (member after member).
-        threshold: The signed cosine from which two atoms count as the same.
         block: Number of atoms to decide on together.
         nearest_N: The result of `nearest_in` for these atoms, if already known.
     """
     atoms = Atoms.of(atoms)
     # An atom unlike all others is kept and drops no other atom, so only the remaining atoms need the loop.
-    doubtful_N = ~diverse(atoms, threshold=threshold, nearest_N=nearest_N)
+    doubtful_N = ~diverse(atoms, nearest_N=nearest_N)
     doubtful_QD = _chosen(atoms, doubtful_N, block)
     kept = 0
     for start in range(0, len(doubtful_QD), block):
         part_bD = doubtful_QD[start : start + block]
         if kept:
-            part_bD = part_bD[best_matches(part_bD, doubtful_QD[:kept])[0] < threshold]
-        like_bb = (part_bD @ part_bD.T >= threshold).cpu().numpy()
+            part_bD = part_bD[best_matches(part_bD, doubtful_QD[:kept])[0] < THRESHOLD]
+        like_bb = (part_bD @ part_bD.T >= THRESHOLD).cpu().numpy()
         kept_b = np.zeros(len(part_bD), dtype=bool)
         for row in range(len(part_bD)):
             kept_b[row] = not (like_bb[row, :row] & kept_b[:row]).any()
@@ -206,9 +202,7 @@ def _atom_figures(ensemble: Ensemble, firing_TM: sparse.csr_array, seed: int) ->
     }
 
 
-def member_stability(
-    ensemble: Ensemble, *, threshold: float = THRESHOLD, seed: int = 0, progress: Progress = silent
-) -> dict[str, Any] | None:
+def member_stability(ensemble: Ensemble, *, seed: int = 0, progress: Progress = silent) -> dict[str, Any] | None:
     """Run `measure_stability` on the members of an ensemble; None if there is one member.
 
     Members of a bag differ in their seeds alone, so their stability is that of one SAE trained J times.
@@ -216,6 +210,4 @@ def member_stability(
     if len(ensemble) < 2:
         return None
     members = [member.dictionary.detach() for member in ensemble]
-    return measure_stability(
-        members, threshold=threshold, seed=seed, stage=f"match members of {ensemble.method}", progress=progress
-    )[0]
+    return measure_stability(members, seed=seed, stage=f"match members of {ensemble.method}", progress=progress)[0]

@@ -222,20 +222,6 @@ class _CosineTable:
 
 
 @torch.no_grad()
-def one_to_one(
-    atoms: Tensor | Atoms, others: Tensor | Atoms, *, absolute: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the one-to-one matching of `match_atoms`.
-
-    Returns:
-        (rows, columns, cosine), each [min(N, M)] on the CPU: atom ``rows[i]`` matches other ``columns[i]``; rows
-        ascend.
-    """
-    match = match_atoms(atoms, others, absolute=absolute)
-    return match.rows, match.columns, match.cosine
-
-
-@torch.no_grad()
 @lru_cache(maxsize=64)
 def random_null(n: int, m: int, d: int, *, seed: int = 0) -> dict[str, float]:
     """The level of chance: the mean cosine of n random unit atoms in d dimensions with m others.
@@ -247,7 +233,8 @@ def random_null(n: int, m: int, d: int, *, seed: int = 0) -> dict[str, float]:
     """
     chance = torch.Generator().manual_seed(seed)
     atoms_ND, others_MD = (torch.randn(count, d, generator=chance) for count in (n, m))
-    return {"best": random_best(n, m, d, seed=seed), "matched": mean_matched(one_to_one(atoms_ND, others_MD)[2], n, m)}
+    matched = mean_matched(match_atoms(atoms_ND, others_MD).cosine, n, m)
+    return {"best": random_best(n, m, d, seed=seed), "matched": matched}
 
 
 def mean_matched(cosine: Tensor, n: int, m: int) -> float:

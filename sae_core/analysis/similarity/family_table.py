@@ -22,8 +22,8 @@ from torch.nn.functional import normalize
 
 from sae_core.analysis.index.activation_index import ActivationIndex
 from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS, THRESHOLD
-from sae_core.analysis.similarity.cosines import cosine_blocks
-from sae_core.analysis.similarity.firing import context_columns, match_scores
+from sae_core.analysis.similarity.cosines import match_atoms
+from sae_core.analysis.similarity.firing import context_columns
 from sae_core.analysis.similarity.firing_loops import multiply_pairs, sum_features
 from sae_core.analysis.similarity.firing_matches import match_firing
 from sae_core.analysis.similarity.matching import families
@@ -238,7 +238,7 @@ def agreement(matches: pd.DataFrame, firing: pd.DataFrame) -> dict[str, float | 
     return {"rows": rows, **{key: float(same_R[strong_R].mean()) if rows else None for key, same_R in same.items()}}
 
 
-def random_family_sizes(widths: Sequence[int], d_in: int, *, seed: int = 0) -> dict[str, int]:
+def random_family_sizes(widths: Sequence[int], d_in: int) -> dict[str, int]:
     """Count the families of each size among random unit atoms at the cosine's threshold, for members of these widths.
 
     Two random directions have a cosine of at least t with probability ½·I(1 − t²; (D − 1)/2, ½), where I is the
@@ -248,16 +248,13 @@ def random_family_sizes(widths: Sequence[int], d_in: int, *, seed: int = 0) -> d
     expected = sum(a * b for a, b in combinations(widths, 2)) * chance_of_cosine(THRESHOLD, d_in)
     if expected < 0.1:
         return {}
-    chance = torch.Generator().manual_seed(seed)
+    chance = torch.Generator().manual_seed(0)
     members = [torch.randn(width, d_in, generator=chance) for width in widths]
     offsets, parts = [0, *np.cumsum(widths).tolist()], []
     for a, b in combinations(range(len(widths)), 2):
-        blocks = ((start, block_bM.double().numpy()) for start, block_bM in cosine_blocks(members[a], members[b]))
-        match = match_scores(blocks, widths[a], widths[b], floor=THRESHOLD)
-        paired = np.flatnonzero(match.partner_N >= 0)
-        columns = {"feature": paired + offsets[a], "member": a, "other_member": b}
-        scores = {"matched_cosine": match.partner_score_N[paired]}
-        parts.append(pd.DataFrame({**columns, "matched_feature": match.partner_N[paired] + offsets[b], **scores}))
+        match = match_atoms(members[a], members[b])
+        features = {"feature": match.rows + offsets[a], "matched_feature": match.columns + offsets[b]}
+        parts.append(pd.DataFrame({**features, "member": a, "other_member": b, "matched_cosine": match.cosine}))
     _, size_F = families(pd.concat(parts, ignore_index=True), offsets)
     return _sizes(size_F)
 

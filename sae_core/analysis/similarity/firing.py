@@ -8,7 +8,7 @@ Neurons*, whose threshold of 0.5 we use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,8 +36,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Columns = Callable[[int], csc_array]
 """The sparse columns of a member."""
-Blocks = Iterator[tuple[int, Floats]]
-"""(number of the first row, scores [b, M] from −1 to 1), for all rows."""
 
 
 class Matching(NamedTuple):
@@ -66,35 +64,6 @@ class Matching(NamedTuple):
         paired = np.flatnonzero(self.partner_N >= 0)
         partner_M[self.partner_N[paired]], score_M[self.partner_N[paired]] = paired, self.partner_score_N[paired]
         return Matching(self.best_M, self.best_score_M, self.best_N, self.best_score_N, partner_M, score_M)
-
-
-def match_scores(blocks: Blocks, rows: int, columns: int, *, floor: float = FLOOR) -> Matching:
-    """Match by scores of any kind, without holding all scores in memory.
-
-    The one-to-one matching is exact: a score below the floor counts as no match, so only the other scores are kept.
-
-    Args:
-        blocks: The scores.
-        rows: Number of features, N.
-        columns: Number of others, M.
-        floor: The least score of a one-to-one match, above 0.
-    """
-    best_N, score_N = np.full(rows, -1), np.zeros(rows)
-    best_M, score_M = np.full(columns, -1), np.zeros(columns)
-    edges = []
-    for start, block_bM in blocks:
-        top_b = block_bM.argmax(axis=1)
-        value_b = block_bM[np.arange(len(block_bM)), top_b]
-        fits_b = value_b > 0
-        best_N[start + np.flatnonzero(fits_b)], score_N[start + np.flatnonzero(fits_b)] = top_b[fits_b], value_b[fits_b]
-        top_M = block_bM.argmax(axis=0)
-        value_M = block_bM[top_M, np.arange(columns)]
-        better_M = value_M > score_M
-        best_M[better_M], score_M[better_M] = top_M[better_M] + start, value_M[better_M]
-        row_E, column_E = np.nonzero(block_bM >= floor)
-        edges.append((row_E + start, column_E, block_bM[row_E, column_E]))
-    partner_N, partner_score_N = _partners(edges, rows, columns)
-    return Matching(best_N, score_N, best_M, score_M, partner_N, partner_score_N)
 
 
 def _partners(edges: list[tuple[Ints, Ints, Floats]], rows: int, columns: int) -> tuple[Ints, Floats]:
@@ -156,13 +125,10 @@ class Others(NamedTuple):
         return cls(columns.tocsr(), measure, measure.facts(columns))
 
 
-def match_columns(one: csc_array, other: Others, *, floor: float = FLOOR) -> Matching:
-    """Run `match_scores` by a measure on sparse columns; only scores at or above the floor are kept.
+def match_columns(one: csc_array, other: Others) -> Matching:
+    """Match the N features of sparse columns [R, N] with M others by a measure, without holding all scores in memory.
 
-    Args:
-        one: The N features' columns [R, N].
-        other: The M others, and the measure.
-        floor: Least score of a one-to-one match, above 0.
+    The one-to-one matching is exact: a score below the floor counts as no match, so only the other scores are kept.
     """
     by_row, measure = other.by_row, other.measure
     columns, others, jaccard = one.shape[1], by_row.shape[1], measure is OVERLAP
@@ -177,11 +143,11 @@ def match_columns(one: csc_array, other: Others, *, floor: float = FLOOR) -> Mat
     for start in range(0, columns, len(room_BM)):
         scores_BM = room_BM[: columns - start]
         edges_B = np.empty(len(scores_BM), np.int64)
-        team.run(score_rows, start, jaccard, floor, *entries, *facts, scores_BM, best_N, score_N, edges_B)
+        team.run(score_rows, start, jaccard, FLOOR, *entries, *facts, scores_BM, best_N, score_N, edges_B)
         team.run(keep_best, start, scores_BM, best_M, score_M)
         count = int(edges_B.sum())
         edges.append((np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count)))
-        collect_edges(start, floor, scores_BM, edges_B, *edges[-1])
+        collect_edges(start, FLOOR, scores_BM, edges_B, *edges[-1])
     return Matching(best_N, score_N, best_M, score_M, *_partners(edges, columns, others))
 
 

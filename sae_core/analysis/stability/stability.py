@@ -55,7 +55,6 @@ class Features:
 def measure_stability(
     runs: Sequence[Tensor | Atoms],
     *,
-    threshold: float = THRESHOLD,
     seed: int = 0,
     stage: str = "compare dictionaries",
     progress: Progress = silent,
@@ -64,7 +63,6 @@ def measure_stability(
 
     Args:
         runs: The dictionary of each run.
-        threshold: The cosine from which two atoms count as the same.
         seed: Seed of the random dictionaries.
         stage: The name of this work in progress reports.
         progress: Told the number of compared pairs.
@@ -89,16 +87,16 @@ def measure_stability(
         matched[a, b][match.rows.numpy()], matched[b, a][match.columns.numpy()] = cosine, cosine
         matched_means.append(mean_matched(match.cosine, len(atoms[a]), len(atoms[b])))
         progress(Tick(stage, done + 1, len(pairs), unit="pairs"))
-    features = [_features(run, len(atoms), best, matched, threshold) for run in range(len(atoms))]
+    features = [_features(run, len(atoms), best, matched) for run in range(len(atoms))]
     figures = {
         "runs": len(atoms),
         "pooled": _mean(float(run.best_cosine_N.mean()) for run in features),
         "mmcs": _mean(float(cosine_N.mean()) for cosine_N in best.values()),
         "pw_mcc": _mean(matched_means),
-        "shared_fraction": _mean(float((cosine_N >= threshold).mean()) for cosine_N in best.values()),
+        "shared_fraction": _mean(float((cosine_N >= THRESHOLD).mean()) for cosine_N in best.values()),
         "in_all": _mean(float((run.stability_N == 1).mean()) for run in features),
         "in_none": _mean(float((run.stability_N == 0).mean()) for run in features),
-        **_nulls([len(run) for run in atoms], atoms[0].d_in, threshold, seed),
+        **_nulls([len(run) for run in atoms], atoms[0].d_in, seed),
     }
     return figures, features
 
@@ -108,11 +106,7 @@ def _mean(values: Any) -> float:
 
 
 def _features(
-    run: int,
-    runs: int,
-    best: dict[tuple[int, int], Floats],
-    matched: dict[tuple[int, int], Floats],
-    threshold: float,
+    run: int, runs: int, best: dict[tuple[int, int], Floats], matched: dict[tuple[int, int], Floats]
 ) -> Features:
     others = [other for other in range(runs) if other != run]
     cosine_ON = np.stack([best[run, other] for other in others])
@@ -120,17 +114,17 @@ def _features(
     known_N = (~np.isnan(matched_ON)).sum(axis=0)
     mean_N = np.full(len(known_N), np.nan)
     np.divide(np.nansum(matched_ON, axis=0), known_N, out=mean_N, where=known_N > 0)
-    return Features((cosine_ON >= threshold).mean(axis=0), cosine_ON.max(axis=0), mean_N)
+    return Features((cosine_ON >= THRESHOLD).mean(axis=0), cosine_ON.max(axis=0), mean_N)
 
 
-def _nulls(widths: Sequence[int], d_in: int, threshold: float, seed: int) -> dict[str, float]:
+def _nulls(widths: Sequence[int], d_in: int, seed: int) -> dict[str, float]:
     """The figures of random dictionaries: for pairs of runs, and for one run against all others."""
     ordered = list(permutations(widths, 2))
     return {
         "null_pooled": _mean(random_best(width, sum(widths) - width, d_in, seed=seed) for width in widths),
         "null_best": _mean(random_best(a, b, d_in, seed=seed) for a, b in ordered),
         "null_matched": _mean(random_null(min(a, b), max(a, b), d_in, seed=seed)["matched"] for a, b in ordered),
-        "null_shared": _mean(random_shared(a, b, d_in, threshold, seed=seed) for a, b in ordered),
+        "null_shared": _mean(random_shared(a, b, d_in, THRESHOLD, seed=seed) for a, b in ordered),
     }
 
 

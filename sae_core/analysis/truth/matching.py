@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sae_core.analysis.similarity.cosines import one_to_one
+from sae_core.analysis.similarity.cosines import match_atoms
 
 THRESHOLD = 0.9
 """The |cosine| from which an atom counts as a true feature, and from which two atoms count as the same."""
@@ -123,9 +123,9 @@ def matched_cosines(truth_FD: Tensor, atoms_MD: Tensor) -> Floats:
 
     Source: O'Neill et al. 2024 (arXiv 2411.13117), with the matching of SAELens' `mean_correlation_coefficient`.
     """
-    features, _, cosine = one_to_one(truth_FD, atoms_MD, absolute=True)
+    match = match_atoms(truth_FD, atoms_MD, absolute=True)
     cosine_F = np.full(len(truth_FD), np.nan)
-    cosine_F[features.numpy()] = cosine.double().numpy()
+    cosine_F[match.rows.numpy()] = match.cosine.double().numpy()
     return cosine_F
 
 

@@ -32,7 +32,6 @@ from sae_core.analysis.similarity.firing import (
     Others,
     context_columns,
     match_columns,
-    match_scores,
     stride_for,
     token_columns,
 )
@@ -113,29 +112,26 @@ def test_matching_sparse_columns_is_matching_the_dense_scores(
         columns = [contexts[:, part] for part in (one, other)]
         if measure is CORRELATION:
             columns = [token_columns(index, part.start, part.stop) for part in (one, other)]
-        found = match_columns(columns[0], Others.of(columns[1], measure))
-        expected = match_scores(iter([(0, plain[one, other])]), WIDTHS[a], WIDTHS[b])
-        for name, values in found._asdict().items():
-            np.testing.assert_allclose(values, getattr(expected, name), atol=1e-9, err_msg=name)
+        check_matching(match_columns(columns[0], Others.of(columns[1], measure)), plain[one, other])
 
 
-def test_matching_is_the_best_of_all_scores() -> None:
-    generator = np.random.default_rng(1)
-    scores = np.round(generator.uniform(-1, 1, (7, 11)), 2)
-    scores[3] = -0.5
-    found = match_scores(iter([(0, scores[:3]), (3, scores[3:])]), 7, 11)
-    for row, values in enumerate(scores):
-        assert (found.best_N[row], found.best_score_N[row]) == (
-            (values.argmax(), values.max()) if row != 3 else (-1, 0)
-        )
-    np.testing.assert_array_equal(found.best_M, np.where(scores.max(axis=0) > 0, scores.argmax(axis=0), -1))
+def check_matching(found: firing.Matching, scores: np.ndarray) -> None:
+    """Compare a matching with the best of all dense scores."""
+    for best, score, values in (
+        (found.best_N, found.best_score_N, scores),
+        (found.best_M, found.best_score_M, scores.T),
+    ):
+        np.testing.assert_allclose(score, values.max(axis=1).clip(0), atol=1e-9)
+        known = np.flatnonzero(best >= 0)
+        np.testing.assert_allclose(values[known, best[known]], score[known], atol=1e-9)
+        assert np.all(values[best < 0].max(axis=1, initial=0) <= 1e-9)
     worth = np.where(scores >= firing.FLOOR, scores, 0)
     rows, columns = linear_sum_assignment(worth, maximize=True)
     assert found.partner_score_N.sum() == pytest.approx(worth[rows, columns].sum())
     paired = np.flatnonzero(found.partner_N >= 0)
-    assert 3 not in paired
     assert len(set(found.partner_N[paired])) == len(paired)
-    np.testing.assert_array_equal(found.partner_score_N[paired], scores[paired, found.partner_N[paired]])
+    np.testing.assert_allclose(found.partner_score_N[paired], scores[paired, found.partner_N[paired]], atol=1e-9)
+    assert np.all(found.partner_score_N[paired] >= firing.FLOOR)
     turned = found.turned()
     assert [turned.partner_N[column] for column in found.partner_N[paired]] == paired.tolist()
     assert turned.turned().partner_N.tolist() == found.partner_N.tolist()

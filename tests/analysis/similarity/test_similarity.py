@@ -12,8 +12,8 @@ from sae_core.analysis.similarity import cosines as similarity
 from sae_core.analysis.similarity.cosines import (
     Atoms,
     best_matches,
+    match_atoms,
     nearest_in,
-    one_to_one,
     random_best,
     random_null,
     random_shared,
@@ -66,7 +66,8 @@ def test_the_cosine_is_signed_an_opposite_atom_is_no_match() -> None:
 
 def test_one_to_one_finds_the_best_of_all_permutations() -> None:
     first, second = _atoms(5, 4, 0), _atoms(5, 4, 1)
-    rows, columns, cosine = one_to_one(first, second)
+    match = match_atoms(first, second)
+    rows, columns, cosine = match.rows, match.columns, match.cosine
     expected = _cosines(first, second)
     best = max(sum(expected[i, p[i]] for i in range(5)) for p in permutations(range(5)))
     assert rows.tolist() == [0, 1, 2, 3, 4]
@@ -78,7 +79,8 @@ def test_one_to_one_finds_the_best_of_all_permutations() -> None:
 def test_one_to_one_recovers_a_permutation_and_leaves_the_rest_of_a_wider_dictionary() -> None:
     wide = _atoms(12, 16, 0)
     order = torch.tensor([7, 2, 11, 0])
-    rows, columns, cosine = one_to_one(wide[order], wide)
+    match = match_atoms(wide[order], wide)
+    rows, columns, cosine = match.rows, match.columns, match.cosine
     assert rows.tolist() == [0, 1, 2, 3]
     assert torch.equal(columns, order)
     assert torch.allclose(cosine, torch.ones(4))

@@ -33,7 +33,7 @@ def runs() -> list[Tensor]:
 
 def test_all_figures_are_the_plain_computation() -> None:
     given = runs()
-    figures, features = measure_stability(given, threshold=0.7)
+    figures, features = measure_stability(given)
     pooled, mmcs, pw_mcc, shared, in_all, in_none = [], [], [], [], [], []
     for s in range(3):
         others = [t for t in range(3) if t != s]
