@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.is_a
 output = Console(highlight=False, quiet=launch.is_another())
 WIDEST = 1000
 """Width of the widest table, in characters."""
+LONGEST_HEAD = 14
+"""Characters of a column's name that stand in one line."""
 LINE_EVERY_SECONDS = 5.0
 """Seconds between two lines of progress if there is no terminal to redraw."""
 
@@ -52,10 +55,13 @@ def print_rows(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
     heads = [next(iter(row.values())) for row in rows]
     table.add_column("")
     for head in heads:
-        table.add_column(Text(head), justify="right", no_wrap=True)
+        # Figures stay whole, and a long name takes several lines instead of their place.
+        table.add_column(
+            Text("\n".join(textwrap.wrap(head, LONGEST_HEAD, break_long_words=False))), justify="right", no_wrap=True
+        )
     for name in list(rows[0])[1:] if rows else ():
         table.add_row(Text(name), *(Text(row[name]) for row in rows))
-    output.print(table)
+    _print_whole(table, Measurement.get(output, output.options.update(width=WIDEST), table).minimum)
 
 
 def print_table(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
@@ -65,8 +71,11 @@ def print_table(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
         table.add_column(Text(head), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row.values()))
-    # Never cut a figure, even if the terminal is too narrow: a figure without its last digits looks like another one.
-    needed = Measurement.get(output, output.options.update(width=WIDEST), table).maximum
+    _print_whole(table, Measurement.get(output, output.options.update(width=WIDEST), table).maximum)
+
+
+def _print_whole(table: Table, needed: int) -> None:
+    """Never cut a figure, even if the terminal is too narrow: without its last digits it looks like another one."""
     Console(highlight=False, quiet=output.quiet, width=max(output.width, needed)).print(table)
 
 

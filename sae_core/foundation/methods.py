@@ -63,6 +63,11 @@ def trained_by(settings: RunSettings) -> tuple[str, ...]:
     return tuple(name for name in settings.training.methods if name in TRAINED)
 
 
+def is_control(name: str) -> bool:
+    """Whether a method is the control of an ensemble of stages."""
+    return name.endswith(RANDOM_STAGES)
+
+
 def has_stages(settings: RunSettings) -> bool:
     """Whether a method of the settings trains SAEs on residuals of others."""
     return any(EVERY[name].layout(settings).stages > 1 for name in trained_by(settings))

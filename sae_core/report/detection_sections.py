@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.concepts.detected import texts_used
 from sae_core.analysis.shared.names_in_tables import COVERED, PLAIN, RAW, SCALED, STANDARDISED, texts_in_words
 from sae_core.analysis.shared.seeds import within
@@ -68,6 +69,11 @@ def concepts(content: Content) -> Html:
     first, *others = variants
     return joined(
         element("p", f"Tasks: {tasks}. Means leave the confounded task out.", kind="sub"),
+        *(
+            element("p", f"Task {task['task']}: {said}", kind="note")
+            for task in facts["tasks"]
+            if (said := what_was_read(task.get("read", {})))
+        ),
         charts(shown[first]),
         tables[first],
         _above_single(content, counts, first),
@@ -231,6 +237,8 @@ def spurious(content: Content) -> Html:
         shown = [row for row in figures if row["ranking"] in ("", ranking)]
         parts += [element("h3", str(task["task"])), element("p", str(task["description"]), kind="sub")]
         parts.append(element("p", _spurious_source(task), kind="note"))
+        if said := what_was_read(task.get("read", {})):
+            parts.append(element("p", said, kind="note"))
         parts.append(charts(*_spurious_charts(shown, ranking)))
         parts.append(folded("Every figure", _spurious_table(task["figures"])))
     return joined(*parts)

@@ -18,7 +18,7 @@ from sae_core.analysis.shared.names_in_tables import CONTROL, CONTROL_MISSING
 from sae_core.analysis.stability.figures import RETRAINED
 from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
-from sae_core.foundation.methods import title_of
+from sae_core.foundation.methods import is_control, title_of
 from sae_core.foundation.numbers import decimal, percent, whole
 from sae_core.report.charts import Axis, Point, Series, drawn, point
 from sae_core.report.html import Html, charts, element, folded, joined
@@ -44,9 +44,9 @@ def nats(references: Mapping[str, float]) -> str:
 def series_of(
     ensembles: Mapping[str, Any], points: Callable[[str, Any], Iterable[Point]], *, joined: bool = True
 ) -> list[Series]:
-    """The points of every ensemble, in its colour."""
+    """The points of every ensemble, in its colour; those of a control are dashed."""
     return [
-        Series(title_of(name), color_of(name, place), [*points(name, own)], joined=joined)
+        Series(title_of(name), color_of(name, place), [*points(name, own)], joined=joined, dashed=is_control(name))
         for place, (name, own) in enumerate(ensembles.items())
     ]
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 import transformers as hf
 from command_line import call, refused
+from huggingface_hub import constants
 from models import build_model, build_model_folder, build_tokenizer, sample_texts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_core.activations.corpus import Corpus
+from sae_core.activations.origins.language_model.model import loading
 from sae_core.activations.origins.language_model.model.loading import load_model
+from sae_core.activations.origins.language_model.model.stored import refuse_codes, weight_files
 from sae_core.activations.origins.language_model.model.vocabulary import disarmed, vocabulary_table
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.activations.origins.language_model.substitution import SubstitutedModel, UnpredictingError
@@ -138,6 +141,35 @@ def test_weights_that_are_stored_as_codes_are_refused(
     with pytest.raises(UserError, match=rf"{folder / 'model.safetensors'} holds {name} as {kind}, not as") as caught:
         LanguageModel.load(settings(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_codes_are_found_in_the_conversion_that_a_pull_request_holds(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Main has no safetensors: transformers then reads those that the hub's robot has proposed."""
+    name, commit = "model.norm.weight", 40 * "a"
+    coded = changed(whole, tmp_path / "model", lambda tensors: tensors | {name: tensors[name].to(torch.int8)})
+    cached = tmp_path / "cache" / "models--someone--something"
+    (cached / "snapshots").mkdir(parents=True)
+    (cached / "refs" / "refs" / "pr").mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    asked = ("someone/something", {"revision": "main"})
+    assert weight_files(*asked) == []
+    (cached / "refs" / "refs" / "pr" / "7").write_text(commit)
+    coded.rename(cached / "snapshots" / commit)
+    files = weight_files(*asked)
+    assert files == [cached / "snapshots" / commit / "model.safetensors"]
+    with pytest.raises(UserError, match=f"holds {name} as I8"):
+        refuse_codes(files, hf.AutoModelForCausalLM.from_pretrained(whole), [])
+
+
+def test_weights_whose_files_are_not_found_again_are_said_to_be_unchecked(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not LanguageModel.load(settings(whole)).remarks
+    monkeypatch.setattr(loading, "weight_files", lambda *_args, **_options: [])
+    remarks = LanguageModel.load(settings(whole)).remarks
+    assert [remark for remark in remarks if "Nobody has checked" in remark]
 
 
 def test_codes_are_found_in_any_shard_and_under_the_names_of_a_model_without_a_head(

@@ -259,6 +259,15 @@ def test_the_page_stands_alone_and_shows_text_as_text(reported):
     assert render(content_) == text  # the page says nothing that the figures do not hold
 
 
+READ = {"tokens_per_text": 9, "tokens_per_text_asked": 9, "texts": 120, "cut_texts": 60, "dropped_share": 0.25} | {
+    "unknown_share": 0.0
+}
+CUT = (
+    "At most the first 9 tokens of a text are read (special ones included): 60 of 120 texts are longer, and 25.0% of "
+    "all tokens are cut off."
+)
+
+
 def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     folder, _ = seeds
     both = tmp_path / "both"
@@ -275,7 +284,7 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
             | {key: figure(value, value - 0.1, value + 0.1) for key in ("target", "spurious", "worst_group", "scr")}
             for name, ranking, n in (("biased", "", 0), ("single", "biased probe", 2), ("single", "biased probe", 10))
         ]
-        task = {"task": "t", "description": MARKUP, "seeds": [0, 1], "figures": rows}
+        task = {"task": "t", "description": MARKUP, "seeds": [0, 1], "figures": rows, "read": READ}
         write_json(run.evaluation("truth"), {"threshold": 0.9, "ensembles": {"single": truth, "bagged": truth}})
         write_json(run.evaluation("spurious"), {"tasks": [task]})
     outcome = call("report", both, "--out", tmp_path / "there" / "page.html", "--json")
@@ -293,6 +302,9 @@ def test_a_report_over_seeds_and_of_what_is_known_and_spurious(seeds, tmp_path):
     found = content_["spurious"][0]
     assert len(found["runs"]) == 3
     assert "Means over 3 trainings, each over 2 draws, which share an unknown part" in text
+    assert text.count(CUT) == 1
+    content_["concepts"]["tasks"][0]["read"] = READ
+    assert render(content_).count(f"Task {content_['concepts']['tasks'][0]['task']}: {CUT}") == 1
     row = next(row for row in found["figures"] if row["n"] == 10)
     half = T_OF_3 * np.std(reached, ddof=1) / math.sqrt(3)
     assert row["target"]["values"] == list(reached)

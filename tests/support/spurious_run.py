@@ -11,8 +11,10 @@ from sae_core.analysis.spurious.removal import PooledTask
 from sae_core.analysis.spurious.runs import measure_pooled
 from sae_core.analysis.spurious.tasks import GROUPS, SpuriousTask
 from sae_core.ensembles.ensemble import load_ensemble
+from sae_core.foundation.methods import control_name
 from sae_core.foundation.run import Run
 
+CONTROL = control_name("boosted")
 TASK, SEEDS = "made <b>up</b>", [0, 1]
 SAYS_S, SAYS_T = 3, 5
 """The features of every ensemble that mean S and T alone."""
@@ -34,13 +36,15 @@ def add_spurious_task(run: Run, *, seed: int = 0) -> PooledTask:
     codes, marked = {}, {}
     atoms = {folder.name: load_ensemble(folder).dictionary.detach().numpy() for folder in run.ensembles()}
     d_in = next(iter(atoms.values())).shape[1]
-    random_ND = chance.standard_normal((24, d_in)).astype(np.float32)
-    atoms[RANDOM] = random_ND / np.linalg.norm(random_ND, axis=1, keepdims=True)
+    trained = set(atoms)
+    for name, width in ((RANDOM, 24), (CONTROL, len(atoms["boosted"]))):
+        random_ND = chance.standard_normal((width, d_in)).astype(np.float32)
+        atoms[name] = random_ND / np.linalg.norm(random_ND, axis=1, keepdims=True)
     for name, atoms_MD in atoms.items():
         coefs_XM = (
             0.05 * chance.random((len(texts), len(atoms_MD))) * (chance.random((len(texts), len(atoms_MD))) < 0.3)
         )
-        if name != RANDOM:
+        if name in trained:
             coefs_XM[:, SAYS_S] += 2.0 * spurious_X
             coefs_XM[:, SAYS_T] += 1.0 * target_X
         codes[name] = sparse.csr_array(coefs_XM.astype(np.float32))
@@ -48,9 +52,10 @@ def add_spurious_task(run: Run, *, seed: int = 0) -> PooledTask:
         marked[name][SAYS_S] = 0.9
     name = next(iter(codes))
     acts_XD = codes[name] @ atoms[name] + 0.1 * chance.standard_normal((len(texts), d_in))
-    pooled = PooledTask(task, acts_XD.astype(np.float32), codes, marked, atoms[RANDOM].astype(np.float32))
+    untrained = {name: atoms_MD for name, atoms_MD in atoms.items() if name not in trained}
+    pooled = PooledTask(task, acts_XD.astype(np.float32), codes, marked, untrained)
     write_pooled(run, pooled)
-    own = {name: atoms_MD for name, atoms_MD in atoms.items() if name != RANDOM}
+    own = {name: atoms[name] for name in trained}
     wanted = run.settings.evaluation.spurious_texts  # more than there are: all are taken
     known = {"seeds": SEEDS, "retrained": False, "texts": wanted, "fingerprint": FINGERPRINT, "read": {}}
     measure_pooled(run, task, pooled, own, known)

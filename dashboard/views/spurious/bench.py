@@ -69,6 +69,12 @@ class Bench:
         return Names.of(self.facts)
 
     @property
+    def widths(self) -> Sequence[int]:
+        """Number of features of each member; the random dictionary has one."""
+        info = self.here.ensembles.get(self.method)
+        return info.widths if info else (self.ready.work.features,)
+
+    @property
     def known(self) -> np.ndarray | None:
         """The features that fire mainly on the tokens known to say S, by rank; None where these are not known."""
         marked_M = self.ready.pooled.marked.get(self.method)

@@ -70,7 +70,7 @@ def _exported(bench: Bench, choice: Choice, ending: str) -> Callable[[], str]:
         rows = evidence_rows(bench, choice.features)
         if ending == "json":
             return as_json(choice, rows)
-        return as_csv(choice, rows, bench.here.ensembles[bench.method].widths)
+        return as_csv(choice, rows, bench.widths)
 
     return made
 
@@ -114,10 +114,9 @@ def evidence_rows(bench: Bench, features: Sequence[int]) -> list[dict[str, Any]]
     """What is known of features, for a file."""
     found = data.evidence(bench.ready, bench.method, features)
     labels = labels_of(bench)
-    widths = bench.here.ensembles[bench.method].widths
     return [
         {
-            **place_of(each.feature, widths)._asdict(),
+            **place_of(each.feature, bench.widths)._asdict(),
             "label": labels.get(each.feature, ""),
             "score": each.score,
             "difference": each.difference,

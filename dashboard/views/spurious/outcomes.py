@@ -12,10 +12,10 @@ import plotly.graph_objects as go
 
 from dashboard.shared.look.charts import figure
 from dashboard.shared.look.colors import method_color
-from sae_core.analysis.shared.names_in_tables import BIASED, BY_PROBE, ORACLE
+from sae_core.analysis.shared.names_in_tables import BIASED, BY_PROBE, ORACLE, RANDOM
 from sae_core.analysis.shared.seeds import within
 from sae_core.foundation.colours import HIGHLIGHT, NEUTRAL
-from sae_core.foundation.methods import title_of
+from sae_core.foundation.methods import is_control, title_of
 from sae_core.foundation.numbers import decimal, interval, percent, whole
 from sae_core.report.html import Cell, Column, Html, element, joined
 from sae_core.report.pieces.cards import chip, table
@@ -186,7 +186,11 @@ def automatic_chart(figures: Sequence[Mapping[str, Any]], measure: str) -> go.Fi
             error_y=spread,
             name=title_of(method),
             mode="lines+markers",
-            line={"color": method_color(method), "width": 2.2, "dash": "dot" if method == "random" else "solid"},
+            line={
+                "color": method_color(method),
+                "width": 2.2,
+                "dash": "dot" if method == RANDOM or is_control(method) else "solid",
+            },
             hovertemplate=f"{title_of(method)}, %{{x}} features: %{{y:{style}}}<extra></extra>",
         )
     for name, dash in ((BIASED, "dash"), (ORACLE, "dashdot")):

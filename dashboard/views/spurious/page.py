@@ -14,7 +14,7 @@ from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
 from dashboard.views.spurious.workbench import workbench
 from sae_core.activations.origins.text.asked import what_was_read
-from sae_core.analysis.shared.names_in_tables import BIASED, ORACLE, texts_in_words
+from sae_core.analysis.shared.names_in_tables import RANDOM, texts_in_words
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import whole
 from sae_core.report.pieces.cards import chip, heading, section
@@ -43,7 +43,7 @@ def show(here: Here) -> None:
     with st.container(horizontal=True, gap="medium"):
         task = choice("correlation", "Task", list(tasks))
         facts = tasks[task]
-        methods = _methods(facts)
+        methods = _methods(here, facts)
         default = info.name if info.name in methods else methods[0]
         method = choice("bench", "Features of", methods, title_of, menu=len(methods) > MAX_BUTTONS, default=default)
         seeds = [str(seed) for seed in facts["seeds"]]
@@ -53,8 +53,10 @@ def show(here: Here) -> None:
     _automatic(task, facts)
 
 
-def _methods(facts: Mapping[str, Any]) -> list[str]:
-    return [name for name in dict.fromkeys(row["method"] for row in facts["figures"]) if name not in (BIASED, ORACLE)]
+def _methods(here: Here, facts: Mapping[str, Any]) -> list[str]:
+    """Whose features can be ticked: the ensembles and the random dictionary. Controls have no index to look at."""
+    measured = dict.fromkeys(row["method"] for row in facts["figures"])
+    return [name for name in measured if name == RANDOM or name in here.ensembles]
 
 
 def _about(facts: Mapping[str, Any]) -> None:
@@ -81,8 +83,8 @@ def _automatic(task: str, facts: Mapping[str, Any]) -> None:
     chart(
         automatic_chart(facts["figures"], measure),
         f"{task}: {MEASURES[measure]}",
-        f"Means over {texts_in_words(facts)}. Bars are 95 % intervals over these; the dotted line is a random "
-        "dictionary, which shows what ablating anything at all does.",
+        f"Means over {texts_in_words(facts)}. Bars are 95 % intervals over these; dotted lines are untrained, "
+        "a random dictionary or stage 1 with random stages, and show what ablating anything at all does.",
         key=f"automatic-{task}-{measure}",
     )
 

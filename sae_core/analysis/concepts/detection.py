@@ -16,10 +16,10 @@ from sae_core.analysis.concepts.detector_outcomes import COLUMNS as DETAILS
 from sae_core.analysis.concepts.detector_outcomes import UNITS
 from sae_core.analysis.concepts.probes import Features, Problem, probe_rows
 from sae_core.analysis.concepts.tasks import Task, build_problems
-from sae_core.analysis.shared.names_in_tables import RANDOM, RAW, STANDARDISED
-from sae_core.analysis.shared.pooling import Batch, Pooled, pool, random_dictionary
+from sae_core.analysis.shared.names_in_tables import RAW, STANDARDISED
+from sae_core.analysis.shared.pooling import Batch, Pooled, pool
+from sae_core.analysis.shared.random_twin import beside_untrained
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.methods import REFERENCE, control_name
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.run_settings import EvaluationSettings
 
@@ -51,10 +51,9 @@ def measure_concepts(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Detect every concept of every task with every method.
 
-    Every different text passes once through the model and once through each ensemble. Methods: the ensembles by name,
-    behind a boosted one its control (see `control_name`), `RAW` (all dimensions of the mean activation, m = 0) and
-    `RANDOM` (see `random_dictionary`; it imitates the single SAE, or the first member there is). The table's
-    ``features`` are global in their ensemble, best first.
+    Every different text passes once through the model and once through each ensemble. Methods: those of
+    `beside_untrained`, and `RAW` (all dimensions of the mean activation, m = 0). The table's ``features`` are global in
+    their ensemble, best first.
 
     Args:
         ensembles: Ensembles by name, on ``device``.
@@ -70,11 +69,7 @@ def measure_concepts(
     Returns:
         (content of evaluation/concepts.json, the table with `COLUMNS`).
     """
-    like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
-    # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
-    random = random_dictionary(next(like.saes()), sample_BD.to(device), seed=(seed + 2**31) % 2**32)
-    methods = _with_controls(ensembles, controls or {})
-    methods[RANDOM] = Ensemble([random], wiring="parallel", method=RANDOM)
+    methods = beside_untrained(ensembles, controls or {}, sample_BD.to(device), seed=seed)
     texts = list(dict.fromkeys(text for task in tasks for text in (*task.train_texts, *task.test_texts)))
     problems = build_problems(
         tasks,
@@ -102,16 +97,6 @@ def measure_concepts(
         },
     }
     return facts, pd.DataFrame(rows, columns=list(COLUMNS))
-
-
-def _with_controls(ensembles: Mapping[str, Ensemble], controls: Mapping[str, Ensemble]) -> dict[str, Ensemble]:
-    """The ensembles, each followed by its control if it has one."""
-    found: dict[str, Ensemble] = {}
-    for name, ensemble in ensembles.items():
-        found[name] = ensemble
-        if name in controls:
-            found[control_name(name)] = controls[name]
-    return found
 
 
 def _probe_methods(

@@ -5,7 +5,6 @@ A problem is one concept against the rest, balanced. Features are ranked by |mea
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -14,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import rankdata
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from sae_core.analysis.concepts.detector_outcomes import UNITS, details
-from sae_core.analysis.concepts.logistic import MAX_FEATURES, fit_logistic
+from sae_core.analysis.concepts.logistic import MAX_FEATURES, fit_dense, fit_logistic
 from sae_core.analysis.shared.names_in_tables import PLAIN, STANDARDISED
 
 Floats = NDArray[np.float64]
@@ -137,16 +134,9 @@ def detect(train: Floats, train_positive: NDArray[np.bool_], test: Floats) -> Fl
     """
     if train.shape[1] == 0:
         return np.zeros(len(test))
-    if train.shape[1] <= MAX_FEATURES:
-        weights, intercept = fit_logistic(train, train_positive)
-        return test @ weights + intercept
-    probe = LogisticRegression(C=1.0, max_iter=1000)
-    with warnings.catch_warnings():
-        # Raw activations on very different scales may need more iterations, but the definition of the figure says 1000.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(train, train_positive)
-    values: Floats = probe.decision_function(test)
-    return values
+    fit = fit_logistic if train.shape[1] <= MAX_FEATURES else fit_dense
+    weights, intercept = fit(train, train_positive)
+    return test @ weights + intercept
 
 
 def scores(decision: Floats, positive: NDArray[np.bool_], resamples: Counts) -> dict[str, float]:
@@ -180,6 +170,8 @@ def area_under_roc(decision: Floats, positive: NDArray[np.bool_]) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
 
 
+# The fits are many and small, so several threads would only slow each other down.
+@threadpool_limits.wrap(limits=1)
 def probe_rows(
     features: Features,
     problems: Sequence[Problem],
@@ -201,19 +193,6 @@ def probe_rows(
     """
     if not problems:
         return []
-    # The fits are many and small, so several threads would only slow each other down.
-    with threadpool_limits(limits=1):
-        return _probe_rows(features, problems, resamples, counts, whole, variants)
-
-
-def _probe_rows(
-    features: Features,
-    problems: Sequence[Problem],
-    resamples: Sequence[Counts],
-    counts: Sequence[int],
-    whole: bool,
-    variants: Sequence[str],
-) -> list[dict[str, Any]]:
     statistics = training_statistics(features, problems)
     rows = []
     for variant in variants:

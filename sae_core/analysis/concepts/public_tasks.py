@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -35,13 +35,8 @@ Cell = tuple[str, str, str]
 """(task, concept, group): texts of a concept are balanced over its groups."""
 Cells = dict[Cell, list[str]]
 Row = Mapping[str, Any]
-
-
-class Example(NamedTuple):
-    """One example that a row gives for a task."""
-
-    cell: Cell
-    text: str
+Example = tuple[Cell, str]
+"""One example that a row gives for a task: its cell and its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +94,15 @@ def _biographies(row: Row, _subset: str | None) -> Iterator[Example]:
     number = int(row["profession"])
     for task, professions in _PROFESSIONS.items():
         if number in professions:
-            yield Example((task, professions[number], str(int(row["gender"]))), row["hard_text"])
+            yield (task, professions[number], str(int(row["gender"]))), row["hard_text"]
 
 
 def _reviews(row: Row, _subset: str | None) -> Iterator[Example]:
     category, rating = int(row["category"]), int(float(row["rating"]))
     if rating in _RATINGS:
-        yield Example(("amazon_reviews sentiment", _RATINGS[rating], ""), row["text"])
+        yield ("amazon_reviews sentiment", _RATINGS[rating], ""), row["text"]
         if category in _CATEGORIES:
-            yield Example(("amazon_reviews category", _CATEGORIES[category], str(rating)), row["text"])
+            yield ("amazon_reviews category", _CATEGORIES[category], str(rating)), row["text"]
 
 
 def _code(row: Row, _subset: str | None) -> Iterator[Example]:
@@ -115,16 +110,16 @@ def _code(row: Row, _subset: str | None) -> Iterator[Example]:
     language = str(row.get("language") or _EXTENSIONS.get(Path(row["path"]).suffix))
     code = row.get("code") or row.get("content") or ""
     if language in _EXTENSIONS.values() and len(code) > SKIPPED_CHARS + CODE_CHARS:
-        yield Example(("github_code", language, ""), code[SKIPPED_CHARS:])
+        yield ("github_code", language, ""), code[SKIPPED_CHARS:]
 
 
 def _news(row: Row, _subset: str | None) -> Iterator[Example]:
-    yield Example(("ag_news", _NEWS[int(row["label"])], ""), row["text"])
+    yield ("ag_news", _NEWS[int(row["label"])], ""), row["text"]
 
 
 def _speeches(row: Row, language: str | None) -> Iterator[Example]:
     if language is not None:
-        yield Example(("europarl", language, ""), row["translation"][language])
+        yield ("europarl", language, ""), row["translation"][language]
 
 
 SETS = {
@@ -266,7 +261,7 @@ def _examples(chosen: PublicSet, row: Row, concept: str | None, number: int, spl
             f"Row {number} of the split {split} of the data set {chosen.source} does not hold what its columns "
             f"{', '.join(chosen.columns)} should; give a whole copy of it."
         ) from None
-    return [example for example in found if isinstance(example.text, str) and example.text.strip()]
+    return [(cell, text) for cell, text in found if isinstance(text, str) and text.strip()]
 
 
 def _rows(chosen: PublicSet, subset: str | None, split: str, folder: Path | None) -> Iterator[Row]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -108,12 +109,30 @@ def _add_tasks(
     file: str | None = None,
 ) -> None:
     """Measure and store one task after another, since the codes of all texts together would fill the memory."""
-    ensembles, read = trained_ensembles(run, device), TextReader(run, device, progress)
-    sample_BD, controls = sample_activations(run, read), _controls(run, ensembles, read, device)
+    read = TextReader(run, device, progress)
+    measure = _measurer(run, trained_ensembles(run, device), read, settings, device, progress)
     for task in tasks:
+        facts, table = measure([task])
+        if file is not None:
+            facts["tasks"] = [{**each, "file": file} for each in facts["tasks"]]
+        _add_concepts(run, task.name, facts, table)
+
+
+def _measurer(
+    run: Run,
+    ensembles: Mapping[str, Ensemble],
+    read: TextReader | LabelledRows,
+    settings: EvaluationSettings,
+    device: str,
+    progress: Progress,
+) -> Callable[[Sequence[Task]], tuple[dict[str, Any], pd.DataFrame]]:
+    """Return a function that measures tasks; it has the result of `measure_concepts`, with how much text was read."""
+    sample_BD, controls = sample_activations(run, read), text_controls(run, ensembles, read, device)
+
+    def measure(tasks: Sequence[Task]) -> tuple[dict[str, Any], pd.DataFrame]:
         facts, table = measure_concepts(
             ensembles,
-            [task],
+            tasks,
             read,
             sample_BD,
             settings,
@@ -122,10 +141,9 @@ def _add_tasks(
             device=device,
             progress=progress,
         )
-        facts = read.describe(facts, [task])
-        if file is not None:
-            facts["tasks"] = [{**each, "file": file} for each in facts["tasks"]]
-        _add_concepts(run, task.name, facts, table)
+        return read.describe(facts, tasks), table
+
+    return measure
 
 
 def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None:
@@ -141,21 +159,10 @@ def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None
 
 def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, progress: Progress = silent) -> None:
     """Detect the concepts of the run's own text or rows and write evaluation/concepts, over any earlier figures."""
-    rows = labelled_rows(run)
-    read: TextReader | LabelledRows = rows or TextReader(run, device, progress)
-    tasks = rows.tasks(run.settings.evaluation, seed=run.settings.training.seed) if rows else _embedded_tasks(run)
-    facts, table = measure_concepts(
-        ensembles,
-        tasks,
-        read,
-        sample_activations(run, read),
-        run.settings.evaluation,
-        controls=_controls(run, ensembles, read, device),
-        seed=run.settings.training.seed,
-        device=device,
-        progress=progress,
-    )
-    facts = read.describe(facts, tasks)
+    settings, rows = run.settings.evaluation, labelled_rows(run)
+    tasks = rows.tasks(settings, seed=run.settings.training.seed) if rows else _embedded_tasks(run)
+    read = rows or TextReader(run, device, progress)
+    facts, table = _measurer(run, ensembles, read, settings, device, progress)(tasks)
     _tasks_lost(run, facts, progress)
     write_concepts(run, facts, table)
 
@@ -203,7 +210,9 @@ def _read_anew(run: Run, read: ActivationsOf, texts: int, *, held_out: bool) -> 
     return torch.cat([batch.acts_TD for batch in read(first)])
 
 
-def _controls(run: Run, ensembles: Mapping[str, Ensemble], read: ActivationsOf, device: str) -> Mapping[str, Ensemble]:
+def text_controls(
+    run: Run, ensembles: Mapping[str, Ensemble], read: ActivationsOf, device: str
+) -> Mapping[str, Ensemble]:
     """Stage 1 and random stages for every boosted ensemble: those of evaluation/control.json.
 
     They are set up on the same training activations; once these are gone, on those of the first training texts.

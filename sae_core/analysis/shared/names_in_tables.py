@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from sae_core.foundation.method import RANDOM_STAGES
-from sae_core.foundation.methods import EVERY
+from sae_core.foundation.methods import EVERY, is_control
 
 THRESHOLD = 0.7
 """The cosine from which two atoms count as the same feature (the paper's threshold)."""
@@ -28,7 +28,7 @@ def colour_of(name: str) -> str | None:
     """The colour of a method, baseline or control, in every chart; None for others."""
     if name in EVERY:
         return EVERY[name].colour
-    return _COLOURS.get(RANDOM_STAGES if name.endswith(RANDOM_STAGES) else name)
+    return _COLOURS.get(RANDOM_STAGES if is_control(name) else name)
 
 
 CONFOUNDED = "confounded"

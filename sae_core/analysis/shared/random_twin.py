@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sae_core.analysis.shared.names_in_tables import RANDOM
 from sae_core.analysis.shared.pooling import random_dictionary
 from sae_core.ensembles.coder import Coder
 from sae_core.ensembles.ensemble import Ensemble, as_a_whole
+from sae_core.foundation.methods import REFERENCE, control_name
 from sae_core.sae import SAE
 
 SAMPLE_ROWS = 4096
@@ -88,3 +90,26 @@ def random_stages(ensemble: Ensemble, sample_BD: Tensor, *, seed: int = 0) -> En
         seed: Seed of the random atoms.
     """
     return random_twin(ensemble, sample_BD, seed=seed, kept=1, fit=True)
+
+
+def beside_untrained(
+    ensembles: Mapping[str, Ensemble], controls: Mapping[str, Ensemble], sample_BD: Tensor, *, seed: int
+) -> dict[str, Ensemble]:
+    """The ensembles, behind a boosted one its control (see `control_name`), and at last `RANDOM`, a random dictionary.
+
+    Args:
+        ensembles: Ensembles by name.
+        controls: The controls of boosted ensembles by the ensembles' names (see `random_stages`).
+        sample_BD: Activations [B, D] for setting up the random dictionary, which imitates the single SAE, or the first
+            member there is.
+        seed: Seed of the random atoms.
+    """
+    found: dict[str, Ensemble] = {}
+    for name, ensemble in ensembles.items():
+        found[name] = ensemble
+        if name in controls:
+            found[control_name(name)] = controls[name]
+    like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
+    # Far from the seeds that members are initialised with: TopK members start as random dictionaries.
+    random = random_dictionary(next(like.saes()), sample_BD, seed=(seed + 2**31) % 2**32)
+    return {**found, RANDOM: Ensemble([random], wiring="parallel", method=RANDOM)}

@@ -10,7 +10,6 @@ Sources: Marks et al. 2024, *Sparse Feature Circuits*, section 4 (SHIFT); Karvon
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +17,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
+from sae_core.analysis.concepts.logistic import fit_dense
 from sae_core.foundation.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -62,13 +60,9 @@ def fit_probe(acts_XD: Floats, positive_X: Bools) -> Probe:
     deviation_D = np.sqrt((centred_XD**2).mean(axis=0))
     varies_D = deviation_D > 1e-9 * np.sqrt((acts_XD**2).mean(axis=0))
     scale_D = np.where(varies_D, deviation_D, np.inf)
-    probe = LogisticRegression(C=1.0, max_iter=1000)
-    with warnings.catch_warnings():
-        # A badly conditioned problem may need more iterations, but the definition of the figure says 1000.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        probe.fit(centred_XD / scale_D, positive_X)
-    weights_D = probe.coef_[0] / scale_D
-    return Probe(weights_D, float(probe.intercept_[0] - weights_D @ mean_D))
+    weights_D, bias = fit_dense(centred_XD / scale_D, positive_X)
+    weights_D = weights_D / scale_D
+    return Probe(weights_D, bias - float(weights_D @ mean_D))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from sae_core.foundation import numbering
@@ -59,19 +60,12 @@ def save_choice(run: Run, choice: Choice) -> Choice:
         raise UserError(f"The name of a choice has 1 to {LONGEST} characters, not {len(name)}; give another one.")
     if not choice.features:
         raise UserError("No feature is picked; tick some before saving.")
-    kept = Choice(
-        task=choice.task,
-        method=choice.method,
-        name=name,
-        author=author,
-        features=tuple(sorted({int(feature) for feature in choice.features})),
-        fingerprint=choice.fingerprint,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        figures=dict(choice.figures),
-    )
+    features = tuple(sorted({int(feature) for feature in choice.features}))
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    kept = replace(choice, name=name, author=author, features=features, created=created)
     run.require_there()
     # Write one file per choice, so that two people who save at the same time do not overwrite each other.
-    write_json(run.spurious_choice(choice.task, _identity(kept)), {"format": FORMAT, **asdict(kept)})
+    write_json(_file(run, kept), {"format": FORMAT, **asdict(kept)})
     return kept
 
 
@@ -95,7 +89,7 @@ def choices(run: Run, task: str, method: str | None = None) -> list[Choice]:
 
 def delete_choice(run: Run, choice: Choice) -> None:
     """Remove a choice; a choice that is already gone is no error."""
-    run.spurious_choice(choice.task, _identity(choice)).unlink(missing_ok=True)
+    _file(run, choice).unlink(missing_ok=True)
 
 
 def as_json(choice: Choice, rows: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -128,24 +122,18 @@ def as_csv(choice: Choice, rows: Sequence[Mapping[str, Any]], widths: Sequence[i
     )
 
 
-def _identity(choice: Choice) -> str:
-    """A short hash that identifies a choice."""
+def _file(run: Run, choice: Choice) -> Path:
+    """The file of a choice, by a short hash that identifies the choice."""
     by = json.dumps([choice.task, choice.method, choice.name.strip(), choice.author.strip()])
-    return hashlib.sha256(by.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return run.spurious_choice(choice.task, hashlib.sha256(by.encode("utf-8", "surrogatepass")).hexdigest()[:16])
 
 
-def _read(path: Any) -> Choice:
+def _read(path: Path) -> Choice:
     content = read_json(path)
     try:
-        return Choice(
-            task=str(content["task"]),
-            method=str(content["method"]),
-            name=str(content["name"]),
-            author=str(content["author"]),
-            features=tuple(int(feature) for feature in content["features"]),
-            fingerprint=str(content.get("fingerprint", "")),
-            created=str(content.get("created", "")),
-            figures=dict(content.get("figures", {})),
-        )
+        texts = {key: str(content[key]) for key in ("task", "method", "name", "author")}
+        later = {key: str(content.get(key, "")) for key in ("fingerprint", "created")}
+        features = tuple(int(feature) for feature in content["features"])
+        return Choice(**texts, **later, features=features, figures=dict(content.get("figures", {})))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} is damaged; delete it and save the choice again.") from None

@@ -33,17 +33,20 @@ from sae_core.foundation.run import Run
 _PARTS = ("data", "indices", "indptr")
 
 
+def _atoms(name: str) -> str:
+    """The tensor with the atoms of an untrained method; that of the random dictionary has no other of its name."""
+    return name if name == RANDOM else f"{name}.atoms"
+
+
 def write_pooled(run: Run, pooled: PooledTask) -> None:
     """Write a pooled task into the run, texts first."""
     task = pooled.task
     columns = {"text": task.texts, "target": task.target_X, "spurious": task.spurious_X, "test": task.test_X}
     write_table(run.spurious_texts(task.name), pd.DataFrame(columns))
-    tensors = {"acts": torch.from_numpy(pooled.acts_XD), "random": torch.from_numpy(pooled.random_ND)}
+    arrays = {"acts": pooled.acts_XD, **{_atoms(name): atoms_MD for name, atoms_MD in pooled.untrained.items()}}
     for name, codes_XM in pooled.codes.items():
-        for part in _PARTS:
-            tensors[f"{name}.{part}"] = torch.from_numpy(getattr(codes_XM, part))
-        if name in pooled.marked:
-            tensors[f"{name}.marked"] = torch.from_numpy(pooled.marked[name])
+        arrays |= {f"{name}.{part}": getattr(codes_XM, part) for part in _PARTS}
+    arrays |= {f"{name}.marked": marked_M for name, marked_M in pooled.marked.items()}
     facts = {
         "name": task.name,
         "description": task.description,
@@ -52,6 +55,7 @@ def write_pooled(run: Run, pooled: PooledTask) -> None:
         "dealt": task.dealt,
         "features": {name: codes_XM.shape[1] for name, codes_XM in pooled.codes.items()},
     }
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     write_tensors(run.spurious(task.name), tensors, {"task": json.dumps(facts)})
 
 
@@ -79,14 +83,10 @@ def read_pooled(run: Run, task: str) -> PooledTask:
             dealt=facts.get("dealt", False),
         )
         marked = {name: arrays[f"{name}.marked"] for name in codes if f"{name}.marked" in arrays}
-        return PooledTask(known, arrays["acts"], codes, marked, arrays["random"])
+        untrained = {name: arrays[_atoms(name)] for name in codes if _atoms(name) in arrays}
+        return PooledTask(known, arrays["acts"], codes, marked, untrained)
     except (KeyError, ValueError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete it and run sae-ensemble spurious again.") from None
-
-
-def pooled_tasks(run: Run) -> list[str]:
-    """Names of the measured tasks, which `open_workbench` can open."""
-    return [str(facts["task"]) for facts in measured_tasks(run)]
 
 
 def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tuple[Workbench, PooledTask]:
@@ -95,7 +95,7 @@ def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tupl
     Args:
         run: The run.
         task: Name of a measured task.
-        ensemble: Name of an ensemble, or `RANDOM`.
+        ensemble: Name of an ensemble, a control or `RANDOM`.
         seed: Seed of the texts; a measured seed gives the figures of that seed.
 
     Returns:
@@ -104,13 +104,13 @@ def open_workbench(run: Run, task: str, ensemble: str, *, seed: int = 0) -> tupl
     Raises:
         UserError: If the task was not measured, or the ensemble is missing.
     """
-    if task not in pooled_tasks(run):
+    if not any(facts["task"] == task for facts in measured_tasks(run)):
         raise UserError(f"Task {task} was not measured in {run.path}; run: sae-ensemble spurious {run.path}")
     pooled = read_pooled(run, task)
     if ensemble not in pooled.codes:
         raise UserError(f"Task {task} was measured for {', '.join(pooled.codes)}, not for {ensemble}.")
-    atoms = pooled.random_ND
-    if ensemble != RANDOM:
+    atoms = pooled.untrained.get(ensemble)
+    if atoms is None:
         atoms = load_ensemble(run.ensemble(ensemble)).dictionary.detach().numpy()
     texts = pooled.texts(run.settings.evaluation.spurious_texts, seed=seed)
     return Workbench(texts, pooled.codes[ensemble], atoms), pooled

@@ -1,4 +1,4 @@
-"""Remove a spurious correlation by ablating features (SHIFT, SCR), for every ensemble and a random dictionary.
+"""Remove a spurious correlation by ablating features (SHIFT, SCR), for every ensemble and beside untrained ones.
 
 Sources: Marks et al. 2024, *Sparse Feature Circuits*; Karvonen et al. 2025, *SAEBench*. The SCR score alone can
 mislead, so the figures include accuracies on both labels and in the worst group, the oracle and several seeds.
@@ -6,8 +6,8 @@ mislead, so the figures include accuracies on both labels and in the worst group
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,14 @@ from sae_core.analysis.shared.names_in_tables import (
     MAINLY,
     MEASURED,
     ORACLE,
-    RANDOM,
+    SPURIOUS_KEYS,
 )
-from sae_core.analysis.shared.names_in_tables import SPURIOUS_KEYS as KEYS
-from sae_core.analysis.shared.pooling import Batch, Pooled, pool, random_dictionary
+from sae_core.analysis.shared.pooling import Batch, Pooled, pool
+from sae_core.analysis.shared.random_twin import beside_untrained
 from sae_core.analysis.shared.seeds import mean_interval
 from sae_core.analysis.spurious.ablation import Outcome, Probe, Texts, Workbench, fit_probe
 from sae_core.analysis.spurious.tasks import SpuriousTask, draw_split
 from sae_core.ensembles.ensemble import Ensemble
-from sae_core.foundation.methods import REFERENCE
 from sae_core.foundation.progress import Progress, Tick, silent
 
 ABLATED = (2, 5, 10, 20, 50, 100, 500)
@@ -58,14 +57,14 @@ class PooledTask:
         codes: The mean coefficients of each method, α folded in, sparse [texts, M].
         marked: For each method, the share of each feature's activation on marked tokens [M]; empty if no tokens are
             marked. A feature that never fires has 0.
-        random_ND: The atoms of the random dictionary, which belongs to no ensemble.
+        untrained: The atoms of the methods that no folder holds: `RANDOM` and the controls of boosted ensembles.
     """
 
     task: SpuriousTask
     acts_XD: NDArray[np.float32]
     codes: dict[str, sparse.csr_array]
     marked: dict[str, NDArray[np.float32]]
-    random_ND: NDArray[np.float32]
+    untrained: dict[str, NDArray[np.float32]]
 
     def texts(self, count: int, *, seed: int) -> Texts:
         """The texts of one seed; ``count`` as in `draw_split`."""
@@ -81,34 +80,35 @@ def pool_task(
     spans_of: Spans,
     sample_BD: Tensor,
     *,
+    controls: Mapping[str, Ensemble] | None = None,
     seed: int = 0,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> PooledTask:
-    """Read the texts once with the model and encode them once with every ensemble and a random dictionary.
+    """Read the texts once with the model and encode them once with every method of `beside_untrained`.
 
     Args:
         task: The task.
         ensembles: Ensembles by name, on ``device``.
-        activations_of: Gives the activations of texts.
-        spans_of: Says where their tokens stand; asked only if the task has marked characters.
-        sample_BD: Some activations, on which the random dictionary is set up; it imitates the single SAE.
+        activations_of: Returns the activations of texts.
+        spans_of: Returns the characters of their tokens; called only if the task has marked characters.
+        sample_BD: Some activations, on which the random dictionary is set up.
+        controls: The controls of boosted ensembles by the ensembles' names (see `random_stages`).
         seed: Seed of the random dictionary.
-        device: Where to encode.
+        device: The device to encode on.
         progress: Told about texts.
     """
-    like = ensembles.get(REFERENCE) or next(iter(ensembles.values()))
-    random = random_dictionary(next(like.saes()), sample_BD.to(device), seed=(seed + 2**31) % 2**32)
-    methods = {**ensembles, RANDOM: Ensemble([random], wiring="parallel", method=RANDOM)}
-    texts = len(task.texts)
-    batches: Any = activations_of(task.texts)
-    if task.marked is not None:
-        batches = _split_marked(batches, task, spans_of)
-    pooled = pool(methods, batches, 2 * texts if task.marked is not None else texts, device=device, progress=progress)
-    marked: dict[str, NDArray[np.float32]] = {}
-    if task.marked is not None:
-        pooled, marked = _joined(pooled)
-    return PooledTask(task, pooled.raw, pooled.codes, marked, random.W_dec.detach().cpu().numpy())
+    methods = beside_untrained(ensembles, controls or {}, sample_BD.to(device), seed=seed)
+    untrained = {
+        name: each.dictionary.detach().cpu().numpy() for name, each in methods.items() if name not in ensembles
+    }
+    batches, texts = activations_of(task.texts), len(task.texts)
+    if task.marked is None:
+        pooled = pool(methods, batches, texts, device=device, progress=progress)
+        return PooledTask(task, pooled.raw, pooled.codes, {}, untrained)
+    batches = _split_marked(batches, task.marked, spans_of(task.texts))
+    parts = pool(methods, batches, 2 * texts, device=device, progress=progress)
+    return PooledTask(task, *_joined(parts), untrained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +119,19 @@ class _Marked:
     document_T: Tensor
 
 
-def _split_marked(batches: Iterator[Batch], task: SpuriousTask, spans_of: Spans) -> Iterator[Batch]:
-    assert task.marked is not None
-    spans = spans_of(task.texts)
-    marked = [overlaps(places, wanted) for places, wanted in zip(spans, task.marked, strict=True)]
+def _split_marked(
+    batches: Iterable[Batch], stretches: Sequence[Sequence[tuple[int, int]]], spans: Sequence[NDArray[np.int64]]
+) -> Iterator[Batch]:
+    marked = [overlaps(places, wanted) for places, wanted in zip(spans, stretches, strict=True)]
     marked_T = torch.from_numpy(np.concatenate(marked))
     done = 0
     for batch in batches:
         count = len(batch.document_T)
         # Batches hold the tokens of all texts in order.
-        is_marked_T = marked_T[done : done + count]
+        part_T = 2 * batch.document_T + marked_T[done : done + count]
         done += count
-        order_T = torch.argsort(2 * batch.document_T + is_marked_T, stable=True)
-        yield _Marked(batch.acts_TD[order_T], (2 * batch.document_T + is_marked_T)[order_T])
+        order_T = torch.argsort(part_T, stable=True)
+        yield _Marked(batch.acts_TD[order_T], part_T[order_T])
 
 
 def overlaps(places_T2: NDArray[np.int64], wanted: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
@@ -141,23 +141,22 @@ def overlaps(places_T2: NDArray[np.int64], wanted: Sequence[tuple[int, int]]) ->
     return np.asarray(((firsts < stops) & (lasts > starts)).any(axis=1))
 
 
-def _joined(pooled: Pooled) -> tuple[Pooled, dict[str, NDArray[np.float32]]]:
-    """Join the two parts of each text: means, and the share of each feature's activation on marked tokens."""
+def _joined(
+    pooled: Pooled,
+) -> tuple[NDArray[np.float32], dict[str, sparse.csr_array], dict[str, NDArray[np.float32]]]:
+    """Join the two parts of each text: (mean activations, mean codes, share of each feature on marked tokens)."""
     tokens_P = pooled.tokens.astype(np.float64)
     total_X = np.maximum(tokens_P[0::2] + tokens_P[1::2], 1)
-    others_X, marked_X = tokens_P[0::2] / total_X, tokens_P[1::2] / total_X
-    raw = pooled.raw[0::2] * others_X[:, None] + pooled.raw[1::2] * marked_X[:, None]
+    raw = pooled.raw * (tokens_P.reshape(-1, 2) / total_X[:, None]).reshape(-1, 1)
     codes, shares = {}, {}
     for name, codes_PM in pooled.codes.items():
-        sums_PM = sparse.diags_array(tokens_P) @ codes_PM
-        whole_XM = sparse.csr_array(sums_PM[0::2] + sums_PM[1::2])
+        sums_PM = sparse.csr_array(sparse.diags_array(tokens_P) @ codes_PM)
         on_marked_M = np.asarray(abs(sums_PM[1::2]).sum(axis=0)).ravel()
         total_M = np.asarray(abs(sums_PM).sum(axis=0)).ravel()
         shares[name] = (on_marked_M / np.where(total_M > 0, total_M, 1)).astype(np.float32)
-        codes[name] = sparse.csr_array(sparse.diags_array(1 / total_X) @ whole_XM).astype(np.float32)
-    return replace(
-        pooled, codes=codes, raw=raw.astype(np.float32), tokens=pooled.tokens.reshape(-1, 2).sum(axis=1)
-    ), shares
+        whole_XM = sparse.diags_array(1 / total_X) @ (sums_PM[0::2] + sums_PM[1::2])
+        codes[name] = sparse.csr_array(whole_XM).astype(np.float32)
+    return (raw[0::2] + raw[1::2]).astype(np.float32), codes, shares
 
 
 def measure_spurious(
@@ -174,7 +173,7 @@ def measure_spurious(
 
     Args:
         pooled: The texts.
-        dictionaries: The atoms [M, D] of each ensemble, float32.
+        dictionaries: The atoms [M, D] of each ensemble, float32; untrained methods have theirs in ``pooled``.
         texts: Number of confounded texts of a seed, and also of balanced texts and of test texts.
         seeds: Number of seeds. Each has its own texts if there are enough; see `draw_split`.
         counts: The values of n.
@@ -189,7 +188,7 @@ def measure_spurious(
     Raises:
         UserError: If a group has too few texts.
     """
-    atoms = {**dictionaries, RANDOM: pooled.random_ND}
+    atoms = {**dictionaries, **pooled.untrained}
     rows: list[dict[str, Any]] = []
     for done, seed in enumerate(seeds):
         progress(Tick(f"ablate, {pooled.task.name}", done, len(seeds), "seeds"))
@@ -212,8 +211,8 @@ def _rows_of_seed(
             (texts.balanced, texts.spurious_X),
         )
     )
-    for number, (name, atoms_MD) in enumerate(atoms.items()):
-        bench = Workbench(texts, pooled.codes[name], atoms_MD, biased=biased, oracle=oracle)
+    for number, (name, codes_XM) in enumerate(pooled.codes.items()):
+        bench = Workbench(texts, codes_XM, atoms[name], biased=biased, oracle=oracle)
         if number == 0:
             # 0 and 1 by definition, even if there is no gap between the two.
             yield _row(BIASED, "", 0, 0, False, bench.before(), 0.0)
@@ -251,10 +250,11 @@ def _row(method: str, ranking: str, n: int, used: int, retrained: bool, found: O
 def over_seeds(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The mean over seeds of every `MEASURED` figure, with its interval, by method, ranking, n and retrained."""
     found = []
-    for key, rows in table.groupby(list(KEYS), sort=False):
+    for key, rows in table.groupby(list(SPURIOUS_KEYS), sort=False):
         figures = {name: mean_interval(rows.sort_values("seed")[name].tolist()) for name in MEASURED}
-        values = zip(KEYS, key, strict=True)
-        found.append({name: getattr(value, "item", lambda value=value: value)() for name, value in values} | figures)
+        # NumPy's numbers and truth values are nothing that JSON knows.
+        plain = [value.item() if isinstance(value, np.generic) else value for value in key]
+        found.append(dict(zip(SPURIOUS_KEYS, plain, strict=True)) | figures)
     return found
 
 
@@ -274,16 +274,11 @@ def as_text(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
     for method, by_count in by_method.items():
         cells = {"probe": method}
-        for title, name in (
-            ("T", "target"),
-            ("S", "spurious"),
-            ("worst", "worst_group"),
-            ("SCR", "scr"),
-        ):
+        for title, name in zip(("T", "S", "worst", "SCR"), MEASURED, strict=True):
             for n in SHOWN:
                 style = ".2f" if name == "scr" else ".1%"
                 # The biased probe and the oracle have one row each, without ablated features.
-                row = by_count[n] if n in by_count else by_count[0]
+                row = by_count.get(n) or by_count[0]
                 cells[f"{title} @ {n}"] = format(row[name]["mean"], style)
         rows.append(cells)
     return rows

@@ -1,4 +1,4 @@
-"""Spurious correlations in a run: its tasks are made, their texts pooled with the language model, and measured."""
+"""Measure spurious correlations in a run: make tasks, pool their texts with the language model, store the figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sae_core.activations.origins.language_model.kept_passages import documents
 from sae_core.activations.origins.language_model.reading import LanguageModel
 from sae_core.analysis.concepts.labelled_rows import LabelledRows, labelled_rows
-from sae_core.analysis.concepts.runs import sample_activations
+from sae_core.analysis.concepts.runs import sample_activations, text_controls
 from sae_core.analysis.concepts.task_names import task_name
 from sae_core.analysis.concepts.texts_read import TextReader
 from sae_core.analysis.shared.names_in_tables import SPURIOUS
@@ -39,6 +39,7 @@ from sae_core.analysis.spurious.tasks import (
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine.device import resolve_device
+from sae_core.foundation.methods import control_name
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
 
@@ -46,48 +47,50 @@ from sae_core.foundation.run import Run
 def make_tasks(
     run: Run, names: Sequence[str] = (), file: Path | None = None, columns: Columns | None = None
 ) -> list[SpuriousTask]:
-    """The tasks that are asked for; without any, those that need neither a hub nor a file.
+    """Make the tasks that the user asks for; by default those that need neither the hub nor a file.
 
     Args:
-        run: The run, whose text the docstrings come from.
+        run: The run; its text gives the task of docstrings.
         names: `BIOGRAPHIES`, `DOCSTRINGS` or `BIAS_IN_BIOS`.
         file: A file of texts with two labels.
-        columns: Its columns; or of a run whose rows have labels, which of these.
+        columns: The columns of the file; for a run whose rows have labels, which of these labels.
 
     Raises:
-        UserError: If there is no such task, or its texts cannot be had.
+        UserError: If the run has no language model, or a task is unknown, is given twice, or cannot get its texts.
     """
     rows = labelled_rows(run)
     if rows is not None:
         return [_row_task(run, rows, names, file, columns)]
+    run.settings.origin.require_text(run)
     if columns is not None and file is None:
         raise UserError("--target and --attribute name columns of a file of texts; give it with --file.")
-    texts, embedded = run.settings.evaluation.spurious_texts, run.settings.origin.labels_texts(run.settings)
-    wanted = list(names)
-    if twice := [name for number, name in enumerate(wanted) if name in wanted[:number]]:
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
         raise UserError(f"Task {twice[0]} is given twice; leave one of them out.")
-    if not wanted and file is None:
-        wanted = [BIOGRAPHIES, DOCSTRINGS] if embedded else [BIOGRAPHIES]
+    texts, embedded = run.settings.evaluation.spurious_texts, run.settings.origin.labels_texts(run.settings)
+    if not names and file is None:
+        # A small run may hold too few passages for the docstrings. Only a user who names that task is told.
+        return [biography_task(texts), *filter(None, [_docstrings(run, texts) if embedded else None])]
     tasks = []
-    for name in wanted:
+    for name in names:
         if name == BIOGRAPHIES:
             tasks.append(biography_task(texts))
         elif name == BIAS_IN_BIOS:
             tasks.append(bias_in_bios_task(texts))
-        elif name == DOCSTRINGS and embedded:
-            task = docstring_task([*documents(run, held_out=True), *documents(run, held_out=False)], texts)
-            # A small run may hold too few passages for it; who asks for it by name is told so.
-            if task is None and names:
-                raise UserError(f"No two libraries in the text of {run.path} have enough passages of both kinds.")
-            tasks += [task] if task else []
-        elif name == DOCSTRINGS:
+        elif name == DOCSTRINGS and not embedded:
             raise UserError(f"Task {DOCSTRINGS} needs the embedded text; this run reads {run.settings.text.source}.")
-        else:
+        elif name != DOCSTRINGS:
             raise UserError(f"There is no task {name!r}; use {BIOGRAPHIES}, {DOCSTRINGS} or {BIAS_IN_BIOS}, or --file.")
-    if file is None:
-        return tasks
-    name = task_name(file, measured_tasks(run))
-    return [*tasks, file_task(file, columns or Columns(), texts, name=name)]
+        elif (task := _docstrings(run, texts)) is None:
+            raise UserError(f"No two libraries in the text of {run.path} have enough passages of both kinds.")
+        else:
+            tasks.append(task)
+    if file is not None:
+        tasks.append(file_task(file, columns or Columns(), texts, name=task_name(file, measured_tasks(run))))
+    return tasks
+
+
+def _docstrings(run: Run, texts: int) -> SpuriousTask | None:
+    return docstring_task([*documents(run, held_out=True), *documents(run, held_out=False)], texts)
 
 
 def _row_task(
@@ -103,7 +106,7 @@ def _row_task(
 
 
 def require_tasks(run: Run, tasks: Sequence[SpuriousTask], *, seed: int = 0) -> None:
-    """Refuse tasks that could not be measured, before anything is read.
+    """Refuse tasks that cannot be measured, before the model reads anything.
 
     Raises:
         UserError: If the run has no language model, or a task has too few texts.
@@ -123,24 +126,24 @@ def evaluate_spurious(
     progress: Progress = silent,
     device: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure tasks and write evaluation/spurious.json and .parquet, in place of earlier figures of the same tasks.
+    """Measure tasks and write evaluation/spurious.json and .parquet, over earlier figures of the same tasks.
 
-    Texts that were pooled before are not read again, and what was measured with the same texts, seeds and choice of
-    ``retrain`` is kept.
+    Texts that were pooled before are not read again. A task is not measured again for the same texts, seeds, choice of
+    ``retrain`` and methods.
 
     Args:
         run: A run with trained ensembles and a language model.
         tasks: The tasks.
-        seeds: Each has texts of its own, as far as there are enough; see `draw_split`.
+        seeds: The seeds. Each has its own texts if there are enough; see `draw_split`.
         retrain: Also fit a new probe after each ablation.
         progress: Told about texts and seeds.
-        device: Where to encode; the one in the settings if not given.
+        device: The device to encode on; the settings' device by default.
 
     Returns:
-        The ``tasks`` of evaluation/spurious.json, those given first.
+        The entries of ``tasks`` in evaluation/spurious.json, in the order of the arguments.
 
     Raises:
-        UserError: If nothing is trained, there is no language model, or a task has too few texts.
+        UserError: If nothing is trained, the run has no language model, or a task has too few texts.
     """
     require_tasks(run, tasks, seed=seeds[0])
     device = resolve_device(device or run.settings.training.device)
@@ -160,18 +163,29 @@ def _evaluate_task(
     device: str,
     progress: Progress,
 ) -> None:
-    texts, fingerprint = run.settings.evaluation.spurious_texts, _fingerprint(task, ensembles)
-    identity = {"seeds": seeds, "retrained": retrain, "texts": texts, "fingerprint": fingerprint}
-    others = measured_tasks(run)
-    if any(facts["task"] == task.name and identity.items() <= facts.items() for facts in others):
+    pooled = {
+        "fingerprint": _fingerprint(task, ensembles),
+        "controls": [control_name(name) for name, ensemble in ensembles.items() if ensemble.is_staged],
+    }
+    texts = run.settings.evaluation.spurious_texts
+    known = {"seeds": seeds, "retrained": retrain, "texts": texts, **pooled}
+    if any(facts["task"] == task.name and _agrees(facts, known) for facts in measured_tasks(run)):
         return
     stage = f"evaluate/{SPURIOUS}/{task.name}"
-    if not run.is_finished(stage) or run.facts(stage)["fingerprint"] != fingerprint:
-        _pool(run, task, ensembles, stage, fingerprint, device, progress)
+    if not run.is_finished(stage) or not _agrees(run.facts(stage), pooled):
+        started = time.perf_counter()
+        read = _pool(run, task, ensembles, device, progress)
+        files = [run.spurious(task.name), run.spurious_texts(task.name)]
+        run.finish(stage, {"seconds": time.perf_counter() - started, **pooled, "read": read}, files=files)
     dictionaries = {name: ensemble.dictionary.detach().cpu().numpy() for name, ensemble in ensembles.items()}
-    # An earlier version kept nothing of what was read.
-    known = {**identity, "read": run.facts(stage).get("read", {})}
+    # Earlier versions did not record how much of the texts was read.
+    known["read"] = run.facts(stage).get("read", {})
     measure_pooled(run, task, read_pooled(run, task.name), dictionaries, known, progress=progress)
+
+
+def _agrees(facts: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether what is recorded is what is wanted; earlier versions had no controls."""
+    return wanted.items() <= {"controls": [], **facts}.items()
 
 
 def measure_pooled(
@@ -183,14 +197,14 @@ def measure_pooled(
     *,
     progress: Progress = silent,
 ) -> None:
-    """Measure a task whose texts are pooled and write its figures, in place of earlier ones.
+    """Measure a task with pooled texts and write its figures, over earlier ones.
 
     Args:
         run: The run.
         task: The task.
-        pooled: Its pooled texts.
+        pooled: The pooled texts.
         dictionaries: The atoms [M, D] of each ensemble.
-        known: What is written beside the figures: ``seeds``, ``retrained``, ``texts``, ``fingerprint`` and ``read``.
+        known: The facts to write beside the figures, among them ``seeds``, ``retrained`` and ``texts``.
         progress: Told about seeds.
     """
     texts, seeds = known["texts"], known["seeds"]
@@ -212,15 +226,9 @@ def measure_pooled(
 
 
 def _pool(
-    run: Run,
-    task: SpuriousTask,
-    ensembles: Mapping[str, Ensemble],
-    stage: str,
-    fingerprint: str,
-    device: str,
-    progress: Progress,
-) -> None:
-    started = time.perf_counter()
+    run: Run, task: SpuriousTask, ensembles: Mapping[str, Ensemble], device: str, progress: Progress
+) -> dict[str, Any]:
+    """Pool the texts or rows of a task, write them, and describe how much of them was read."""
     read = labelled_rows(run) or TextReader(run, device, progress)
 
     def spans(texts: Sequence[str]) -> list[NDArray[np.int64]]:
@@ -233,18 +241,18 @@ def _pool(
         read,
         spans,
         sample_activations(run, read),
+        controls=text_controls(run, ensembles, read, device),
         seed=run.settings.training.seed,
         device=device,
         progress=progress,
     )
-    facts = {"fingerprint": fingerprint, "read": read.described(task.name, task.texts)}
+    described = read.described(task.name, task.texts)
     write_pooled(run, pooled)
-    files = [run.spurious(task.name), run.spurious_texts(task.name)]
-    run.finish(stage, {"seconds": time.perf_counter() - started, **facts}, files=files)
+    return described
 
 
 def _fingerprint(task: SpuriousTask, ensembles: Mapping[str, Ensemble]) -> str:
-    """Hash of the texts, their labels and of which ensembles there are."""
+    """Hash the texts, their labels and the names of the ensembles."""
     digest = hashlib.sha256(
         json.dumps([sorted(ensembles), task.texts, task.marked, task.dealt]).encode("utf-8", "surrogatepass")
     )

@@ -100,6 +100,8 @@ def draw_split(task: SpuriousTask, texts: int, *, seed: int) -> Split:
     Raises:
         UserError: If a group has too few texts.
     """
+    if texts // 4 < LEAST:
+        raise UserError(f"evaluation.spurious_texts is {texts}, but a task needs at least {4 * LEAST}; raise it.")
     chance = np.random.default_rng([seed // POOL if task.dealt else seed, *task.name.encode()])
     train, test = (
         {group: _dealt(task, chance.permutation(task.group(*group, test=is_test)), seed) for group in GROUPS}
@@ -220,16 +222,13 @@ def bias_in_bios_task(texts: int) -> SpuriousTask:
             if str(row["profession"]) in wanted:
                 yield _Row(row["hard_text"], wanted[str(row["profession"])], str(row["gender"]) == MALE, is_test)
 
-    sides = [
-        row for split, is_test in (("train", False), ("test", True)) for row in _limited(rows(split, is_test), texts)
-    ]
     return _task(
         BIAS_IN_BIOS,
         "Professor or nurse, where in training every professor is a man and every nurse a woman (De-Arteaga et al. "
         "2019).",
         ("nurse", "professor"),
         ("female", "male"),
-        sides,
+        [*_limited(rows("train", False), texts), *_limited(rows("test", True), texts)],
     )
 
 

@@ -22,9 +22,19 @@ from sae_core.activations.origins.text import hub
 from sae_core.activations.origins.text.documents import Document
 from sae_core.analysis.shared.names_in_tables import BY_ATTRIBUTE, BY_PROBE, BY_TRUTH, RANDOM, texts_in_words
 from sae_core.analysis.shared.pooling import pool
+from sae_core.analysis.shared.random_twin import SAMPLE_ROWS, random_stages
+from sae_core.analysis.shared.sample import training_sample
 from sae_core.analysis.spurious.ablation import Texts
-from sae_core.analysis.spurious.files import open_workbench, pooled_tasks, read_pooled
-from sae_core.analysis.spurious.removal import ABLATED, COLUMNS, measure_spurious, over_seeds, overlaps, pool_task
+from sae_core.analysis.spurious.files import measured_tasks, open_workbench, read_pooled
+from sae_core.analysis.spurious.removal import (
+    ABLATED,
+    COLUMNS,
+    as_text,
+    measure_spurious,
+    over_seeds,
+    overlaps,
+    pool_task,
+)
 from sae_core.analysis.spurious.runs import evaluate_spurious
 from sae_core.analysis.spurious.tasks import (
     GROUPS,
@@ -37,14 +47,16 @@ from sae_core.analysis.spurious.tasks import (
     file_task,
     shared_texts,
 )
-from sae_core.ensembles.ensemble import Ensemble
+from sae_core.ensembles.ensemble import Ensemble, load_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json
+from sae_core.foundation.methods import control_name
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.run_settings import ModelSettings
 from sae_core.sae import TopKSAE
 
 D = 8
+CONTROL = control_name("boosted")
 
 
 def made_task(sizes: dict[tuple[bool, bool, bool], int], name: str = "made") -> SpuriousTask:
@@ -299,8 +311,8 @@ def test_every_method_ranking_count_and_seed_has_a_row(run: Run) -> None:
     table = read_table(run.evaluation_table("spurious"))
     assert list(table.columns) == list(COLUMNS)
     methods = table[~table["method"].isin(["biased", "oracle"])]
-    assert set(methods["method"]) == {"single", "bagged", "boosted", "expanded", RANDOM}
-    assert len(methods) == 5 * 3 * len(ABLATED) * 2
+    assert list(dict.fromkeys(methods["method"])) == ["single", "bagged", "boosted", CONTROL, "expanded", RANDOM]
+    assert len(methods) == 6 * 3 * len(ABLATED) * 2
     assert set(methods["ranking"]) == {BY_PROBE, BY_ATTRIBUTE, BY_TRUTH}
     assert (methods["used"] <= methods["n"]).all()
     assert all(methods[name].between(0, 1).all() for name in ("target", "spurious", "worst_group"))
@@ -325,7 +337,7 @@ def test_figures_are_means_over_seeds(run: Run) -> None:
     assert (facts["confounded_texts"], facts["balanced_texts"], facts["test_texts"]) == (40, 40, 40)
 
 
-@pytest.mark.parametrize("ensemble", ["single", "bagged", "boosted", "expanded", RANDOM])
+@pytest.mark.parametrize("ensemble", ["single", "bagged", "boosted", CONTROL, "expanded", RANDOM])
 def test_the_bench_gives_the_figures_of_the_table(run: Run, ensemble: str) -> None:
     bench, pooled = open_workbench(run, "biographies", ensemble, seed=1)
     table = read_table(run.evaluation_table("spurious"))
@@ -336,10 +348,54 @@ def test_the_bench_gives_the_figures_of_the_table(run: Run, ensemble: str) -> No
             assert (found.target, found.spurious, found.worst_group) == (row.target, row.spurious, row.worst_group)
 
 
+def test_random_stages_are_ablated_as_the_ensemble_that_they_are_the_control_of(run: Run) -> None:
+    """By hand: encode token by token, and take what the features add to the probe off its values."""
+    control = random_stages(load_ensemble(run.ensemble("boosted")), training_sample(run, SAMPLE_ROWS), seed=0)
+    pooled = read_pooled(run, "biographies")
+    np.testing.assert_array_equal(pooled.untrained[CONTROL], control.dictionary.detach().numpy())
+    bench, _ = open_workbench(run, "biographies", CONTROL)
+    texts, features = bench.texts, bench.rank()[:10]
+    model, wanted = LanguageModel.load(run.settings.model), [pooled.task.texts[row] for row in bench.texts.test]
+    codes = [control.encode(batch.acts_TD).detach().double().numpy() for batch in model.activations(wanted, context=60)]
+    means = [
+        each.mean(axis=0)
+        for each in np.split(
+            np.concatenate(codes), np.cumsum([len(ids) for ids in model.token_ids(wanted, context=60)][:-1])
+        )
+    ]
+    values = bench.biased.values(texts.acts_XD[texts.test])
+    values -= (
+        np.stack(means)[:, features] @ (control.dictionary.detach().double().numpy() @ bench.biased.weights_D)[features]
+    )
+    np.testing.assert_allclose(bench.values(features), values, atol=1e-4 * np.abs(values).max())
+    accuracy = ((values > 0) == texts.target_X[texts.test]).mean()
+    facts = read_json(run.evaluation("spurious"))["tasks"][0]
+    row = next(r for r in facts["figures"] if (r["method"], r["ranking"], r["n"]) == (CONTROL, BY_PROBE, 10))
+    assert row["target"]["values"][0] == accuracy
+    assert facts["controls"] == [CONTROL]
+    printed = {each["probe"]: each for each in as_text(facts)}
+    assert printed[CONTROL]["T @ 10"] == f"{row['target']['mean']:.1%}"
+
+
+def test_a_task_that_was_measured_before_there_were_controls_is_measured_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Run.open(shutil.copytree(run.path, tmp_path / "copy"))
+    expected = read_json(copy.evaluation("spurious"))
+    earlier = {**expected, "tasks": [{key: own for key, own in expected["tasks"][0].items() if key != "controls"}]}
+    write_json(copy.evaluation("spurious"), earlier)
+    manifest = copy.read_manifest()
+    del manifest["finished"]["evaluate/spurious/biographies"]["controls"]
+    write_json(copy.manifest_path, manifest)
+    with monkeypatch.context() as patched:
+        patched.setattr(LanguageModel, "load", lambda *_args, **_options: (_ for _ in ()).throw(UserError("is read")))
+        with pytest.raises(UserError, match="is read"):
+            evaluate_spurious(copy, [biography_task(40)], seeds=[0, 1])
+    assert evaluate_spurious(copy, [biography_task(40)], seeds=[0, 1]) == expected["tasks"]
+
+
 def test_the_bench_knows_the_long_way_through_the_model(run: Run) -> None:
     """From the text to the probe's values, token by token, for a boosted ensemble."""
-    from sae_core.ensembles.ensemble import load_ensemble
-
     bench, pooled = open_workbench(run, "biographies", "boosted")
     texts: Texts = bench.texts
     features = bench.rank()[:7]
@@ -373,7 +429,7 @@ def test_measured_again_nothing_is_read_and_more_seeds_use_what_is_pooled(
     table = read_table(copy.evaluation_table("spurious"))
     kept = table[~table["retrained"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before[before["seed"] == 0], check_exact=True)
-    assert table["retrained"].sum() == 5 * 3 * len(ABLATED)
+    assert table["retrained"].sum() == 6 * 3 * len(ABLATED)
     assert any(row["retrained"] for row in facts["figures"])
 
 
@@ -385,13 +441,36 @@ def test_a_task_from_a_file_joins_those_that_are_there(run: Run, tmp_path: Path)
     assert outcome.code == 0, outcome.err
     facts = json.loads(outcome.out)
     assert [task["task"] for task in facts] == ["my bios.csv"]
-    assert pooled_tasks(copy) == ["my bios.csv", "biographies"]
+    assert [facts["task"] for facts in measured_tasks(copy)] == ["my bios.csv", "biographies"]
     assert set(read_table(copy.evaluation_table("spurious"))["task"]) == {"my bios.csv", "biographies"}
     assert not read_pooled(copy, "my bios.csv").marked
     assert {row["ranking"] for row in facts[0]["figures"]} == {"", BY_PROBE, BY_ATTRIBUTE}
     printed = call("spurious", copy.path, "--task", "biographies", "--seeds", 2)
     assert printed.code == 0
     assert "SCR @ 50" in printed.out
+
+
+def test_several_runs_are_measured_or_refused_together(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_reading(monkeypatch)
+    runs = tmp_path / "runs"
+    copies = [Run.open(shutil.copytree(run.path, runs / name)) for name in ("one", "two")]
+    outcome = call("spurious", runs, "--task", "biographies", "--seeds", 2, "--json")
+    assert outcome.code == 0, outcome.err
+    expected = read_json(run.evaluation("spurious"))["tasks"]
+    assert json.loads(outcome.out) == {"one": expected, "two": expected}
+    # The second has too few texts: the first is not measured either.
+    manifest = copies[1].read_manifest()
+    manifest["settings"]["evaluation"]["spurious_texts"] = 16
+    write_json(copies[1].manifest_path, manifest)
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()}
+    refused(
+        call("spurious", runs, "--task", "biographies", "--seeds", 3),
+        "evaluation.spurious_texts is 16",
+        "at least 20",
+    )
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*") if path.is_file()} == before
 
 
 def test_damage_and_bad_input_are_refused(run: Run, tmp_path: Path) -> None:

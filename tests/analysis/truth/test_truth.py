@@ -415,6 +415,20 @@ def test_bad_input_is_refused(scored: Path, tmp_path: Path) -> None:
     refused(call("truth", tmp_path / "x", "--set", "text.source=embedded"), "set both to known")
 
 
+def test_a_run_without_a_language_model_refuses_what_needs_text(scored: Path, tmp_path: Path) -> None:
+    """The first of the runs is named, and none is changed."""
+    run, labelled = scored / "seed_00", tmp_path / "texts.csv"
+    labelled.write_text("text,label\n" + "".join(f"word {number},{number % 2}\n" for number in range(80)))
+    said = f"activations of {run} come from a known dictionary; no text can be read with it"
+    before = {path: path.stat().st_mtime_ns for path in scored.rglob("*") if path.is_file()}
+    refused(call("spurious", run), said)
+    refused(call("spurious", run, "--task", "docstrings"), said)
+    refused(call("spurious", run, "--file", labelled), said)
+    refused(call("spurious", scored), said)
+    refused(call("evaluate", run, "--task", labelled), said)
+    assert {path: path.stat().st_mtime_ns for path in scored.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.interop
 def test_saelens_scores_the_same_dictionary_the_same(known: KnownActivations, tmp_path: Path) -> None:
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from app_pages import html, open_page
-from spurious_run import FINGERPRINT, SAYS_S, TASK, add_spurious_task
+from spurious_run import CONTROL, FINGERPRINT, SAYS_S, TASK, add_spurious_task
 from streamlit.testing.v1 import AppTest
 from synthetic_run import write_synthetic_run
 
+from dashboard.views.spurious import data, keeping
 from dashboard.views.spurious import workbench as page
-from dashboard.views.spurious.bench import Ticked
+from dashboard.views.spurious.bench import Bench, Ticked
 from dashboard.views.spurious.outcomes import Line, Names, automatic_chart, half_width, outcome_table, text_cards
+from sae_core.analysis.shared.names_in_tables import RANDOM
 from sae_core.analysis.spurious.ablation import Outcome
 from sae_core.analysis.spurious.choices import Choice, choices, save_choice
 from sae_core.analysis.spurious.files import open_workbench
@@ -54,6 +57,32 @@ def test_the_page_opens_and_shows_signs_as_text(
     assert "<img" not in html(app)
     assert "Untouched" in html(app)
     assert "Oracle" in html(app)
+
+
+def test_random_stages_are_drawn_but_nobody_can_tick_their_features(
+    monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
+    app = open_page(monkeypatch, runs, "spurious", run="complete", ensemble="boosted", bench=CONTROL)
+    assert not app.exception
+    offered = next(group.options for group in app.button_group if "boosted" in group.options)
+    assert offered == ["single", "bagged", "boosted", "random"]
+    figures = read_json(Run.open(runs / "complete").evaluation("spurious"))["tasks"][0]["figures"]
+    line = next(trace for trace in automatic_chart(figures, "target").data if trace.name == CONTROL)
+    row = next(r for r in figures if (r["method"], r["ranking"], r["n"]) == (CONTROL, "biased probe", 5))
+    assert line.y[list(line.x).index(5)] == row["target"]["mean"]
+    assert line.line.dash == "dot"
+
+
+def test_the_features_of_the_random_dictionary_can_be_exported(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:
+    work, _ = open_workbench(Run.open(runs / "complete"), TASK, RANDOM, seed=0)
+    here = SimpleNamespace(run=Run.open(runs / "complete"), ensembles={}, author="Ada")
+    monkeypatch.setattr(keeping, "labels_of", lambda bench: {})
+    facts = read_json(here.run.evaluation("spurious"))["tasks"][0]
+    ready = data.bench(here.run, TASK, RANDOM, 0)
+    picked = tuple(map(int, work.rank()[:2]))
+    bench = Bench(here, facts, RANDOM, 0, ready, Ticked(), "key")
+    lines = keeping._exported(bench, Choice(TASK, RANDOM, "mine", "Ada", picked), "csv")().splitlines()
+    assert [line.split(",")[4] for line in lines[1:]] == [str(feature) for feature in picked]
 
 
 def test_ticking_the_top_gives_the_benchs_figures(monkeypatch: pytest.MonkeyPatch, runs: Path) -> None:

@@ -84,13 +84,19 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
             exact = read(torch.float32)
             fault = fault if _fault_of(exact[0]) is None else None
             model, info = exact if fault is not None else (model, info)
+    checked = True
     if all(getattr(each, "quantization_config", None) is None for each in (config, config.get_text_config())):
         files = weight_files(source, options, named=getattr(config, "transformers_weights", None))
         refuse_codes(files, model, info["unexpected_keys"])
+        checked = bool(files)
     for own in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         own.use_cache = False  # texts are read once, and some models cannot make a cache
     where = f"The folder {source}" if options["local_files_only"] and Path(source).is_dir() else f"Model {source!r}"
-    return Loaded(model.eval(), tokenizer, Weights.of(where, model, info, headed=saved_as is not None, fault=fault))
+    return Loaded(
+        model.eval(),
+        tokenizer,
+        Weights.of(where, model, info, headed=saved_as is not None, fault=fault, checked=checked),
+    )
 
 
 @torch.no_grad()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
@@ -21,21 +24,35 @@ NUMBERS = ("F64", "F32", "F16", "BF16")
 def weight_files(source: str, options: Mapping[str, Any], *, named: str | None = None) -> list[Path]:
     """The safetensors files of a model that has been loaded, from its folder or the local cache; none if not found.
 
+    If the hub's main revision holds no safetensors, transformers reads their conversion from a pull request, so the
+    pull requests in the cache are looked through as well.
+
     Args:
         source: The folder, or the model's name on the hub.
         options: As transformers was given them.
         named: The file that the model's configuration names, if it names one.
     """
-    for name in (named,) if named else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
-        path = _here(source, name, options)
+    names = (named,) if named else (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    conversions = [{**options, "revision": revision} for revision in _cached_pull_requests(source)]
+    for where, name in product((options, *conversions), names):
+        path = _here(source, name, where)
         if path is None:
             continue
         if not name.endswith(".json"):
             return [path]
         shards = sorted({*json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()})
-        found = [_here(source, shard, options) for shard in shards]
+        found = [_here(source, shard, where) for shard in shards]
         return [shard for shard in found if shard is not None]
     return []
+
+
+def _cached_pull_requests(source: str) -> list[str]:
+    """The pull requests of a hub model that are in the local cache, the one read last first."""
+    if Path(source).is_dir():
+        return []
+    references = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model") / "refs"
+    found = sorted(references.glob("refs/pr/*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.relative_to(references).as_posix() for path in found]
 
 
 def _here(source: str, name: str, options: Mapping[str, Any]) -> Path | None:

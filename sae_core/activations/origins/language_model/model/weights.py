@@ -28,6 +28,7 @@ class Weights:
         unexpected: Weights in the files that the model has no place for.
         headed: Whether the files say of which class they are: then one that predicts must have its head.
         fault: Why the model could not be run in bfloat16 and is in float32; None if it is in what was asked for.
+        checked: Whether the kinds of numbers in the files were looked at.
     """
 
     source: str = ""
@@ -36,10 +37,18 @@ class Weights:
     unexpected: tuple[str, ...] = ()
     headed: bool = True
     fault: str | None = None
+    checked: bool = True
 
     @classmethod
     def of(
-        cls, source: str, model: nn.Module, loaded: Mapping[str, Any], *, headed: bool, fault: str | None = None
+        cls,
+        source: str,
+        model: nn.Module,
+        loaded: Mapping[str, Any],
+        *,
+        headed: bool,
+        fault: str | None = None,
+        checked: bool = True,
     ) -> Weights:
         """From what transformers says of loading."""
         shapes = {
@@ -53,12 +62,17 @@ class Weights:
         unexpected = [name for name in loaded["unexpected_keys"] if base is not model or name.split(".")[0] in own]
         ordered = [name for name in model.state_dict() if name in lost]
         names = (*ordered, *sorted(lost - {*ordered}))
-        return cls(source, names, shapes, tuple(sorted(unexpected)), headed, fault)
+        return cls(source, names, shapes, tuple(sorted(unexpected)), headed, fault, checked)
 
     def remarks(self) -> Iterator[str]:
         """Sentences about weights that are left over, and about numbers that are not what was asked for."""
         if self.fault is not None:
             yield f"The model is run in float32, as it cannot be run in bfloat16 ({self.fault})."
+        if not self.checked:
+            yield (
+                f"Nobody has checked that {self.source} holds floating-point numbers and no codes of a quantized "
+                "model, as its files are not found where they were read."
+            )
         if self.unexpected:
             count = len(self.unexpected)
             yield (
