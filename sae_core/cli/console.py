@@ -6,10 +6,11 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
@@ -25,7 +26,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, quiet=launch.is_a
 output = Console(highlight=False, quiet=launch.is_another())
 WIDEST = 1000
 """Width of the widest table, in characters."""
-LONGEST_HEAD = 14
+LONGEST_HEAD = 12
 """Characters of a column's name that stand in one line."""
 LINE_EVERY_SECONDS = 5.0
 """Seconds between two lines of progress if there is no terminal to redraw."""
@@ -51,17 +52,23 @@ def print_rows(rows: Sequence[Mapping[str, str]], *, title: str) -> None:
 
     There are many figures and few ensembles, so the transposed table fits a terminal of 80 characters.
     """
+    names = list(rows[0])[1:] if rows else []
     table = Table(title=title, title_justify="left", header_style="bold", title_style="bold")
-    heads = [next(iter(row.values())) for row in rows]
-    table.add_column("")
-    for head in heads:
-        # Figures stay whole, and a long name takes several lines instead of their place.
+    # Names may take several lines, so that figures do not have to.
+    table.add_column("", min_width=_widest(word for name in names for word in name.split()))
+    for row in rows:
+        head, *cells = row.values()
+        lines = textwrap.wrap(head, LONGEST_HEAD, break_long_words=False)
         table.add_column(
-            Text("\n".join(textwrap.wrap(head, LONGEST_HEAD, break_long_words=False))), justify="right", no_wrap=True
+            Text("\n".join(lines)), justify="right", no_wrap=True, min_width=_widest([*lines, *map(str, cells)])
         )
-    for name in list(rows[0])[1:] if rows else ():
+    for name in names:
         table.add_row(Text(name), *(Text(row[name]) for row in rows))
     _print_whole(table, Measurement.get(output, output.options.update(width=WIDEST), table).minimum)
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(cell_len, texts), default=0)
 
 
 def print_table(rows: Sequence[Mapping[str, str]], *, title: str) -> None:

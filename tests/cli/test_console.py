@@ -34,3 +34,17 @@ def test_json_goes_to_standard_output_alone(capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"β": [1, None]}
     assert captured.err == ""
+
+
+def test_no_figure_is_cut_in_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(console, "output", console.Console(highlight=False, width=30))
+    names = ("single", "stage 1 + random stages")
+    console.print_rows(
+        [{"ensemble": name, "explained variance": f"0.123{n} ± 0.045", "L0": "–"} for n, name in enumerate(names)],
+        title="",
+    )
+    shown = capsys.readouterr().out
+    assert all(f"0.123{number} ± 0.045" in shown for number in range(2))
+    assert {"single", "stage 1 +", "random", "stages", "explained", "variance"} <= {
+        cell.strip() for line in shown.splitlines() for cell in line.replace("┃", "│").split("│")
+    }
