@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from sae_core.analysis.concepts.detector_outcomes import COLUMNS as DETAILS
@@ -82,8 +83,10 @@ def measure_concepts(
     steps: dict[str, Any] = {}
     if problems:
         pooled = pool(methods, activations_of(texts), len(texts), device=device, progress=progress)
-        rows = _probe_methods(pooled, problems, settings, seed=seed, progress=progress)
-        steps = detection_by_members(pooled, ensembles, problems, settings)
+        # The fits are many and small, so several threads would only slow each other down.
+        with threadpool_limits(limits=1):
+            rows = _probe_methods(pooled, problems, settings, seed=seed, progress=progress)
+            steps = detection_by_members(pooled, ensembles, problems, settings)
     facts = {
         "tasks": [{**_task_facts(task, problems, settings), "by_members": steps.get(task.name, {})} for task in tasks],
         "settings": {

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import rankdata
-from threadpoolctl import threadpool_limits
 
 from sae_core.analysis.concepts.detector_outcomes import UNITS, details
 from sae_core.analysis.concepts.logistic import MAX_FEATURES, fit_dense, fit_logistic
@@ -170,8 +169,6 @@ def area_under_roc(decision: Floats, positive: NDArray[np.bool_]) -> float:
     return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(positive) - count)))
 
 
-# The fits are many and small, so several threads would only slow each other down.
-@threadpool_limits.wrap(limits=1)
 def probe_rows(
     features: Features,
     problems: Sequence[Problem],

@@ -11,6 +11,7 @@ import torch
 
 from sae_core.analysis.concepts.labelled_rows import labelled_rows
 from sae_core.analysis.shared.names_in_tables import RAW
+from sae_core.analysis.spurious.runs import evaluate_spurious, make_tasks
 from sae_core.analysis.spurious.tasks import Columns
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_object, read_table
@@ -112,8 +113,8 @@ def test_concepts_are_detected_by_the_feature_that_has_them(run: Run) -> None:
 
 def test_two_labels_of_rows_make_a_spurious_correlation(run: Run) -> None:
     columns = Columns("", "kind", ("0", "1"), "state", ("low", "high"))
-    tasks = pipeline.spurious_tasks(run, [], None, columns)
-    (facts,) = pipeline.measure_spurious(run, tasks, seeds=1)
+    tasks = make_tasks(run, [], None, columns)
+    (facts,) = evaluate_spurious(run, tasks, seeds=[0])
     assert facts["task"] == "kind and state"
     by_method = {(row["method"], row["n"]): row for row in facts["figures"] if row["ranking"] in ("", "probe")}
     assert by_method["oracle", 0]["target"]["mean"] > 0.95
@@ -125,7 +126,7 @@ def test_two_labels_of_rows_make_a_spurious_correlation(run: Run) -> None:
         ([], None, Columns("", "height", ("0", "1"), "state", ("low", "high")), "no column 'height'"),
     ):
         with pytest.raises(UserError, match=says):
-            pipeline.spurious_tasks(run, names, file, columns)
+            make_tasks(run, names, file, columns)
 
 
 def test_text_runs_have_no_labelled_rows(tmp_path: Path) -> None:

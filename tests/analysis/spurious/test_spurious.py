@@ -447,7 +447,7 @@ def test_a_task_from_a_file_joins_those_that_are_there(run: Run, tmp_path: Path)
     assert {row["ranking"] for row in facts[0]["figures"]} == {"", BY_PROBE, BY_ATTRIBUTE}
     printed = call("spurious", copy.path, "--task", "biographies", "--seeds", 2)
     assert printed.code == 0
-    assert "SCR @ 50" in printed.out
+    assert "SCR @" in printed.out
 
 
 def test_several_runs_are_measured_or_refused_together(

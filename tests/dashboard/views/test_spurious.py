@@ -64,8 +64,8 @@ def test_random_stages_are_drawn_but_nobody_can_tick_their_features(
 ) -> None:
     app = open_page(monkeypatch, runs, "spurious", run="complete", ensemble="boosted", bench=CONTROL)
     assert not app.exception
-    offered = next(group.options for group in app.button_group if "boosted" in group.options)
-    assert offered == ["single", "bagged", "boosted", "random"]
+    offered = next(box.options for box in app.selectbox if box.label == "Features of")
+    assert offered == ["single", "bagged", "boosted", "expanded", "random"]
     figures = read_json(Run.open(runs / "complete").evaluation("spurious"))["tasks"][0]["figures"]
     line = next(trace for trace in automatic_chart(figures, "target").data if trace.name == CONTROL)
     row = next(r for r in figures if (r["method"], r["ranking"], r["n"]) == (CONTROL, "biased probe", 5))
