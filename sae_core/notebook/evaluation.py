@@ -31,9 +31,9 @@ from sae_core.foundation.progress import Progress
 from sae_core.foundation.settings.run_settings import EvaluationSettings
 from sae_core.notebook.given import Activations, ArraySource, is_table, limited
 from sae_core.notebook.look import shown
-from sae_core.notebook.watching import watched
+from sae_core.notebook.watching import of_rows, watched
 from sae_core.report.html import Cell, Column, element
-from sae_core.report.pieces.cards import muted, table
+from sae_core.report.pieces.cards import table
 
 FEATURES = (1, 5)
 """Numbers of features with which labels are detected."""
@@ -147,7 +147,8 @@ def evaluate(
         raise UserError(f"ensemble is a {type(ensemble).__name__}; give what train or load returns.")
     if isinstance(bootstrap, bool) or not isinstance(bootstrap, int) or bootstrap < 1:
         raise UserError(f"bootstrap is {bootstrap!r}; give a number of samples of at least 1.")
-    with TemporaryDirectory(prefix="sae-ensemble-") as folder, watched(progress) as tell:
+    with TemporaryDirectory(prefix="sae-ensemble-") as folder, watched(progress) as drawn:
+        tell = of_rows(drawn)
         source = _stored(acts, Path(folder), tell)
         if source.d_in != ensemble.d_in:
             raise UserError(
@@ -338,7 +339,7 @@ def _html(found: Evaluation) -> str:
     """The figures of an evaluation, with their definitions as tooltips."""
     rows = [[Cell(each.name), Cell(each.text, each.interval)] for each in found.figures()]
     titles = [Column("Figure"), Column("Value", "Below it the 95 % interval, where there is one")]
-    blocks = [table(titles, rows), element("p", muted(found.note), kind="sae")]
+    blocks = [table(titles, rows), element("div", element("p", found.note, kind="note"), kind="sae")]
     if found.detection is not None:
         columns = [Column("Label"), *(Column(name) for name in ("Features", "Accuracy", "AUC", "Test rows"))]
         labels = [

@@ -32,7 +32,12 @@ def ensemble_html(ensemble: Ensemble, curves: pd.DataFrame | None) -> str:
         tile("Parameters", whole(sum(parameter.numel() for parameter in ensemble.parameters()))),
     ]
     last = None if curves is None or curves.empty else curves.groupby("member").last()
-    columns = ["Stage" if staged else "Member", "Architecture", "Features", Column("α", "Weight of its reconstruction")]
+    columns = [
+        "Stage" if staged else "Member",
+        Column("Architecture", prose=True),
+        "Features",
+        Column("α", "Weight of its reconstruction"),
+    ]
     if last is not None:
         columns += [
             Column("Explained variance", "In training, on what the member itself learns: its last recorded steps"),

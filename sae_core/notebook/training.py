@@ -19,7 +19,7 @@ from sae_core.foundation.settings.reading import parse_settings
 from sae_core.foundation.settings.run_settings import RunSettings, SAESettings, TrainingSettings, sae_settings
 from sae_core.notebook.ensemble import Ensemble
 from sae_core.notebook.given import Activations, source_of
-from sae_core.notebook.watching import watched
+from sae_core.notebook.watching import of_rows, watched
 from sae_core.sae import ARCHITECTURES, SAE
 from sae_core.training.train import train_ensemble
 
@@ -29,6 +29,14 @@ def train(
     *,
     method: str | Method | type[Method] = "bagged",
     architecture: str | type[SAE] = "topk",
+    members: int | None = None,
+    width: int | None = None,
+    k: int | None = None,
+    tokens: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
     progress: Progress | bool = True,
     **settings: Any,
 ) -> Ensemble:
@@ -44,9 +52,17 @@ def train(
         method: How the members work together: the name of a method (single, bagged, boosted, expanded,
             bag_of_boosted …) or a declaration of one's own.
         architecture: The SAE: a name (topk, batchtopk, relu, jumprelu, matryoshka …) or a class of one's own.
+        members: Number of SAEs; a method may take another number, as single does.
+        width: Features of one SAE.
+        k: Active features of an activation, for architectures that fix their number.
+        tokens: Number of activations that each SAE sees; if there are fewer, training makes several passes.
+        batch_size: Activations per step.
+        learning_rate: Peak learning rate of Adam.
+        seed: Seed of the initial weights and of the order of the rows.
+        device: auto, cpu, cuda or cuda:N.
         progress: True draws progress in the notebook or terminal, False shows none; or a function that is told.
-        **settings: Settings of the SAE and of the training by their names, such as members, width, k, sparsity, tokens,
-            batch_size, learning_rate, seed, device; `SAESettings` and `TrainingSettings` list them, with defaults.
+        **settings: All other settings of the SAE and of the training by their names, such as sparsity or inner;
+            `SAESettings` and `TrainingSettings` list them. What is not given has the default that they give.
 
     Returns:
         The ensemble, ready for inference on the device on which it was trained.
@@ -55,11 +71,15 @@ def train(
         UserError: If the activations or a setting cannot be used; the sentence names the row or the setting.
         KeyboardInterrupt: After Ctrl-C, or the stop button of a notebook; nothing is left behind.
     """
-    declared = _declared(method)
-    chosen = _settings(declared, _architecture(architecture), settings)
+    named = {"members": members, "width": width, "k": k, "tokens": tokens, "batch_size": batch_size}
+    named |= {"learning_rate": learning_rate, "seed": seed, "device": device}
+    declared, given = _declared(method), {name: value for name, value in named.items() if value is not None}
+    chosen = _settings(declared, _architecture(architecture), {**given, **settings})
     with TemporaryDirectory(prefix="sae-ensemble-") as folder, watched(progress) as tell:
         source = source_of(acts, Path(folder) / "activations", most=chosen.training.tokens)
-        trained = train_ensemble(chosen, declared, source, EnsembleFolder(Path(folder) / "ensemble"), progress=tell)
+        trained = train_ensemble(
+            chosen, declared, source, EnsembleFolder(Path(folder) / "ensemble"), progress=of_rows(tell)
+        )
         return Ensemble.of(trained.ensemble, trained.curves.reset_index(drop=True))
 
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -20,6 +21,16 @@ from sae_core.report.pieces.style import notebook_style
 
 SECONDS = 0.25
 """Least time between two drawings in a notebook."""
+
+
+def of_rows(progress: Progress) -> Progress:
+    """The same callback, told of rows where jobs speak of tokens and texts."""
+
+    def tell(tick: Tick) -> None:
+        unit = "rows" if tick.unit in ("tokens", "texts") else tick.unit
+        progress(replace(tick, stage=tick.stage.replace("texts", "rows"), unit=unit))
+
+    return tell
 
 
 @contextmanager
@@ -58,7 +69,7 @@ class _Drawing:
         self._latest: dict[str, Tick] = {}
         self._notes: list[str] = []
         self._drawn = time.monotonic()
-        self._handle = display(_Shown(self.html()), display_id=True)
+        self._handle = display(self._shown(), display_id=True)
 
     def __call__(self, tick: Tick) -> None:
         self._latest[tick.stage] = tick
@@ -69,26 +80,34 @@ class _Drawing:
 
     def draw(self) -> None:
         self._drawn = time.monotonic()
-        self._handle.update(_Shown(self.html()))
+        self._handle.update(self._shown())
 
-    def html(self) -> str:
+    def _shown(self) -> _Shown:
         rows = [piece for tick in self._latest.values() for piece in _row(tick)]
         notes = [element("p", note, kind="note") for note in self._notes]
-        return notebook_style() + element("div", *rows, *notes, kind="sae bars")
+        html = notebook_style() + element("div", *rows, *notes, kind="sae bars")
+        return _Shown(html, ", ".join(f"{tick.stage} {_share(tick):.0%}" for tick in self._latest.values()))
 
 
 class _Shown:
-    """HTML that a notebook shows as it is."""
+    """HTML that a notebook shows as it is, and a text for whoever shows none."""
 
-    def __init__(self, html: str) -> None:
-        self._html = html
+    def __init__(self, html: str, text: str) -> None:
+        self._html, self._text = html, text
+
+    def __repr__(self) -> str:
+        return self._text
 
     def _repr_html_(self) -> str:
         return self._html
 
 
+def _share(tick: Tick) -> float:
+    return min(1.0, tick.done / tick.total) if tick.total else 0.0
+
+
 def _row(tick: Tick) -> tuple[Html, Html, Html]:
-    share = min(1.0, tick.done / tick.total) if tick.total else 0.0
+    share = _share(tick)
     figures = " · ".join(f"{name} {decimal(value)}" for name, value in tick.figures.items())
     said = f"{compact(tick.done)} of {compact(tick.total)} {tick.unit}" if tick.total else compact(tick.done)
     title = " · ".join(filter(None, (said, figures)))

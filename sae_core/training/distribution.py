@@ -163,11 +163,7 @@ def _as_it_lies(tensor: Tensor) -> Tensor:
 def part_of(group: range, processes: Processes, *, batch_size: int, pipelined: bool = False) -> Part:
     """Choose the part of this process in training a group of members.
 
-    Args:
-        group: Numbers of the members.
-        processes: The processes.
-        batch_size: Number of activations per step.
-        pipelined: Whether each member needs the residual of the earlier ones, so that members cannot be spread.
+    If ``pipelined``, each member needs the residual of the earlier ones, so that members cannot be spread.
 
     Raises:
         UserError: If a batch must be split but has fewer rows than there are processes.
@@ -180,12 +176,7 @@ def part_of(group: range, processes: Processes, *, batch_size: int, pipelined: b
 
 
 class SharedSource:
-    """A source that only the first process reads, for sources that are costly to read, such as a language model.
-
-    Args:
-        source: The source.
-        processes: The processes.
-    """
+    """A source that only the first process reads, for sources that are costly to read, such as a language model."""
 
     def __init__(self, source: Source, processes: Processes) -> None:
         self._source, self._processes = source, processes

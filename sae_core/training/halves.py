@@ -19,7 +19,7 @@ from sae_core.training.gradients import Outcome, compute, encoder_product
 
 @torch.no_grad()
 def compute_in_halves(
-    sae: SAE, x_BD: Tensor, dead_M: Tensor, *, sparsity: float, aux_coefficient: float, low_precision: bool = False
+    sae: SAE, x_BD: Tensor, dead_M: Tensor, *, low_precision: bool = False, **weights: float
 ) -> Outcome:
     """What `compute` gives for a batch, with the tables [B, N] of one half at a time; it takes the same arguments."""
     whole: Outcome | None = None
@@ -27,14 +27,7 @@ def compute_in_halves(
     told_RK = _told(sae, halves, low_precision) if sae.shares_batch else None
     for place, half_HD in enumerate(halves):
         with _choosing_among_all(sae, told_RK, place, rows=len(x_BD)):
-            part = compute(
-                sae,
-                half_HD,
-                dead_M,
-                sparsity=sparsity,
-                aux_coefficient=aux_coefficient,
-                low_precision=low_precision,
-            )
+            part = compute(sae, half_HD, dead_M, low_precision=low_precision, **weights)
         part = _weighted(part, len(half_HD) / len(x_BD))
         whole = part if whole is None else _added(whole, part)
     assert whole is not None

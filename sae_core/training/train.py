@@ -90,11 +90,8 @@ def _train_missing(
     if processes.size > 1 and not isinstance(source, StoredSource):
         source = SharedSource(source, processes)
     for method in missing:
-        declared = EVERY[method]
         plan = Plan.of(method, source, settings.training, torch_device, 1, checkpoint_seconds, processes)
-        plan = replace(plan, steps=plan.steps * declared.times_the_steps(settings))
-        layout, folder = declared.layout(settings), run.ensemble(method)
-        job = Job(settings, declared, layout, folder, source, plan, progress, run=run)
+        job = _job(settings, EVERY[method], source, run.ensemble(method), plan, progress, run)
         if torch_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(torch_device)
         with naming_full_memory(torch_device, FULL):
@@ -113,12 +110,7 @@ def train_ensemble(
 ) -> Trained:
     """Train one ensemble without a run, as a run with these settings trains it.
 
-    Args:
-        settings: The settings.
-        method: The method, which need not be one of the settings.
-        source: The activations.
-        folder: Where checkpoints and finished members are kept meanwhile.
-        progress: Told the tokens done and the explained variance.
+    Checkpoints and finished members are kept in the folder meanwhile. The settings need not name the method.
 
     Raises:
         UserError: If the device does not exist or the loss is no longer finite.
@@ -126,9 +118,21 @@ def train_ensemble(
     """
     device = ALONE.place(settings.training.device)
     plan = Plan.of(method.name, source, settings.training, device)
-    plan = replace(plan, steps=plan.steps * method.times_the_steps(settings))
     with naming_full_memory(device, FULL):
-        return _train(Job(settings, method, method.layout(settings), folder, source, plan, progress))()
+        return _train(_job(settings, method, source, folder, plan, progress))()
+
+
+def _job(
+    settings: RunSettings,
+    method: Method,
+    source: Source,
+    folder: EnsembleFolder,
+    plan: Plan,
+    progress: Progress,
+    run: Run | None = None,
+) -> Job:
+    plan = replace(plan, steps=plan.steps * method.times_the_steps(settings))
+    return Job(settings, method, method.layout(settings), folder, source, plan, progress, run=run)
 
 
 def _is_there(run: Run, method: str, processes: Processes) -> bool:

@@ -248,13 +248,13 @@ def test_a_step_reads_nothing_back(architecture: Architecture) -> None:
 def chosen(pre: list[list[float]], k: int, dtype: torch.dtype) -> tuple[list[list[int]], list[list[float]], list[int]]:
     """Features, values and counts that `select_topk` gives for rows of preactivations."""
     pre_BN = torch.tensor(pre, dtype=dtype, device=DEVICE)
-    keys_BN, options = gpu_encoding._keys(pre_BN)
+    keys_BN, options = gpu_encoding.keys_of(pre_BN)
     code = GpuCode.empty(len(pre), k, len(pre[0]), Workspace(DEVICE))
     code.features_E.fill_(-1)
     code.values_E.zero_()
     select_programs.select_topk[(len(pre),)](
         *(keys_BN, 0, *code.entries(), code.counts_B, len(pre[0]), k),
-        **gpu_encoding._scan(keys_BN, options),
+        **gpu_encoding.scan_options(keys_BN, options),
         **{"TOP": gpu_encoding.top_key(keys_BN), "GROUPS": 2, "PLACES": 8},
         **options,
     )
@@ -288,9 +288,9 @@ def test_select_topk_takes_no_more_than_k_of_what_is_not_a_number(dtype: torch.d
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_nth_largest_of_a_batch_by_hand(dtype: torch.dtype) -> None:
     pre_BN = torch.tensor([[0.5, -1.0, 2.0, 300.0], [2.0, 2.0, -2.0, 1e-20]], dtype=dtype, device=DEVICE)
-    keys_BN, options = gpu_encoding._keys(pre_BN)
+    keys_BN, options = gpu_encoding.keys_of(pre_BN)
     for wanted, number, place in ((1, 300.0, 1), (2, 2.0, 1), (4, 2.0, 3), (5, 0.5, 1), (6, 1e-20, 1), (7, 0.0, None)):
-        bound_1, place_1 = gpu_encoding._nth_largest(keys_BN, wanted, options)
+        bound_1, place_1 = gpu_encoding.nth_largest(keys_BN, wanted, options)
         assert int(bound_1) == int(torch.tensor(number, dtype=dtype).view(keys_BN.dtype)), wanted
         assert place is None or int(place_1) == place
 

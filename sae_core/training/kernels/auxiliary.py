@@ -1,6 +1,6 @@
-"""Help for dead features, in chunks and with gradients of the dead features alone.
+"""Help dead features, in chunks and with gradients of the dead features alone.
 
-`gradients._add_auxk` and `SAE.revival` say the same in one piece.
+`gradients._add_auxk` and `SAE.revival` do the same in one piece.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK_ENTRIES = 2**21
 
 @dataclass(frozen=True, slots=True)
 class Auxiliary:
-    """What the M dead features get besides the gradient that everyone gets.
+    """What the M dead features get beside the gradient that every feature gets.
 
     Attributes:
         ranks_N: Place of each feature among the dead (int32), −1 for those that are not.
@@ -37,21 +37,13 @@ class Auxiliary:
 
 
 def no_help(sae: SAE) -> Auxiliary:
-    """What there is when no feature is dead."""
+    """The help where no feature is dead: none."""
     none_MD = sae.W_dec.new_zeros(0, sae.d_in)
     return Auxiliary(_ranks(sae, torch.zeros(0, dtype=torch.int64, device=none_MD.device)), none_MD, none_MD)
 
 
 def reconstruct_rest(sae: SAE, centred_BD: Tensor, left_BD: Tensor, dead_M: Tensor, coefficient: float) -> Auxiliary:
-    """AuxK (Gao et al. 2024, appendix A.2): the dead features explain what the others leave, left_BD = x − g(x).
-
-    Args:
-        sae: The SAE.
-        centred_BD: Activations, b_dec subtracted.
-        left_BD: What is left.
-        dead_M: Numbers of the dead features.
-        coefficient: Weight of the auxiliary loss.
-    """
+    """AuxK (Gao et al. 2024, appendix A.2): the dead features explain what the others leave, left_BD = x − g(x)."""
     batch, d_in = left_BD.shape
     encoder_MD, atoms_MD, bias_M = sae.W_enc.T[dead_M], sae.W_dec[dead_M], sae.b_enc[dead_M]
     grad_enc_MD, grad_dec_MD = torch.zeros_like(encoder_MD), torch.zeros_like(atoms_MD)
@@ -73,14 +65,7 @@ def reconstruct_rest(sae: SAE, centred_BD: Tensor, left_BD: Tensor, dead_M: Tens
 
 
 def revive(sae: SAE, centred_BD: Tensor, dead_M: Tensor, coefficient: float) -> Auxiliary:
-    """The pre-activation loss (Conerly et al. 2025): dead features below their threshold are pulled up to it.
-
-    Args:
-        sae: The SAE.
-        centred_BD: Activations, b_dec subtracted.
-        dead_M: Numbers of the dead features.
-        coefficient: Weight of the loss.
-    """
+    """The pre-activation loss (Conerly et al. 2025): dead features below their threshold are pulled up to it."""
     scale, names = coefficient / centred_BD.numel(), dict(sae.named_parameters())
     encoder_MD, offset_M = sae.W_enc.T[dead_M], sae.thresholds(dead_M) - sae.b_enc[dead_M]
     grad_enc_MD, below_M, loss = torch.zeros_like(encoder_MD), torch.zeros_like(offset_M), offset_M.new_zeros(())

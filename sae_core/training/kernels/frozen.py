@@ -1,6 +1,6 @@
-"""Code and reconstruction of an SAE that is no longer trained, as fast as this machine can; for all but the step.
+"""Encode and reconstruct with finished SAEs, as fast as this machine can.
 
-The training step's encoding where its compiled loops work, and what `SAE.encode_sparse` does elsewhere.
+The compiled encoding of the training step is used where it works, and `SAE.encode_sparse` elsewhere.
 """
 
 from __future__ import annotations
@@ -42,25 +42,19 @@ class FrozenEncoder:
     def __call__(self, sae: SAE, acts_BD: Tensor) -> SparseCode:
         """The coefficients of `SAE.encode` as a list of entries; some of those of TopK may be 0.
 
-        With compiled loops an activation's code does not depend, to the last bit, on those that it is encoded with.
-
-        Args:
-            sae: An SAE; one in training mode may learn from what it encodes, and is left to itself.
-            acts_BD: Activations, on the SAE's device.
+        With compiled loops the code of an activation does not depend, to the last bit, on the rest of the batch. An SAE
+        in training mode is run plainly, since it may learn from what it encodes.
         """
         if not self._has_loops(sae, acts_BD):
-            return _plain(sae, acts_BD)
+            return encode_plainly(sae, acts_BD)
         blocks = acts_BD.float().split(_rows(sae))
-        return _joined([self._compiled(sae, block_BD) or _plain(sae, block_BD) for block_BD in blocks], sae.width)
+        return _joined(
+            [self._compiled(sae, block_BD) or encode_plainly(sae, block_BD) for block_BD in blocks], sae.width
+        )
 
     @torch.no_grad()
     def reconstruct(self, sae: SAE, acts_BD: Tensor) -> Tensor:
-        """Reconstruction [B, D] as `SAE.forward` gives it, through a sparse code wherever the code is one.
-
-        Args:
-            sae: An SAE.
-            acts_BD: Activations, on the SAE's device.
-        """
+        """Reconstruction [B, D] as `SAE.forward` gives it, through a sparse code wherever the code is sparse."""
         if not self._has_loops(sae, acts_BD):
             plain_BD: Tensor = sae(acts_BD)
             return plain_BD
@@ -109,7 +103,8 @@ def _rows(sae: SAE) -> int:
     return max(1, CELLS // sae.width)
 
 
-def _plain(sae: SAE, acts_BD: Tensor) -> SparseCode:
+def encode_plainly(sae: SAE, acts_BD: Tensor) -> SparseCode:
+    """Encode by `SAE.encode_sparse`, some activations at a time."""
     if sae.training:
         return sae.encode_sparse(acts_BD)  # BatchTopK looks at the whole batch then
     rows = max(1, DENSE_CELLS // sae.width)

@@ -1,4 +1,4 @@
-"""Memory that the steps of all trainers share: allocated once, as fresh pages cost a third of a fast step."""
+"""Hold the memory that the steps of all trainers share: allocated once, as fresh pages cost a third of a step."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 class Workspace:
-    """Named buffers that are given out again and again; what they hold is worth nothing after a step.
-
-    Args:
-        device: Where they lie.
-    """
+    """Named buffers on a device that are given out again and again; their content is worth nothing after a step."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = device

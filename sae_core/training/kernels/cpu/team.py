@@ -1,4 +1,4 @@
-"""Runs compiled loops on several threads: on torch's own where that is possible, else on Python's.
+"""Run compiled loops on several threads: torch's own where that is possible, else Python's.
 
 A second pool of threads beside torch's would fight with it for the cores: after every parallel operation torch's idle
 OpenMP threads spin for some milliseconds, which is as long as a whole loop here takes. So the loops run on the same
@@ -25,12 +25,7 @@ _REGION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def run(loop: Callable[..., None], *arguments: Any) -> None:
-    """Call ``loop(part, parts, *arguments)`` for every part, on as many threads as torch uses.
-
-    Args:
-        loop: A compiled function; its parts must not depend on each other.
-        arguments: What it is given besides.
-    """
+    """Call ``loop(part, parts, *arguments)`` for every part on as many threads as torch uses; parts are independent."""
     if isinstance(loop, Loop):
         loop = loop.compiled  # here, as the stacks of other threads may be too small for a compiler
     threads, parts = torch.get_num_threads(), count_parts()

@@ -49,15 +49,7 @@ class Tables:
 
 
 def sum_gradients(sae: SAE, inputs: Inputs, tables: Tables, per_entry: float, workspace: Workspace) -> Sums:
-    """Fill the tables.
-
-    Args:
-        sae: One of `POSITIVE` or `ABOVE_THRESHOLD`.
-        inputs: What products read.
-        tables: What is written.
-        per_entry: What a coefficient of 1 costs, or with learnt thresholds an active feature.
-        workspace: Where buffers come from.
-    """
+    """Fill the tables; per_entry is the cost of a coefficient of 1, or with learnt thresholds of an active feature."""
     zero, zeros_N = sae.b_enc.new_zeros(()), torch.zeros_like(sae.b_enc)
     sums = Sums({"b_enc": zeros_N}, zero, zero, zero.long(), zeros_N.bool())
     assert sae.kernel in (Kernel.POSITIVE, Kernel.ABOVE_THRESHOLD)

@@ -96,11 +96,11 @@ def encode(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
     assert sae.kernel is Kernel.TOP_OF_ROW
     code = GpuCode.empty(len(inputs.x_BD), sae.k, sae.width, workspace)
     for first, pre_CN in inputs.products(CHUNK_ENTRIES, workspace):
-        keys_CN, options = _keys(pre_CN)
+        keys_CN, options = keys_of(pre_CN)
         select_programs.select_topk[(len(keys_CN),)](
             *(keys_CN, first, *code.entries(), code.counts_B, sae.width, sae.k),
             **{"GROUPS": options["BLOCK"] // 8, "PLACES": power_of_two(sae.k)},
-            **{"TOP": top_key(keys_CN), **_scan(keys_CN, options), **options},
+            **{"TOP": top_key(keys_CN), **scan_options(keys_CN, options), **options},
         )
     return code
 
@@ -109,8 +109,8 @@ def _batch_topk(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
     """The B·k largest preactivations of the batch, whose keys are all kept for it."""
     batch, width = len(inputs.x_BD), sae.width
     ((_, pre_BN),) = inputs.products(batch * width, workspace)
-    keys_BN, options = _keys(pre_BN)
-    bound_1, wanted_1 = _nth_largest(keys_BN, batch * sae.k, options)
+    keys_BN, options = keys_of(pre_BN)
+    bound_1, wanted_1 = nth_largest(keys_BN, batch * sae.k, options)
     code = GpuCode.empty(batch, sae.k, width, workspace)
     larger_B, equal_B = (workspace.take(name, batch, dtype=torch.int32) for name in ("larger", "equal"))
     select_programs.count_row[(batch,)](keys_BN, bound_1, larger_B, equal_B, width, **options)
@@ -122,14 +122,14 @@ def _batch_topk(sae: SAE, inputs: Inputs, workspace: Workspace) -> GpuCode:
     code.values_E.zero_()
     select_programs.collect_row[(batch,)](
         *(keys_BN, bound_1, spare_B, code.starts_B, *code.entries(), width),
-        **_scan(keys_BN, options),
+        **scan_options(keys_BN, options),
         num_warps=options["num_warps"],
     )
     sae.update_threshold(code.values_E)
     return code
 
 
-def _nth_largest(keys_BN: Tensor, wanted: int, options: dict[str, int]) -> tuple[Tensor, Tensor]:
+def nth_largest(keys_BN: Tensor, wanted: int, options: dict[str, int]) -> tuple[Tensor, Tensor]:
     """The wanted-th largest key [1], and as the how-manieth of those that are equal to it; 0 if there are fewer."""
     bits = keys_BN.element_size() * 8
     bound_1, wanted_1 = (torch.full((1,), number, dtype=torch.int32, device=keys_BN.device) for number in (0, wanted))
@@ -144,7 +144,7 @@ def _nth_largest(keys_BN: Tensor, wanted: int, options: dict[str, int]) -> tuple
     return bound_1, wanted_1
 
 
-def _keys(pre_CN: Tensor) -> tuple[Tensor, dict[str, int]]:
+def keys_of(pre_CN: Tensor) -> tuple[Tensor, dict[str, int]]:
     """Preactivations as integers, and how programs walk over their rows."""
     block = min(COUNTED, max(16, power_of_two(pre_CN.shape[1])))
     integers = torch.int16 if pre_CN.dtype == torch.bfloat16 else torch.int32
@@ -156,7 +156,7 @@ def top_key(keys_CN: Tensor) -> int:
     return select_programs.LARGEST.value + 1 if keys_CN.dtype == torch.int32 else 2**15
 
 
-def _scan(keys_CN: Tensor, options: dict[str, int]) -> dict[str, int]:
+def scan_options(keys_CN: Tensor, options: dict[str, int]) -> dict[str, int]:
     """How programs number the entries of a row."""
     return {"HALF": keys_CN.dtype == torch.int16, "SCAN": min(SCANNED, options["BLOCK"])}
 
