@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Self
@@ -13,13 +15,14 @@ import torch
 from torch import Tensor
 
 from sae_core.ensembles import ensemble as ensembles
-from sae_core.ensembles.ensemble import load_coder, save_ensemble
+from sae_core.ensembles.ensemble import load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_table, write_table
-from sae_core.foundation.folders import CONFIG, EnsembleFolder
+from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.machine.device import resolve_device
-from sae_core.notebook.given import Rows, to_tensor
+from sae_core.notebook.given import Rows, as_float32, as_rows, checked
 from sae_core.notebook.look import ensemble_html
+from sae_core.sae.formats.declaration import read_checkpoint
 from sae_core.sae.sparse_code import SparseCode
 
 BLOCK_CELLS = 2**25
@@ -56,23 +59,27 @@ class Ensemble(ensembles.Ensemble):
         Raises:
             UserError: If the activations are not a table of finite numbers with D columns.
         """
-        blocks = self._given(acts).split(max(1, BLOCK_CELLS // self.width))
-        return torch.cat([super(Ensemble, self).encode(block_BD) for block_BD in blocks])
+        return torch.cat([super(Ensemble, self).encode(block_BD) for block_BD in self._given(acts)])
 
     @torch.no_grad()
     def encode_sparse(self, acts: Rows) -> SparseCode:
         """Encode activations as a list of the coefficients that are not 0; arguments and errors as `encode`."""
-        return super().encode_sparse(self._given(acts))
+        return SparseCode.joined(super(Ensemble, self).encode_sparse(block_BD) for block_BD in self._given(acts))
 
     @torch.no_grad()
     def reconstruct(self, acts: Rows) -> Tensor:
         """Reconstruct activations [B, D]; arguments and errors as `encode`."""
-        blocks = self._given(acts).split(max(1, BLOCK_CELLS // self.width))
-        return torch.cat([self(block_BD) for block_BD in blocks])
+        return torch.cat([self(block_BD) for block_BD in self._given(acts)])
 
-    def _given(self, acts: Rows) -> Tensor:
-        """Activations on the ensemble's device, checked."""
-        return to_tensor(acts, d_in=self.d_in).to(self.device)
+    def _given(self, acts: Rows) -> Iterator[Tensor]:
+        """Activations on the ensemble's device, checked, some rows at a time."""
+        rows, step = as_rows(acts), max(1, BLOCK_CELLS // self.width)
+        if rows.shape[1] != self.d_in:
+            raise UserError(
+                f"acts has {rows.shape[1]} columns, but the ensemble is for activations of dimension {self.d_in}."
+            )
+        for start in range(0, max(1, len(rows)), step):
+            yield checked(as_float32(rows[start : start + step]), "acts", first=start).to(self.device)
 
     def first(self, count: int) -> Ensemble:
         """The ensemble of the first members, as `sae_core.ensembles.ensemble.Ensemble.first`."""
@@ -117,20 +124,23 @@ class Ensemble(ensembles.Ensemble):
 
 
 def load(path: str | os.PathLike[str], *, device: str = "auto") -> Ensemble:
-    """Read an ensemble from a folder that `Ensemble.save` or a run wrote; one SAE becomes an ensemble of one.
+    """Read an ensemble that `Ensemble.save` or a run wrote, or an SAE of any known tool as an ensemble of one.
+
+    The format of an SAE is recognised: SAELens, dictionary_learning, sparsify, Gemma Scope, Llama Scope. If it differs
+    from the SAE as that tool runs it, a warning says how.
 
     Args:
-        path: Folder of an ensemble, or of an SAE in SAELens' format.
+        path: Folder of an ensemble; folder or file of an SAE.
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        UserError: If there is no ensemble, or a file is missing or damaged.
+        UserError: If there is none, or a file is missing, damaged or cannot be followed.
     """
-    folder = EnsembleFolder(Path(path))
-    if not folder.manifest.exists() and not (folder.path / CONFIG).exists():
-        raise UserError(f"{folder.path} holds no ensemble (no {folder.manifest.name}) and no SAE (no {CONFIG}).")
-    coder = load_coder(folder.path, resolve_device(device))
-    curves = read_table(folder.curves) if folder.curves.exists() else None
-    if isinstance(coder, ensembles.Ensemble):
-        return Ensemble.of(coder, curves)
-    return Ensemble([coder], wiring="parallel").eval()
+    folder, place = EnsembleFolder(Path(path)), resolve_device(device)
+    if folder.manifest.exists():
+        curves = read_table(folder.curves) if folder.curves.exists() else None
+        return Ensemble.of(load_ensemble(folder, place), curves)
+    found = read_checkpoint(folder.path)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=2)
+    return Ensemble([found.sae.to(place)], wiring="parallel").eval()

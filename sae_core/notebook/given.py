@@ -59,7 +59,7 @@ class ArraySource:
 
     def read(self, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` in float32 [stop − start, D]."""
-        return _float32(self._array[start:stop])
+        return as_float32(self._array[start:stop])
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
         """Endless batches [batch_size, D], each pass a new random permutation of all rows."""
@@ -67,8 +67,8 @@ class ArraySource:
 
     def _take(self, numbers: NDArray[np.int64]) -> Tensor:
         if isinstance(self._array, Tensor):
-            return _float32(self._array[torch.from_numpy(numbers).to(self._array.device)])
-        return _float32(self._array[numbers])
+            return as_float32(self._array[torch.from_numpy(numbers).to(self._array.device)])
+        return as_float32(self._array[numbers])
 
 
 class BatchSource:
@@ -205,18 +205,6 @@ def checked(acts_RD: Tensor, told: str, *, first: int = 0) -> Tensor:
     return acts_RD
 
 
-def to_tensor(acts: Any, *, d_in: int | None = None, told: str = "acts") -> Tensor:
-    """A table in float32 on the CPU [rows, D], checked.
-
-    Raises:
-        UserError: If it is not a table of finite numbers with ``d_in`` columns.
-    """
-    rows = as_rows(acts, told)
-    if d_in is not None and rows.shape[1] != d_in:
-        raise UserError(f"{told} has {rows.shape[1]} columns, but the ensemble is for activations of dimension {d_in}.")
-    return checked(_float32(rows), told)
-
-
 def limited(batches: Iterable[Any], most: int) -> Iterator[Tensor]:
     """The first rows of some batches, checked, in float32.
 
@@ -230,7 +218,7 @@ def limited(batches: Iterable[Any], most: int) -> Iterator[Tensor]:
             batch = batch[0]
         elif isinstance(batch, list | tuple | dict):
             raise UserError(f"{told} is a {type(batch).__name__} of {len(batch)} things; give the activations alone.")
-        acts_BD = checked(_float32(as_rows(batch, told)), told)
+        acts_BD = checked(as_float32(as_rows(batch, told)), told)
         if d_in is not None and acts_BD.shape[1] != d_in:
             raise UserError(f"{told} has {acts_BD.shape[1]} columns, but the batches before it have {d_in}.")
         d_in = acts_BD.shape[1]
@@ -264,7 +252,7 @@ class _Sums:
         return float((self.d_in / (self._squares / self.rows)) ** 0.5)
 
 
-def _float32(rows: Rows) -> Tensor:
+def as_float32(rows: Rows) -> Tensor:
     """Rows in float32 on the CPU, in memory of their own unless they are that already."""
     if isinstance(rows, Tensor):
         return rows.detach().to("cpu", torch.float32)

@@ -7,8 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import create_model
-
 from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.method import Method
@@ -16,7 +14,7 @@ from sae_core.foundation.methods import EVERY, REFERENCE
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.settings import architectures
 from sae_core.foundation.settings.reading import parse_settings
-from sae_core.foundation.settings.run_settings import RunSettings, SAESettings, TrainingSettings, sae_settings
+from sae_core.foundation.settings.run_settings import RunSettings, TrainingSettings, sae_settings
 from sae_core.notebook.ensemble import Ensemble
 from sae_core.notebook.given import Activations, source_of
 from sae_core.notebook.watching import of_rows, watched
@@ -108,9 +106,7 @@ def _architecture(architecture: str | type[SAE]) -> str:
 
 def _settings(method: Method, architecture: str, given: dict[str, Any]) -> RunSettings:
     """The settings of a run that trains this ensemble."""
-    sae = sae_settings()
-    kind = RunSettings if sae is SAESettings else create_model("RunSettings", __base__=RunSettings, sae=(sae, sae()))
-    fields = {"sae": set(sae.model_fields), "training": set(TrainingSettings.model_fields) - {"methods"}}
+    fields = {"sae": set(sae_settings().model_fields), "training": set(TrainingSettings.model_fields) - {"methods"}}
     sections: dict[str, dict[str, Any]] = {"sae": {"architecture": architecture}, "training": {}}
     for name, value in given.items():
         section = next((section for section, names in fields.items() if name in names), None)
@@ -121,7 +117,7 @@ def _settings(method: Method, architecture: str, given: dict[str, Any]) -> RunSe
             raise UserError(f"train() has no setting {short(repr(name))}; {hint}")
         sections[section][name] = value
     sections["training"]["methods"] = [method.name if EVERY.get(method.name) is method else REFERENCE]
-    settings = parse_settings(sections, origin="train()", kind=kind)
+    settings = parse_settings(sections, origin="train()")
     if fault := method.fault(settings):
         raise UserError(f"{method.name} cannot be trained: {fault}.")
     if method.needs_fixed_l0 and not architectures.fixes_l0(architecture):

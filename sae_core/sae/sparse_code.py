@@ -5,6 +5,7 @@ The sums run through `embedding_bag` with weights, the one gather-and-sum that i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,20 @@ class SparseCode:
         """The entries of a dense code that are not 0."""
         rows_E, features_E = coefs_BN.nonzero(as_tuple=True)
         return cls(coefs_BN[rows_E, features_E], features_E, rows_E, (coefs_BN.shape[0], coefs_BN.shape[1]))
+
+    @classmethod
+    def joined(cls, blocks: Iterable[SparseCode]) -> SparseCode:
+        """The code of the activations of all blocks, one block after another."""
+        found, starts = list(blocks), [0]
+        if len(found) == 1:
+            return found[0]
+        for each in found:
+            starts.append(starts[-1] + each.shape[0])
+        rows_E = torch.cat([each.rows_E + start for each, start in zip(found, starts, strict=False)])
+        values_E, features_E = (
+            torch.cat([getattr(each, name) for each in found]) for name in ("values_E", "features_E")
+        )
+        return cls(values_E, features_E, rows_E, (starts[-1], found[0].shape[1]))
 
     def dense(self) -> Tensor:
         """The same code as a [B, N] tensor."""

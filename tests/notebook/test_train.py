@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from checkpoints import activations, written
 from numpy.typing import NDArray
 from sources import sparse_data
 from torch import Tensor
@@ -22,6 +23,7 @@ from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.architectures import DECLARED
 from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.notebook import ensemble as ensembles
 from sae_core.notebook.given import ArraySource, BatchSource
 from sae_core.sae import ARCHITECTURES
 from sae_core.training.train import train_run
@@ -143,7 +145,7 @@ SHIFTED = DECLARED.pop(ARCHITECTURES.pop("shifted").architecture)
 
 
 def test_methods_and_architectures_of_others_are_taken(
-    acts: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+    acts: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensemble = train(acts, method=Twins, members=5)
     assert (len(ensemble), ensemble.method) == (2, "twins")
@@ -156,6 +158,10 @@ def test_methods_and_architectures_of_others_are_taken(
     shifted = next(train(acts, architecture=Shifted, bound=0.7, **options).saes())
     assert isinstance(shifted, Shifted)
     assert shifted.bound == pytest.approx(0.7 / ArraySource(acts).scale)
+    run = sc.Run.create(tmp_path / "run", sc.load_settings(overrides={"sae.architecture": "shifted", "sae.bound": 0.7}))
+    assert sc.Run.open(run.path).settings.sae.bound == 0.7  # type: ignore[attr-defined]
+    with pytest.raises(sc.UserError, match=r"Unknown setting sae\.bond in the command line; known there: .*bound"):
+        sc.load_settings(overrides={"sae.bond": 0.7})
     with pytest.raises(sc.UserError, match=r"sae\.bound in train\(\) is not usable: .*greater than 0"):
         train(acts, architecture="shifted", bound=-1, **options)
 
@@ -235,6 +241,31 @@ def test_progress_is_told_and_ctrl_c_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["gemma_scope", "sparsify", "llama_scope", "saelens gated"])
+def test_saes_of_other_tools_are_ensembles_of_one(name: str, tmp_path: Path) -> None:
+    made = written(name, tmp_path)
+    ensemble = sc.load(made.folder)
+    assert len(ensemble) == 1
+    torch.testing.assert_close(ensemble.encode(activations().numpy()), made.coefs_BN, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ensemble.reconstruct(activations()), made.recon_BD, rtol=1e-4, atol=1e-5)
+
+
+def test_many_rows_are_encoded_some_at_a_time(acts: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
+    ensemble = train(acts, method="boosted", members=2)
+    whole = ensemble.encode(acts)
+    monkeypatch.setattr(ensembles, "BLOCK_CELLS", 32 * 70)  # 70 rows at a time
+    torch.testing.assert_close(ensemble.encode(acts), whole)
+    code = ensemble.encode_sparse(acts)
+    assert code.shape == (ROWS, 32)
+    assert bool((code.rows_E.diff() >= 0).all())
+    assert torch.equal(code.dense(), ensemble.encode(acts))
+    bad = acts.copy()
+    bad[500, 3] = np.inf
+    with pytest.raises(sc.UserError, match="acts holds inf in row 500, column 3"):
+        ensemble.encode(bad)
+
+
 def test_what_is_saved_is_loaded_again(acts: NDArray[np.float32], tmp_path: Path) -> None:
     ensemble = train(acts, method="bag_of_boosted", members=4)
     folder = ensemble.save(tmp_path / "my" / "ensemble")
@@ -257,7 +288,7 @@ def test_what_is_saved_is_loaded_again(acts: NDArray[np.float32], tmp_path: Path
     (tmp_path / "other" / "notes.txt").write_text("keep")
     with pytest.raises(sc.UserError, match="holds something that is no ensemble"):
         ensemble.save(tmp_path / "other", overwrite=True)
-    with pytest.raises(sc.UserError, match="holds no ensemble"):
+    with pytest.raises(sc.UserError, match="holds no SAE of a known format"):
         sc.load(tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my", "other"]
     for bad, sentence in ((acts[:, 1:], "acts has 11 columns, but the ensemble is for"), (acts * np.nan, "holds nan")):

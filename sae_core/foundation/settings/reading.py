@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.origins import ORIGINS
 from sae_core.foundation.settings import bounds
-from sae_core.foundation.settings.run_settings import RunSettings
+from sae_core.foundation.settings.run_settings import RunSettings, run_settings
 from sae_core.foundation.settings.toml_files import read_toml
 
 
@@ -41,22 +41,19 @@ def load_settings(
     return parse_settings(values, origin=str(path) if path else "the command line")
 
 
-def parse_settings(
-    values: Mapping[str, Any], *, origin: str, stored: bool = False, kind: type[RunSettings] = RunSettings
-) -> RunSettings:
+def parse_settings(values: Mapping[str, Any], *, origin: str, stored: bool = False) -> RunSettings:
     """Validate a nested mapping of settings.
 
     Args:
         values: The settings.
         origin: Where the settings come from, for messages.
         stored: Whether a run was made with these settings. Bounds that are newer than the run then do not apply.
-        kind: The class of the settings.
 
     Raises:
         UserError: One sentence that names the first offending setting and its origin.
     """
     try:
-        return kind.model_validate(values, context=bounds.STORED if stored else None)
+        return run_settings().model_validate(values, context=bounds.STORED if stored else None)
     except ValidationError as error:
         first = error.errors()[0]
         section, *rest = first["loc"] or ("",)
@@ -82,7 +79,8 @@ def _fields_of(section: str, rest: Sequence[int | str]) -> Iterable[str]:
     """List the valid names beside an unknown setting of a section."""
     if section == "origin" and rest:
         return ORIGINS[str(rest[0])].model_fields
-    field = RunSettings.model_fields.get(section)
+    sections = run_settings().model_fields
+    field = sections.get(section)
     if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-        return RunSettings.model_fields
+        return sections
     return field.annotation.model_fields

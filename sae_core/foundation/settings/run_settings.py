@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationInfo,
+    create_model,
     model_serializer,
     model_validator,
 )
@@ -359,3 +360,9 @@ class RunSettings(_Settings):
         given = {used: getattr(self.training, name) for name, used in MEMBER_SETTINGS.items()}
         own = {used: given[used][number] for used in ("k", "sparsity") if given[used] is not None}
         return self.sae.model_copy(update=own)
+
+
+def run_settings() -> type[RunSettings]:
+    """`RunSettings`, with the own settings of architectures that were defined since."""
+    sae = sae_settings()
+    return RunSettings if sae is SAESettings else create_model("RunSettings", __base__=RunSettings, sae=(sae, sae()))

@@ -48,9 +48,7 @@ class FrozenEncoder:
         if not self._has_loops(sae, acts_BD):
             return encode_plainly(sae, acts_BD)
         blocks = acts_BD.float().split(_rows(sae))
-        return _joined(
-            [self._compiled(sae, block_BD) or encode_plainly(sae, block_BD) for block_BD in blocks], sae.width
-        )
+        return SparseCode.joined(self._compiled(sae, block_BD) or encode_plainly(sae, block_BD) for block_BD in blocks)
 
     @torch.no_grad()
     def reconstruct(self, sae: SAE, acts_BD: Tensor) -> Tensor:
@@ -108,7 +106,7 @@ def encode_plainly(sae: SAE, acts_BD: Tensor) -> SparseCode:
     if sae.training:
         return sae.encode_sparse(acts_BD)  # BatchTopK looks at the whole batch then
     rows = max(1, DENSE_CELLS // sae.width)
-    return _joined([sae.encode_sparse(block_BD) for block_BD in acts_BD.split(rows)], sae.width)
+    return SparseCode.joined(sae.encode_sparse(block_BD) for block_BD in acts_BD.split(rows))
 
 
 def _packed(code: Code, width: int) -> SparseCode:
@@ -120,15 +118,3 @@ def _packed(code: Code, width: int) -> SparseCode:
     values_E, features_E = code.values_E[places_E], code.features_E[places_E].astype(np.int64)
     values, features, rows = (torch.from_numpy(column_E) for column_E in (values_E, features_E, rows_E))
     return SparseCode(values, features, rows, (len(counts_B), width))
-
-
-def _joined(codes: list[SparseCode], width: int) -> SparseCode:
-    if len(codes) == 1:
-        return codes[0]
-    starts = np.cumsum([0, *(code.shape[0] for code in codes)]).tolist()
-    return SparseCode(
-        torch.cat([code.values_E for code in codes]),
-        torch.cat([code.features_E for code in codes]),
-        torch.cat([code.rows_E + start for code, start in zip(codes, starts, strict=False)]),
-        (starts[-1], width),
-    )
