@@ -69,7 +69,7 @@ def train(
         UserError: If the activations or a setting cannot be used; the sentence names the row or the setting.
         KeyboardInterrupt: After Ctrl-C, or the stop button of a notebook; nothing is left behind.
     """
-    named = {"members": members, "width": width, "k": k, "tokens": tokens, "batch_size": batch_size}
+    named: dict[str, Any] = {"members": members, "width": width, "k": k, "tokens": tokens, "batch_size": batch_size}
     named |= {"learning_rate": learning_rate, "seed": seed, "device": device}
     declared, given = _declared(method), {name: value for name, value in named.items() if value is not None}
     chosen = _settings(declared, _architecture(architecture), {**given, **settings})

@@ -14,6 +14,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -97,18 +98,10 @@ class Residuals:
             seconds = _seconds(kept.folder)
             mean_D = kept.mean_D.float()
             return Target(kept, mean_D, kept.scale, stage, first_member=stage, variance=variance, seconds=seconds)
-        members = list(members)  # the caller's list will grow
-
-        def frozen(acts_BD: Tensor) -> Tensor:
-            return self._reconstruct(members, acts_BD)
-
+        frozen = partial(self._recon, Ensemble(members, wiring="residual"))
         mean_D, scale = residual_statistics(frozen, source, self._plan)
         (scale,) = self._plan.processes.of_first(scale)
         return Target(source, mean_D, scale, stage, first_member=stage, frozen=frozen)
-
-    def _reconstruct(self, members: Sequence[Coder], acts_BD: Tensor) -> Tensor:
-        """The joint reconstruction of activations by finished stages, like `Ensemble.forward`."""
-        return self._recon(Ensemble(members, wiring="residual"), acts_BD)
 
     def _recon(self, coder: Coder, acts_BD: Tensor) -> Tensor:
         return cast(Tensor, through(coder, acts_BD, self._encoder.recon_only)[1])
