@@ -10,7 +10,7 @@ from typing import Any
 from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.method import Method
-from sae_core.foundation.methods import EVERY, REFERENCE
+from sae_core.foundation.methods import EVERY, REFERENCE, TRAINED
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.settings import architectures
 from sae_core.foundation.settings.reading import parse_settings
@@ -86,8 +86,8 @@ def _declared(method: str | Method | type[Method]) -> Method:
         return method
     if isinstance(method, type) and issubclass(method, Method):
         return method()
-    if not isinstance(method, str) or method not in EVERY:
-        raise UserError(f"There is no method {short(repr(method))}; known are {', '.join(EVERY)}.")
+    if not isinstance(method, str) or method not in TRAINED:
+        raise UserError(f"There is no method {short(repr(method))}; known are {', '.join(TRAINED)}.")
     return EVERY[method]
 
 
