@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import overload
 
@@ -19,7 +18,7 @@ from sae_core.foundation.numbering import Place
 from sae_core.foundation.numbers import decimal, percent, whole
 from sae_core.foundation.origin import Words
 from sae_core.labels.opening import labels_of
-from sae_core.labels.records import Edit, Label, now
+from sae_core.labels.records import Edit, Label
 from sae_core.notebook.look import shown
 from sae_core.notebook.opened import Opened
 from sae_core.report.html import Html, element
@@ -185,39 +184,35 @@ class Feature:
     @property
     def label(self) -> str:
         """What people call it; empty if it has no label. Setting it writes to the run's labels; "" removes it."""
-        found = self._stored()
-        return found.label if found else ""
+        return self._written("label")
 
     @label.setter
     def label(self, text: str | None) -> None:
-        self._write(label=text or "")
+        self._write("label", text or "")
 
     @property
     def note(self) -> str:
         """Whatever people have written down about it. Setting it writes to the run's labels."""
-        found = self._stored()
-        return found.note if found else ""
+        return self._written("note")
 
     @note.setter
     def note(self, text: str | None) -> None:
-        self._write(note=text or "")
+        self._write("note", text or "")
 
-    def _stored(self) -> Label | None:
-        return labels_of(self._owner.run).get(self.ensemble, self.number)
+    def _written(self, field: str) -> str:
+        found = labels_of(self._owner.run).get(self.ensemble, self.number)
+        return str(found.values[field]) if found else ""
 
-    def _write(self, *, label: str | None = None, note: str | None = None) -> None:
-        """Change the label and keep all else that people have written; the whole change can be undone on the page."""
-        for text in (label, note):
-            if text is not None and not isinstance(text, str):
-                raise UserError(f"A label is a text, not {short(repr(text))}.")
+    def _write(self, field: str, text: str) -> None:
+        """Change one field of the label and keep the others; the dashboard can undo it."""
+        if not isinstance(text, str):
+            raise UserError(f"A {field} is a text, not {short(repr(text))}.")
         run, author = self._owner.run, self._owner.author
         run.require_there()
-        store, found = labels_of(run), self._stored()
-        fresh = Label(self.ensemble, self.place.member, self.place.latent, self.number, "", "", author, now())
-        before = found or fresh
-        label, note = before.label if label is None else label, before.note if note is None else note
-        wanted = replace(before, label=label, note=note, author=author, time=now(), source=None)
-        store.save([Edit(wanted)], author=author)
+        store = labels_of(run)
+        found = store.get(self.ensemble, self.number)
+        values = {**(found.values if found else {}), field: text}
+        store.save([Edit(Label.by(author, self.ensemble, self.place, values))], author=author)
 
     def __repr__(self) -> str:
         """Its number, its place and its label."""
