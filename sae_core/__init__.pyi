@@ -1,5 +1,6 @@
 from .ensembles.ensemble import load_ensemble as load_ensemble
 from .ensembles.ensemble import save_ensemble as save_ensemble
+from .ensembles.one_sae import OneSAE as OneSAE
 from .foundation.errors import UserError as UserError
 from .foundation.settings.presets import preset_settings as preset_settings
 from .foundation.settings.reading import load_settings as load_settings
