@@ -14,9 +14,10 @@ from sae_core.cli.options import AsJson, Chosen, takes_settings
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.spreadsheets import write_rows
 from sae_core.foundation.files.whole_files import write_text
-from sae_core.foundation.methods import GIVEN, title_of
+from sae_core.foundation.methods import EXTENDED, GIVEN, title_of
 from sae_core.foundation.numbers import MISSING, decimal, interval, percent
 from sae_core.foundation.run import Run, is_run
+from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs import pipeline
 
 if TYPE_CHECKING:
@@ -124,7 +125,13 @@ def _print_comparison(found: dict[str, Any]) -> None:
 
 
 def bring_in(
-    path: Path, saes: list[str], chosen: Chosen, name: str, wiring: Literal["parallel", "residual"] | None
+    path: Path,
+    saes: list[str],
+    chosen: Chosen,
+    name: str,
+    wiring: Literal["parallel", "residual"] | None,
+    *,
+    extended: bool = False,
 ) -> tuple[Run, dict[str, Any]]:
     """Read SAEs, say what they are, and make them an ensemble of the run at a path, which is made if need be.
 
@@ -132,13 +139,13 @@ def bring_in(
         UserError: If one cannot be read or does not fit; nothing is written then.
     """
     from sae_core.runs.given import read_given
-    from sae_core.runs.importing import import_given, require_fit, require_name, starting_settings
+    from sae_core.runs.importing import import_given, require_fit, require_name
 
     require_name(name)
     if twice := next((each for number, each in enumerate(saes) if each in saes[:number]), None):
         raise UserError(f"{twice} is given twice; leave one of them out.")
     given = [read_given(each) for each in saes]
-    settings = settings_for(path, chosen, starting_settings(given, chosen.settings().origin))
+    settings = settings_for(path, chosen, _start(given, chosen, extended))
     there = Run.begun(path, settings)
     remarks = require_fit(given, settings, there or (Run.open(path) if is_run(path) else None))
     for each in given:
@@ -147,6 +154,31 @@ def bring_in(
         console.say(remark)
     run = Run.create(path, settings)
     return run, import_given(run, given, name=name, wiring=wiring)
+
+
+def _start(given: list[Given], chosen: Chosen, extended: bool) -> RunSettings:
+    """The settings on which the chosen ones are laid."""
+    from sae_core.runs.importing import starting_settings
+
+    plain = {name: value for name, value in chosen.overrides.items() if not name.startswith("training.")}
+    return starting_settings(given, Chosen(None, plain).settings().origin, extended=extended)
+
+
+def boosted_from(path: Path, sae: str, chosen: Chosen) -> Run:
+    """The run in which new SAEs learn what a given one leaves, which is imported into it.
+
+    Raises:
+        UserError: As `bring_in`, or if the settings train no such SAEs.
+    """
+    from sae_core.runs.importing import BASE
+
+    begun = is_run(path) and EXTENDED in Run.open(path).settings.training.methods
+    methods = chosen.overrides.get("training.methods", (EXTENDED,))
+    if EXTENDED not in methods or (is_run(path) and not begun):
+        raise UserError(
+            f"--boost-from trains the method {EXTENDED} in a run of its own; choose a new folder, or name it."
+        )
+    return bring_in(path, [sae], chosen, BASE, None, extended=True)[0]
 
 
 def _told(each: Given) -> str:

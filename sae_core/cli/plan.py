@@ -11,6 +11,7 @@ from sae_core.cli import console
 from sae_core.cli.common import settings_for
 from sae_core.cli.options import AsJson, Chosen, Layers, Sites, choose_places, takes_settings
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.methods import EVERY
 from sae_core.runs.planning.machines import FOUND, MACHINES
 
 
@@ -40,6 +41,8 @@ def plan(
         if processes > 1:
             raise UserError("Several processes train one run; plan for one layer and site, or leave --processes out.")
         settings = [settings_for(folder, own) for folder, own in choose_places(run, chosen, layers, sites).items()]
+    if extended := [name for name in settings[0].training.methods if EVERY[name].extends_given]:
+        raise UserError(f"What {extended[0]} takes depends on the given SAE, which a plan does not read; leave it out.")
     last = max(settings, key=lambda each: each.model.layer)
     with console.drawn_progress() as progress:
         made = make_plan(

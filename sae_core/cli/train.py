@@ -19,6 +19,7 @@ from sae_core.cli.common import (
     started_together,
     stoppable,
 )
+from sae_core.cli.importing import boosted_from
 from sae_core.cli.options import AsJson, Chosen, Layers, Sites, choose_places, takes_settings
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.machine import launch
@@ -38,6 +39,15 @@ Log = Annotated[
     ),
 ]
 
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SAE",
+        help="Train SAEs (training.members of them, by default 1) on what this given SAE leaves, which stays as it is: "
+        "a folder, a file or an id on the hub, as for import.",
+    ),
+]
+
 
 @takes_settings
 def train(
@@ -45,6 +55,7 @@ def train(
     chosen: Chosen,
     layers: Layers = None,
     sites: Sites = None,
+    boost_from: Base = None,
     log: Log = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +65,9 @@ def train(
     """
     names = trackers.chosen_trackers(log)
     with started_together() as processes:
-        opened = _open(run, chosen, layers, sites, processes)
+        if boost_from and (processes or layers or sites):
+            raise UserError("--boost-from trains one run in one process; leave --layers, --sites and torchrun out.")
+        opened = [boosted_from(run, boost_from, chosen)] if boost_from else _open(run, chosen, layers, sites, processes)
         settings = opened[0].settings.model_dump(mode="json")
         with (
             stoppable(command_line("train", run)),

@@ -26,10 +26,12 @@ class One:
     Attributes:
         sae: The settings of the SAE.
         number: The SAE's number among those with their own settings; None if such settings do not apply.
+        biased: Whether the SAE has a decoder bias.
     """
 
     sae: SAESettings
     number: int | None = None
+    biased: bool = True
 
     @property
     def stages(self) -> int:
@@ -81,6 +83,22 @@ class Several:
         return all(isinstance(member, One) for member in self.members)
 
 
+class Given(Several):
+    """A member that is not trained: the ensemble of the run that settings name (``training.boost_from``)."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    @property
+    def stages(self) -> int:
+        """One, which others follow."""
+        return 1
+
+    def turns(self, *, pipelined: bool) -> int:
+        """No pass over the activations."""
+        return 0
+
+
 class Method:
     """An ensemble method. A subclass declares everything that differs between methods.
 
@@ -92,6 +110,7 @@ class Method:
         place: The position in lists of methods.
         by_default: Whether the default settings train the method.
         is_given: Whether the members are SAEs that were brought in, so that the method trains nothing.
+        extends_given: Whether the first member is an ensemble that was brought in, whose residual the others learn.
         is_reference: Whether the method is the one SAE with which all others are compared.
         is_baseline: Whether the method is one SAE with which ensembles are compared.
         size: For a baseline of an ensemble's size, a description in words.
@@ -109,6 +128,7 @@ class Method:
     place: ClassVar[int]
     by_default: ClassVar[bool] = False
     is_given: ClassVar[bool] = False
+    extends_given: ClassVar[bool] = False
     is_reference: ClassVar[bool] = False
     is_baseline: ClassVar[bool] = False
     size: ClassVar[str] = ""

@@ -33,6 +33,8 @@ TRAINED = tuple(name for name, method in EVERY.items() if not method.is_given)
 """The methods that train something, in listed order."""
 GIVEN = next(name for name, method in EVERY.items() if method.is_given)
 """The collection of SAEs that were brought in."""
+EXTENDED = next(name for name, method in EVERY.items() if method.extends_given)
+"""The SAEs that learn what one that was brought in leaves."""
 TRAINING_ORDER = tuple(dict.fromkeys(each for name in TRAINED for each in _with_those_before(name)))
 """The methods that train something, each after the methods whose SAEs it may reuse."""
 BY_DEFAULT = tuple(name for name, method in EVERY.items() if method.by_default)

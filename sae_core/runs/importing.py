@@ -13,7 +13,7 @@ from sae_core.activations.origins.language_model.model.shapes import HOOKED
 from sae_core.ensembles.ensemble import Ensemble, files_of, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.method import Wiring
-from sae_core.foundation.methods import GIVEN, TRAINED
+from sae_core.foundation.methods import EXTENDED, GIVEN, TRAINED
 from sae_core.foundation.origin import Origin
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.reading import load_settings
@@ -21,9 +21,17 @@ from sae_core.foundation.settings.run_settings import EMBEDDED, RunSettings
 from sae_core.runs.given import Given, in_a_list, same_model, together
 from sae_core.training.declared import TRAIN
 
+BASE = "given"
+"""What the ensemble of a run is called whose residual others learn."""
 
-def starting_settings(given: Sequence[Given], origin: Origin) -> RunSettings:
-    """The settings of a new run for SAEs: the activations that they name, if a model gives them, and no training.
+
+def starting_settings(given: Sequence[Given], origin: Origin, *, extended: bool = False) -> RunSettings:
+    """The settings of a new run for SAEs: the activations that they name, if a model gives them, and what is trained.
+
+    Args:
+        given: The SAEs.
+        origin: Where the activations come from.
+        extended: Whether one new SAE is to learn what they leave; else nothing is trained.
 
     Raises:
         UserError: If two of them name different activations.
@@ -35,8 +43,9 @@ def starting_settings(given: Sequence[Given], origin: Origin) -> RunSettings:
         "model.site": place.site,
     }
     untrained = {"training.methods": (GIVEN,), "data.train_tokens": defaults.data.index_tokens}
+    one = {"training.methods": (EXTENDED,), "training.boost_from": BASE, "training.members": 1}
     told = {name: value for name, value in named.items() if value is not None and origin.reads_text}
-    return load_settings(overrides={**told, **untrained})
+    return load_settings(overrides={**told, **(one if extended else untrained)})
 
 
 def _setting_of(model: str | None) -> str | None:

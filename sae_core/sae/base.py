@@ -84,6 +84,8 @@ class SAE(nn.Module):
     saved_as: ClassVar[str | None] = None
     """What a trained one is to SAELens, where that is another class; not inherited."""
 
+    biased: bool = True
+    """Whether b_dec is learnt; else it stays 0."""
     k: int
     """Active features of an activation, where that is fixed."""
     threshold: Tensor

@@ -98,7 +98,8 @@ class Job:
         """A fresh SAE for a target, whose mean is given where it is not the target's."""
         settings = self.settings.model_copy(update={"sae": one.sae})
         mean_D = target.mean_D * target.scale if mean_D is None else mean_D
-        return make_trainer(settings, mean_D, self.plan, member=one.number, width=one.sae.width, part=part)
+        options: dict[str, Any] = {"member": one.number, "width": one.sae.width, "biased": one.biased}
+        return make_trainer(settings, mean_D, self.plan, **options, part=part)
 
     def run_stage(self, trainers: Sequence[Trainer], target: Target, part: Part) -> pd.DataFrame:
         """The curves of trainers that have been trained to the end."""

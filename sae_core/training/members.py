@@ -72,6 +72,7 @@ def make_trainer(
     *,
     member: int | None,
     width: int,
+    biased: bool = True,
     part: Part | None = None,
 ) -> Trainer:
     """A fresh member, ready to be trained; its decoder bias starts as the mean [D] of what it will see.
@@ -82,12 +83,14 @@ def make_trainer(
         plan: How it will be trained.
         member: As in `member_settings`.
         width: Its features, N.
+        biased: Whether it has that bias at all.
         part: What this process does of its training. Where batches are split, the plain kernels are used.
     """
     sae_settings, training = member_settings(settings, member)
     sae = make_sae(sae_settings, len(b_dec_D), width=width, seed=initial_seed(settings, member))
     with torch.no_grad():
-        sae.b_dec.copy_(b_dec_D)
+        sae.b_dec.copy_(b_dec_D if biased else torch.zeros_like(b_dec_D))
+    sae.biased = biased
     if sae.kernel is None:
         _refuse_what_does_not_fold(sae)
     sae = sae.to(plan.device)

@@ -163,6 +163,8 @@ class Trainer:
     @torch.no_grad()
     def _apply(self, gradients: Mapping[str, Tensor], rate: float) -> None:
         # Atoms keep unit norm: what would only lengthen them is taken out of the gradient, the rest is normalised away.
+        if not self.sae.biased:
+            gradients["b_dec"].zero_()
         grad_ND, atoms_ND = gradients["W_dec"], self.sae.W_dec
         grad_ND.sub_((grad_ND * atoms_ND).sum(dim=1, keepdim=True) * atoms_ND)
         for name, parameter in self.sae.named_parameters():

@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 
 from sae_core.ensembles.coder import Coder
-from sae_core.ensembles.ensemble import files_of, load_coder, saes_of, save_ensemble
+from sae_core.ensembles.ensemble import files_of, load_coder, load_ensemble, saes_of, save_ensemble
+from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json, write_table
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.machine.device import naming_full_memory
-from sae_core.foundation.method import Method, One
+from sae_core.foundation.method import Given, Method, One
 from sae_core.foundation.methods import EVERY, TRAINING_ORDER
 from sae_core.foundation.progress import Progress, silent
 from sae_core.foundation.run import Run
@@ -32,6 +33,7 @@ from sae_core.training.distribution import SharedSource
 from sae_core.training.job import Job
 from sae_core.training.members import initial_seed, starts_alike
 from sae_core.training.memory import fitting_members, free_memory
+from sae_core.training.operations import EnsembleShape, ensemble_flops
 from sae_core.training.pipelined import Pipeline
 from sae_core.training.processes import ALONE, Processes
 from sae_core.training.source import Source, StoredSource
@@ -148,6 +150,9 @@ def _record(run: Run, job: Job, trained: Trained, peak: int) -> None:
     facts = training_facts(trained.ensemble, trained.cost, job.plan, rows=job.source.rows, peak=peak)
     if not job.layout.is_flat:
         facts["turns"] = job.layout.turns(pipelined=job.settings.training.boosting == "pipelined")
+    if isinstance(job.layout.members[0], Given):
+        given = EnsembleShape.of(trained.ensemble).members[0]
+        facts["flops"] = int(facts["flops"]) - ensemble_flops(given, tokens=int(facts["tokens"]))
     run.finish(TRAIN.key_of(folder.name), facts, files=[folder.curves, *files_of(trained.ensemble, folder)])
     shutil.rmtree(folder.checkpoint, ignore_errors=True)
 
@@ -232,7 +237,7 @@ def _one_by_one(job: Job) -> Callable[[], Trained]:
     job = job.with_residuals() if job.layout.in_turn else job
     first = nodes[0]
     shared = _shared_member(job, first) if isinstance(first, One) else None
-    members: list[Coder] = [shared[0]] if shared else []
+    members: list[Coder] = [_given(job)] if isinstance(first, Given) else [shared[0]] if shared else []
     costs = [Cost(shared[2], shared[2])] if shared else []
     tables = [shared[1]] if shared else []
     for stage in range(len(members), len(nodes)):
@@ -253,6 +258,15 @@ def _one_by_one(job: Job) -> Callable[[], Trained]:
     )
     trained = Trained(job.ensemble(members), pd.concat(tables), cost)
     return lambda: trained
+
+
+def _given(job: Job) -> Coder:
+    """The SAE or ensemble that was brought in, which is not trained."""
+    name = job.settings.training.boost_from
+    if job.run is None or name is None:
+        raise UserError("What is to be extended has to be imported into a run; use sae-ensemble train --boost-from.")
+    ensemble = load_ensemble(job.run.ensemble(name), device=str(job.plan.device), d_in=job.source.d_in)
+    return ensemble[0] if len(ensemble) == 1 else ensemble
 
 
 def _train_next(job: Job, stage: int, before: Sequence[Coder]) -> None:

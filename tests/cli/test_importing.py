@@ -211,7 +211,17 @@ def test_compared_saes_are_browsed_and_evaluated(tmp_path: Path, small_model: Pa
     again = call("compare", path, one, two, twin)
     assert "explained variance" in again.out
     assert "Families of features by cosine: " in again.err
-    assert call("evaluate", path, "--set", "x=1").code == 2
+    new = ("--width", 24, "--k", 2, "--tokens", 2000, "--device", "cpu", "--set", "training.batch_size=100")
+    domain = tmp_path / "domain"
+    done = call("train", domain, "--boost-from", one, *options(small_model, labelled_texts), *new, "--layer", 1)
+    assert done.code == 0, done.err
+    extended = load_ensemble(Run.open(domain).ensemble("extended"))
+    assert (extended.widths, extended.wiring) == ([48, 24], "residual")
+    assert call("train", domain, "--boost-from", one).code == 0
+    assert call("index", domain).code == call("evaluate", domain).code == call("report", domain).code == 0
+    refused(call("train", domain, "--boost-from", two), "called given already")
+    refused(call("train", path, "--boost-from", one), "in a run of its own")
+    refused(call("plan", domain), "depends on the given SAE")
     pipeline.evaluate(run)
     assert pipeline.is_evaluated(run)
     assert call("report", path).code == 0

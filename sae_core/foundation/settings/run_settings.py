@@ -155,6 +155,8 @@ class TrainingSettings(_Settings):
     """Share of the steps in which the sparsity penalty rises to its full weight."""
     clip: bounds.Size = 1.0
     """The gradient of the loss per dimension is clipped to this norm."""
+    boost_from: bounds.Name | None = None
+    """The imported ensemble of the run whose residual the method extended trains on; train --boost-from sets it."""
     seed: bounds.Seed = 0
     """Seed of the initial weights (member j uses this seed and j) and of the order of activations."""
     member_seeds: tuple[bounds.Seed, ...] | None = None

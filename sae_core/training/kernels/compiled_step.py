@@ -92,7 +92,8 @@ class CompiledStep:
             gradients[name] = gradients[name].index_add(0, dead_M, grad_M)
         # b_dec is added after decoding and subtracted before encoding; for AuxK the centring is constant.
         centring_N = centring_N if self._sae.selects else gradients["b_enc"]
-        gradients["b_dec"] = grad_recon_BD.sum(dim=0, dtype=torch.float32) - self._sae.W_enc @ centring_N
+        grad_D = grad_recon_BD.sum(dim=0, dtype=torch.float32) - self._sae.W_enc @ centring_N
+        gradients["b_dec"] = grad_D if self._sae.biased else torch.zeros_like(grad_D)
 
     def moments(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and mean square of a parameter's gradient."""

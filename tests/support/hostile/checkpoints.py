@@ -194,7 +194,7 @@ def code_in_files(world: World) -> Iterator[Case]:
     name = "dictionary_learning AutoEncoderTopK"
     for what in ("in the place of a tensor", "in the place of all"):
         folder, marker = written(name, world.new()).folder, world.new("_marker")
-        content = _Harm(marker) if what.endswith("all") else {"encoder.weight": _Harm(marker)}
+        content: Any = _Harm(marker) if what.endswith("all") else {"encoder.weight": _Harm(marker)}
         torch.save(content, folder / "ae.pt")
         yield _harmless(f"{name}: code {what}", folder, marker, folder / "ae.pt")
     for what, content in {"a list": [torch.zeros(3)], "a number": 5, "a module's name": {"a": "b"}}.items():
