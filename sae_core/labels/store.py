@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
 
 import pandas as pd
-from sqlalchemy import Connection, Row, desc, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, Table, desc, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from sae_core.foundation import numbering
@@ -83,20 +83,13 @@ class LabelStore:
 
     def get(self, ensemble: str, feature: int) -> Label | None:
         """The label of a feature, given by its number in the ensemble; None if it has no label."""
-        with self._reading() as (connection, key):
-            query = select(labels).where(
-                labels.c.run == key, labels.c.ensemble == ensemble, labels.c.feature == feature
-            )
-            row = connection.execute(query).one_or_none() if connection else None
-        return label_from(row) if row else None
+        found = self._rows(select(labels).where(labels.c.ensemble == ensemble, labels.c.feature == feature), labels)
+        return label_from(found[0]) if found else None
 
     def all(self, ensemble: str | None = None) -> list[Label]:
         """All labels, or those of one ensemble, in the order of features."""
-        with self._reading() as (connection, key):
-            query = select(labels).where(labels.c.run == key)
-            if ensemble is not None:
-                query = query.where(labels.c.ensemble == ensemble)
-            found = [label_from(row) for row in connection.execute(query)] if connection else []
+        query = select(labels) if ensemble is None else select(labels).where(labels.c.ensemble == ensemble)
+        found = map(label_from, self._rows(query, labels))
         return sorted(found, key=lambda label: label.key)  # databases sort text in different ways
 
     def table(self) -> pd.DataFrame:
@@ -109,19 +102,13 @@ class LabelStore:
     def versions(self, ensemble: str, features: Iterable[int]) -> dict[int, int]:
         """The version of each feature, labelled or not; 0 if the feature was never labelled."""
         wanted = sorted(set(features))
-        with self._reading() as (connection, key):
-            if connection is None:
-                return dict.fromkeys(wanted, 0)
-            found = Ledger(connection, key).versions(ensemble, wanted)
+        with self._database.reading() as connection:
+            found = Ledger(connection, self._key(connection)).versions(ensemble, wanted) if connection else {}
         return {feature: found.get(feature, 0) for feature in wanted}
 
     def revision(self) -> int:
         """A number that grows with every change of any label of the run."""
-        with self._reading() as (connection, key):
-            if connection is None:
-                return 0
-            query = select(func.max(history.c.id)).where(history.c.run == key)
-            return int(connection.execute(query).scalar() or 0)
+        return max((row[0] or 0 for row in self._rows(select(func.max(history.c.id)), history)), default=0)
 
     def set(
         self, ensemble: str, member: int, latent: int, feature: int, label: str, note: str = "", author: str = ""
@@ -199,14 +186,9 @@ class LabelStore:
         return last if last and last.kind == "undo" else None
 
     def _last(self, author: str, among: Iterable[int] | None, *conditions: Any) -> Step | None:
-        with self._reading() as (connection, key):
-            if connection is None:
-                return None
-            query = select(steps).where(steps.c.run == key, steps.c.author == clean(author), *conditions)
-            if among is not None:
-                query = query.where(steps.c.id.in_(sorted(among)))
-            row = connection.execute(query.order_by(desc(steps.c.id)).limit(1)).one_or_none()
-        return _step(row) if row else None
+        query = select(steps).where(steps.c.author == clean(author), *conditions).order_by(desc(steps.c.id)).limit(1)
+        found = self._rows(query if among is None else query.where(steps.c.id.in_(sorted(among))), steps)
+        return _step(found[0]) if found else None
 
     def undo(self, author: str, number: int) -> Undone:
         """Undo a step of the same author, as a new step. Each label gets back its earlier text, author and time.
@@ -216,11 +198,7 @@ class LabelStore:
         Raises:
             UserError: If the author has no such step, or the step is already undone.
         """
-        with self._writing() as ledger:
-            row = ledger.step(number)
-            if row is None or row.author != clean(author) or row.undone or row.kind in _TAKING_BACK:
-                raise UserError(f"{author} has no step {number} to take back; load the page again.")
-            return Undone(_step(row), *ledger.take_back(row, clean(author)))
+        return self._take_back(author, number, "no step {} to take back", lambda kind: kind not in _TAKING_BACK)
 
     def redo(self, author: str, number: int) -> Undone:
         """Take back an undo of the same author, as a new step. Each label gets back its text, author and time.
@@ -230,17 +208,18 @@ class LabelStore:
         Raises:
             UserError: If the author has no such undo, or the undo is already taken back.
         """
+        return self._take_back(author, number, "taken back nothing as step {}", lambda kind: kind == "undo")
+
+    def _take_back(self, author: str, number: int, fault: str, fits: Callable[[str], bool]) -> Undone:
         with self._writing() as ledger:
             row = ledger.step(number)
-            if row is None or row.author != clean(author) or row.undone or row.kind != "undo":
-                raise UserError(f"{author} has taken back nothing as step {number}; load the page again.")
+            if row is None or row.author != clean(author) or row.undone or not fits(row.kind):
+                raise UserError(f"{author} has {fault.format(number)}; load the page again.")
             return Undone(_step(row), *ledger.take_back(row, clean(author)))
 
     def steps(self, limit: int = 50) -> list[Step]:
         """The latest steps of all authors, the latest first."""
-        with self._reading() as (connection, key):
-            query = select(steps).where(steps.c.run == key).order_by(desc(steps.c.id)).limit(limit)
-            return [_step(row) for row in connection.execute(query)] if connection else []
+        return [_step(row) for row in self._rows(select(steps).order_by(desc(steps.c.id)).limit(limit), steps)]
 
     def history(self, ensemble: str, feature: int) -> list[Change]:
         """All changes of a feature's label, the earliest first."""
@@ -251,26 +230,23 @@ class LabelStore:
             .where(history.c.ensemble == ensemble, history.c.feature == feature)
             .order_by(history.c.id)
         )
-        with self._reading() as (connection, key):
-            rows = connection.execute(chosen.where(history.c.run == key)).all() if connection else []
         return [
             Change(
                 None if row.old_label is None else values_from(row, "old_"),
                 None if row.new_label is None else values_from(row, "new_"),
                 *(row.author, row.time, row.kind or "", row.step_author or "", source_from(row)),
             )
-            for row in rows
+            for row in self._rows(chosen, history)
         ]
 
     def to_csv(self) -> str:
         """All labels as CSV; a cell that a spreadsheet would run as a formula begins with an apostrophe."""
         return csv_file.write_csv(self.all(), self.run_name)
 
-    @contextmanager
-    def _reading(self) -> Iterator[tuple[Connection | None, str]]:
-        """Yield a connection for reading (None while nobody has written a label) and the run's key in the database."""
+    def _rows(self, query: Select[Any], table: Table) -> Sequence[Row[Any]]:
+        """The rows of a query that belong to this run; none while nobody has written a label."""
         with self._database.reading() as connection:
-            yield connection, self._key(connection) if connection else self._run
+            return connection.execute(query.where(table.c.run == self._key(connection))).all() if connection else ()
 
     def _key(self, connection: Connection) -> str:
         """The run's key in the database: its identity, or its name if an older version has written labels."""
