@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from typing import TYPE_CHECKING, Literal, TypeGuard
+from typing import TYPE_CHECKING, Literal
 
 from sae_core.foundation.method import RANDOM_STAGES, Method
-
-_ROOM = "sae_core.ensembles.methods"
-"""The room is named and not imported, since it lies above this one. Every file there is a method."""
+from sae_core.foundation.rooms import classes_in
 
 
 def _found() -> dict[str, Method]:
-    room = importlib.import_module(_ROOM)
-    modules = [importlib.import_module(f"{_ROOM}.{each.name}") for each in pkgutil.iter_modules(room.__path__)]
-    found = {each for module in modules for each in vars(module).values() if _is_method(each)}
-    return {each.name: each() for each in sorted(found, key=lambda each: each.place)}
-
-
-def _is_method(thing: object) -> TypeGuard[type[Method]]:
-    return isinstance(thing, type) and issubclass(thing, Method) and "name" in vars(thing)
+    named = [each for each in classes_in("sae_core.ensembles.methods", Method) if "name" in vars(each)]
+    return {each.name: each() for each in sorted(named, key=lambda each: each.place)}
 
 
 def _with_those_before(name: str) -> list[str]:

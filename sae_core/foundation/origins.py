@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from pydantic import Field
 
 from sae_core.foundation.origin import Origin
-
-_ROOM = "sae_core.activations.origins"
-"""Named and not imported: it lies above this room. A file there is an origin as soon as it lies there."""
+from sae_core.foundation.rooms import classes_in
 
 
 def _found() -> dict[str, type[Origin]]:
-    room = importlib.import_module(_ROOM)
-    modules = [importlib.import_module(f"{_ROOM}.{each.name}") for each in pkgutil.iter_modules(room.__path__)]
-    found = {each for module in modules for each in vars(module).values() if _is_origin(each)}
-    return {each.model_fields["kind"].default: each for each in sorted(found, key=lambda each: each.__name__)}
-
-
-def _is_origin(thing: object) -> TypeGuard[type[Origin]]:
-    return isinstance(thing, type) and issubclass(thing, Origin) and thing is not Origin
+    found = sorted(classes_in("sae_core.activations.origins", Origin), key=lambda each: each.__name__)
+    return {each.model_fields["kind"].default: each for each in found}
 
 
 ORIGINS = _found()

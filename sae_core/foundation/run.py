@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_object, write_json
-from sae_core.foundation.folders import CorpusFolder, EnsembleFolder, file_name
+from sae_core.foundation.folders import CorpusFolder, EnsembleFolder, Within, file_name
 from sae_core.foundation.settings.reading import parse_settings, stored_settings
 from sae_core.foundation.settings.run_settings import RunSettings
 
@@ -149,10 +149,8 @@ class Run:
         if not is_run(self.path):
             raise UserError(f"The run {self.path} is gone, so nothing can be kept in it; restore it or open another.")
 
-    @property
-    def manifest_path(self) -> Path:
-        """JSON: settings, seeds, data fingerprint, package versions, what is finished."""
-        return self.path / "run.json"
+    manifest_path = Within("run.json")
+    """JSON: settings, seeds, data fingerprint, package versions, what is finished."""
 
     def read_manifest(self) -> dict[str, Any]:
         """Return the content of run.json as it is on disk now, not to be changed; a file that is as before is not read.
@@ -176,25 +174,14 @@ class Run:
         """The indexed corpus."""
         return CorpusFolder(self.path / "corpus")
 
-    @property
-    def activations(self) -> Path:
-        """Folder of the activation cache; it may be deleted once everything is trained."""
-        return self.path / "activations"
-
-    @property
-    def dealt(self) -> Path:
-        """Folder of the cache in random piles, where a run shuffles on disk; gone when everything is trained."""
-        return self.activations / "dealt"
-
-    @property
-    def truth(self) -> Path:
-        """Safetensors: the known dictionary, where activations are drawn from one."""
-        return self.path / "truth.safetensors"
-
-    @property
-    def labels(self) -> Path:
-        """SQLite: people's labels."""
-        return self.path / "labels.sqlite"
+    activations = Within("activations")
+    """Folder of the activation cache; it may be deleted once everything is trained."""
+    dealt = Within("activations/dealt")
+    """Folder of the cache in random piles, where a run shuffles on disk; gone when everything is trained."""
+    truth = Within("truth.safetensors")
+    """Safetensors: the known dictionary, where activations are drawn from one."""
+    labels = Within("labels.sqlite")
+    """SQLite: people's labels."""
 
     def ensemble(self, name: str) -> EnsembleFolder:
         """Paths of the ensemble called ``name``, whether it is there or not."""

@@ -5,8 +5,6 @@ A file of this folder that holds a subclass of `Format` is a format as soon as i
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.rooms import classes_in
 from sae_core.foundation.settings.run_settings import Site
 from sae_core.sae import ARCHITECTURES, SAE
 
@@ -87,15 +86,8 @@ class Format(ABC):
 
 def formats() -> list[Format]:
     """The formats that there are, found from the files of this folder."""
-    package = __name__.rpartition(".")[0]
-    room = importlib.import_module(package)
-    modules = [importlib.import_module(f"{package}.{each.name}") for each in pkgutil.iter_modules(room.__path__)]
-    found = {each for module in modules for each in vars(module).values() if _is_format(each)}
+    found: set[Any] = set(classes_in(__name__.rpartition(".")[0], Format))  # type: ignore[type-abstract]
     return [each() for each in sorted(found, key=lambda each: each.title)]
-
-
-def _is_format(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Format) and thing is not Format
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
