@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
+import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
@@ -130,6 +131,22 @@ def choice(
             label_visibility="collapsed",
         )
     return now
+
+
+def clicked_row(rows: pd.DataFrame, columns: Mapping[str, Any], *, key: str, alt: str, height: int = 380) -> int | None:
+    """Draw a table, and return the row in which a cell was clicked."""
+    st.dataframe(
+        rows,
+        key=key,
+        hide_index=True,
+        height=min(height, 37 + 35 * len(rows)),
+        on_select="rerun",
+        selection_mode="single-cell",
+        column_config=columns,
+        alt=alt,
+    )
+    row = picked_row(key)
+    return row if row is not None and row < len(rows) else None
 
 
 def picked_row(key: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -27,6 +28,13 @@ def figure(*, x: str, y: str, height: int = 320, legend: bool = True) -> go.Figu
     chart.update_xaxes(**axis, title_text=x)
     chart.update_yaxes(**axis, title_text=y)
     return chart
+
+
+def error_bars(values: Iterable[float], lows: Iterable[float], highs: Iterable[float], **look: float) -> dict[str, Any]:
+    """Bars from the low to the high end of the intervals of some values."""
+    ends = list(zip(values, lows, highs, strict=True))
+    above, below = [high - value for value, _, high in ends], [value - low for value, low, _ in ends]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, **look}
 
 
 def quoted(text: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dashboard.shared import filters as chosen
 from dashboard.shared.filters import Filters
-from dashboard.shared.reads.cached import ENTRIES, modified, optional
+from dashboard.shared.reads.cached import ENTRIES, modified, optional_file
 from dashboard.shared.reads.label_store import label_list, label_stamp
 from dashboard.shared.reads.opening import EnsembleInfo, open_run
 from dashboard.shared.reads.tables import atoms, concepts, corpus, suggestions
@@ -133,12 +133,7 @@ def has_tokens(run: Run, ensemble: str) -> bool:
 
 
 def _by_token(run: Run, ensemble: str) -> ByToken | None:
-    return optional(run.ensemble(ensemble).by_token, _open_by_token)
-
-
-@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _open_by_token(path: str, modified: int) -> ByToken:
-    return ByToken.open(Path(path))
+    return optional_file(run.ensemble(ensemble).by_token, ByToken)
 
 
 def _token_names(run: Run, ensemble: str) -> TokenNames | None:

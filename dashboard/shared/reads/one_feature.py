@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard.shared.reads.cached import ENTRIES, modified, optional
+from dashboard.shared.reads.cached import ENTRIES, modified, optional_file
 from dashboard.shared.reads.tables import corpus, index, matches
 from sae_core.activations.corpus import Corpus
 from sae_core.analysis.index.examples import (
@@ -41,7 +40,9 @@ class FeatureView:
     tokens: int
 
 
-def feature_view(run: Run, ensemble: str, feature: int, *, count: int = 12, window: int = 16) -> FeatureView | None:
+def feature_view(
+    run: Run, ensemble: str, feature: int, *, count: int = 12, window: int = 16, quantiles: bool = True
+) -> FeatureView | None:
     """Examples and the histogram of one feature; None where there is no index or no corpus.
 
     Args:
@@ -50,6 +51,7 @@ def feature_view(run: Run, ensemble: str, feature: int, *, count: int = 12, wind
         feature: Number of the feature.
         count: Strongest examples.
         window: Tokens shown on either side.
+        quantiles: Whether examples from lower quantiles are wanted, too.
     """
     entries, text = index(run, ensemble), corpus(run)
     if entries is None or text is None:
@@ -58,12 +60,18 @@ def feature_view(run: Run, ensemble: str, feature: int, *, count: int = 12, wind
     edges, counts = histogram(values)
     return FeatureView(
         top=top_examples(entries, text, feature, count=count, window=window),
-        quantiles=quantile_examples(entries, text, feature, window=window),
-        edges=[float(edge) for edge in edges],
-        counts=[int(number) for number in counts],
-        peak=float(values.max()) if len(values) else 0.0,
+        quantiles=quantile_examples(entries, text, feature, window=window) if quantiles else (),
+        edges=edges.tolist(),
+        counts=counts.tolist(),
+        peak=float(values.max(initial=0.0)),
         tokens=entries.tokens,
     )
+
+
+def examples(run: Run, ensemble: str, feature: int, *, count: int = 3, window: int = 16) -> Sequence[Example]:
+    """Where a feature is strongest; nothing where there is no index or no corpus."""
+    entries, text = index(run, ensemble), corpus(run)
+    return () if entries is None or text is None else top_examples(entries, text, feature, count=count, window=window)
 
 
 def often_together(run: Run, ensemble: str, feature: int, *, count: int = 6) -> pd.DataFrame | None:
@@ -71,16 +79,11 @@ def often_together(run: Run, ensemble: str, feature: int, *, count: int = 6) -> 
 
     Looked up where they were counted when the run was indexed; else all positions of the index are read.
     """
-    counted = optional(run.ensemble(ensemble).together, _together)
+    counted = optional_file(run.ensemble(ensemble).together, Together)
     if counted is not None:
         return counted.of(feature, count)
     entries = index(run, ensemble)
     return None if entries is None else co_active(entries, feature, count=count)
-
-
-@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _together(path: str, modified: int) -> Together:
-    return Together.open(Path(path))
 
 
 def nearest_within(run: Run, ensemble: str, feature: int) -> tuple[pd.DataFrame, float] | None:
@@ -88,13 +91,8 @@ def nearest_within(run: Run, ensemble: str, feature: int) -> tuple[pd.DataFrame,
 
     None for a run that was indexed by a version that did not look for them.
     """
-    table = optional(run.ensemble(ensemble).nearest, _nearest)
+    table = optional_file(run.ensemble(ensemble).nearest, Nearest)
     return None if table is None else (table.of(feature), float(table.chance[feature]))
-
-
-@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _nearest(path: str, modified: int) -> Nearest:
-    return Nearest.open(Path(path))
 
 
 class Match(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.shared.reads.cached import ENTRIES, modified, optional, optional_table
+from dashboard.shared.reads.cached import ENTRIES, modified, optional, optional_file, optional_table
 from sae_core.activations.corpus import Corpus
 from sae_core.analysis.concepts.stage import CONCEPTS
 from sae_core.analysis.index.activation_index import ActivationIndex
@@ -75,12 +75,7 @@ def suggestions(run: Run, ensemble: str) -> pd.DataFrame | None:
 
 def index(run: Run, ensemble: str) -> ActivationIndex | None:
     """The activation index."""
-    return optional(run.ensemble(ensemble).index, _index)
-
-
-@st.cache_resource(max_entries=ENTRIES, show_spinner=False)
-def _index(path: str, modified: int) -> ActivationIndex:
-    return ActivationIndex.open(Path(path))
+    return optional_file(run.ensemble(ensemble).index, ActivationIndex)
 
 
 def corpus(run: Run) -> Corpus | None:

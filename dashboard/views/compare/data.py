@@ -13,9 +13,8 @@ import streamlit as st
 
 from dashboard.shared.reads.cached import modified, optional_table
 from dashboard.shared.reads.opening import EnsembleInfo
-from dashboard.shared.reads.tables import atoms, corpus, index, matches
+from dashboard.shared.reads.tables import atoms, index, matches
 from dashboard.shared.reads.typed_text import loaded_ensemble, text_read
-from sae_core.analysis.index.examples import Example, top_examples
 from sae_core.analysis.shared.names_in_tables import FAMILY_THRESHOLDS
 from sae_core.analysis.similarity.pair_scores import atom_cosines, correlations, overlaps
 from sae_core.foundation.files.whole_files import read_object, read_table
@@ -200,14 +199,6 @@ def _sources(run: Run, ensemble: str) -> dict[str, pd.DataFrame]:
 
 def _best(measure: str) -> tuple[str, str]:
     return ("best_feature" if measure == "cosine" else f"best_by_{measure}"), f"best_{measure}"
-
-
-def examples(run: Run, ensemble: str, feature: int, *, count: int = 3, window: int = 7) -> list[Example]:
-    """The strongest examples of a feature, in short windows."""
-    entries, text = index(run, ensemble), corpus(run)
-    if entries is None or text is None:
-        return []
-    return top_examples(entries, text, feature, count=count, window=window)
 
 
 def energy_of_text(run: Run, ensemble: str, text: str) -> list[tuple[StageEnergy, pd.DataFrame]]:

@@ -209,7 +209,7 @@ def _side_by_side(here: Here, info: EnsembleInfo, features: Sequence[int], membe
             tokens = token_chips(peaks[feature])
             density = percent(atoms["density"].iloc[feature], 2) if atoms is not None else ""
             st.html(card([who, muted(f"fires on {density}")], label, element("div", tokens)))
-            examples = data.examples(here.run, info.name, feature)
+            examples = one_feature.examples(here.run, info.name, feature, window=7)
             if examples:
                 st.html(strips(examples, examples[0].peak))
             feature_link(here, feature, f"Feature {feature:,}")

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.shared.address import Here, here
-from dashboard.shared.common import chart, choice, missing, open_feature, picked_row, trained_ensemble
+from dashboard.shared.common import chart, choice, clicked_row, missing, open_feature, trained_ensemble
 from dashboard.shared.look.cards import notice
 from dashboard.shared.reads import tables
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -153,9 +153,8 @@ def _energy(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
     names = {"all": "all stages", **{str(stage): f"stage {stage}" for stage in range(info.members)}}
     stage = choice("stage", "Stage", list(names), names.__getitem__)
     rows = charts.removers(energy, atoms, None if stage == "all" else int(stage)).head(MAX_LONE)
-    key = f"energy-{here.run.path.name}-{info.name}-{stage}"
     share = st.column_config.NumberColumn
-    st.dataframe(
+    row = clicked_row(
         pd.DataFrame(
             {
                 "Feature": rows["feature"],
@@ -167,22 +166,18 @@ def _energy(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
                 "Density": 100 * rows["density"],
             }
         ),
-        key=key,
-        hide_index=True,
-        height=300,
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config={
+        {
             "Feature": share(format="%d"),
             "Removes": share(format="%.3f %%", help="Share of the energy of all activations that it removes"),
             "Alone": share(format="%.3f %%", help="The drop if it alone were subtracted from what the stage finds"),
             "Of its stage": share(format="%.2f %%", help="Its share of what all features of its stage remove"),
             "Density": share(format="%.3g %%", help="Share of the tokens on which it fires"),
         },
+        key=f"energy-{here.run.path.name}-{info.name}-{stage}",
         alt="Features by the energy that they remove; click a row to open one",
+        height=300,
     )
-    row = picked_row(key)
-    if row is not None and row < len(rows):
+    if row is not None:
         open_feature(here, int(rows["feature"].iloc[row]))
 
 
@@ -210,8 +205,7 @@ def _lone(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
         st.html(notice("There are none", f"Every living feature is found in another {info.member_word}, too."))
         return
     shown = lone.head(MAX_LONE)
-    key = f"lone-{here.run.path.name}-{info.name}-{way}"
-    st.dataframe(
+    row = clicked_row(
         pd.DataFrame(
             {
                 "Feature": shown["feature"],
@@ -222,12 +216,7 @@ def _lone(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
                 "Peak": shown["peak"],
             }
         ),
-        key=key,
-        hide_index=True,
-        height=min(380, 37 + 35 * len(shown)),
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config={
+        {
             "Feature": st.column_config.NumberColumn(format="%d"),
             **{
                 f"Best {by}": st.column_config.NumberColumn(
@@ -238,10 +227,10 @@ def _lone(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
             "Density": st.column_config.NumberColumn(format="%.3g %%", help="Share of the tokens on which it fires"),
             "Peak": st.column_config.NumberColumn(format="%.2f", help="Its largest activation"),
         },
+        key=f"lone-{here.run.path.name}-{info.name}-{way}",
         alt="Features that only one member has; click a row to open one",
     )
-    row = picked_row(key)
-    if row is not None and row < len(shown):
+    if row is not None:
         open_feature(here, int(shown["feature"].iloc[row]))
 
 

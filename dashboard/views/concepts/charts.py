@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.shared.look.charts import figure, quoted
+from dashboard.shared.look.charts import error_bars, figure, quoted
 from dashboard.shared.look.colors import method_color
 from sae_core.analysis.concepts.detected import Mean
 from sae_core.analysis.index.examples import Example
@@ -77,7 +77,7 @@ def by_features(
         chart.add_scatter(
             x=[numbers[0], numbers[-1]] if level else part["m"].tolist(),
             y=part["mean"].tolist() * (2 if level else 1),
-            error_y=None if level else _bars(part),
+            error_y=None if level else error_bars(part["mean"], part["low"], part["high"], thickness=1.2, width=3),
             name=name,
             mode="lines" if level else "lines+markers",
             # Later ones are thinner, so that of lines that coincide all can be seen.
@@ -97,11 +97,6 @@ def by_features(
     chart.update_xaxes(type="log", tickvals=numbers, ticktext=[str(m) for m in numbers])
     chart.update_yaxes(tickformat=".0%")
     return chart
-
-
-def _bars(part: pd.DataFrame) -> dict[str, Any]:
-    above, below = (part["high"] - part["mean"]).tolist(), (part["mean"] - part["low"]).tolist()
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2, "width": 3}
 
 
 def difference(found: Mean | None) -> Cell:
@@ -175,14 +170,7 @@ def concept_chart(table: pd.DataFrame, chance: float | None) -> go.Figure:
         chart.add_scatter(
             x=[row["accuracy"]],
             y=[name],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [row["accuracy_high"] - row["accuracy"]],
-                "arrayminus": [row["accuracy"] - row["accuracy_low"]],
-                "thickness": 2,
-                "width": 5,
-            },
+            error_x=error_bars([row["accuracy"]], [row["accuracy_low"]], [row["accuracy_high"]], thickness=2, width=5),
             mode="markers",
             marker={"size": 11, "color": method_color(str(row["method"])), "symbol": _symbol(int(row["m"]), table)},
             hovertemplate=f"{name}: {percent(row['accuracy'])}, 95 % interval {percent(row['accuracy_low'])} to "

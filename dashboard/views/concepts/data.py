@@ -1,18 +1,15 @@
-"""What the page on concepts reads besides the figures: each detector's ROC curve, and the contexts of its features."""
+"""What the page on concepts reads besides the figures: each detector's ROC curve, and means."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from dashboard.shared.reads.cached import ENTRIES, modified, optional_table
-from dashboard.shared.reads.tables import corpus, index
 from sae_core.analysis.concepts.detected import mean_accuracies as mean_of
 from sae_core.analysis.concepts.detected import read_means
-from sae_core.analysis.index.examples import Example, top_examples
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
 
@@ -46,11 +43,3 @@ def concept_accuracies(run: Run, task: str, concept: str) -> pd.DataFrame | None
     """The same of one concept; None for runs that were evaluated before it was kept which texts were called rightly."""
     stamp = modified(run.evaluation_table(DETECTORS))
     return _concept_means(str(run.path), stamp, task, concept) if stamp else None
-
-
-def contexts(run: Run, ensemble: str, feature: int, *, count: int = 3) -> Sequence[Example]:
-    """Where in the indexed corpus a feature is strongest; nothing without an index."""
-    entries, text = index(run, ensemble), corpus(run)
-    if entries is None or text is None:
-        return []
-    return top_examples(entries, text, feature, count=count)

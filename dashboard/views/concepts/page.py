@@ -278,9 +278,8 @@ def _detector(here: Here, ensemble: str, feature: int, sign: int) -> None:
         name = chip(label.label) if label and label.label else Html()
         suggestions = tables.suggestions(here.run, ensemble)
         suggested = Html() if suggestions is None else suggestion_line(suggestions.iloc[feature].to_dict())
-        st.html(
-            card([whose, name], token_chips(tokens), suggested) + examples(data.contexts(here.run, ensemble, feature))
-        )
+        found = examples(one_feature.examples(here.run, ensemble, feature))
+        st.html(card([whose, name], token_chips(tokens), suggested) + found)
         feature_link(here, feature, f"Feature {feature:,}", ensemble=ensemble)
 
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard.components.map_canvas import Listed
 from dashboard.shared.address import Here
-from dashboard.shared.common import open_feature, picked_row
+from dashboard.shared.common import clicked_row, open_feature
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.shared.selection import selection_csv
 from dashboard.views.map.look import Look
@@ -35,16 +35,12 @@ def listing(here: Here, look: Look, listed: Listed) -> None:
         return
     shown = chosen.head(ROWS)
     places = [look.place(int(point)) for point in shown.index]
-    key = f"{look.key}-list-{hash((listed.by, listed.points.tobytes(), look.points.key))}"
-    st.dataframe(
+    row = clicked_row(
         _columns(here, shown, places, look.word),
-        key=key,
-        hide_index=True,
-        height=min(420, 37 + 35 * len(shown)),
-        on_select="rerun",
-        selection_mode="single-cell",
-        column_config=_config(look),
+        _config(look),
+        key=f"{look.key}-list-{hash((listed.by, listed.points.tobytes(), look.points.key))}",
         alt="Features of the choice; click a row to open one",
+        height=420,
     )
     runs = [f"{run.path.name}/{info.name}" for run, info in look.sides]
     st.download_button(
@@ -55,8 +51,7 @@ def listing(here: Here, look: Look, listed: Listed) -> None:
         icon=":material/download:",
         on_click="ignore",
     )
-    row = picked_row(key)
-    if row is not None and row < len(places):
+    if row is not None:
         run, info, feature = places[row]
         open_feature(replace(here, run=run, ensemble=info), feature)
 

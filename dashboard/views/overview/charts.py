@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from dashboard.shared.look.charts import figure
+from dashboard.shared.look.charts import error_bars, figure
 from dashboard.shared.look.colors import method_color
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.methods import title_of
@@ -57,15 +57,8 @@ def cost(rows: Sequence[Mapping[str, Any]], costs: Mapping[str, Mapping[str, Any
         flops = costs.get(row["ensemble"], {}).get("inference_flops_per_token")
         if is_missing(flops) or is_missing(row["explained_variance"]):
             continue
-        low, high = row["explained_variance_low"], row["explained_variance_high"]
-        spread = {}
-        if not is_missing(low) and not is_missing(high):
-            spread = {
-                "type": "data",
-                "symmetric": False,
-                "array": [high - row["explained_variance"]],
-                "arrayminus": [row["explained_variance"] - low],
-            }
+        value, low, high = (row[f"explained_variance{end}"] for end in ("", "_low", "_high"))
+        spread = {} if is_missing(low) or is_missing(high) else error_bars([value], [low], [high])
         chart.add_scatter(
             x=[flops],
             y=[row["explained_variance"]],

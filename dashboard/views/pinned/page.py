@@ -12,14 +12,16 @@ from dashboard.shared.common import FEATURES_PAGE, feature_link, missing, traine
 from dashboard.shared.look.cards import notice
 from dashboard.shared.pins import MOST, Pin
 from dashboard.shared.reads import finding, tables
+from dashboard.shared.reads.one_feature import feature_view
 from dashboard.shared.reads.opening import EnsembleInfo
-from dashboard.views.pinned import data
 from dashboard.views.pinned.side_by_side import Beside, side_by_side
 from sae_core.foundation.numbers import decimal, is_missing, percent, whole
 from sae_core.foundation.run import Run
 from sae_core.report.pieces.cards import heading
 from sae_core.report.pieces.tokens import show_alone
 
+EXAMPLES, WINDOW = 5, 8
+"""Examples of a feature, and tokens on either side of their peaks: columns are narrow."""
 BESIDE = 6
 """Features side by side."""
 
@@ -88,7 +90,7 @@ def _controls(here: Here, shown: Sequence[Pin]) -> None:
 def _column(here: Here, pin: Pin) -> Beside | None:
     info = here.ensembles[pin.ensemble]
     table = finding.features(here.run, info)
-    view = data.pin_view(here.run, pin.ensemble, pin.feature)
+    view = feature_view(here.run, pin.ensemble, pin.feature, count=EXAMPLES, window=WINDOW, quantiles=False)
     if table is None or view is None:
         return None
     member, _ = info.place(pin.feature)

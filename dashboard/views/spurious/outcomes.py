@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from dashboard.shared.look.charts import figure
+from dashboard.shared.look.charts import error_bars, figure
 from dashboard.shared.look.colors import method_color
 from sae_core.analysis.shared.names_in_tables import BIASED, BY_PROBE, ORACLE, RANDOM
 from sae_core.analysis.shared.seeds import within
@@ -171,14 +171,8 @@ def automatic_chart(figures: Sequence[Mapping[str, Any]], measure: str) -> go.Fi
         means = [each["mean"] for each in found]
         spread = None
         if all(each["low"] is not None for each in found):
-            spread = {
-                "type": "data",
-                "symmetric": False,
-                "array": [each["high"] - each["mean"] for each in found],
-                "arrayminus": [each["mean"] - each["low"] for each in found],
-                "thickness": 1.2,
-                "width": 3,
-            }
+            ends = ([each[end] for each in found] for end in ("low", "high"))
+            spread = error_bars(means, *ends, thickness=1.2, width=3)
         style = ".2f" if measure == "scr" else ".1%"
         chart.add_scatter(
             x=[row["n"] for row in own],
