@@ -9,6 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, clicked_row, missing, open_feature, trained_ensemble
+from dashboard.shared.feature_figures import DENSITY, PEAK
 from dashboard.shared.look.cards import notice
 from dashboard.shared.reads import tables
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -163,7 +164,7 @@ def _energy(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
                 "Removes": 100 * rows["removed"],
                 "Alone": 100 * rows["alone"],
                 "Of its stage": 100 * rows["of_stage"],
-                "Density": 100 * rows["density"],
+                "Density": DENSITY.values(rows),
             }
         ),
         {
@@ -171,7 +172,7 @@ def _energy(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
             "Removes": share(format="%.3f %%", help="Share of the energy of all activations that it removes"),
             "Alone": share(format="%.3f %%", help="The drop if it alone were subtracted from what the stage finds"),
             "Of its stage": share(format="%.2f %%", help="Its share of what all features of its stage remove"),
-            "Density": share(format="%.3g %%", help="Share of the tokens on which it fires"),
+            "Density": DENSITY.column(here.words),
         },
         key=f"energy-{here.run.path.name}-{info.name}-{stage}",
         alt="Features by the energy that they remove; click a row to open one",
@@ -212,7 +213,7 @@ def _lone(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
                 info.member_word.capitalize(): shown["member"],
                 "Top token": [show_alone(str(token)) for token in shown["top_token"]],
                 **{f"Best {by}": shown[f"best_{by}"] for by in known},
-                "Density": 100 * shown["density"],
+                "Density": DENSITY.values(shown),
                 "Peak": shown["peak"],
             }
         ),
@@ -224,8 +225,8 @@ def _lone(here: Here, info: EnsembleInfo, atoms: pd.DataFrame) -> None:
                 )
                 for by in known
             },
-            "Density": st.column_config.NumberColumn(format="%.3g %%", help="Share of the tokens on which it fires"),
-            "Peak": st.column_config.NumberColumn(format="%.2f", help="Its largest activation"),
+            "Density": DENSITY.column(here.words),
+            "Peak": PEAK.column(here.words),
         },
         key=f"lone-{here.run.path.name}-{info.name}-{way}",
         alt="Features that only one member has; click a row to open one",

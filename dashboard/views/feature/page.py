@@ -16,6 +16,7 @@ from dashboard.shared import filters as chosen
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import go_to, missing, opened_key, trained_ensemble
 from dashboard.shared.faults import fragment
+from dashboard.shared.feature_figures import CLOSEST, COUNT, DENSITY, FAMILY, STABILITY
 from dashboard.shared.filters import Filters
 from dashboard.shared.look.cards import notice, what_to_run
 from dashboard.shared.look.colors import method_color
@@ -28,7 +29,8 @@ from dashboard.views.feature.side import keys_html, lens_html, passages_html
 from dashboard.views.feature.steps import stepped
 from sae_core.foundation.colours import HIGHLIGHT
 from sae_core.foundation.numbering import within
-from sae_core.foundation.numbers import decimal, is_missing, one_in, percent, whole
+from sae_core.foundation.numbers import decimal, is_missing, one_in
+from sae_core.foundation.origin import Words
 from sae_core.labels import Label
 from sae_core.report.html import Html, joined
 from sae_core.report.pieces.cards import chip, heading, member_chip, section, tile, tiles
@@ -72,7 +74,7 @@ def _draw(here: Here, info: EnsembleInfo, feature: int, order: NDArray[np.int64]
     label = label_store.label_of(here.run, info, feature)
     _head(here, info, row, label, order, filters)
     label_form(here, info, feature, label)
-    st.html(_figures(info, row, here.words.rows))
+    st.html(_figures(info, row, here.words))
     left, right = st.columns([1.95, 1], gap="large")
     with left:
         view = _examples(here, info, feature)
@@ -153,33 +155,22 @@ def _step(name: str, to: int, feature: int, key: str, icon: str) -> None:
     )
 
 
-def _figures(info: EnsembleInfo, row: pd.Series, rows: str) -> Html:
+def _figures(info: EnsembleInfo, row: pd.Series, words: Words) -> Html:
+    rows = words.rows
     items = [
-        tile(
-            "Density",
-            percent(row["density"], 2),
-            one_in(row["density"], rows),
-            title=f"Share of the indexed {rows} on which it fires",
-        ),
-        tile("Fires on", whole(row["count"]), f"indexed {rows}"),
+        tile(DENSITY.title, DENSITY.text(row), one_in(row["density"], rows), title=DENSITY.explained(words)),
+        tile(COUNT.title, COUNT.text(row), f"indexed {rows}"),
         tile("Peak activation", decimal(row["peak"]), f"mean when active {decimal(row['mean_active'])}"),
     ]
     if info.members > 1:
         others = info.members - 1
         found = "" if is_missing(row["stability"]) else f"in {round(row['stability'] * others)} of {others} others"
-        items.append(
-            tile(
-                "Stability",
-                percent(row["stability"], 0),
-                found,
-                title="Share of the other members with a feature of cosine ≥ 0.7",
-            )
-        )
-        items.append(tile("Closest match", decimal(row["best_cosine"]), "cosine, other members"))
+        items.append(tile(STABILITY.title, STABILITY.text(row), found, title=STABILITY.definition))
+        items.append(tile(CLOSEST.title, CLOSEST.text(row), "cosine, other members"))
         size = int(row["family_size"])
         items.append(
             tile(
-                "Family",
+                FAMILY.title,
                 str(size) if size > 1 else "alone",
                 "features, one to one" if size > 1 else "no one-to-one match",
             )

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dashboard.components.feature_list import Column, Page
+from dashboard.shared.feature_figures import DENSITY, FAMILY, PEAK, STABILITY, TOP_TOKEN
 from dashboard.shared.filters import MATCH, Filters
 from sae_core.foundation.colours import member_color
 from sae_core.foundation.numbers import MISSING, decimal, is_missing, percent, whole
@@ -39,8 +40,7 @@ def columns(
     if members > 1:
         text = f"The {member_word} that it belongs to; numbered from 0"
         found.append(Column("member", member_word.capitalize(), "member", text))
-    text = f"The most frequent {words.told_by} among its strongest activations; · is a space"
-    found.append(Column("top_token", f"Top {words.told_by}", "token", text))
+    found.append(Column("top_token", f"Top {words.told_by}", "token", TOP_TOKEN.explained(words)))
     found.append(Column("label", "Label", "label", "What people call it; in italics what is only suggested"))
     if filters.token:
         text = (
@@ -55,13 +55,11 @@ def columns(
     elif filters.concept:
         text = "It is among this many features that were chosen on training texts to detect the concept"
         found.append(Column(MATCH, "Among the best", "number", text))
-    found.append(Column("density", "Density", "number", f"Share of the indexed {words.rows} on which it fires"))
-    found.append(Column("peak", "Peak", "number", "Its largest activation", wide=True))
+    found.append(Column(DENSITY.key, DENSITY.title, "number", DENSITY.explained(words)))
+    found.append(Column(PEAK.key, PEAK.title, "number", PEAK.definition, wide=True))
     if members > 1:
-        text = "Share of the other members that have it too, with a cosine of at least 0.7"
-        found.append(Column("stability", "Stability", "share", text))
-        text = "Features that match one to one over the members; 1 is alone"
-        found.append(Column("family_size", "Family", "number", text, wide=True))
+        found.append(Column(STABILITY.key, STABILITY.title, "share", STABILITY.definition))
+        found.append(Column(FAMILY.key, FAMILY.title, "number", FAMILY.definition, wide=True))
     found.append(Column("cluster", "Cluster", "number", "Its cluster on the atom map; – is none", wide=True))
     if "promoted_text" in table:
         text = "Tokens whose prediction it raises most (logit lens)"

@@ -12,9 +12,11 @@ import streamlit as st
 from dashboard.components.map_canvas import Listed
 from dashboard.shared.address import Here
 from dashboard.shared.common import clicked_row, open_feature
+from dashboard.shared.feature_figures import DENSITY, STABILITY, TOP_TOKEN
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.shared.selection import selection_csv
 from dashboard.views.map.look import Look
+from sae_core.foundation.origin import Words
 from sae_core.foundation.run import Run
 from sae_core.report.pieces.cards import section
 from sae_core.report.pieces.tokens import show_alone
@@ -37,7 +39,7 @@ def listing(here: Here, look: Look, listed: Listed) -> None:
     places = [look.place(int(point)) for point in shown.index]
     row = clicked_row(
         _columns(here, shown, places, look.word),
-        _config(look),
+        _config(look, here.words),
         key=f"{look.key}-list-{hash((listed.by, listed.points.tobytes(), look.points.key))}",
         alt="Features of the choice; click a row to open one",
         height=420,
@@ -76,7 +78,7 @@ def _columns(here: Here, shown: pd.DataFrame, places: list[tuple[Run, EnsembleIn
     )
     if "suggestion" in shown:
         columns["suggestion"] = shown["suggestion"].to_numpy()
-    columns["density"] = 100 * shown["density"].to_numpy()
+    columns["density"] = DENSITY.values(shown).to_numpy()
     if shown["stability"].notna().any():
         columns["stability"] = shown["stability"].to_numpy()
     columns["cluster"] = shown["cluster"].to_numpy()
@@ -86,19 +88,17 @@ def _columns(here: Here, shown: pd.DataFrame, places: list[tuple[Run, EnsembleIn
     return columns
 
 
-def _config(look: Look) -> dict[str, Any]:
+def _config(look: Look, words: Words) -> dict[str, Any]:
     number, text = st.column_config.NumberColumn, st.column_config.TextColumn
     return {
         "open": st.column_config.LinkColumn("Feature", display_text=r"feature=(\d+)", help="Opens in a new tab"),
         "side": text("Side", width="small"),
         "member": number(look.word.capitalize(), format="%d", width="small"),
-        "token": text("Top token", help="The most frequent token among its strongest activations; · is a space"),
+        "token": text(TOP_TOKEN.title, help=TOP_TOKEN.explained(words)),
         "label": text("Label"),
         "suggestion": text("Suggested label", width="medium", help="Made from the tokens on which it fires"),
-        "density": number("Density", format="%.3g %%", help="Share of the indexed tokens on which it fires"),
-        "stability": st.column_config.ProgressColumn(
-            "Stability", format="percent", min_value=0, max_value=1, help="Share of the other members that have it too"
-        ),
+        "density": DENSITY.column(words),
+        "stability": STABILITY.column(words),
         "cluster": number("Cluster", format="%d", width="small", help="Cluster on the map; −1 is none"),
         "counterpart": number("Counterpart", format="%.2f", help="Largest cosine with an atom of the other side"),
     }

@@ -11,6 +11,7 @@ from dashboard.shared import address
 from dashboard.shared.address import FEATURE, Here, here
 from dashboard.shared.common import choice, feature_link, missing, trained_ensemble
 from dashboard.shared.faults import fragment
+from dashboard.shared.feature_figures import DENSITY, PEAK
 from dashboard.shared.look.cards import chip_row, notice
 from dashboard.shared.reads import finding, one_feature, tables
 from dashboard.shared.reads.opening import EnsembleInfo
@@ -189,10 +190,8 @@ def _feature(here: Here, look: Look, point: int, count: int) -> None:
     row = look.points.table.iloc[point]
     chips = [
         member_chip(int(row["member"]), stage=info.staged),
-        chip(f"peak {decimal(row['peak'])}", title="Its largest activation"),
-        chip(
-            one_in(row["density"], here.words.rows), title=f"Share of the indexed {here.words.rows} on which it fires"
-        ),
+        chip(f"peak {PEAK.text(row)}", title=PEAK.definition),
+        chip(one_in(row["density"], here.words.rows), title=DENSITY.explained(here.words)),
     ]
     if row["label"]:
         chips.append(chip(str(row["label"]), HIGHLIGHT, title="label"))

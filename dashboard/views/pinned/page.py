@@ -9,16 +9,25 @@ import streamlit as st
 from dashboard.shared import pins
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import FEATURES_PAGE, feature_link, missing, trained_ensemble
+from dashboard.shared.feature_figures import (
+    CLOSEST,
+    COUNT,
+    DENSITY,
+    FAMILY,
+    MEAN_ACTIVE,
+    PEAK,
+    STABILITY,
+    TOP_TOKEN,
+)
 from dashboard.shared.look.cards import notice
 from dashboard.shared.pins import MOST, Pin
 from dashboard.shared.reads import finding, tables
 from dashboard.shared.reads.one_feature import feature_view
 from dashboard.shared.reads.opening import EnsembleInfo
 from dashboard.views.pinned.side_by_side import Beside, side_by_side
-from sae_core.foundation.numbers import decimal, is_missing, percent, whole
+from sae_core.foundation.origin import Words
 from sae_core.foundation.run import Run
 from sae_core.report.pieces.cards import heading
-from sae_core.report.pieces.tokens import show_alone
 
 EXAMPLES, WINDOW = 5, 8
 """Examples of a feature, and tokens on either side of their peaks: columns are narrow."""
@@ -101,7 +110,7 @@ def _column(here: Here, pin: Pin) -> Beside | None:
         member=member,
         staged=info.staged,
         label=str(table["label"].iloc[pin.feature]),
-        figures=_figures(here.run, info, pin.feature),
+        figures=_figures(here.run, info, pin.feature, here.words),
         examples=view.top,
         edges=view.edges,
         counts=view.counts,
@@ -109,22 +118,12 @@ def _column(here: Here, pin: Pin) -> Beside | None:
     )
 
 
-def _figures(run: Run, info: EnsembleInfo, feature: int) -> list[tuple[str, str, str]]:
+def _figures(run: Run, info: EnsembleInfo, feature: int, words: Words) -> list[tuple[str, str, str]]:
     table = tables.atoms(run, info.name)
     assert table is not None
     row = table.iloc[feature]
-    token = show_alone(str(row["top_token"])) if row["top_token"] else "–"
-    shared = percent(row["stability"], 0) if not is_missing(row["stability"]) else "–"
-    return [
-        ("Density", percent(row["density"], 2), "Share of the indexed tokens on which it fires"),
-        ("Fires on", whole(row["count"]), "Indexed tokens on which it fires"),
-        ("Peak", decimal(row["peak"]), "Its largest activation"),
-        ("Mean when active", decimal(row["mean_active"]), "Mean of its activations that are not 0"),
-        ("Stability", shared, "Share of the other members that have it too, with a cosine of at least 0.7"),
-        ("Closest match", decimal(row["best_cosine"]), "Largest cosine with an atom of another member"),
-        ("Family", whole(row["family_size"]), "Features that match one to one over the members; 1 is alone"),
-        ("Top token", token, "The most frequent token among its strongest activations; · is a space"),
-    ]
+    figures = (DENSITY, COUNT, PEAK, MEAN_ACTIVE, STABILITY, CLOSEST, FAMILY, TOP_TOKEN)
+    return [(figure.title, figure.text(row), figure.explained(words)) for figure in figures]
 
 
 show(here())
