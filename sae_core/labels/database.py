@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from contextvars import ContextVar
@@ -23,17 +24,23 @@ _EXAMPLE = "postgresql://name@host/database or sqlite:///labels.sqlite"
 _SECRET_WORDS = ("pass", "secret", "token", "key", "pwd")
 
 
-class _Database:
-    """The reading of labels, which is the same for a file and for a server."""
+class _Database(ABC):
+    """The reading of labels, which is the same for a file and for a server.
 
-    shown: str
+    Args:
+        address: The place of the labels, which may hold a password.
+        shown: The place for people.
+    """
+
+    def __init__(self, address: str, shown: str) -> None:
+        self._address, self.shown = address, shown
 
     @contextmanager
     def reading(self) -> Iterator[Connection | None]:
         """A connection for reading; None while nobody has written a label."""
         with self._sentences("read"):
             held = _HELD.get()
-            if held is None or held.place != self._place():
+            if held is None or held.place != self._address:
                 with self._opened() as connection:
                     yield connection
                 return
@@ -50,11 +57,11 @@ class _Database:
         Opening a connection takes longer than reading a label. The first read opens the connection.
         """
         held = _HELD.get()
-        if held is not None and held.place == self._place():
+        if held is not None and held.place == self._address:
             yield
             return
         with ExitStack() as stack:
-            before = _HELD.set(_Held(self._place(), stack))
+            before = _HELD.set(_Held(self._address, stack))
             try:
                 yield
             finally:
@@ -83,24 +90,24 @@ class _Database:
                 f"The labels in {self.shown} are of a newer sae-ensemble (format {there}); update this one."
             )
 
-    def _place(self) -> str:
-        raise NotImplementedError
-
-    def _key(self) -> tuple[str, int]:
-        raise NotImplementedError
-
     def _exists(self) -> bool:
         return True
 
+    @abstractmethod
+    def _key(self) -> tuple[str, int]:
+        """The database as it is now, for `_CURRENT`."""
+
+    @abstractmethod
     def _connected(self) -> Connection:
-        raise NotImplementedError
+        """Open a connection for reading."""
 
+    @abstractmethod
     def _converted(self) -> Connection:
-        """Convert tables of an older format, and return a connection for reading."""
-        raise NotImplementedError
+        """Convert tables of an older format, and open a connection for reading."""
 
+    @abstractmethod
     def _sentences(self, deed: str) -> AbstractContextManager[None]:
-        raise NotImplementedError
+        """Say in one sentence what went wrong in a block."""
 
 
 @dataclass(slots=True)
@@ -141,7 +148,8 @@ class SQLiteFile(_Database):
     """
 
     def __init__(self, path: Path, *, in_run: bool = False) -> None:
-        self.path, self.shown, self._in_run = path, str(path), in_run
+        super().__init__(str(path), str(path))
+        self.path, self._in_run = path, in_run
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -185,13 +193,10 @@ class SQLiteFile(_Database):
             }[deed]
             raise UserError(f"Labels cannot be {deed} {where} {self.path} ({_reason(error)}); {remedy}.") from None
 
-    def _place(self) -> str:
-        return self.shown
-
     def _key(self) -> tuple[str, int]:
         # Another file may replace this one.
         about = self.path.stat()
-        return str(self.path), hash((about.st_ino, about.st_mtime_ns))
+        return self._address, hash((about.st_ino, about.st_mtime_ns))
 
 
 @lru_cache(maxsize=64)
@@ -249,7 +254,8 @@ class Server(_Database):
     """
 
     def __init__(self, url: URL) -> None:
-        self._url, self.shown = url, _masked(url)
+        super().__init__(url.render_as_string(hide_password=False), _masked(url))
+        self._url = url
 
     def _connected(self) -> Connection:
         return self._engine().connect()
@@ -283,15 +289,12 @@ class Server(_Database):
                 break
         _CURRENT.add(self._key())
 
-    def _place(self) -> str:
-        return self._key()[0]
-
     def _engine(self) -> Engine:
         return _engine_of_server(*self._key())
 
     def _key(self) -> tuple[str, int]:
         # A forked process may not share the connections of its parent.
-        return self._url.render_as_string(hide_password=False), os.getpid()
+        return self._address, os.getpid()
 
     @contextmanager
     def _sentences(self, deed: str) -> Iterator[None]:
