@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Outcome, call
-from hostile import checkpoints, folders, labels, settings, texts
+from hostile import arrays, checkpoints, folders, labels, settings, texts
 from hostile.campaign import Case, World, attempt, complaints
 from models import build_model_folder
 
@@ -30,9 +30,11 @@ GROUPS: dict[str, Callable[[World], Iterator[Case]]] = {
         checkpoints.foreign_saes,
         labels.label_files,
         labels.addresses,
+        arrays.array_files,
+        arrays.row_tables,
     )
 }
-FEWEST = 400
+FEWEST = 530
 
 
 @pytest.fixture(scope="module")

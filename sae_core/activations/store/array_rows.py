@@ -22,7 +22,7 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.mapped_tensors import map_tensors
 from sae_core.foundation.files.whole_files import write_tensors
 
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 8 * 2**20
 """Bytes that are read together where an array is read from beginning to end."""
 BFLOAT16 = "BF16"
 ORDER = "rows.safetensors"

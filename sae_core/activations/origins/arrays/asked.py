@@ -31,12 +31,17 @@ def asked_and_got(settings: RunSettings, facts: Mapping[str, Any]) -> str:
 
 
 def what_is_short(settings: RunSettings, facts: Mapping[str, Any]) -> str:
-    """What is left out: rows that were not asked for."""
-    used = facts.get("train_tokens", 0) + facts.get("evaluation_tokens", 0)
-    left = facts.get("rows", used) - used
-    if left <= 0:
-        return ""
-    return (
-        f"{left:,} of the {facts['rows']:,} rows are not used; raise data.train_tokens or data.evaluation_tokens to "
-        "use them."
-    )
+    """What is left out, since it was not asked for, and whether the axes look exchanged."""
+    said = []
+    rows, used = facts.get("rows", 0), facts.get("train_tokens", 0) + facts.get("evaluation_tokens", 0)
+    if rows > used:
+        said.append(
+            f"{rows - used:,} of the {rows:,} rows are not used; raise data.train_tokens or data.evaluation_tokens to "
+            "use them."
+        )
+    if 0 < rows < facts["d_in"]:
+        said.append(
+            f"There are fewer rows ({rows:,}) than numbers in a row ({facts['d_in']:,}); if the axes of the arrays are "
+            "exchanged, transpose them."
+        )
+    return " ".join(said)

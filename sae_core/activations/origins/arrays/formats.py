@@ -240,7 +240,9 @@ def _tensors(path: Path, field: str | None) -> Found:
     (first, end), shape = entry["data_offsets"], entry["shape"]
     if not all(isinstance(number, int) and number >= 0 for number in (first, end, *shape)):
         raise ValueError("its header holds negative numbers")
-    return _plain(told, path, 8 + length + first, shape, _SAFETENSORS[entry["dtype"]], False, min(end, room) - first)
+    if end > room:
+        raise ValueError("it is cut off")
+    return _plain(told, path, 8 + length + first, shape, _SAFETENSORS[entry["dtype"]], False, end - first)
 
 
 def _chosen(path: Path, field: str | None, shapes: dict[str, Sequence[int]], what: str) -> str:

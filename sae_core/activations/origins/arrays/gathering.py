@@ -47,6 +47,16 @@ def gather(run: Run, origin: ArraySettings, progress: Progress) -> None:
     """
     if CORPUS.is_finished(run) and ACTIVATIONS.is_finished(run):
         return
+    try:
+        _gather(run, origin, progress)
+    except UserError:
+        for stage, folder in (("corpus", run.corpus.path), ("activations", run.activations)):
+            if not run.is_finished(stage):  # what was refused leaves nothing behind
+                shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _gather(run: Run, origin: ArraySettings, progress: Progress) -> None:
     started = time.perf_counter()
     found = find_arrays(origin.files, origin.field)
     rows = sum(each.rows for each in found)
@@ -110,8 +120,10 @@ def _unpack(run: Run, found: Found, number: int, progress: Progress) -> RowArray
     done = 0
     with writing_tensors(path, {TENSOR: (kept, (found.rows, found.width))}) as writer:
         for block_BD in found.blocks():
-            _require_finite(torch.from_numpy(block_BD.astype(np.float32)), found.name, done)
-            writer.write(TENSOR, done * found.width, block_BD.astype(kept))
+            with np.errstate(over="ignore"):
+                block_BD = block_BD.astype(kept)
+            _require_finite(torch.from_numpy(block_BD), found.name, done)
+            writer.write(TENSOR, done * found.width, block_BD)
             done += len(block_BD)
             progress(Tick("unpack activations", done, found.rows, "rows"))
         if done != found.rows:
@@ -171,7 +183,8 @@ def _as_torch(block_BD: NDArray[Any], array: RowArray) -> Tensor:
     """Rows as numbers that torch knows, float32 where they are neither float16 nor bfloat16."""
     if array.dtype == BFLOAT16:
         return torch.from_numpy(block_BD).view(torch.bfloat16)
-    return torch.from_numpy(block_BD if served_dtype(array.dtype) == "float16" else block_BD.astype(np.float32))
+    with np.errstate(over="ignore"):  # what float32 does not hold becomes infinite, and is refused
+        return torch.from_numpy(block_BD if array.dtype == "<f2" else block_BD.astype(np.float32))
 
 
 def _require_finite(acts_BD: Tensor, told: str, first: int) -> None:
