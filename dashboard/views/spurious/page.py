@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.shared.address import Here, here
 from dashboard.shared.common import chart, choice, missing, needs_text, trained_ensemble
-from dashboard.shared.look.cards import chip_row, plain
+from dashboard.shared.look.cards import chip_row, notice, plain
 from dashboard.views.spurious import data
 from dashboard.views.spurious.outcomes import MEASURES, Names, automatic_chart
 from dashboard.views.spurious.workbench import workbench
@@ -17,6 +17,7 @@ from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.shared.names_in_tables import RANDOM, texts_in_words
 from sae_core.foundation.methods import title_of
 from sae_core.foundation.numbers import whole
+from sae_core.foundation.origin import GROUP, HELD_OUT
 from sae_core.report.pieces.cards import chip, heading, section
 
 MAX_BUTTONS = 4
@@ -36,9 +37,15 @@ def show(here: Here) -> None:
     info = trained_ensemble(here)
     tasks = {str(facts["task"]): facts for facts in data.spurious(here.run)}
     if not tasks:
-        if here.run.settings.origin.labelled(here.run) is None:
+        labels = here.run.settings.origin.labelled(here.run)
+        if labels is None:
             needs_text(here)
-        missing(here, "spurious")
+            missing(here, "spurious")
+            return
+        named = [str(name) for name in labels if name not in (HELD_OUT, GROUP)]
+        told = f"It needs two labels of the rows, of which there are: {', '.join(named) or 'none'}. Run:"
+        command = f"sae-ensemble spurious {here.run.path} --target LABEL=A,B --attribute LABEL=A,B"
+        st.html(notice("No spurious correlation is measured yet", told, command))
         return
     with st.container(horizontal=True, gap="medium"):
         task = choice("correlation", "Task", list(tasks))

@@ -22,6 +22,8 @@ _MOST_POINTS = 1280
 _LONGEST = 600
 """Characters of a text that are shown; the rest unfolds."""
 _FIELDS = 8
+_NEAR = 0.3
+"""Share of the width of a series within which the numbers at its end and at its mark would touch."""
 
 
 def row_html(row: RowShown, values: Sequence[float], place: int, texts: Sequence[str], peak: float) -> Html:
@@ -76,11 +78,14 @@ def _series(row: RowShown, values: Sequence[float], place: int, texts: Sequence[
     names = [
         element("span", texts[start], title=texts[start], style=f"flex:{stop - start} 1 0") for start, stop in stretches
     ]
+    # What is marked has its own number; an end that it comes too near to gives way.
+    share = (place + 0.5) / count
+    marked = f"left:{100 * share:.1f}%;transform:translateX(-{100 * share:.0f}%)"
     axis = element(
         "div",
-        element("span", f"{first:.6g}"),
-        element("span", f"{row.places[place]:.6g}", kind="at", style=f"left:{100 * (place + 0.5) / count:.1f}%"),
-        element("span", f"{last:.6g}"),
+        element("span", f"{first:.6g}" if share > _NEAR else ""),
+        element("span", f"{row.places[place]:.6g}", kind="at", style=marked),
+        element("span", f"{last:.6g}" if share < 1 - _NEAR else ""),
         kind="axis",
     )
     image = element("img", src=uri, alt=said, title=said)

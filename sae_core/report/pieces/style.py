@@ -81,7 +81,7 @@ _RULES = """
   padding:0 .3rem;border-radius:2px}
 .sae .series .axis{position:relative;display:flex;justify-content:space-between;color:var(--muted);font-size:.74rem;
   font-variant-numeric:tabular-nums;line-height:1.5}
-.sae .series .at{position:absolute;transform:translateX(-50%);color:var(--sae-highlight,#e8772e);font-weight:600}
+.sae .series .at{position:absolute;color:var(--sae-highlight,#e8772e);font-weight:600}
 .sae.legend{display:flex;flex-wrap:wrap;align-items:center;gap:.25rem .6rem;color:var(--muted);font-size:.8rem}
 .sae.legend .ramp{display:inline-flex;border-radius:3px;overflow:hidden}
 .sae.legend .ramp i{width:1.15rem;height:.8rem;display:block}
