@@ -24,6 +24,7 @@ from sae_core.cli.options import AsJson
 from sae_core.cli.serve import serve_dashboard
 from sae_core.foundation.methods import GIVEN, trained_by
 from sae_core.foundation.run import Run, find_runs
+from sae_core.training.declared import TRAIN
 
 
 def dashboard(
@@ -54,7 +55,7 @@ def info(run: RunPath, as_json: AsJson = False) -> None:
     if trains:
         console.say(f"SAE: {settings.sae.architecture}, width {settings.sae.width}")
     for folder in opened.ensembles():
-        given = opened.facts(f"train/{folder.name}").get(GIVEN, ())
+        given = TRAIN.facts(opened, folder.name).get(GIVEN, ())
         if given:
             named = "; ".join(f"{each['format']} from {each['from']}" for each in given)
             console.say(f"Imported as {folder.name}: {named}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from sae_core.activations.origins.language_model.model.finding_shape import find_shape
 from sae_core.activations.origins.language_model.model.shapes import HOOKED
+from sae_core.activations.stages import CORPUS
 from sae_core.ensembles.ensemble import Ensemble, files_of, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.method import Wiring
@@ -81,7 +82,7 @@ def require_fit(given: Sequence[Given], settings: RunSettings, run: Run | None) 
             if lacking:
                 taken = f"{model.name}, layer {model.layer}, site {model.site}"
                 remarks.append(f"{each.source} does not say its {' and '.join(lacking)}; taken to be of {taken}.")
-    d_in = run.facts("corpus").get("d_in") if run else None
+    d_in = CORPUS.facts(run).get("d_in") if run else None
     if d_in is None and settings.origin.reads_text:
         d_in = find_shape(model).d_model
     for each in given:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sae_core.activations.harvest import evaluation_cache
+from sae_core.activations.stages import CORPUS
 from sae_core.analysis.reconstruction.held_out import drawn
 from sae_core.analysis.reconstruction.reconstruction import measure_reconstruction
 from sae_core.analysis.shared.names_in_tables import THRESHOLD
@@ -39,7 +40,7 @@ def compare_members(run: Run, name: str, *, progress: Progress = silent) -> dict
     """
     folder = run.ensemble(name)
     device = resolve_device(run.settings.training.device)
-    ensemble = load_ensemble(folder, device=device, d_in=run.facts("corpus").get("d_in"))
+    ensemble = load_ensemble(folder, device=device, d_in=CORPUS.facts(run).get("d_in"))
     atoms = read_table(folder.atoms)
     matches, families = read_json(folder.match_summary), read_json(folder.family_summary)
     alone = _alone(run, ensemble, device, progress)

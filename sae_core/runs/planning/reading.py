@@ -12,6 +12,7 @@ from sae_core.activations.origins.language_model.model.finding_shape import find
 from sae_core.activations.origins.language_model.model.random_model import write_random_model
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
 from sae_core.activations.origins.text.documents import TEXT_FORMATS
+from sae_core.activations.stages import CORPUS
 from sae_core.foundation.files import row_files
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.run_settings import EMBEDDED, ModelSettings, RunSettings
@@ -34,7 +35,7 @@ def find_source(settings: RunSettings) -> ModelShape:
         few = settings.model_copy(update={"data": settings.data.model_copy(update=FEW)})
         run = Run.create(Path(folder) / "run", few)
         harvest(run)
-        return ModelShape(settings.origin.kind, 0, run.facts("corpus")["d_in"], 0, 0, 0, 0, 0, 0)
+        return ModelShape(settings.origin.kind, 0, CORPUS.facts(run)["d_in"], 0, 0, 0, 0, 0, 0)
 
 
 def with_stand_ins(work: Work, folder: Path) -> tuple[Work, list[str]]:

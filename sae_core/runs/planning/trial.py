@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import nnls
 
 from sae_core.activations.harvest import train_source
+from sae_core.activations.stages import CORPUS
 from sae_core.analysis.stages import STAGES
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.machine.host_memory import free_host_memory
@@ -162,7 +163,7 @@ class _Trials:
         for command in dict.fromkeys(stage.command for stage, _, _ in entries(run.settings)):
             COMMANDS[command](run)
             self._peaks.setdefault(command, peak_memory(torch.device("cpu")))
-        corpus = run.facts("corpus")
+        corpus = CORPUS.facts(run)
         length = corpus["train_tokens"] / corpus["train_passages"] if "train_passages" in corpus else 0.0
         return _Trial(replace(self._work, settings=run.settings, length=length), run)
 
