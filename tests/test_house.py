@@ -1,8 +1,9 @@
-"""Rules for the tests themselves: shared helpers are in tests/support."""
+"""Rules for the tests themselves (shared helpers are in tests/support), and for names that are declared once."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +57,18 @@ def test_what_tests_share_holds_no_tests_and_tests_have_names_of_their_own() -> 
     assert not list(support.rglob("test_*.py"))
     tests = [path for path in TESTS.rglob("*.py") if support not in path.parents]
     assert not [path for path in tests if not path.name.startswith("test_") and path.name != "conftest.py"]
+
+
+NAMED = re.compile(r"\.(?:facts|is_finished|finish|evaluation|evaluation_table)\(f?[\"']")
+"""A stage that is asked by its name, not by its declaration."""
+
+
+def test_stages_are_asked_by_their_declarations() -> None:
+    assert NAMED.search('run.facts(f"train/{name}")')
+    assert NAMED.search('run.evaluation("loss")')
+    assert not NAMED.search("CORPUS.facts(run)")
+    rooms = [path for room in ("sae_core", "dashboard") for path in (TESTS.parent / room).rglob("*.py")]
+    above = [path for path in rooms if "foundation" not in path.parts]
+    assert len(above) > 200
+    found = {str(path): NAMED.findall(path.read_text(encoding="utf-8")) for path in above}
+    assert not {path: names for path, names in found.items() if names}

@@ -19,7 +19,7 @@ from sae_core.foundation.run import Run
 
 def summary(run: Run) -> list[dict[str, Any]]:
     """One row of figures per ensemble; shared and never to be changed."""
-    files = [run.manifest_path, *sorted(run.evaluation("summary").parent.glob("*.*"))]
+    files = [run.manifest_path, *run.evaluations()]
     return _summary(str(run.path), tuple((file.name, modified(file)) for file in files))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sae_core.analysis.concepts.detector_outcomes import unpack
 from sae_core.analysis.shared.bootstrap import interval
-from sae_core.analysis.shared.names_in_tables import CONFOUNDED
+from sae_core.analysis.shared.names_in_tables import CONCEPTS, CONFOUNDED
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import DETECTION, DETECTORS, Run
 
@@ -141,9 +141,9 @@ def read_means(run: Run) -> pd.DataFrame:
         detectors = read_table(run.evaluation_table(DETECTORS))
         if len(detectors):
             return mean_accuracies(detectors, samples=settings.evaluation.bootstrap, seed=settings.training.seed)
-    if not run.evaluation_table("concepts").exists():
+    if not run.evaluation_table(CONCEPTS).exists():
         return pd.DataFrame(columns=list(COLUMNS))
-    return _of_concepts(read_table(run.evaluation_table("concepts")))
+    return _of_concepts(read_table(run.evaluation_table(CONCEPTS)))
 
 
 def _of_concepts(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from sae_core.analysis.concepts.task_names import identity_of, task_name
 from sae_core.analysis.concepts.tasks import Task, docstring_tasks, labelled_task
 from sae_core.analysis.concepts.texts_read import TextReader
 from sae_core.analysis.reconstruction.control import controls_of
+from sae_core.analysis.shared.names_in_tables import CONCEPTS
 from sae_core.analysis.shared.random_twin import SAMPLE_ROWS
 from sae_core.analysis.shared.sample import training_sample
 from sae_core.analysis.shared.trained import trained_ensembles
@@ -148,8 +149,8 @@ def _measurer(
 
 def _add_concepts(run: Run, name: str, facts: dict, table: pd.DataFrame) -> None:
     """Add the figures of one task to the stored figures."""
-    if run.evaluation("concepts").exists():
-        before = read_object(run.evaluation("concepts"), tasks=list)
+    if run.evaluation(CONCEPTS).exists():
+        before = read_object(run.evaluation(CONCEPTS), tasks=list)
         kept = [other for other in before["tasks"] if other["task"] != name]
         facts = {**before, "tasks": [*kept, *facts["tasks"]]}
         rows = _read_concepts(run)
@@ -168,7 +169,7 @@ def evaluate_concepts(run: Run, ensembles: Mapping[str, Ensemble], device: str, 
 
 
 def _tasks_there(run: Run) -> list[dict]:
-    path = run.evaluation("concepts")
+    path = run.evaluation(CONCEPTS)
     return list(read_object(path, tasks=list)["tasks"]) if path.exists() else []
 
 
@@ -237,13 +238,13 @@ def write_concepts(run: Run, facts: dict, table: pd.DataFrame) -> None:
     write_table(run.evaluation_table(DETECTORS), detectors)
     # Of all tasks together, since the means are over all tasks.
     write_table(run.evaluation_table(DETECTION), mean_accuracies(detectors, samples=samples, seed=seed))
-    write_table(run.evaluation_table("concepts"), table.drop(columns=own))
-    write_json(run.evaluation("concepts"), facts)
+    write_table(run.evaluation_table(CONCEPTS), table.drop(columns=own))
+    write_json(run.evaluation(CONCEPTS), facts)
 
 
 def _read_concepts(run: Run) -> pd.DataFrame:
     """Read the table as it was measured; runs of older versions have no details of their detectors."""
-    rows = read_table(run.evaluation_table("concepts"))
+    rows = read_table(run.evaluation_table(CONCEPTS))
     if run.evaluation_table(DETECTORS).exists():
         return rows.merge(read_table(run.evaluation_table(DETECTORS)), on=list(details.KEY), how="left")
     return rows

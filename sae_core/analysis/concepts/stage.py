@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_core.analysis.shared.jobs import Evaluation, evaluation
+from sae_core.analysis.shared.names_in_tables import CONCEPTS as NAME
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import DETECTION, DETECTORS
 
@@ -18,12 +19,12 @@ def _concepts(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
 
 
 CONCEPTS = evaluation(
-    "concepts",
+    NAME,
     _concepts,
     # Detectors are fitted on few features; a random dictionary, and random stages, are encoded beside the members.
     cost=lambda sizes: sizes.detected * (3e-6 / sizes.ensembles + 1e-7 * sum(sizes.active)),
     flops=lambda sizes: sizes.detected * (sizes.token_flops / sizes.ensembles + (1 + sizes.staged) * sizes.run_flops),
     memory=lambda sizes: (sizes.detected > 0) * (sizes.model_bytes + 2e8) + 20 * sizes.detected * sum(sizes.active),
     written=lambda sizes: 20_000 * (sizes.detected > 0),
-    tables=("concepts", DETECTORS, DETECTION),
+    tables=(NAME, DETECTORS, DETECTION),
 )

@@ -42,6 +42,8 @@ SCALED = (
 )
 """The reason for comparing methods by standardised coefficients."""
 
+CONCEPTS = "concepts"
+"""Name of the evaluation of how well concepts are detected."""
 FOUND = "truth"
 """Name of the evaluation of what is found of a known dictionary."""
 SPURIOUS = "spurious"

@@ -203,7 +203,7 @@ def _writer(run: Run, model: LanguageModel, name: str, *, rows: int) -> CacheWri
         run.activations / name,
         d_in=model.d_model,
         dtype=run.settings.data.dtype,
-        contents=f"{name} {run.facts('corpus')['fingerprint']}",
+        contents=f"{name} {CORPUS.facts(run)['fingerprint']}",
         shard_rows=max(1, min(most, rows // _SHARDS)),
         refill=True,
     )
