@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sae_core.activations.origins.language_model.kept_passages import documents
@@ -166,6 +167,7 @@ def _evaluate_task(
     pooled = {
         "fingerprint": _fingerprint(task, ensembles),
         "controls": [control_name(name) for name, ensemble in ensembles.items() if ensemble.is_staged],
+        "weights": _weights(ensembles),
     }
     texts = run.settings.evaluation.spurious_texts
     known = {"seeds": seeds, "retrained": retrain, "texts": texts, **pooled}
@@ -258,4 +260,14 @@ def _fingerprint(task: SpuriousTask, ensembles: Mapping[str, Ensemble]) -> str:
     )
     for labels_X in (task.target_X, task.spurious_X, task.test_X):
         digest.update(labels_X.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _weights(ensembles: Mapping[str, Ensemble]) -> str:
+    """Hash what the ensembles are, since some may have been trained again under the same names."""
+    digest = hashlib.sha256()
+    for name in sorted(ensembles):
+        for key, tensor in ensembles[name].state_dict().items():
+            digest.update(f"{name} {key} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

@@ -47,7 +47,7 @@ from sae_core.analysis.spurious.tasks import (
     file_task,
     shared_texts,
 )
-from sae_core.ensembles.ensemble import Ensemble, load_ensemble
+from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_json, read_table, write_json
 from sae_core.foundation.methods import control_name
@@ -392,6 +392,19 @@ def test_a_task_that_was_measured_before_there_were_controls_is_measured_again(
         with pytest.raises(UserError, match="is read"):
             evaluate_spurious(copy, [biography_task(40)], seeds=[0, 1])
     assert evaluate_spurious(copy, [biography_task(40)], seeds=[0, 1]) == expected["tasks"]
+
+
+def test_a_task_is_measured_again_where_an_ensemble_was_trained_anew_under_its_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Run.open(shutil.copytree(run.path, tmp_path / "copy"))
+    ensemble = load_ensemble(copy.ensemble("single"))
+    with torch.no_grad():
+        ensemble[0].b_dec.add_(0.1)
+    save_ensemble(ensemble, copy.ensemble("single"))
+    monkeypatch.setattr(LanguageModel, "load", lambda *_args, **_options: (_ for _ in ()).throw(UserError("is read")))
+    with pytest.raises(UserError, match="is read"):
+        evaluate_spurious(copy, [biography_task(40)], seeds=[0, 1])
 
 
 def test_the_bench_knows_the_long_way_through_the_model(run: Run) -> None:
