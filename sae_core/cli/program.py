@@ -15,6 +15,7 @@ import typer
 from sae_core.cli import console, labels
 from sae_core.cli.after_training import evaluate, index
 from sae_core.cli.demo import demo
+from sae_core.cli.export import export
 from sae_core.cli.hub import pull, push
 from sae_core.cli.importing import compare, import_saes
 from sae_core.cli.joint_map import joint_map
@@ -29,7 +30,23 @@ from sae_core.foundation.errors import UserError
 from sae_core.foundation.faults import OnceCommand, UsageError, disk_sentence, usage_sentence
 from sae_core.foundation.machine import launch
 
-COMMANDS = (demo, train, plan, index, evaluate, spurious, sweep, truth, compare, report, dashboard, info, push, pull)
+COMMANDS = (
+    demo,
+    train,
+    plan,
+    index,
+    evaluate,
+    spurious,
+    sweep,
+    truth,
+    compare,
+    export,
+    report,
+    dashboard,
+    info,
+    push,
+    pull,
+)
 """The commands, in the order of --help."""
 TOGETHER = ("train", "index")
 """Commands that several processes run together; every process would repeat any other command."""
