@@ -16,6 +16,7 @@ from sae_core.cli import console, labels
 from sae_core.cli.after_training import evaluate, index
 from sae_core.cli.demo import demo
 from sae_core.cli.export import export
+from sae_core.cli.features import features
 from sae_core.cli.hub import pull, push
 from sae_core.cli.importing import compare, import_saes
 from sae_core.cli.joint_map import joint_map
@@ -40,10 +41,11 @@ COMMANDS = (
     sweep,
     truth,
     compare,
-    export,
     report,
     dashboard,
     info,
+    export,
+    features,
     push,
     pull,
 )
