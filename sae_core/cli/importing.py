@@ -73,7 +73,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare SAEs of one layer on the same text: import them, index them, match their features and map their atoms."""
-    opened, facts = bring_in(run, saes, chosen, name, None)
+    opened, facts = bring_in(run, saes, chosen, name, None, least=2)
     from sae_core.analysis.similarity.comparing import compare_members, features_of
 
     with stoppable(command_line("compare", run, *saes, "--as", name)), console.drawn_progress() as progress:
@@ -132,6 +132,7 @@ def bring_in(
     wiring: Literal["parallel", "residual"] | None,
     *,
     extended: bool = False,
+    least: int = 1,
 ) -> tuple[Run, dict[str, Any]]:
     """Read SAEs, say what they are, and make them an ensemble of the run at a path, which is made if need be.
 
@@ -145,6 +146,9 @@ def bring_in(
     if twice := next((each for number, each in enumerate(saes) if each in saes[:number]), None):
         raise UserError(f"{twice} is given twice; leave one of them out.")
     given = [read_given(each) for each in saes]
+    members = sum(1 for each in given for _ in each.members)
+    if members < least:
+        raise UserError(f"{saes[0]} is one SAE, which there is nothing to compare with; give at least {least}.")
     settings = settings_for(path, chosen, _start(given, chosen, extended))
     there = Run.begun(path, settings)
     remarks = require_fit(given, settings, there or (Run.open(path) if is_run(path) else None))

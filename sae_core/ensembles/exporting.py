@@ -55,8 +55,15 @@ def threshold_of(sae: SAE) -> Tensor | None:
 
 
 def is_one(ensemble: Ensemble) -> bool:
-    """Whether the ensemble is one SAE, exactly."""
-    return not ensemble.is_staged and all(threshold_of(sae) is not None for sae, _ in weighted(ensemble))
+    """Whether the ensemble is one SAE, exactly: one member alone, or a bag of those that have thresholds."""
+    if ensemble.is_staged:
+        return False
+    found = weighted(ensemble)
+    return _alone(found) or all(threshold_of(sae) is not None for sae, _ in found)
+
+
+def _alone(found: list[tuple[SAE, float]]) -> bool:
+    return len(found) == 1 and found[0][1] == 1.0
 
 
 @torch.no_grad()
@@ -92,9 +99,12 @@ def as_one(ensemble: Ensemble, thresholds: Mapping[int, Tensor] | None = None) -
     Raises:
         UserError: If the ensemble is not one SAE.
     """
+    found = weighted(ensemble)
+    if _alone(found):
+        return found[0][0]
     parts: dict[str, list[Tensor]] = {"W_enc": [], "b_enc": [], "W_dec": [], "threshold": []}
     b_dec_D = torch.zeros(ensemble.d_in)
-    for place, (sae, weight) in enumerate(weighted(ensemble)):
+    for place, (sae, weight) in enumerate(found):
         level_N = threshold_of(sae) if thresholds is None or place not in thresholds else thresholds[place]
         if level_N is None:
             raise UserError(

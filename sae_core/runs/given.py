@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -44,6 +44,11 @@ class Given:
     remarks: tuple[str, ...] = ()
 
     @property
+    def members(self) -> Iterator[Coder]:
+        """The members of an ensemble; an SAE itself."""
+        return iter(self.coder) if isinstance(self.coder, Ensemble) else iter((self.coder,))
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Where it came from, for run.json."""
         place = self.place
@@ -64,7 +69,10 @@ def read_given(source: str) -> Given:
         UserError: If there is no such thing, its format is not known, or it is damaged or cannot be followed.
     """
     path = Path(source).expanduser()
-    path = path if path.exists() else _fetched(source, path)
+    if path.exists():
+        source = str(path.absolute())  # what a run keeps of it must not depend on where the command was called
+    else:
+        path = _fetched(source, path)
     folder = EnsembleFolder(path if path.is_dir() else path.parent)
     if is_run(path):
         names = ", ".join(str(each.path) for each in Run.open(path).ensembles()) or "it has none yet"

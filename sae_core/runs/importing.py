@@ -91,6 +91,9 @@ def require_fit(given: Sequence[Given], settings: RunSettings, run: Run | None) 
                 f"{each.source} is for activations of dimension {each.coder.d_in}, but those of the run "
                 f"({settings.origin.described(settings)}) have {d_in}; give --model, --layer and --site of the SAE."
             )
+    for number, each in enumerate(given):
+        if twin := next((other for other in given[:number] if other.files == each.files), None):
+            remarks.append(f"{each.source} is the same SAE as {twin.source}, byte for byte.")
     if len({each.coder.d_in for each in given}) > 1:
         sizes = ", ".join(f"{each.source} {each.coder.d_in}" for each in given)
         raise UserError(f"SAEs of one ensemble must be for activations of one dimension; these are: {sizes}.")

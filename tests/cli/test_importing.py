@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from app_pages import html, open_page
 from checkpoints import D, dictionary_learning, saelens, sparsify
 from command_line import call, refused
 from huggingface_hub import HfApi
@@ -57,7 +58,9 @@ def options(model: Path, text: Path) -> list[object]:
     ]
 
 
-def test_a_new_run_takes_the_place_that_checkpoints_say(tmp_path: Path, small_model: Path) -> None:
+def test_a_new_run_takes_the_place_that_checkpoints_say(
+    tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = topk(tmp_path / "one"), narrow(tmp_path / "two", layer=1, submodule_name="resid_post_layer_1")
     done = call("import", tmp_path / "run", one, two, "--model", small_model)
     assert done.code == 0, done.err
@@ -80,6 +83,11 @@ def test_a_new_run_takes_the_place_that_checkpoints_say(tmp_path: Path, small_mo
     assert run.is_finished("train/imported")
     assert call("import", tmp_path / "run", one, two).code == 0
     refused(call("import", tmp_path / "run", one), "called imported already", "--as")
+    monkeypatch.chdir(tmp_path)
+    assert call("import", "run", "one", "./two").code == 0
+    again = call("import", "run", "one", one, "--as", "twice")
+    assert f"{one} is the same SAE as {one}, byte for byte" in again.err
+    refused(call("compare", "run", "one"), "nothing to compare with")
     assert call("import", tmp_path / "run", one, "--as", "alone").code == 0
     info = call("info", tmp_path / "run")
     assert f"Imported as imported: SAELens topk from {one}; dictionary_learning AutoEncoderTopK from {two}" in info.err
@@ -189,7 +197,9 @@ def test_ids_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
-def test_compared_saes_are_browsed_and_evaluated(tmp_path: Path, small_model: Path, labelled_texts: Path) -> None:
+def test_compared_saes_are_browsed_and_evaluated(
+    tmp_path: Path, small_model: Path, labelled_texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = topk(tmp_path / "one"), narrow(tmp_path / "two", layer=1)
     twin = topk(tmp_path / "twin")  # has all features of the first
     path = tmp_path / "run"
@@ -226,3 +236,7 @@ def test_compared_saes_are_browsed_and_evaluated(tmp_path: Path, small_model: Pa
     assert pipeline.is_evaluated(run)
     assert call("report", path).code == 0
     assert call("info", path).code == 0
+    for page in ("overview", "features", "compare", "map"):
+        app = open_page(monkeypatch, tmp_path, page, run="run", ensemble="compared")
+        assert not app.exception
+        assert "Not finished" not in html(app)

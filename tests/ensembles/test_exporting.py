@@ -58,6 +58,9 @@ def test_a_bag_of_thresholds_is_one_sae(kinds: Sequence[str], tmp_path: Path) ->
         torch.testing.assert_close(one.encode(acts()), ensemble.encode(acts()), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(one(acts()), ensemble(acts()), rtol=1e-5, atol=1e-5)
     assert as_one(bag(("relu", "relu"), wiring="parallel")).saelens == "standard"
+    alone = bag(("topk",), wiring="parallel")
+    assert is_one(alone)
+    assert as_one(alone) is alone[0]
 
 
 def test_what_is_not_one_sae_is_refused() -> None:

@@ -38,7 +38,7 @@ from sae_core.analysis.stages import stages_of
 from sae_core.analysis.summary import by_ensemble
 from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
-from sae_core.foundation.methods import control_name, title_of
+from sae_core.foundation.methods import control_name, title_of, trained_by
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, whole
 from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.html import Cell, Column, Html
@@ -315,9 +315,10 @@ def _curves(here: Here, info: EnsembleInfo) -> None:
 
 def _progress(here: Here) -> Html:
     stages = {CORPUS.key: "corpus gathered", ACTIVATIONS.key: "activations read"}
-    for name in here.run.settings.training.methods:
-        title = title_of(name)
-        stages |= {TRAIN.key_of(name): f"{title} trained", ATOMS.key_of(name): f"{title} indexed"}
+    trained = trained_by(here.run.settings)
+    stages |= {TRAIN.key_of(name): f"{title_of(name)} trained" for name in trained}
+    for name in dict.fromkeys((*trained, *here.ensembles)):
+        stages[ATOMS.key_of(name)] = f"{title_of(name)} indexed"
     stages |= {stage.key: f"{stage.name} measured" for stage in stages_of("evaluate")}
     done = [text for stage, text in stages.items() if here.run.is_finished(stage)]
     open_ = [text for stage, text in stages.items() if not here.run.is_finished(stage)]
