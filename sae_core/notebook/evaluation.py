@@ -14,10 +14,19 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from sae_core.activations.store.cache import ActivationCache, CacheWriter
+from sae_core.activations.store.cache import ActivationCache
 from sae_core.analysis.concepts.detected import mean_accuracies
+from sae_core.analysis.concepts.labelled_rows import RowBatch
 from sae_core.analysis.concepts.probes import Problem, probe_rows
-from sae_core.analysis.concepts.tasks import MAX_CLASSES, MIN_TEST, MIN_TRAIN, Task, build_problems, usable_concepts
+from sae_core.analysis.concepts.tasks import (
+    MAX_CLASSES,
+    MIN_TEST,
+    MIN_TRAIN,
+    TEST_SHARE,
+    Task,
+    build_problems,
+    usable_concepts,
+)
 from sae_core.analysis.reconstruction import figures as declared
 from sae_core.analysis.reconstruction.reconstruction import measure_reconstruction
 from sae_core.analysis.shared.ensemble_codes import BLOCK
@@ -29,7 +38,7 @@ from sae_core.foundation.figures import Figure
 from sae_core.foundation.numbers import decimal, percent, whole
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.settings.run_settings import EvaluationSettings
-from sae_core.notebook.given import Activations, ArraySource, is_table, limited
+from sae_core.notebook.given import Activations, ArraySource, is_table, written
 from sae_core.notebook.look import shown
 from sae_core.notebook.watching import of_rows, watched
 from sae_core.report.html import Cell, Column, element
@@ -37,8 +46,6 @@ from sae_core.report.pieces.cards import table
 
 FEATURES = (1, 5)
 """Numbers of features with which labels are detected."""
-TEST_SHARE = 0.2
-"""Share of the labelled rows that detectors are measured on, and not made from."""
 _NAME = "ensemble"
 
 
@@ -131,7 +138,7 @@ def evaluate(
         ensemble: The ensemble.
         acts: Activations [rows, D], or batches of them.
         labels: A label for each row, of any type; rows whose label is None or NaN are left out of detection. Each label
-            is told from all others by logistic regression on its best features, chosen on four fifths of the rows and
+            is told from all others by logistic regression on its best features, chosen on seven tenths of the rows and
             measured on the others (sparse probing, Karvonen et al. 2025; coefficients are scaled to unit
             variance).
         groups: What each row belongs to (a document, a patient): a group is in either part, never in both, and
@@ -149,7 +156,7 @@ def evaluate(
         raise UserError(f"bootstrap is {bootstrap!r}; give a number of samples of at least 1.")
     with TemporaryDirectory(prefix="sae-ensemble-") as folder, watched(progress) as drawn:
         tell = of_rows(drawn)
-        source = _stored(acts, Path(folder), tell)
+        source = ArraySource(acts) if is_table(acts) else written(acts, Path(folder))  # type: ignore[arg-type]
         if source.d_in != ensemble.d_in:
             raise UserError(
                 f"acts has {source.d_in} columns, but the ensemble is for activations of dimension {ensemble.d_in}."
@@ -171,19 +178,6 @@ def evaluate(
             return evaluation
         detection = _detected(ensemble, source, task, bootstrap=bootstrap, seed=seed, progress=tell)
         return replace(evaluation, **detection, note=f"{evaluation.note} {_said(task, source.rows)}")
-
-
-def _stored(acts: Activations, folder: Path, progress: Progress) -> ArraySource | ActivationCache:
-    """Activations whose rows can be read by their numbers; batches are written to disk."""
-    if is_table(acts):
-        return ArraySource(acts)  # type: ignore[arg-type]
-    writer: CacheWriter | None = None
-    for acts_BD in limited(acts, 2**62):
-        writer = writer or CacheWriter(folder, d_in=acts_BD.shape[1], dtype="float32", contents="batches")
-        writer.append(acts_BD)
-    if writer is None or writer.rows < 2:
-        raise UserError("The batches hold fewer than 2 rows; give more to measure on.")
-    return writer.finish()
 
 
 def _column(values: ArrayLike, rows: int, told: str) -> NDArray[np.object_]:
@@ -238,11 +232,6 @@ def _task(labels: NDArray[np.object_], group_R: NDArray[np.int64] | None, seed: 
     return task
 
 
-class _Batch(NamedTuple):
-    acts_TD: torch.Tensor
-    document_T: torch.Tensor
-
-
 def _detected(
     ensemble: Ensemble,
     source: ArraySource | ActivationCache,
@@ -280,12 +269,11 @@ def _detected(
     }
 
 
-def _batches(source: ArraySource | ActivationCache, used: NDArray[np.int64]) -> Iterator[_Batch]:
+def _batches(source: ArraySource | ActivationCache, used: NDArray[np.int64]) -> Iterator[RowBatch]:
     """The rows with some numbers, which ascend; each is a text of its own."""
     for first in range(0, len(used), BLOCK):
         rows = used[first : first + BLOCK]
-        acts_TD = torch.cat([source.read(int(row), int(row) + 1) for row in rows])
-        yield _Batch(acts_TD, torch.arange(first, first + len(rows)))
+        yield RowBatch(source.take(rows), torch.arange(first, first + len(rows)))
 
 
 def _renumbered(problem: Problem, used: NDArray[np.int64]) -> Problem:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_core.activations.store.cache import SHARD_BYTES, CacheWriter
+from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
 from sae_core.activations.store.shuffle import permuted
 from sae_core.foundation.errors import UserError, short
 from sae_core.training.source import Source
@@ -47,7 +47,7 @@ class ArraySource:
         self._array = as_rows(rows)
         self.rows, self.d_in = self._array.shape
         if self.rows < _FEWEST:
-            raise UserError(f"acts has {self.rows} rows; give at least {_FEWEST} to train on.")
+            raise UserError(f"acts has {self.rows} rows; give at least {_FEWEST}.")
         digest, sums = hashlib.sha256(), _Sums(self.d_in)
         step = max(1, SHARD_BYTES // (self.d_in * torch.float32.itemsize))
         for start in range(0, self.rows, step):
@@ -63,9 +63,10 @@ class ArraySource:
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
         """Endless batches [batch_size, D], each pass a new random permutation of all rows."""
-        return permuted(self._take, self.rows, batch_size=batch_size, seed=seed, first_step=first_step)
+        return permuted(self.take, self.rows, batch_size=batch_size, seed=seed, first_step=first_step)
 
-    def _take(self, numbers: NDArray[np.int64]) -> Tensor:
+    def take(self, numbers: NDArray[np.int64]) -> Tensor:
+        """Rows by their numbers, in float32."""
         if isinstance(self._array, Tensor):
             return as_float32(self._array[torch.from_numpy(numbers).to(self._array.device)])
         return as_float32(self._array[numbers])
@@ -91,7 +92,7 @@ class BatchSource:
             sums = sums or _Sums(acts_BD.shape[1])
             sums.add(acts_BD)
         if sums is None or sums.rows < _FEWEST:
-            raise UserError(f"The batches hold {sums.rows if sums else 0} rows; give at least {_FEWEST} to train on.")
+            raise UserError(f"The batches hold {sums.rows if sums else 0} rows; give at least {_FEWEST}.")
         self.rows, self.d_in, self.mean_D, self.scale = sums.rows, sums.d_in, sums.mean_D, sums.scale
 
     def batches(self, *, batch_size: int, seed: int, first_step: int = 0) -> Iterator[Tensor]:
@@ -130,13 +131,21 @@ def source_of(acts: Activations, folder: Path, *, most: int) -> Source:
     batches: Iterable[Rows] = acts  # type: ignore[assignment]
     if iter(batches) is not batches:
         return BatchSource(batches, most=most)
+    return written(batches, folder, most=most)
+
+
+def written(batches: Iterable[Rows], folder: Path, *, most: int | None = None) -> ActivationCache:
+    """Batches as a cache of their rows in float32.
+
+    Raises:
+        UserError: If the batches cannot be used.
+    """
     writer: CacheWriter | None = None
     for acts_BD in limited(batches, most):
         writer = writer or CacheWriter(folder, d_in=acts_BD.shape[1], dtype="float32", contents="batches")
         writer.append(acts_BD)
     if writer is None or writer.rows < _FEWEST:
-        rows = writer.rows if writer else 0
-        raise UserError(f"The batches hold {rows} rows; give at least {_FEWEST} to train on.")
+        raise UserError(f"The batches hold {writer.rows if writer else 0} rows; give at least {_FEWEST}.")
     return writer.finish()
 
 
@@ -205,8 +214,8 @@ def checked(acts_RD: Tensor, told: str, *, first: int = 0) -> Tensor:
     return acts_RD
 
 
-def limited(batches: Iterable[Any], most: int) -> Iterator[Tensor]:
-    """The first rows of some batches, checked, in float32.
+def limited(batches: Iterable[Any], most: int | None) -> Iterator[Tensor]:
+    """The rows of some batches, at most so many, checked, in float32.
 
     Raises:
         UserError: If a batch is not a table of finite numbers, or has another dimension than the first one.
@@ -222,9 +231,9 @@ def limited(batches: Iterable[Any], most: int) -> Iterator[Tensor]:
         if d_in is not None and acts_BD.shape[1] != d_in:
             raise UserError(f"{told} has {acts_BD.shape[1]} columns, but the batches before it have {d_in}.")
         d_in = acts_BD.shape[1]
-        yield acts_BD[: most - rows]
+        yield acts_BD if most is None else acts_BD[: most - rows]
         rows += len(acts_BD)
-        if rows >= most:
+        if most is not None and rows >= most:
             return
 
 

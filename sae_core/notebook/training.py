@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from difflib import get_close_matches
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
+from sae_core.ensembles import ensemble as ensembles
+from sae_core.ensembles.coder import Coder
 from sae_core.foundation.errors import UserError, short
 from sae_core.foundation.folders import EnsembleFolder
+from sae_core.foundation.machine.device import resolve_device
 from sae_core.foundation.method import Method
-from sae_core.foundation.methods import EVERY, REFERENCE, TRAINED
+from sae_core.foundation.methods import EVERY, EXTENDED, REFERENCE, TRAINED
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.settings import architectures
 from sae_core.foundation.settings.reading import parse_settings
 from sae_core.foundation.settings.run_settings import RunSettings, TrainingSettings, sae_settings
-from sae_core.notebook.ensemble import Ensemble
+from sae_core.notebook.ensemble import Ensemble, load
 from sae_core.notebook.given import Activations, source_of
 from sae_core.notebook.watching import of_rows, watched
 from sae_core.sae import ARCHITECTURES, SAE
@@ -25,7 +30,7 @@ from sae_core.training.train import train_ensemble
 def train(
     acts: Activations,
     *,
-    method: str | Method | type[Method] = "bagged",
+    method: str | Method | type[Method] | None = None,
     architecture: str | type[SAE] = "topk",
     members: int | None = None,
     width: int | None = None,
@@ -35,6 +40,7 @@ def train(
     learning_rate: float | None = None,
     seed: int | None = None,
     device: str | None = None,
+    boost_from: Coder | str | PathLike[str] | None = None,
     progress: Progress | bool = True,
     **settings: Any,
 ) -> Ensemble:
@@ -48,7 +54,7 @@ def train(
     Args:
         acts: Activations [rows, D]: an array, a memory map or a tensor; or batches of them.
         method: How the members work together: the name of a method (single, bagged, boosted, expanded,
-            bag_of_boosted …) or a declaration of one's own.
+            bag_of_boosted …) or a declaration of one's own; bagged by default.
         architecture: The SAE: a name (topk, batchtopk, relu, jumprelu, matryoshka …) or a class of one's own.
         members: Number of SAEs; a method may take another number, as single does.
         width: Features of one SAE.
@@ -58,6 +64,8 @@ def train(
         learning_rate: Peak learning rate of Adam.
         seed: Seed of the initial weights and of the order of the rows.
         device: auto, cpu, cuda or cuda:N.
+        boost_from: A finished ensemble or SAE, or where one lies, whose residual the new members learn (the method
+            extended, 2507.12990); it becomes the first member.
         progress: True draws progress in the notebook or terminal, False shows none; or a function that is told.
         **settings: All other settings of the SAE and of the training by their names, such as sparsity or inner;
             `SAESettings` and `TrainingSettings` list them. What is not given has the default that they give.
@@ -71,14 +79,29 @@ def train(
     """
     named: dict[str, Any] = {"members": members, "width": width, "k": k, "tokens": tokens, "batch_size": batch_size}
     named |= {"learning_rate": learning_rate, "seed": seed, "device": device}
-    declared, given = _declared(method), {name: value for name, value in named.items() if value is not None}
-    chosen = _settings(declared, _architecture(architecture), {**given, **settings})
+    if boost_from is not None:
+        settings["boost_from"] = "given"
+    declared = _declared(method or (EXTENDED if boost_from is not None else "bagged"))
+    settings |= {name: value for name, value in named.items() if value is not None}
+    chosen = _settings(declared, _architecture(architecture), settings)
+    finished = load(boost_from) if isinstance(boost_from, str | PathLike) else boost_from
     with TemporaryDirectory(prefix="sae-ensemble-") as folder, watched(progress) as tell:
         source = source_of(acts, Path(folder) / "activations", most=chosen.training.tokens)
-        trained = train_ensemble(
-            chosen, declared, source, EnsembleFolder(Path(folder) / "ensemble"), progress=of_rows(tell)
-        )
+        if finished is not None and finished.d_in != source.d_in:
+            raise UserError(f"boost_from is for activations of dimension {finished.d_in}, but acts has {source.d_in}.")
+        options: dict[str, Any] = {"given": _placed(finished, chosen), "progress": of_rows(tell)}
+        trained = train_ensemble(chosen, declared, source, EnsembleFolder(Path(folder) / "ensemble"), **options)
         return Ensemble.of(trained.ensemble, trained.curves.reset_index(drop=True))
+
+
+def _placed(finished: Coder | None, settings: RunSettings) -> Coder | None:
+    """A copy of a finished member where it is trained with others; an ensemble of one SAE as that SAE."""
+    if finished is None:
+        return None
+    members = list(finished) if isinstance(finished, ensembles.Ensemble) else [finished]
+    alone = len(members) == 1 and getattr(finished, "weights", [1.0]) == [1.0]
+    placed: Any = deepcopy(members[0] if alone else finished)
+    return cast(Coder, placed.to(resolve_device(settings.training.device)).eval())
 
 
 def _declared(method: str | Method | type[Method]) -> Method:

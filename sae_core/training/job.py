@@ -43,6 +43,7 @@ class Job:
         residuals: Gives what these leave.
         is_member: Whether it is a member of another ensemble.
         run: The run, whose finished ensembles may hold an SAE of this one already; None without a run.
+        given: Without a run, the member that is not trained.
     """
 
     settings: RunSettings
@@ -56,6 +57,7 @@ class Job:
     residuals: Residuals | None = None
     is_member: bool = False
     run: Run | None = None
+    given: Coder | None = None
 
     @property
     def ones(self) -> list[One]:

@@ -108,11 +108,13 @@ def train_ensemble(
     source: Source,
     folder: EnsembleFolder,
     *,
+    given: Coder | None = None,
     progress: Progress = silent,
 ) -> Trained:
     """Train one ensemble without a run, as a run with these settings trains it.
 
-    Checkpoints and finished members are kept in the folder meanwhile. The settings need not name the method.
+    Checkpoints and finished members are kept in the folder meanwhile. The settings need not name the method. Whatever
+    method extends a given ensemble is given it, on the device of the training.
 
     Raises:
         UserError: If the device does not exist or the loss is no longer finite.
@@ -121,7 +123,7 @@ def train_ensemble(
     device = ALONE.place(settings.training.device)
     plan = Plan.of(method.name, source, settings.training, device)
     with naming_full_memory(device, FULL):
-        return _train(_job(settings, method, source, folder, plan, progress))()
+        return _train(replace(_job(settings, method, source, folder, plan, progress), given=given))()
 
 
 def _job(
@@ -263,6 +265,8 @@ def _one_by_one(job: Job) -> Callable[[], Trained]:
 def _given(job: Job) -> Coder:
     """The SAE or ensemble that was brought in, which is not trained."""
     name = job.settings.training.boost_from
+    if job.given is not None:
+        return job.given
     if job.run is None or name is None:
         raise UserError("What is to be extended has to be imported into a run; use sae-ensemble train --boost-from.")
     ensemble = load_ensemble(job.run.ensemble(name), device=str(job.plan.device), d_in=job.source.d_in)

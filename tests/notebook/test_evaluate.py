@@ -78,7 +78,7 @@ def test_the_feature_that_tells_a_label_is_found() -> None:
     assert (best["label"], best["accuracy"], best["low"], best["features"], best["signs"]) == ("red", 1, 1, [5], [1])
     assert set(found.detection["m"]) == {0, 1, 5}
     assert found.detection_accuracy > 0.95
-    assert best["test_rows"] == 2 * round(0.2 * (labels == "red").sum())
+    assert best["test_rows"] == 2 * round(0.3 * (labels == "red").sum())
     # Labels of chance are told by nobody.
     shuffled = np.random.default_rng(1).permutation(labels)
     guessed = sc.evaluate(axes, acts, labels=torch.tensor(shuffled == "red"), **QUIET)
@@ -140,5 +140,5 @@ def test_activations_that_do_not_fit_are_refused(acts: Tensor, ensemble: sc.Ense
         sc.evaluate(ensemble, acts[:, 1:], **QUIET)
     with pytest.raises(sc.UserError, match=r"ensemble is a TopKSAE; give what train or load returns"):
         sc.evaluate(ensemble[0], acts, **QUIET)  # type: ignore[arg-type]
-    with pytest.raises(sc.UserError, match=r"fewer than 2 rows"):
+    with pytest.raises(sc.UserError, match=r"The batches hold 1 rows; give at least 2"):
         sc.evaluate(ensemble, iter([acts[:1]]), **QUIET)

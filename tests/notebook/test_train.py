@@ -19,7 +19,7 @@ import sae_core as sc
 from sae_core.activations.store.cache import CacheWriter
 from sae_core.ensembles.ensemble import load_ensemble
 from sae_core.foundation.method import Method, Several
-from sae_core.foundation.methods import EVERY, TRAINED
+from sae_core.foundation.methods import EVERY, EXTENDED, TRAINED
 from sae_core.foundation.progress import Tick
 from sae_core.foundation.run import Run
 from sae_core.foundation.settings.architectures import DECLARED
@@ -168,10 +168,29 @@ def test_methods_and_architectures_of_others_are_taken(
 
 
 def test_every_declared_method_can_be_trained(acts: NDArray[np.float32]) -> None:
+    settings = RunSettings.model_validate({"sae": {"width": 16, "k": 2}, "training": {"members": 2}})
     for name in TRAINED:
-        ensemble = train(acts, method=name, members=2, inner=2, tokens=100)
-        settings = RunSettings.model_validate({"sae": {"width": 16, "k": 2}, "training": {"members": 2}})
-        assert len(list(ensemble.saes())) == len(list(EVERY[name].layout(settings).ones())), name
+        given = {"boost_from": sc.TopKSAE(D, 8, k=1).eval()} if name == EXTENDED else {}
+        ensemble = train(acts, method=name, members=2, inner=2, tokens=100, **given)
+        assert len(list(ensemble.saes())) == len(list(EVERY[name].layout(settings).ones())) + len(given), name
+
+
+def test_new_members_learn_what_a_given_one_leaves(acts: NDArray[np.float32], tmp_path: Path) -> None:
+    first = train(acts, method="single")
+    longer = train(acts, boost_from=first, members=2)
+    assert longer.method == "extended"
+    assert [member.width for member in longer] == [16, 16, 16]
+    assert same(longer[0], first[0])
+    assert longer[0] is not first[0]
+    errors = [
+        float((torch.from_numpy(acts) - longer.first(count).reconstruct(acts)).square().sum()) for count in (1, 3)
+    ]
+    assert errors[1] < errors[0]
+    assert same(train(acts, boost_from=first.save(tmp_path / "first"), members=2), longer)
+    bag = train(acts, members=2)
+    assert len(train(acts, boost_from=bag, members=1)[0]) == 2  # type: ignore[arg-type]
+    with pytest.raises(sc.UserError, match="boost_from is for activations of dimension 12, but acts has 11"):
+        train(acts[:, 1:], boost_from=first)
 
 
 BAD: list[tuple[str, Any, dict[str, Any]]] = [
