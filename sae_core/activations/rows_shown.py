@@ -45,7 +45,7 @@ class RowShown:
     text: str | None = None
     image: bytes | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
-    places: tuple[float, ...] | None = None
+    places: tuple[str, ...] | None = None
     signal: NDArray[np.float32] | None = None
 
 
@@ -115,18 +115,10 @@ class RowsShown:
             source=where,
             text=self._value("text", position),
             image=image,
-            fields={name: text for name in self._fields if (text := _text(self._columns[name][position]))},
-            places=None if place is None else tuple(self._columns[self._roles["position"]][span].tolist()),
+            fields={name: text for name in self._fields if (text := str(self._columns[name][position]))},
+            places=None if place is None else tuple(map(str, self._columns[self._roles["position"]][span].tolist())),
             signal=None if self._signal is None else np.asarray(self._signal[span]),
         )
 
     def _value(self, role: str, position: int) -> Any:
         return self._columns[self._roles[role]][position] if role in self._roles else None
-
-
-def _text(value: Any) -> str:
-    return _number(value) if isinstance(value, float) else str(value)
-
-
-def _number(value: float) -> str:
-    return f"{value:.10g}"

@@ -201,11 +201,25 @@ def test_series_are_put_in_order_and_shown_beyond_their_stretches(tmp_path: Path
     assert len(span) == 9  # it goes on where the fault begins, although the stretch ends there
     assert corpus.rows is not None
     shown = corpus.rows.at(place, span)
-    assert shown.places == tuple(time[order][span.start : span.stop])
+    assert shown.places == tuple(map(str, time[order][span.start : span.stop]))
     assert shown.signal is not None
     assert np.allclose(shown.signal[:, 0], table["signal"].to_numpy()[order][span.start : span.stop])
     assert corpus.window_texts(span) == table["fault"][order][span.start : span.stop].tolist()
     assert shown.fields["machine"] == str(machine[order][place])
+
+
+def test_times_are_shown_as_they_were_given(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbers(60))
+    times = pd.date_range("2026-11-29", periods=60, freq="h")[np.random.default_rng(0).permutation(60)]
+    pd.DataFrame({"time": times.strftime("%Y-%m-%dT%H:%M")}).to_csv(tmp_path / "rows.csv", index=False)
+    run = begun(tmp_path / "run", tmp_path / "a.npy", **{"origin.rows": str(tmp_path / "rows.csv")})
+    shown = Corpus.open(run).rows
+    assert shown is not None
+    for place in range(3):
+        at = shown.at(place, range(place, place + 1))
+        given = times[order_of(run, "train")[place]].strftime("%Y-%m-%dT%H:%M")
+        assert (at.places, at.fields["time"]) == ((given,), given)
+    assert np.all(np.diff(times[order_of(run, "train")].astype("int64")) > 0)
 
 
 def test_arrays_that_changed_or_are_gone_are_refused(tmp_path: Path) -> None:

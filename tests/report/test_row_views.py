@@ -35,7 +35,9 @@ def picture(size: int = 4, kind: str = "PNG") -> bytes:
 
 
 def test_every_text_of_a_row_is_escaped() -> None:
-    row = RowShown(EVIL, EVIL, EVIL + "x" * 700, picture(), {EVIL: EVIL}, (1.0, 2.0, 3.0), np.zeros((3, 2), np.float32))
+    row = RowShown(
+        EVIL, EVIL, EVIL + "x" * 700, picture(), {EVIL: EVIL}, ("1", "2", EVIL), np.zeros((3, 2), np.float32)
+    )
     for html in (
         strips([Shown(row, texts=[EVIL] * 3, metadata={EVIL: EVIL})], 4.0),
         strips([Shown(RowShown(EVIL, EVIL, image=picture(), fields={"a": EVIL}), 10, 10, [EVIL], [4.0])], 4.0),
@@ -62,7 +64,7 @@ def test_images_stand_side_by_side_unless_they_have_a_text() -> None:
 def test_a_series_draws_its_curve_and_the_activation_under_it() -> None:
     signal = np.sin(np.arange(12, dtype=np.float32)).reshape(3, 4)
     html = row_html(
-        RowShown("a", "a", places=(1.0, 1.5, 2.0), signal=signal), [0.0, 1.0, 4.0], 2, ["worn", "worn", "fine"], 4.0
+        RowShown("a", "a", places=("1", "1.5", "2"), signal=signal), [0.0, 1.0, 4.0], 2, ["worn", "worn", "fine"], 4.0
     )
     drawn = re.search(r"data:image/svg\+xml;base64,([^\"]+)", html)
     assert drawn is not None

@@ -59,11 +59,12 @@ def _image(content: bytes, name: str, level: str) -> Html:
 
 
 def _text(text: str, level: str) -> Html:
-    shown = element("span", text[:_LONGEST], kind=level)
-    if len(text) <= _LONGEST:
-        return element("p", shown)
-    more = element("details", element("summary", "all of it"), text[_LONGEST:], kind="more")
-    return element("p", shown, "…", more)
+    """A text, with a bar beside it in the colour of the activation; the end of a long one unfolds."""
+    shown = [element("p", text[:_LONGEST])]
+    if len(text) > _LONGEST:
+        more = element("details", element("summary", "all of it"), text[_LONGEST:], kind="more")
+        shown = [element("p", text[:_LONGEST], "…", more)]
+    return element("div", element("i", kind=level), *shown, kind="told")
 
 
 def _series(row: RowShown, values: Sequence[float], place: int, texts: Sequence[str], peak: float) -> Html:
@@ -72,7 +73,7 @@ def _series(row: RowShown, values: Sequence[float], place: int, texts: Sequence[
     count = len(values)
     uri = "data:image/svg+xml;base64," + b64encode(_series_svg(row.signal, values, place, peak).encode()).decode()
     first, last = row.places[0], row.places[-1]
-    said = f"{count} rows from {first:.6g} to {last:.6g}; {decimal(values[place])} at {row.places[place]:.6g}"
+    said = f"{count} rows from {first} to {last}; {decimal(values[place])} at {row.places[place]}"
     changes = [number for number in range(count) if number == 0 or texts[number] != texts[number - 1]]
     stretches = zip(changes, [*changes[1:], count], strict=True)
     names = [
@@ -83,9 +84,9 @@ def _series(row: RowShown, values: Sequence[float], place: int, texts: Sequence[
     marked = f"left:{100 * share:.1f}%;transform:translateX(-{100 * share:.0f}%)"
     axis = element(
         "div",
-        element("span", f"{first:.6g}" if share > _NEAR else ""),
-        element("span", f"{row.places[place]:.6g}", kind="at", style=marked),
-        element("span", f"{last:.6g}" if share < 1 - _NEAR else ""),
+        element("span", first if share > _NEAR else ""),
+        element("span", row.places[place], kind="at", style=marked),
+        element("span", last if share < 1 - _NEAR else ""),
         kind="axis",
     )
     image = element("img", src=uri, alt=said, title=said)

@@ -61,8 +61,9 @@ _RULES = """
 .sae.strips .ex:has(.row-view){align-items:start}
 .sae .row-view{display:flex;flex-wrap:wrap;gap:.4rem .9rem;align-items:flex-start;white-space:normal;
   font-family:"Source Sans",sans-serif;font-size:.92rem;line-height:1.5;min-width:0}
-.sae .row-view p{margin:0;flex:1 1 16rem;min-width:0;max-width:85ch;white-space:pre-wrap;overflow-wrap:anywhere}
-.sae .row-view p span{padding:.08em 0;border-radius:3px}
+.sae .told{display:flex;gap:.65rem;flex:1 1 16rem;min-width:0}
+.sae .told>i{flex:none;width:.3rem;border-radius:2px}
+.sae .told p{margin:0;min-width:0;max-width:85ch;white-space:pre-wrap;overflow-wrap:anywhere}
 .sae .thumb{display:inline-block;padding:3px!important;border-radius:.35rem!important;line-height:0;flex:none}
 .sae .thumb img{display:block;width:auto;height:auto;min-width:64px;max-width:96px;max-height:96px;border-radius:.2rem;
   image-rendering:auto}

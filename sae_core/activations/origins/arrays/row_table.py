@@ -35,6 +35,7 @@ class RowTable:
         image: Column of the path of an image.
         signal: Column of what is drawn of a series: a number or a list of numbers a row.
         labels: Columns that label rows.
+        places: Times or places as people read them [rows], if there is a position.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class RowTable:
     image: str | None
     signal: str | None
     labels: tuple[str, ...]
+    places: NDArray[np.object_] | None = None
 
     def column(self, name: str | None) -> NDArray[Any] | None:
         """A column, if there is one for that."""
@@ -91,7 +93,8 @@ def read_table_of_rows(origin: ArraySettings, rows: int) -> RowTable | None:
     for role, check in (("position", _times), ("signal", _signal), ("group", _named)):
         if name := roles[role]:
             columns[name] = check(columns[name], f"Column {name!r} of {path}")
-    return RowTable(path, columns, labels=_labels(columns, path, roles, origin.labels), **roles)
+    labels = _labels(columns, path, roles, origin.labels)
+    return RowTable(path, columns, labels=labels, places=_shown(read, roles["position"]), **roles)
 
 
 _ROLES = {
@@ -148,6 +151,17 @@ def _times(values: NDArray[Any], told: str) -> NDArray[Any]:
         row = int(np.flatnonzero(~np.isfinite(found))[0])
         raise UserError(f"{told} holds {found[row]} in row {row + 1}; write a finite number.")
     return found
+
+
+def _shown(read: dict[str, list[Any]], position: str | None) -> NDArray[np.object_] | None:
+    """Places as they were given where these are times, else as short numbers."""
+    if position is None:
+        return None
+    given = as_texts(np.array(read[position], object))
+    try:
+        return np.array([f"{float(text):.10g}" for text in given], object)
+    except ValueError:
+        return given
 
 
 def _signal(values: NDArray[Any], told: str) -> NDArray[Any]:
