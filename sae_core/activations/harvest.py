@@ -7,6 +7,7 @@ from typing import Any
 
 from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import ActivationCache
+from sae_core.activations.store.left_out import without_left_out
 from sae_core.activations.store.piles import deal
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Progress, silent
@@ -39,12 +40,22 @@ def harvest_together(runs: Sequence[Run], *, progress: Progress = silent) -> Non
 def train_cache(run: Run, *, progress: Progress = silent) -> ActivationCache:
     """Activations of the training documents, in corpus order: row p is position p of the indexed corpus.
 
+    It has the rows that ``data.leave_out`` and ``data.largest_norm`` leave out, too; `learned_cache` lacks them.
     With ``data.storage = "stream"`` only those of the indexed corpus are kept.
 
     Raises:
         UserError: If it is missing, unfinished or damaged.
     """
     return _open_cache(run, "train", progress)
+
+
+def learned_cache(run: Run, *, progress: Progress = silent) -> ActivationCache:
+    """`train_cache` without the rows that are left out of training.
+
+    Raises:
+        UserError: If it is missing, unfinished or damaged.
+    """
+    return without_left_out(train_cache(run, progress=progress))
 
 
 def train_source(run: Run, *, device: str = "cpu", progress: Progress = silent) -> Any:
@@ -59,8 +70,8 @@ def train_source(run: Run, *, device: str = "cpu", progress: Progress = silent) 
         UserError: If the cache is missing, unfinished or damaged.
     """
     if run.settings.data.storage == "stream":
-        return run.settings.origin.stream(run, lambda: train_cache(run, progress=progress), device)
-    cache = train_cache(run, progress=progress)
+        return run.settings.origin.stream(run, lambda: learned_cache(run, progress=progress), device)
+    cache = learned_cache(run, progress=progress)
     # As it was decided when the cache was written: trainings of one run, interrupted or not, share their order.
     if ACTIVATIONS.facts(run).get("shuffle") == "disk":
         return deal(cache, run.dealt, seed=run.settings.training.seed, progress=progress)
@@ -68,12 +79,12 @@ def train_source(run: Run, *, device: str = "cpu", progress: Progress = silent) 
 
 
 def evaluation_cache(run: Run) -> ActivationCache:
-    """Activations of held-out documents.
+    """Activations of held-out documents, without the rows that are left out.
 
     Raises:
         UserError: If it is missing, unfinished or damaged.
     """
-    return _open_cache(run, "evaluation", silent)
+    return without_left_out(_open_cache(run, "evaluation", silent))
 
 
 def _open_cache(run: Run, name: str, progress: Progress) -> ActivationCache:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,12 +38,14 @@ class ReadText:
         tokens: int32 [T], the tokens.
         acts_TD: float32 [T, D], on the CPU, rounded as the run's cache is.
         cut: Whether the text goes on after the last token.
+        left_T: Whether a token is left out, so that no feature fires on it [T]; None leaves out none.
     """
 
     text: str
     tokens: NDArray[np.int32]
     acts_TD: Tensor
     cut: bool
+    left_T: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,11 @@ def encode_text(ensemble: Ensemble, read: ReadText, texts: TokenTexts) -> LiveTe
     members = list(codes)
     left = [(acts_TD - part_TD).square().sum(dim=1) for part_TD in partial_sums(ensemble, members)]
     entries = [[column_E.cpu().numpy() for column_E in step.entries()] for step in members]
+    if read.left_T is not None:
+        entries = [
+            [column_E[~read.left_T[rows_E]] for column_E in (features_E, rows_E, values_E)]
+            for features_E, rows_E, values_E in entries
+        ]
     features, rows, values = zip(*entries, strict=True)
     return LiveText(
         text=read.text,
@@ -177,4 +184,7 @@ def read_text(run: Run, reader: TextReader, text: str) -> ReadText:
     Raises:
         UserError: As `TextReader.read`.
     """
-    return reader.read(text, dtype=run.settings.data.dtype)
+    from sae_core.activations.origins.language_model.left_out import LeftOut
+
+    read, left_out = reader.read(text, dtype=run.settings.data.dtype), LeftOut.of(run)
+    return replace(read, left_T=left_out.rows(read.tokens, read.acts_TD)) if left_out else read

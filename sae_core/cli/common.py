@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sae_core.activations.stages import CORPUS
+from sae_core.activations.massive import about_activations
+from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.cli import console
 from sae_core.cli.options import Chosen
 from sae_core.cli.serve import LAST_PORT
@@ -121,9 +122,10 @@ def stoppable(command: str) -> Iterator[None]:
 
 
 def about_text(run: Run) -> list[str]:
-    """Say which text a run asked for and got, and what to do if the text is too short."""
+    """Say which text a run asked for and got, what to do if the text is too short, and what is conspicuous of it."""
     facts = CORPUS.facts(run)
-    said = (*run.settings.origin.about(run.settings, facts), *facts.get("remarks", ()))
+    about = run.settings.origin.about(run.settings, facts)
+    said = (*about, *facts.get("remarks", ()), *about_activations(ACTIVATIONS.facts(run)))
     return [text for text in said if text]
 
 

@@ -18,6 +18,7 @@ from dashboard.views.overview import conclusions as reporting
 from dashboard.views.overview import data
 from dashboard.views.overview.charts import by_members, cost, training
 from dashboard.views.overview.findings import found_by_members
+from sae_core.activations.massive import about_activations
 from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.analysis.atoms.figures import MEMBER_STABILITY
 from sae_core.analysis.atoms.stage import ATOMS
@@ -91,7 +92,7 @@ def _text(here: Here) -> None:
         st.html(notice(short, got))
     elif got:
         st.caption(got)
-    for remark in facts.get("remarks", ()):
+    for remark in (*facts.get("remarks", ()), *about_activations(ACTIVATIONS.facts(here.run))):
         st.html(notice(remark))
 
 

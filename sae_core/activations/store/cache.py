@@ -28,6 +28,8 @@ SERIAL_NUMBERS = 2**15 - 1
 """torch works on fewer numbers than 2**15 with one thread (at::internal::GRAIN_SIZE)."""
 META = "meta.json"
 TENSOR = "activations"
+LEFT_OUT = "left_out.safetensors"
+"""Which rows are left out of training; see `store.left_out`."""
 _TORCH: dict[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -211,7 +213,8 @@ class ActivationCache:
     @property
     def files(self) -> list[Path]:
         """All files without which it is not whole."""
-        return [self.folder / META, *self._paths]
+        marks = [path] if (path := self.folder / LEFT_OUT).exists() else []
+        return [self.folder / META, *marks, *self._paths]
 
     @classmethod
     def open(cls, folder: Path, *, progress: Progress = silent) -> ActivationCache:
@@ -296,16 +299,19 @@ class ActivationCache:
         yield from permuted(self._take, self.rows, batch_size=batch_size, seed=seed, first_step=first_step)
 
     def _take(self, rows: NDArray[np.int64]) -> Tensor:
-        """Rows by number, ascending."""
+        return self._as_float32(self._take_stored(rows))
+
+    def _take_stored(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows by number, ascending, in the cache's number format."""
         if self._arrays is not None:
-            return self._as_float32(self._arrays.take(rows))
+            return self._arrays.take(rows)
         cuts = np.searchsorted(rows, self._starts)
         stored_RD = np.empty((len(rows), self.d_in), self._shards[0].dtype)
         for shard, start, first, end in zip(self._shards, self._starts[:-1], cuts[:-1], cuts[1:], strict=True):
             if end > first:
                 # Clipped only because numpy then writes to its place at once; all numbers are in range.
                 np.take(shard, rows[first:end] - start, axis=0, out=stored_RD[first:end], mode="clip")
-        return self._as_float32(stored_RD)
+        return stored_RD
 
     def _as_float32(self, stored_RD: NDArray[Any]) -> Tensor:
         stored = torch.from_numpy(stored_RD)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sae_core.activations.store.cache import META, TENSOR, ActivationCache
 from sae_core.activations.store.checksums import Verified
+from sae_core.activations.store.left_out import MARK
 from sae_core.foundation.files.mapped_tensors import writing_tensors
 from sae_core.foundation.files.whole_files import read_json, read_object, write_json
 from sae_core.foundation.machine.host_memory import free_host_memory
@@ -95,7 +96,10 @@ def deal(
     verified.save()
     meta: dict[str, Any] = {**read_json(cache.folder / META), "contents": contents, "shards": shards}
     meta.pop("arrays", None)  # whose rows are in the shards now
-    write_json(folder / META, {**meta, "fingerprint": fingerprint, "piles": [shard["rows"] for shard in shards]})
+    kept = meta.pop(MARK, {})  # the others were not dealt
+    meta |= {key: kept[key] for key in ("sum", "sum_of_squares") if key in kept}
+    meta |= {"rows": cache.rows, "fingerprint": fingerprint, "piles": [shard["rows"] for shard in shards]}
+    write_json(folder / META, meta)
     return ActivationCache.open(folder)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from sae_core.analysis.index.stage import INDEX
 from sae_core.analysis.shared.jobs import EnsembleJob, Evaluation, evaluation, of_ensemble
 from sae_core.analysis.similarity.stage import MATCH, cosines_held
@@ -60,13 +62,15 @@ def _atoms(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
 
 
 def _energy(job: EnsembleJob, progress: Progress) -> Mapping[str, Any]:
-    from sae_core.activations.harvest import train_cache
+    from sae_core.activations.harvest import learned_cache
+    from sae_core.activations.store.left_out import left_out_rows
     from sae_core.analysis.atoms.stage_energy import measure_stage_energy
 
     if not job.run.activations.exists():
         return {"skipped": "the activations were deleted"}
-    read = train_cache(job.run).read
-    table, summary = measure_stage_energy(job.ensemble, read, len(job.corpus), progress=progress)
+    cache = learned_cache(job.run)
+    rows = len(job.corpus) - int(np.searchsorted(left_out_rows(cache.folder), len(job.corpus)))
+    table, summary = measure_stage_energy(job.ensemble, cache.read, rows, progress=progress)
     write_table(job.folder.stage_energy, table)
     write_json(job.folder.stage_energy_summary, summary)
     return {"tokens": summary["sample"]}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sae_core.activations.origins.language_model.left_out import LeftOut
 from sae_core.activations.origins.language_model.reading import ActivationBatch, LanguageModel
 from sae_core.activations.origins.text.asked import what_was_read
 from sae_core.analysis.concepts.tasks import Task
@@ -27,7 +28,7 @@ class TextReader:
     def __init__(self, run: Run, device: str, progress: Progress, *, model: LanguageModel | None = None) -> None:
         self._settings, self._device, self._progress = run.settings, device, progress
         self._asked = run.settings.evaluation.tokens_per_text
-        self._opened = model
+        self._opened, self._left_out = model, LeftOut.of(run)
 
     @property
     def _model(self) -> LanguageModel:
@@ -36,9 +37,10 @@ class TextReader:
         return self._opened
 
     def __call__(self, texts: Sequence[str]) -> Iterator[ActivationBatch]:
-        """Return activations of texts, as `LanguageModel.activations` does."""
+        """Return activations of texts, as `LanguageModel.activations` does, without the tokens that are left out."""
         if texts:
-            yield from self._model.activations(texts, context=self._asked, progress=self._progress)
+            batches = self._model.activations(texts, context=self._asked, progress=self._progress)
+            yield from map(self._left_out.batch, batches)
 
     def described(self, name: str, texts: Iterable[str]) -> dict[str, Any]:
         """Describe how much of some texts is read: the limit of tokens (asked for and used), and the tokens cut off.

@@ -44,6 +44,7 @@ BLOCK = 8192
 
 Positions = NDArray[np.int32]
 Values = NDArray[np.float32]
+NONE_LEFT_OUT: NDArray[np.int64] = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,15 @@ class ActivationIndex(MappedTable):
         return self.positions[own], self.values[own]
 
 
-def build_index(ensemble: Ensemble, read: Read, tokens: int, path: Path, *, progress: Progress = silent) -> None:
+def build_index(
+    ensemble: Ensemble,
+    read: Read,
+    tokens: int,
+    path: Path,
+    *,
+    left_out: NDArray[np.int64] = NONE_LEFT_OUT,
+    progress: Progress = silent,
+) -> None:
     """Encode the first ``tokens`` activations once and write the index of all coefficients that are not zero.
 
     The size of the corpus does not change the memory that is needed: a temporary folder beside ``path`` holds the
@@ -113,6 +122,7 @@ def build_index(ensemble: Ensemble, read: Read, tokens: int, path: Path, *, prog
         read: Returns the activations of rows.
         tokens: Number of rows to index, T.
         path: The index file.
+        left_out: Rows on which no feature fires, whatever their activations are.
         progress: Told the number of tokens done.
 
     Raises:
@@ -121,7 +131,7 @@ def build_index(ensemble: Ensemble, read: Read, tokens: int, path: Path, *, prog
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming_faults_of(path), tempfile.TemporaryDirectory(prefix=".index-", dir=path.parent) as folder:
         kept = Path(folder) / "entries"
-        _keep(ensemble, read, range(tokens), kept, progress)
+        _keep(ensemble, read, range(tokens), kept, left_out, progress)
         write_placed(path, [kept], features=ensemble.offsets[-1], tokens=tokens)
 
 
@@ -133,6 +143,7 @@ def build_index_together(
     *,
     shards: Path,
     processes: Processes,
+    left_out: NDArray[np.int64] = NONE_LEFT_OUT,
     progress: Progress = silent,
 ) -> None:
     """Run `build_index` in several processes, each of which calls this function; the file is the same, to the byte.
@@ -145,6 +156,7 @@ def build_index_together(
         shards: A folder that all processes see, for their entries alone. Remains of an indexing that was killed are
             removed first, and the folder is removed at the end.
         processes: The processes that index together.
+        left_out: As for `build_index`.
         progress: Told the number of tokens done of this process's part.
 
     Raises:
@@ -153,12 +165,12 @@ def build_index_together(
     """
     processes.first(lambda: shutil.rmtree(shards, ignore_errors=True))
     if processes.size == 1:
-        build_index(ensemble, read, tokens, path, progress=progress)
+        build_index(ensemble, read, tokens, path, left_out=left_out, progress=progress)
         return
     files = [shards / f"shard_{rank:05d}" for rank in range(processes.size)]
     own, (start, stop) = files[processes.rank], shard_bounds(tokens, processes.rank, processes.size)
     try:
-        processes.together(lambda: _keep(ensemble, read, range(start, stop), own, progress))
+        processes.together(lambda: _keep(ensemble, read, range(start, stop), own, left_out, progress))
         processes.first(lambda: write_placed(path, files, features=ensemble.offsets[-1], tokens=tokens))
     finally:
         own.unlink(missing_ok=True)
@@ -173,7 +185,9 @@ def shard_bounds(tokens: int, rank: int, world: int) -> tuple[int, int]:
     return start, stop
 
 
-def _keep(ensemble: Ensemble, read: Read, rows: range, kept: Path, progress: Progress) -> None:
+def _keep(
+    ensemble: Ensemble, read: Read, rows: range, kept: Path, left_out: NDArray[np.int64], progress: Progress
+) -> None:
     """Encode rows and store the coefficients that are not zero in a file."""
     # Pages only read the index, and do not wait for torch.
     import torch
@@ -197,6 +211,9 @@ def _keep(ensemble: Ensemble, read: Read, rows: range, kept: Path, progress: Pro
             # TopK codes never become dense, and nothing is decoded that no later member needs.
             for step in ensemble.walk(acts_BD, encode.code_and_recon, decode=False):
                 features_E, rows_E, values_E = (column_E.cpu().numpy() for column_E in step.entries())
+                if len(left_out):
+                    stays_E = ~np.isin(rows_E + start, left_out)
+                    features_E, rows_E, values_E = features_E[stays_E], rows_E[stays_E], values_E[stays_E]
                 entries.add(features_E, rows_E + start, values_E)
             progress(Tick(f"index {ensemble.method}", stop - rows.start, len(rows)))
 

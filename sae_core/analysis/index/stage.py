@@ -13,6 +13,7 @@ from sae_core.foundation.stages import Sizes
 
 def _build(job: EnsembleJob, progress: Progress) -> None:
     from sae_core.activations.harvest import train_cache
+    from sae_core.activations.store.left_out import left_out_rows
     from sae_core.analysis.index.activation_index import build_index_together
 
     cache = job.processes.together(lambda: train_cache(job.run))
@@ -23,6 +24,7 @@ def _build(job: EnsembleJob, progress: Progress) -> None:
         job.folder.index,
         shards=job.folder.index_shards,
         processes=job.processes,
+        left_out=left_out_rows(cache.folder),
         progress=progress,
     )
 

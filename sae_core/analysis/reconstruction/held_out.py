@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sae_core.activations.store.left_out import left_out_rows
 from sae_core.foundation.files.whole_files import read_table
 from sae_core.foundation.run import Run
 
@@ -22,13 +23,13 @@ def drawn(run: Run, rows: int) -> dict[str, Any]:
 
 
 def held_out_documents(run: Run, rows: int) -> NDArray[np.int64] | None:
-    """The number of the document that each row of the evaluation cache is of [rows]; None where there are no texts.
+    """The number of the document that each row of `evaluation_cache` is of [rows]; None where there are no texts.
 
     A long document may lie there in several passages.
     """
     if not run.corpus.texts.exists():
         return None
-    document_T = np.repeat(*held_out_passages(run))
+    document_T = np.delete(np.repeat(*held_out_passages(run)), left_out_rows(run.activations / "evaluation"))
     return document_T if len(document_T) == rows else None
 
 

@@ -63,8 +63,8 @@ def measure_loss(
 ) -> dict[str, Any]:
     """Put the reconstructions of the first 1, 2, … J members of every ensemble back into the model.
 
-    Only ordinary tokens are replaced, since SAEs are not trained on special tokens (BOS). Only predictions of ordinary
-    tokens from ordinary tokens count.
+    Only ordinary tokens are replaced, since SAEs are not trained on special tokens (BOS), nor on those that are left
+    out. Only predictions of ordinary tokens from replaced ones count.
 
     Args:
         ensembles: Ensembles by name, on the model's device.
@@ -87,6 +87,8 @@ def measure_loss(
     """
     encoders, sums, done = Encoders(ensembles), _Sums(), 0
     for passages in model.passages(texts, tokens=tokens):
+        if not len(passages.acts_TD):  # all tokens of these texts are left out
+            continue
         for key, effect in _effects(passages, encoders, mean_D):
             sums.add(key, effect)
         sums.predicted.append(passages.predicted_B)

@@ -41,13 +41,14 @@ def _loss(job: Evaluation, progress: Progress) -> Mapping[str, Any]:
 def _recovered(job: Evaluation, ensembles: Mapping[str, Ensemble], progress: Progress) -> dict[str, Any]:
     from sae_core.activations.harvest import evaluation_cache
     from sae_core.activations.origins.language_model.kept_passages import passages
+    from sae_core.activations.origins.language_model.left_out import LeftOut
     from sae_core.activations.origins.language_model.substitution import SubstitutedModel, UnpredictingError
     from sae_core.analysis.reconstruction.held_out import held_out_passages
     from sae_core.analysis.reconstruction.loss import measure_loss, undefined
 
     run, settings = job.run, job.run.settings
     try:
-        model = SubstitutedModel.load(settings.model, device=job.device)
+        model = SubstitutedModel.load(settings.model, device=job.device, left_out=LeftOut.of(run))
     except UnpredictingError as error:
         return undefined(str(error))
     return measure_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sae_core.activations.harvest import train_cache
+from sae_core.activations.harvest import learned_cache
 from sae_core.foundation.run import Run
 
 SPREAD = 16
@@ -25,7 +25,7 @@ def training_sample(run: Run, rows: int) -> Tensor:
     drawn = run.settings.origin.drawn(run, rows)
     if drawn is not None:
         return drawn
-    cache = train_cache(run)
+    cache = learned_cache(run)
     size = -(-min(rows, cache.rows) // SPREAD)
     starts = [round(place * max(0, cache.rows - size) / max(1, SPREAD - 1)) for place in range(SPREAD)]
     return torch.cat([cache.read(start, min(start + size, cache.rows)) for start in starts])

@@ -126,9 +126,11 @@ def _split_marked(
     marked_T = torch.from_numpy(np.concatenate(marked))
     done = 0
     for batch in batches:
-        count = len(batch.document_T)
-        # Batches hold the tokens of all texts in order.
-        part_T = 2 * batch.document_T + marked_T[done : done + count]
+        kept_T = getattr(batch, "kept_T", None)
+        count = len(batch.document_T) if kept_T is None else len(kept_T)
+        # Batches hold the tokens of all texts in order, but for those that are left out.
+        own_T = marked_T[done : done + count]
+        part_T = 2 * batch.document_T + (own_T if kept_T is None else own_T[kept_T])
         done += count
         order_T = torch.argsort(part_T, stable=True)
         yield _Marked(batch.acts_TD[order_T], part_T[order_T])

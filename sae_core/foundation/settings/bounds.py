@@ -48,6 +48,9 @@ Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator
 Rate = Annotated[float, Field(gt=0, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Weight = Annotated[float, Field(ge=0, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Size = Annotated[float, Field(gt=0, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]
+Times = Annotated[float, Field(gt=1, le=LARGEST_FLOAT, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Spread = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Share = Annotated[float, Field(gt=0, le=0.9, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_name)]
+TokenNamed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_INDEX)] | str
+"""A token by its id, or as it reads."""

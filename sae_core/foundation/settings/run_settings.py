@@ -93,6 +93,10 @@ class DataSettings(_Settings):
     """disk (gather the training activations once and keep them) or stream (run the model again in every pass)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float16"
     """Number format of the activation cache."""
+    leave_out: tuple[bounds.TokenNamed, ...] = ()
+    """Tokens of a text to leave out of training and of the held-out figures: ids, or tokens as they read."""
+    largest_norm: bounds.Times | None = None
+    """Leave out tokens whose activation is longer than this many times the median norm, such as attention sinks."""
     shuffle: Literal["auto", "memory", "disk"] = "auto"
     """memory (draw rows from the whole cache), disk (first deal the rows to random piles on disk, then read one pile
     after another) or auto (disk if the cache is larger than the free memory and the disk has room)."""
@@ -349,6 +353,13 @@ class RunSettings(_Settings):
                     f"members {members.index(member)} and {number} have the same seed {seeds[number]} in "
                     "training.member_seeds and no other difference"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_can_be_left_out(self) -> Self:
+        for name in ("leave_out", "largest_norm"):
+            if getattr(self.data, name) and not self.origin.reads_text:
+                raise ValueError(f"data.{name} leaves out tokens of a text, and {self.origin.title} has none")
         return self
 
     @model_validator(mode="after")

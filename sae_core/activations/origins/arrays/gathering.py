@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.massive import measure_massive
 from sae_core.activations.origins.arrays.choosing import Chosen, Side, choose_rows
 from sae_core.activations.origins.arrays.formats import Found, find_arrays
 from sae_core.activations.origins.arrays.row_table import RowTable, read_table_of_rows
@@ -74,6 +75,7 @@ def _gather(run: Run, origin: ArraySettings, progress: Progress) -> None:
         "seconds": time.perf_counter() - started,
         "tokens": sum(cache.rows for cache in caches),
         "fingerprint": " ".join(cache.fingerprint for cache in caches),
+        "massive": measure_massive(caches[0]),
         "mean_square_norm": caches[0].d_in / caches[0].scale ** 2,
         "shuffle": ACTIVATIONS.facts(run).get("shuffle") or choose_shuffle(run, caches[0]),
     }

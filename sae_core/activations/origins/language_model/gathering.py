@@ -13,13 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.massive import measure_massive
 from sae_core.activations.origins.language_model.choosing import choose_passages
 from sae_core.activations.origins.language_model.kept_passages import passages_table
+from sae_core.activations.origins.language_model.left_out import LeftOut, chosen_ids, mark_left_out
 from sae_core.activations.origins.language_model.reading import LanguageModel, Place
 from sae_core.activations.origins.language_model.streaming import StreamedActivations
 from sae_core.activations.origins.text.asked import what_is_short
 from sae_core.activations.stages import ACTIVATIONS, CORPUS
 from sae_core.activations.store.cache import SHARD_BYTES, ActivationCache, CacheWriter
+from sae_core.activations.store.left_out import without_left_out
 from sae_core.activations.store.piles import choose_shuffle
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import parse_json, replacing, write_table, write_tensors
@@ -41,6 +44,7 @@ def gather(runs: Sequence[Run], progress: Progress) -> None:
     device = resolve_device(settings.training.device)
     with naming_full_memory(device, "lower model.batch_size or model.context, or take a smaller model"):
         model = LanguageModel.load(settings.model, device=device, places=places)
+        ids = chosen_ids(model.tokenizer, settings.data.leave_out)
         for run in pending:
             if not CORPUS.is_finished(run):
                 finished = next((other for other in runs if CORPUS.is_finished(other)), None)
@@ -48,7 +52,7 @@ def gather(runs: Sequence[Run], progress: Progress) -> None:
                     _write_corpus(run, model, progress)
                 else:
                     _copy_corpus(finished, run, model)
-        _write_activations(pending, model, progress)
+        _write_activations(pending, model, ids, progress)
 
 
 def streamed(run: Run, cache: ActivationCache, device: str) -> StreamedActivations:
@@ -56,7 +60,7 @@ def streamed(run: Run, cache: ActivationCache, device: str) -> StreamedActivatio
 
     Args:
         run: The run.
-        cache: The training rows that are kept, from which mean and scale come.
+        cache: The training rows on disk that SAEs learn from, from which mean and scale come.
         device: Where the model runs.
     """
     table = passages_table(run, held_out=False)
@@ -67,6 +71,7 @@ def streamed(run: Run, cache: ActivationCache, device: str) -> StreamedActivatio
         lambda: LanguageModel.load(run.settings.model, device=device),
         mean_D=cache.mean_D,
         scale=cache.scale,
+        left_out=LeftOut.of(run),
     )
 
 
@@ -147,7 +152,7 @@ def _copy_corpus(finished: Run, run: Run, model: LanguageModel) -> None:
     run.finish(CORPUS.key, CORPUS.facts(finished) | own, files=files)
 
 
-def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Progress) -> None:
+def _write_activations(runs: Sequence[Run], model: LanguageModel, ids: tuple[int, ...], progress: Progress) -> None:
     """Write the caches of runs of which each has its place in the model."""
     started = time.perf_counter()
     total = sum(int(_cached_passages(runs[0], name)["tokens"].sum()) for name in ("train", "evaluation"))
@@ -155,12 +160,18 @@ def _write_activations(runs: Sequence[Run], model: LanguageModel, progress: Prog
     rows = trains[0].rows
     evaluations = _write_caches(runs, model, "evaluation", lambda more: progress(_tick(rows + more, total)))
     seconds = time.perf_counter() - started
+    tables = [_cached_passages(runs[0], name) for name in ("train", "evaluation")]
     for run, train, evaluation in zip(runs, trains, evaluations, strict=True):
         before = ACTIVATIONS.facts(run)
+        left_out = mark_left_out(run, model, ids, [(train, tables[0]), (evaluation, tables[1])])
+        train, evaluation = (without_left_out(ActivationCache.open(each.folder)) for each in (train, evaluation))
         activations_facts = {
             "seconds": seconds,
             "runs_together": len(runs),
-            "tokens": train.rows + evaluation.rows,
+            "tokens": rows + int(tables[1]["tokens"].sum()),
+            "train_rows": rows,
+            **left_out,
+            "massive": measure_massive(train),
             "fingerprint": f"{train.fingerprint} {evaluation.fingerprint}",
             "mean_square_norm": train.d_in / train.scale**2,
             "shuffle": before.get("shuffle", "memory") if before else choose_shuffle(run, train),

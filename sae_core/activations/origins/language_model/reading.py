@@ -59,11 +59,13 @@ class ActivationBatch:
         acts_PTD: float32, on the CPU, for each of the places that are read.
         tokens_T: int32, the tokens' ids.
         document_T: int64, the number of the text that each token belongs to.
+        kept_T: Of all ordinary tokens of these texts, whether each is here, where some are left out.
     """
 
     acts_PTD: Tensor
     tokens_T: Tensor
     document_T: Tensor
+    kept_T: NDArray[np.bool_] | None = None
 
     @property
     def acts_TD(self) -> Tensor:

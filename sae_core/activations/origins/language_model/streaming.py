@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_core.activations.origins.language_model.left_out import EVERY_TOKEN, LeftOut
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.progress import Tick
 
@@ -58,6 +59,8 @@ class StreamedActivations:
         load: Loads the language model; called when the first batch is wanted.
         mean_D: Mean activation [D], measured on a part.
         scale: √(D / E‖a‖²), measured on a part.
+        left_out: Which tokens are left out. Another of the same chunk is drawn twice in the place of each of them, so
+            that batches are where they would be.
         shuffle_bytes: Size of a chunk.
     """
 
@@ -69,10 +72,11 @@ class StreamedActivations:
         *,
         mean_D: Tensor,
         scale: float,
+        left_out: LeftOut = EVERY_TOKEN,
         shuffle_bytes: int = SHUFFLE_BYTES,
     ) -> None:
         self.texts, self.tokens, self._load = texts, tokens, load
-        self.mean_D, self.scale = mean_D, scale
+        self.mean_D, self.scale, self._left_out = mean_D, scale, left_out
         self.rows, self.d_in = int(tokens.sum()), len(mean_D)
         self._chunk_rows = max(1, shuffle_bytes // (4 * self.d_in))
         self._model: LanguageModel | None = None
@@ -105,8 +109,10 @@ class StreamedActivations:
             ends = self.tokens[order].cumsum()
             for chunk in range(index // per_chunk, -(-per_pass // per_chunk)):
                 first, last = chunk * per_chunk, min((chunk + 1) * per_chunk, per_pass)
-                acts_RD = self._read(order, ends, first * batch_size, last * batch_size, stopped)
+                acts_RD, kept_R = self._read(order, ends, first * batch_size, last * batch_size, stopped)
                 places = np.random.default_rng([seed, number, chunk]).permutation(len(acts_RD))
+                if not kept_R.all():
+                    places = np.resize(places[kept_R[places]], len(places))
                 for step in range(max(first, index), last):
                     start = (step - first) * batch_size
                     yield acts_RD[torch.from_numpy(places[start : start + batch_size])]
@@ -114,8 +120,11 @@ class StreamedActivations:
 
     def _read(
         self, order: NDArray[np.int64], ends: NDArray[np.int64], start: int, stop: int, stopped: threading.Event
-    ) -> Tensor:
-        """Rows ``start`` to ``stop`` of the pass that takes the texts in ``order``; their tokens end at ``ends``."""
+    ) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Rows ``start`` to ``stop`` of the pass that takes the texts in ``order``, and which of them are learned from.
+
+        The texts' tokens end at ``ends``.
+        """
 
         def check(_: Tick) -> None:
             if stopped.is_set():
@@ -125,10 +134,16 @@ class StreamedActivations:
             self._model = self._load()
         first, last = np.searchsorted(ends, [start, stop - 1], side="right")
         texts = [self.texts[number] for number in order[first : last + 1]]
-        acts_RD = torch.cat([batch.acts_TD for batch in self._model.activations(texts, progress=check)])
+        batches = list(self._model.activations(texts, progress=check))
+        acts_RD, tokens_R = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("acts_TD", "tokens_T"))
+        del batches
         before = int(ends[first] - self.tokens[order[first]])
         if len(acts_RD) != int(ends[last]) - before:
             raise UserError("The model's tokenizer has changed since the corpus was gathered; use a new run folder.")
         if not acts_RD.isfinite().all():
             raise UserError("The model gave an activation that is not a number; choose another layer or model.")
-        return acts_RD[start - before : stop - before]
+        own = slice(start - before, stop - before)
+        kept_R = ~self._left_out.rows(tokens_R[own].numpy(), acts_RD[own])
+        if not kept_R.any():
+            raise UserError("data.leave_out and data.largest_norm leave out all tokens of a chunk; name fewer tokens.")
+        return acts_RD[own], kept_R

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sae_core.activations.origins.language_model.left_out import EVERY_TOKEN, LeftOut
 from sae_core.activations.origins.language_model.model import loading, sites
 from sae_core.activations.origins.language_model.model.blocks import Blocks
 from sae_core.activations.origins.language_model.model.hooked import HookedModel
@@ -66,10 +67,10 @@ class Passages:
     """Some texts, as the model reads them.
 
     Attributes:
-        acts_TD: Activations of their T ordinary tokens, text after text, float32.
+        acts_TD: Activations of their T ordinary tokens that are not left out, text after text, float32.
         own: The model's own predictions; their KL is 0.
-        predicted_B: How many tokens of each text are predicted [B]: an ordinary one, from an ordinary one. So what
-            BOS predicts, which is never replaced, does not count.
+        predicted_B: How many tokens of each text are predicted [B]: an ordinary one, from one that is replaced. So
+            what BOS predicts, or a token that is left out, does not count.
         numbers_B: The place of each text among those that were given [B].
     """
 
@@ -82,15 +83,18 @@ class Passages:
         ordinary_BL = np.zeros(self._ids_BL.shape, dtype=bool)
         for row, text in enumerate(texts):
             ordinary_BL[row, : len(text.ids)] = text.ordinary
-        self._text_P, column_P = np.nonzero(ordinary_BL[:, :-1] & ordinary_BL[:, 1:])
+        self._reading = model.read(self._ids_BL, self._present_BL)
+        hidden_RD, replaced_BL = first_output(self._reading.output).flatten(0, 1), ordinary_BL
+        if model.left_out:
+            replaced_BL = ordinary_BL & ~model.left_out.rows(self._ids_BL.ravel(), hidden_RD).reshape(ordinary_BL.shape)
+        self._text_P, column_P = np.nonzero(replaced_BL[:, :-1] & ordinary_BL[:, 1:])
         self.predicted_B = np.bincount(self._text_P, minlength=len(texts))
-        place_T, place_P = np.flatnonzero(ordinary_BL), self._text_P * len(ordinary_BL[0]) + column_P
+        place_T, place_P = np.flatnonzero(replaced_BL), self._text_P * len(ordinary_BL[0]) + column_P
         self._place_T, self._place_P, self._next_P = (
             torch.from_numpy(part).to(model.device)
             for part in (place_T, place_P, self._ids_BL[self._text_P, column_P + 1])
         )
-        self._reading = model.read(self._ids_BL, self._present_BL)
-        self.acts_TD = first_output(self._reading.output).flatten(0, 1)[self._place_T].float()
+        self.acts_TD = hidden_RD[self._place_T].float()
         logits_BLV = self._reading.logits_BLV
         self._reading = replace(self._reading, logits_BLV=logits_BLV[:0])
         self._own_PV = logits_BLV.flatten(0, 1)[self._place_P].float().softmax(dim=1)
@@ -134,6 +138,7 @@ class SubstitutedModel:
     Attributes:
         device: Where it runs.
         tokens: Its tokenizer.
+        left_out: Which tokens are never replaced, beside special ones.
     """
 
     def __init__(
@@ -144,7 +149,9 @@ class SubstitutedModel:
         *,
         device: str = "cpu",
         weights: Weights | None = None,
+        left_out: LeftOut = EVERY_TOKEN,
     ) -> None:
+        self.left_out = left_out
         self._model, self._name, self.device = model, settings.name, device
         nature = examine(model, tokenizer, name=settings.name, context=settings.context)
         self._blocks, self._layer, self._pads = nature.blocks, settings.layer, nature.pads
@@ -168,7 +175,7 @@ class SubstitutedModel:
         self._restores = nature.restores
 
     @classmethod
-    def load(cls, settings: ModelSettings, *, device: str = "cpu") -> SubstitutedModel:
+    def load(cls, settings: ModelSettings, *, device: str = "cpu", left_out: LeftOut = EVERY_TOKEN) -> SubstitutedModel:
         """Load by hub id or folder, or the embedded model, as `load_model` does.
 
         Raises:
@@ -176,7 +183,7 @@ class SubstitutedModel:
             UserError: If the model is missing or unusable, or has no such layer or site.
         """
         loaded = loading.load_model(settings, device=device)
-        return cls(loaded.model, loaded.tokenizer, settings, device=device, weights=loaded.weights)
+        return cls(loaded.model, loaded.tokenizer, settings, device=device, weights=loaded.weights, left_out=left_out)
 
     def passages(self, texts: Sequence[str], *, tokens: int) -> Iterator[Passages]:
         """Read the first texts that together have at most ``tokens`` ordinary tokens (at least one text).
