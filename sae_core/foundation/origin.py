@@ -35,6 +35,7 @@ class Words(NamedTuple):
         passage: What rows stand together in.
         passages: Several of these.
         whole: All of them together.
+        judged: What has a concept or not.
         told_by: What a row reads like on its own, by which features are found and labels suggested.
         sought: An example of one that is sought.
         examples: The heading of the rows on which a feature fires.
@@ -48,6 +49,7 @@ class Words(NamedTuple):
     passage: str = "passage"
     passages: str = "passages"
     whole: str = "text"
+    judged: str = "text"
     told_by: str = "token"
     sought: str = "the, or ·the"
     examples: str = "Examples in context"

@@ -60,11 +60,12 @@ COLUMNS = (
 
 def show(here: Here) -> None:
     """The whole page."""
+    what = here.words.judged
     st.html(
         heading(
             "Concepts",
-            "Can a few features tell whether a text has a concept? For every concept the best features are chosen on "
-            "training texts, a logistic regression is fitted on them, and held-out texts are classified.",
+            f"Can a few features tell whether a {what} has a concept? For every concept the best features are chosen "
+            f"on training {what}s, a logistic regression is fitted on them, and held-out {what}s are classified.",
         )
     )
     results, facts = tables.concepts(here.run), tables.evaluation(here.run, CONCEPTS.name)
@@ -79,7 +80,7 @@ def show(here: Here) -> None:
         variant = choice("variant", "Coefficients", variants, VARIANTS.__getitem__)
     about = tasks.get(task, {})
     chosen = results[(results["task"] == task) & (results["variant"] == variant)]
-    _about(about)
+    _about(about, what)
     if variant == PLAIN:
         st.caption(SCALED)
     every_mean = data.mean_accuracies(here.run)
@@ -140,13 +141,13 @@ def _differences(means: pd.DataFrame, chosen: pd.DataFrame, task: str, variant: 
         )
 
 
-def _about(about: dict[str, Any]) -> None:
+def _about(about: dict[str, Any], what: str) -> None:
     if not about:
         return
     st.markdown(plain(str(about.get("description", ""))))
     chips = [chip(f"{len(about.get('classes', []))} concepts")]
     chips += [
-        chip(f"{whole(about[key])} {word} texts")
+        chip(f"{whole(about[key])} {word} {what}s")
         for key, word in (("train_texts", "training"), ("test_texts", "test"))
         if key in about
     ]

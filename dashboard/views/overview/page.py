@@ -78,9 +78,9 @@ def show(here: Here) -> None:
 
 
 def _story(here: Here) -> str:
-    settings, facts = here.run.settings, CORPUS.facts(here.run)
-    trained = f"Each member saw {compact(settings.training.tokens)} token activations"
-    indexed = f"; {compact(facts['index_tokens'])} tokens can be browsed" if "index_tokens" in facts else ""
+    settings, facts, rows = here.run.settings, CORPUS.facts(here.run), here.words.rows
+    trained = f"Each member saw {compact(settings.training.tokens)} {here.words.row} activations"
+    indexed = f"; {compact(facts['index_tokens'])} {rows} can be browsed" if "index_tokens" in facts else ""
     return f"Sparse autoencoders on {settings.origin.described(settings)}. {trained}{indexed}."
 
 
@@ -238,7 +238,8 @@ def _charts(here: Here) -> None:
             chart(
                 cost(tables.summary(here.run), by_ensemble(costs)),
                 "What it costs to use",
-                "Higher explains more, further right computes more for each token; bars are 95 % intervals.",
+                f"Higher explains more, further right computes more for each {here.words.row}; bars are 95 % "
+                "intervals.",
                 key="cost",
             )
     if reconstruction is not None:
@@ -261,8 +262,9 @@ def _gains(here: Here, reconstruction: dict[str, Any] | None) -> None:
     title, names = "What each further member adds", {name: _capital(BY_MEMBERS[name].said) for name in figures}
     above = st.container()  # the heading names the measure, which is chosen below it
     measure = choice("gain", "What members add", list(figures), names.__getitem__, menu=len(figures) > MAX_BUTTONS)
+    rows = here.words.rows
     how_to_read = (
-        f"{names[measure]} on held-out tokens when only the first members are used; a diamond is one SAE alone."
+        f"{names[measure]} on held-out {rows} when only the first members are used; a diamond is one SAE alone."
     )
     above.html(section(title, how_to_read))
     st.plotly_chart(
@@ -297,7 +299,7 @@ def _curves(here: Here, info: EnsembleInfo) -> None:
     st.html(
         section(
             f"Training of {info.title}",
-            "One line a member over the tokens it has seen; a line that still climbs has not converged.",
+            f"One line a member over the {here.words.rows} it has seen; a line that still climbs has not converged.",
         )
     )
     measure = st.segmented_control(

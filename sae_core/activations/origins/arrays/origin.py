@@ -61,7 +61,7 @@ class Arrays(ArraySettings):
 
 
 _ROWS = Words(
-    *("row", "rows", "row", "rows", "rows", "label", "as in the table"),
+    *("row", "rows", "row", "rows", "rows", "row", "label", "as in the table"),
     examples="Examples",
     how_to_read="The activation, what the row is, and where it comes from.",
     shares="What its rows are labelled",

@@ -60,8 +60,8 @@ def write_rows(
     shown = pd.DataFrame(places)
     if table is not None:
         for name in table.fields + ([table.text] if table.text else []) + ([table.image] if table.image else []):
-            is_place = name == table.position and table.places is not None
-            shown[own_name(name)] = table.places[rows_T] if is_place else as_texts(table.columns[name][rows_T])
+            values = table.places if name == table.position else None
+            shown[own_name(name)] = as_texts(table.columns[name][rows_T]) if values is None else values[rows_T]
     write_table(corpus.rows, shown)
     write_table(corpus.documents, _documents(table, shown, side.group[:indexed], offsets))
     if table is not None:
