@@ -41,7 +41,7 @@ from sae_core.foundation.settings.run_settings import EvaluationSettings
 from sae_core.notebook.given import Activations, ArraySource, is_table, written
 from sae_core.notebook.look import shown
 from sae_core.notebook.watching import of_rows, watched
-from sae_core.report.html import Cell, Column, element
+from sae_core.report.html import Cell, Column, definitions, element, folded
 from sae_core.report.pieces.cards import table
 
 FEATURES = (1, 5)
@@ -316,7 +316,8 @@ def _ends(low: float | None, high: float | None) -> tuple[float, float] | None:
 
 
 def _shown(figure: Figure, value: float, ends: Sequence[float] | None = None, name: str = "") -> Shown:
-    return Shown(name or figure.title, figure.style(value), _interval(ends, figure.style), figure.definition)
+    definition = figure.definition.replace("held-out tokens", "rows").replace("token", "row")
+    return Shown(name or figure.title, figure.style(value), _interval(ends, figure.style), definition)
 
 
 def _interval(ends: Sequence[float] | None, style: Any) -> str:
@@ -324,10 +325,12 @@ def _interval(ends: Sequence[float] | None, style: Any) -> str:
 
 
 def _html(found: Evaluation) -> str:
-    """The figures of an evaluation, with their definitions as tooltips."""
-    rows = [[Cell(each.name), Cell(each.text, each.interval)] for each in found.figures()]
+    """The figures of an evaluation; their definitions are folded below them."""
+    figures = found.figures()
+    rows = [[Cell(each.name), Cell(each.text, each.interval)] for each in figures]
+    meanings = folded("What these are", definitions({each.name: each.definition for each in figures}))
     titles = [Column("Figure"), Column("Value", "Below it the 95 % interval, where there is one")]
-    blocks = [table(titles, rows), element("div", element("p", found.note, kind="note"), kind="sae")]
+    blocks = [table(titles, rows), element("div", element("p", found.note, kind="note"), meanings, kind="sae more")]
     if found.detection is not None:
         columns = [Column("Label"), *(Column(name) for name in ("Features", "Accuracy", "AUC", "Test rows"))]
         labels = [

@@ -111,6 +111,7 @@ def test_it_shows_itself_as_a_table_in_which_labels_are_escaped() -> None:
     html = found._repr_html_()
     assert "&lt;img src=x&gt;" in html or "blue" in html
     assert "<img" not in html
+    assert "over all dimensions together" in html
     assert "Explained variance" in str(found)
     assert len({line.index("  ") for line in str(found).splitlines()[:2]}) == 2
 

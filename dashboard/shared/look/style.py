@@ -35,10 +35,7 @@ _RULES = """
 .sae .answers h3{font-size:.98rem;font-weight:620;margin:.5rem 0 .1rem;padding:0}
 .sae .answers ul{margin:.1rem 0;padding-left:1.1rem}
 .sae .answers li{margin:.25rem 0;font-size:.88rem;overflow-wrap:anywhere}
-.sae dt{font-weight:600;font-size:.88rem;margin-top:.5rem}
-.sae dd{overflow-wrap:anywhere;margin:0;font-size:.88rem;color:var(--muted);max-width:85ch}
 .st-key-pages{row-gap:.4rem}
-.sae.more summary{cursor:pointer;font-size:.82rem;color:var(--muted)}
 .sae.card .row{display:flex;align-items:center;gap:.45rem;margin-bottom:.3rem}
 .sae.brand{font-weight:650;font-size:1rem;letter-spacing:-.01em}
 .sae.brand small{display:block;font-weight:400;color:var(--muted);font-size:.8rem;overflow-wrap:anywhere}

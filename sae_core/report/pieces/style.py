@@ -95,6 +95,9 @@ _RULES = """
 .sae.bars .b i{display:block;height:100%;border-radius:2px}
 .sae.bars .n{text-align:right;font-variant-numeric:tabular-nums;color:var(--muted);font-size:.8rem}
 .sae.bars .t{grid-column:1/-1;font-size:.82rem;color:var(--muted);margin-top:.45rem}
+.sae dt{font-weight:600;font-size:.88rem;margin-top:.5rem}
+.sae dd{overflow-wrap:anywhere;margin:0;font-size:.88rem;color:var(--muted);max-width:85ch}
+.sae.more summary{cursor:pointer;font-size:.82rem;color:var(--muted)}
 .sae.plot{margin-top:.6rem}
 .sae.plot img{display:block;width:100%;height:auto}
 .sae.plot .axis{display:flex;justify-content:space-between;color:var(--muted);font-size:.76rem;
