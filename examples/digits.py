@@ -63,6 +63,9 @@ def main(path: Path, **settings: object) -> Run:
 
 if __name__ == "__main__":
     run = main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/digits"))
-    suggested = pd.read_parquet(run.ensemble("bagged").suggestions).sort_values("precision", ascending=False)
-    print(suggested[["feature", "suggestion", "precision", "recall"]].head(10).to_string(index=False))
+    suggested = pd.read_parquet(run.ensemble("bagged").suggestions)
+    # How well the suggested label foretells where the feature fires, on rows that did not choose it.
+    suggested["F1"] = 2 / (1 / suggested["precision"] + 1 / suggested["recall"])
+    suggested = suggested.sort_values("F1", ascending=False)
+    print(suggested[["feature", "suggestion", "precision", "recall", "F1"]].head(10).to_string(index=False))
     print(f"To look at it: sae-ensemble dashboard {run.path}")

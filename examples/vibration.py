@@ -91,7 +91,10 @@ def main(path: Path, *, windows: int = 240, **settings: object) -> Run:
 
 if __name__ == "__main__":
     run = main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/vibration"))
-    suggested = pd.read_parquet(run.ensemble("bagged").suggestions).sort_values("precision", ascending=False)
+    suggested = pd.read_parquet(run.ensemble("bagged").suggestions)
+    # How well the suggested label foretells where the feature fires, on rows that did not choose it.
+    suggested["F1"] = 2 / (1 / suggested["precision"] + 1 / suggested["recall"])
+    suggested = suggested.sort_values("F1", ascending=False)
     shown = suggested[~suggested["suggestion"].str.contains("none") & (suggested["suggestion"] != "")]
-    print(shown[["feature", "suggestion", "precision", "recall"]].head(10).to_string(index=False))
+    print(shown[["feature", "suggestion", "precision", "recall", "F1"]].head(10).to_string(index=False))
     print(f"To look at it: sae-ensemble dashboard {run.path}")
