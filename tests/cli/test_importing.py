@@ -240,3 +240,4 @@ def test_compared_saes_are_browsed_and_evaluated(
         app = open_page(monkeypatch, tmp_path, page, run="run", ensemble="compared")
         assert not app.exception
         assert "Not finished" not in html(app)
+        assert page != "overview" or f"SAELens topk from {one}" in html(app)

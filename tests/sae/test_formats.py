@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import (
@@ -86,6 +87,22 @@ def test_norms_of_atoms_scale_the_threshold_of_llama_scope_where_it_says_so(tmp_
     sae, plain = read_checkpoint(there.folder).sae, torch.full((N,), 0.4 * D**0.5 / 2)
     scaled_ND = sae.W_dec * (D**0.5 / 2)
     assert_same(sae.threshold * scaled_ND.norm(dim=1), plain)
+
+
+def test_arrays_of_the_other_byte_order_are_read(tmp_path: Path) -> None:
+    there = written("gemma_scope", tmp_path)
+    path = there.folder / "params.npz"
+    arrays = {name: array.astype(">f4") for name, array in np.load(path).items()}
+    np.savez(path, **arrays)
+    assert_same(read_checkpoint(there.folder).sae(activations()), there.recon_BD)
+
+
+def test_nobody_is_told_to_delete_a_checkpoint(tmp_path: Path) -> None:
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        there = written("saelens gated", tmp_path)
+        (there.folder / name).write_bytes(b"\xff")
+        with pytest.raises(UserError, match=f"{name} is .*fetch or save it again"):
+            read_checkpoint(there.folder)
 
 
 def test_what_is_no_checkpoint_says_what_is_looked_for(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from sae_core.analysis.stages import stages_of
 from sae_core.analysis.summary import by_ensemble
 from sae_core.foundation.figures import Figure
 from sae_core.foundation.method import RANDOM_STAGES
-from sae_core.foundation.methods import control_name, title_of, trained_by
+from sae_core.foundation.methods import GIVEN, control_name, title_of, trained_by
 from sae_core.foundation.numbers import MISSING, compact, decimal, interval, percent, whole
 from sae_core.foundation.settings.architectures import fixes_l0
 from sae_core.report.html import Cell, Column, Html
@@ -64,6 +64,7 @@ def show(here: Here) -> None:
         missing(here, "train")
         return
     _text(here)
+    _imported(here)
     reporting.verdict(here)
     _comparison(here)
     reporting.what_it_comes_to(here)
@@ -78,10 +79,12 @@ def show(here: Here) -> None:
 
 
 def _story(here: Here) -> str:
-    settings, facts, rows = here.run.settings, CORPUS.facts(here.run), here.words.rows
-    trained = f"Each member saw {compact(settings.training.tokens)} {here.words.row} activations"
-    indexed = f"; {compact(facts['index_tokens'])} {rows} can be browsed" if "index_tokens" in facts else ""
-    return f"Sparse autoencoders on {settings.origin.described(settings)}. {trained}{indexed}."
+    settings, facts, words = here.run.settings, CORPUS.facts(here.run), here.words
+    seen = f"Each member saw {compact(settings.training.tokens)} {words.row} activations"
+    said = [seen] if trained_by(settings) else []
+    said += [f"{compact(facts['index_tokens'])} {words.rows} can be browsed"] if "index_tokens" in facts else []
+    after = f" {'; '.join(said)}." if said else ""
+    return f"Sparse autoencoders on {settings.origin.described(settings)}.{after}"
 
 
 def _text(here: Here) -> None:
@@ -96,13 +99,27 @@ def _text(here: Here) -> None:
         st.html(notice(remark))
 
 
-def _chips(here: Here) -> list[Html]:
-    sae, facts = here.run.settings.sae, CORPUS.facts(here.run)
+def _imported(here: Here) -> None:
+    """Where the members of imported ensembles came from."""
+    for name in here.ensembles:
+        given = here.run.facts(TRAIN.key_of(name)).get(GIVEN, ())
+        if given:
+            members = (f"{number}: {each['format']} from {each['from']}" for number, each in enumerate(given))
+            st.html(notice(f"Imported as {title_of(name)}", "; ".join(members)))
+
+
+def _trained_chips(here: Here) -> list[Html]:
+    sae = here.run.settings.sae
     chips = [chip(f"{sae.architecture} SAE"), chip(f"{sae.width:,} features a member")]
     if fixes_l0(sae.architecture):
         member_k = here.run.settings.training.member_k
         own = f", by member {', '.join(map(str, member_k))}" if member_k else ""
         chips.append(chip(f"k = {sae.k}{own}"))
+    return chips
+
+
+def _chips(here: Here) -> list[Html]:
+    facts, chips = CORPUS.facts(here.run), _trained_chips(here) if trained_by(here.run.settings) else []
     if "d_in" in facts:
         chips.append(chip(f"d = {facts['d_in']}"))
     if "documents" in facts:

@@ -99,7 +99,9 @@ def read_npz(path: Path) -> dict[str, Tensor]:
 
     def read() -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+        native = {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in native.items()}
 
     found: dict[str, Tensor] = _read(path, read)
     return found

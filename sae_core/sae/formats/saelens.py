@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from sae_core.foundation.files.whole_files import read_json, read_tensor, read_t
 from sae_core.foundation.folders import CONFIG, WEIGHTS
 from sae_core.sae import ARCHITECTURES, SAE
 from sae_core.sae.formats.declaration import Checkpoint, Format, assembled, gated
-from sae_core.sae.formats.foreign_files import checked, form_of
+from sae_core.sae.formats.foreign_files import Fields, checked, form_of, read_safetensors
 from sae_core.sae.formats.saelens_config import OF_A_BATCH, Description, read_description, saelens_name
 
 # Readers of SAELens 6 fall back to legacy rules unless the metadata names a version of at least 6.
@@ -71,7 +72,7 @@ def load_sae(folder: Path, device: str = "cpu") -> SAE:
         UserError: If a file is missing or damaged, a setting cannot be followed, or a tensor is missing, unknown, of
             another shape, or holds what is not a number.
     """
-    return _read(folder, device)[0]
+    return _read(read_json(folder / CONFIG), read_tensors(folder / WEIGHTS, device=device), folder)[0]
 
 
 class SAELens(Format):
@@ -82,14 +83,14 @@ class SAELens(Format):
 
     def read(self, folder: Path) -> Checkpoint:
         """Read the SAE as `load_sae` does, and where its activations come from."""
-        sae, described = _read(folder, "cpu")
         files = (folder / WEIGHTS, folder / CONFIG)
+        sae, described = _read(Fields(files[1]).values, read_safetensors(files[0]), folder)
         return Checkpoint(sae, f"{self.title} {described.name}", files, described.place)
 
 
-def _read(folder: Path, device: str) -> tuple[SAE, Description]:
-    described = read_description(read_json(folder / CONFIG), folder / CONFIG)
-    tensors = _checked(read_tensors(folder / WEIGHTS, device=device), described, folder / WEIGHTS)
+def _read(config: Any, found: Mapping[str, Tensor], folder: Path) -> tuple[SAE, Description]:
+    described = read_description(config, folder / CONFIG)
+    tensors = _checked(found, described, folder / WEIGHTS)
     if described.rescaled:
         norms_N = tensors["W_dec"].norm(dim=1)
         tensors["W_enc"], tensors["b_enc"] = tensors["W_enc"] * norms_N, tensors["b_enc"] * norms_N
