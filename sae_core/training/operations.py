@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
@@ -14,8 +13,8 @@ from sae_core.foundation.method import One, Several
 from sae_core.foundation.settings.run_settings import SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, make_sae
 
-FLOAT, IDLE = 4, 8
-"""Bytes of a weight, and of the silence counter of a feature."""
+FLOAT = 4
+"""Bytes of a weight."""
 
 Boosting = Literal["cached", "recomputed", "pipelined"]
 
@@ -86,11 +85,6 @@ class SAEShape:
         """Operations to encode and reconstruct one activation."""
         product = 2 * self.d_in * self.width
         return product + 2 * self.d_in * self.k if self.selects else 2 * product
-
-    @property
-    def state_bytes(self) -> int:
-        """Bytes of a member's state between steps: weights, Adam's two moments, and one counter per feature."""
-        return 3 * FLOAT * self.parameters + IDLE * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +160,3 @@ def keeps_residuals(*, stages: int, rows: int, steps: int, batch: int, d_in: int
 def residual_bytes(rows: int, d_in: int) -> int:
     """Largest size of kept residuals on disk: the one that is written and the one that it is computed from."""
     return 2 * rows * d_in * FLOAT
-
-
-def checkpoint_bytes(members: Sequence[SAEShape]) -> int:
-    """Size of a checkpoint of members that are trained side by side, without names and curves."""
-    return sum(member.state_bytes for member in members)

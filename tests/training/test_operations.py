@@ -14,27 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sae_core.activations.store.cache import CacheWriter
 from sae_core.foundation.settings.run_settings import RunSettings, SAESettings
 from sae_core.sae import ARCHITECTURES, make_sae
-from sae_core.training.checkpoint import Progressed, save_checkpoint
-from sae_core.training.distribution import Part
 from sae_core.training.kernels.auxiliary import reconstruct_rest, revive
-from sae_core.training.members import make_trainer
-from sae_core.training.operations import EnsembleShape, SAEShape, checkpoint_bytes, ensemble_flops, residual_bytes
-from sae_core.training.stage import Plan
+from sae_core.training.operations import EnsembleShape, SAEShape, ensemble_flops, residual_bytes
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_parameters_and_state_are_those_of_a_trainer(architecture: str) -> None:
+def test_parameters_are_those_of_an_sae(architecture: str) -> None:
     shape = SAEShape(architecture, 10, 30, 4)  # type: ignore[arg-type]
     settings = RunSettings.model_validate({"sae": {"architecture": architecture, "width": 30, "k": 4}})
     sae = make_sae(settings.sae, 10)
     assert shape.parameters == sum(parameter.numel() for parameter in sae.parameters())
     there = SAEShape.of_sae(sae)
     assert (there.step_flops, there.run_flops) == (shape.step_flops, shape.run_flops)
-    plan = Plan("x", 10, 16, 1, 0, torch.device("cpu"))
-    trainer = make_trainer(settings, torch.zeros(10), plan, member=0, width=30)
-    trainer.step(torch.randn(16, 10))
-    state = [tensor for tensor in trainer.state().values() if tensor.ndim]  # counters of steps are scalars
-    assert shape.state_bytes == sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
 def test_operations_of_training_by_hand() -> None:
@@ -65,15 +56,7 @@ def test_operations_are_those_that_a_boosted_training_records(tmp_path: Path, bo
     assert run.facts("train/boosted")["flops"] == counted
 
 
-def test_checkpoint_and_residuals_take_the_bytes_that_are_counted(tmp_path: Path) -> None:
-    settings = RunSettings.model_validate({"sae": {"width": 30, "k": 4}})
-    plan = Plan("x", 10, 16, 1, 0, torch.device("cpu"))
-    trainers = [make_trainer(settings, torch.zeros(10), plan, member=number, width=30) for number in range(2)]
-    for trainer in trainers:
-        trainer.step(torch.randn(16, 10))
-    save_checkpoint(tmp_path / "checkpoint.safetensors", trainers, Progressed(1, 1.0), Part(range(2)))
-    extra = payload(tmp_path / "checkpoint.safetensors") - checkpoint_bytes([SAEShape("topk", 10, 30, 4)] * 2)
-    assert 0 < extra < 200  # counters of steps, seconds, a fingerprint
+def test_residuals_take_the_bytes_that_are_counted(tmp_path: Path) -> None:
     writer = CacheWriter(tmp_path / "residual", d_in=10, dtype="float32", contents="x")
     writer.append(torch.randn(70, 10))
     writer.finish()
