@@ -14,7 +14,7 @@ from sae_core.cli.options import AsJson, Chosen, takes_settings
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.spreadsheets import write_rows
 from sae_core.foundation.files.whole_files import write_text
-from sae_core.foundation.methods import EXTENDED, GIVEN, title_of
+from sae_core.foundation.methods import EXTENDED, GIVEN
 from sae_core.foundation.numbers import MISSING, decimal, interval, percent
 from sae_core.foundation.run import Run, is_run
 from sae_core.foundation.settings.run_settings import RunSettings
@@ -57,7 +57,7 @@ def import_saes(
     if as_json:
         console.print_json(facts)
         return
-    console.say(f"Imported into {opened.path} as {title_of(name)}. Next: {command_line('index', run)}")
+    console.say(f"Imported into {opened.path} as {name}. Next: {command_line('index', run)}")
 
 
 @takes_settings

@@ -20,7 +20,7 @@ from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.run import Run, is_run
 from sae_core.sae.formats.declaration import Checkpoint, Place, formats, read_checkpoint
 
-MANIFEST = EnsembleFolder(Path()).manifest.name
+MANIFEST, RUN = EnsembleFolder(Path()).manifest.name, "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +146,14 @@ def _wanted(source: str, there: Sequence[str], inside: PurePosixPath) -> list[st
     """The files to fetch: those of the one SAE or ensemble in that folder, and what says of which model it is."""
     names = set(there)
     prefix = "" if inside == PurePosixPath() else f"{inside.as_posix()}/"
+    run = [RUN] if RUN in names else []  # which says of which activations its ensembles are
     if f"{prefix}{MANIFEST}" in names:
-        return [f"{prefix}{MANIFEST}", *(name for name in there if name.startswith(f"{prefix}member_"))]
+        return [f"{prefix}{MANIFEST}", *(name for name in there if name.startswith(f"{prefix}member_")), *run]
     for each in formats():
         files = [f"{prefix}{file}" for file in each.files]
         if names.issuperset(files):
             beside = (inside.parent / "config.json").as_posix()
-            return [*files, *([beside] if prefix and beside in names else [])]
+            return [*files, *([beside] if prefix and beside in names else []), *run]
     telling = {each.files[0] for each in formats()}
     held = sorted(name.removesuffix(f"/{file}") for name in there for file in telling if name.endswith(f"/{file}"))
     held = [name for name in held if name.startswith(prefix)]

@@ -12,9 +12,9 @@ import torch
 from app_pages import html, open_page
 from checkpoints import D, dictionary_learning, saelens, sparsify
 from command_line import call, refused
-from huggingface_hub import HfApi
+from huggingface_hub import constants
+from small_hub import SmallHub, small_hub
 
-from sae_core.activations.origins.text import hub
 from sae_core.ensembles.ensemble import Ensemble, load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_json
@@ -154,46 +154,46 @@ def test_a_run_that_was_evaluated_is_to_be_evaluated_again(tmp_path: Path, small
     assert Run.open(run.path).settings == run.settings
 
 
-class Hub:
-    """A hub of one folder: a repository ``owner/name`` is a folder of that name in it."""
-
-    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
-        self.root, self.fetched = root, list[str]()
-        patch.setattr(hub, "is_reachable", lambda: True)
-        patch.setattr(HfApi, "list_repo_files", lambda _, repository: self._files(repository))
-        patch.setattr(given, "hf_hub_download", self._download)
-
-    def _files(self, repository: str) -> list[str]:
-        folder = self.root / repository
-        if not folder.is_dir():
-            raise ValueError("404: there is no such repository.")
-        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-
-    def _download(self, repository: str, file: str) -> str:
-        self.fetched.append(file)
-        return str(self.root / repository / file)
+def put(served: SmallHub, name: str, folder: Path) -> None:
+    """A public repository with the files of a folder."""
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    served.commits[name], served.private[name] = [files], False
 
 
-def test_ids_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Hub(tmp_path, monkeypatch)
-    sparsify(tmp_path / "EleutherAI" / "sae-pythia")
-    (tmp_path / "EleutherAI" / "sae-pythia" / "large.bin").write_bytes(b"0" * 100)
-    found = given.read_given("EleutherAI/sae-pythia/layers.5")
-    assert (found.kind, found.coder.d_in, found.place.model) == ("sparsify topk", D, "EleutherAI/pythia-160m")
-    assert sorted(server.fetched) == ["config.json", "layers.5/cfg.json", "layers.5/sae.safetensors"]
-    ensemble = Ensemble([ReLUSAE(D, 8, seed=seed).eval() for seed in range(2)], wiring="parallel")
-    save_ensemble(ensemble, EnsembleFolder(tmp_path / "me" / "bag"))
-    assert given.read_given("me/bag").coder.width == 16
-    for source, said in (
-        ("EleutherAI/sae-pythia", r"holds some \(EleutherAI/sae-pythia/layers.5\)"),
-        ("EleutherAI/none", "cannot be fetched from the hub"),
-        ("me/bag/elsewhere", "holds no SAE of a known format"),
-    ):
-        with pytest.raises(UserError, match=said):
-            given.read_given(source)
-    monkeypatch.setattr(hub, "is_reachable", lambda: False)
+def test_ids_on_the_hub(tmp_path: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sparsify(tmp_path / "sparsify")
+    (tmp_path / "sparsify" / "large.bin").write_bytes(b"0" * 100)
+    settings = {"model": {"name": str(small_model), "layer": 1}, "training": {"methods": ["bagged"]}}
+    run = Run.create(tmp_path / "run", RunSettings.model_validate(settings))
+    bag = Ensemble([ReLUSAE(D, 8, seed=seed).eval() for seed in range(2)], wiring="parallel")
+    save_ensemble(bag, run.ensemble("bagged"))
+    with small_hub() as served:
+        monkeypatch.setattr(constants, "ENDPOINT", served.address)
+        template = f"{served.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        put(served, "EleutherAI/sae-pythia", tmp_path / "sparsify")
+        put(served, "me/run", run.path)
+        found = given.read_given("EleutherAI/sae-pythia/layers.5")
+        assert (found.kind, found.coder.d_in, found.place.model) == ("sparsify topk", D, "EleutherAI/pythia-160m")
+        assert found.source == "EleutherAI/sae-pythia/layers.5"
+        kept = {path.name for path in (tmp_path / "hub").rglob("snapshots/*/**/*") if path.is_file()}
+        assert kept == {"config.json", "cfg.json", "sae.safetensors"}
+        ours = given.read_given("me/run/ensembles/bagged")
+        assert (ours.coder.width, ours.place.layer) == (16, 1)
+        for source, said in (
+            ("EleutherAI/sae-pythia", r"holds some \(EleutherAI/sae-pythia/layers.5\)"),
+            ("EleutherAI/none", "cannot be fetched from the hub"),
+            ("me/run/elsewhere", "holds no SAE of a known format"),
+        ):
+            with pytest.raises(UserError, match=said):
+                given.read_given(source)
+    # Without the hub, what was fetched is still there.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert given.read_given("EleutherAI/sae-pythia/layers.5").files == found.files
     with pytest.raises(UserError, match=r"is no path, and the hub .* cannot be reached"):
-        given.read_given("EleutherAI/sae-pythia")
+        given.read_given("EleutherAI/other")
 
 
 @pytest.mark.slow
