@@ -62,7 +62,8 @@ class ModelSettings(_Settings):
     """The model, and the layer whose activations are read."""
 
     name: bounds.Name = EMBEDDED
-    """embedded, a local folder in transformers format, a hub id, or transformer-lens:NAME (a TransformerLens model)."""
+    """embedded, a local folder in transformers format, a GGUF file or a folder with one, a hub id, or
+    transformer-lens:NAME (a TransformerLens model)."""
     revision: bounds.Name | None = None
     """Revision of a hub model."""
     layer: bounds.Natural = 4

@@ -52,7 +52,7 @@ def with_stand_ins(work: Work, folder: Path) -> tuple[Work, list[str]]:
     if not (text.is_embedded or path.exists() or path.suffix.lower() in (*row_files.FORMATS, *TEXT_FORMATS)):
         remarks.append(f"Text of {text.source} was not read: its download is not in the time.")
         changed["text"] = text.model_copy(update={"source": EMBEDDED, "text_column": "text", "max_documents": None})
-    if not (model.is_embedded or Path(model.name).expanduser().is_dir()):
+    if not (model.is_embedded or Path(model.name).expanduser().exists()):
         shape = replace(shape, layers=min(BLOCKS, model.layer + 1), vocabulary=find_shape(ModelSettings()).vocabulary)
         remarks.append(f"{model.name} is not here; its speed is that of {shape.layers} blocks of its shape.")
         write_random_model(shape, folder)

@@ -15,6 +15,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils import logging as transformers_logging
 
 from sae_core.activations.origins.language_model.model import embedded_model as embedded
+from sae_core.activations.origins.language_model.model.gguf_files import gguf_file, require_gguf, without_gguf_bars
 from sae_core.activations.origins.language_model.model.hooked import (
     HookedModel,
     hooked_config,
@@ -85,13 +86,16 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
             fault = fault if _fault_of(exact[0]) is None else None
             model, info = exact if fault is not None else (model, info)
     checked = True
-    if all(getattr(each, "quantization_config", None) is None for each in (config, config.get_text_config())):
+    configs = (config, config.get_text_config())
+    # The codes of a GGUF file say what they are, and transformers has turned them into numbers.
+    if "gguf_file" not in options and all(getattr(each, "quantization_config", None) is None for each in configs):
         files = weight_files(source, options, named=getattr(config, "transformers_weights", None))
         refuse_codes(files, model, info["unexpected_keys"])
         checked = bool(files)
     for own in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         own.use_cache = False  # texts are read once, and some models cannot make a cache
     where = f"The folder {source}" if options["local_files_only"] and Path(source).is_dir() else f"Model {source!r}"
+    where = f"The file {Path(source) / options['gguf_file']}" if "gguf_file" in options else where
     return Loaded(
         model.eval(),
         tokenizer,
@@ -164,6 +168,10 @@ def _locate(settings: ModelSettings) -> tuple[str, dict[str, Any]]:
     if settings.is_embedded:
         return str(embedded.model_folder()), {"local_files_only": True}
     folder = Path(settings.name).expanduser()
+    file = gguf_file(folder)
+    if file is not None:
+        require_gguf(file)
+        return str(file.parent), {"local_files_only": True, "gguf_file": file.name}
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise UserError(f"The folder {folder} holds no model (no config.json); give one in transformers format.")
@@ -177,7 +185,7 @@ def _attempt(settings: ModelSettings, load: Callable[[], Result], *, what: str =
     try:
         return load()
     except Exception as error:  # OSError, ValueError, KeyError, SafetensorError … depending on what is wrong
-        local = settings.is_embedded or Path(settings.name).expanduser().is_dir()
+        local = settings.is_embedded or Path(settings.name).expanduser().exists()
         if not local and not hub.is_reachable():
             raise UserError(
                 f"Model {settings.name!r} is neither a folder nor in the local cache, and the hub ({hub.endpoint()}) "
@@ -220,7 +228,8 @@ def quiet() -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with without_gguf_bars():
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
         if bars:
