@@ -267,7 +267,8 @@ def meeting_point(path: Path, token: str) -> Path:
 
 def layer_folder(path: Path, layer: int, site: str) -> Path:
     """Where the run of one layer and site lies in a folder of runs."""
-    return path / (f"layer_{layer:02d}" if site == "residual" else f"layer_{layer:02d}_{site}")
+    place = "" if site == "residual" else f"_{site.replace('*', 'N')}"
+    return path / f"layer_{layer:02d}{place}"
 
 
 def is_run(path: Path) -> bool:

@@ -15,6 +15,7 @@ from sae_core.foundation.files.whole_files import read_table, read_tensors, writ
 from sae_core.foundation.methods import REPEATS
 from sae_core.foundation.progress import Progress
 from sae_core.foundation.run import Run
+from sae_core.foundation.settings.run_settings import is_pattern
 from sae_core.foundation.stages import Sizes
 
 
@@ -30,6 +31,8 @@ def _no_lens(run: Run, _: str) -> str:
     origin = run.settings.origin
     if not origin.reads_text:
         return f"the activations come from {origin.title}, not from a language model that promotes tokens"
+    if is_pattern(run.settings.model.site):
+        return f"what {run.settings.model.site} gives need not be added to the residual stream, which promotes tokens"
     known = run.corpus.lens.exists()
     return "" if known else "the model's path to its logits is not known; the facts of the corpus say why"
 

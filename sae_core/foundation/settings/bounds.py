@@ -12,6 +12,7 @@ LARGEST_INDEX = 2**31 - 1
 """Feature numbers, token ids and positions in a batch are stored in 32 bits."""
 LARGEST_FLOAT = 3e38
 """The largest magnitude that float32 holds."""
+SITES = ("residual", "mlp", "attention")
 MOST_TOKENS = 10**14
 """More tokens than any corpus has; a larger number is a typing error."""
 STORED = {"stored": True}
@@ -37,6 +38,16 @@ def _name(value: str) -> str:
     return value
 
 
+def _site(value: str) -> str:
+    parts = value.split(".")
+    named = all(part == "*" or part.isidentifier() or part.isdigit() for part in parts)
+    if value not in SITES and not (named and parts.count("*") == 1):
+        raise ValueError(
+            f"it has to be {', '.join(SITES)} or the name of a module with * for the layer, such as model.layers.*.mlp"
+        )
+    return value
+
+
 Seed = Annotated[int, Field(ge=0), AfterValidator(_seed), BeforeValidator(_no_truth)]
 Positive = Annotated[int, Field(gt=0, le=LARGEST_INDEX), BeforeValidator(_no_truth)]
 Counts = Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -52,5 +63,6 @@ Times = Annotated[float, Field(gt=1, le=LARGEST_FLOAT, allow_inf_nan=False), Bef
 Spread = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Share = Annotated[float, Field(gt=0, le=0.9, allow_inf_nan=False), BeforeValidator(_no_truth)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_name)]
+Site = Annotated[str, AfterValidator(_site)]
 TokenNamed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_INDEX)] | str
 """A token by its id, or as it reads."""

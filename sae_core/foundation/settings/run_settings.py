@@ -22,7 +22,7 @@ from sae_core.foundation.settings import architectures, bounds
 from sae_core.foundation.settings.architectures import Architecture
 
 Cut = Literal["passages", "first"]
-Site = Literal["residual", "mlp", "attention"]
+Site = bounds.Site
 Kernels = Literal["auto", "plain", "fast"]
 Residuals = Literal["auto", "cached", "recomputed"]
 PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "europarl")
@@ -30,6 +30,11 @@ PUBLIC_SETS = ("bias_in_bios", "amazon_reviews", "github_code", "ag_news", "euro
 PUBLIC_TEXTS = 4000  # training texts per concept of a public data set, as in SAEBench (Karvonen et al. 2025)
 EMBEDDED = "embedded"
 """The name of the text and of the model that come with the package."""
+
+
+def is_pattern(site: Site) -> bool:
+    """Whether a site is the name of a module, with * for the layer."""
+    return "*" in site
 
 
 class _Settings(BaseModel):
@@ -69,7 +74,8 @@ class ModelSettings(_Settings):
     layer: bounds.Natural = 4
     """Index of the block whose output is read; 0 is the first block."""
     site: Site = "residual"
-    """residual (the block's output), mlp or attention (what that part adds to the residual stream)."""
+    """residual (the block's output), mlp or attention (what that part adds to the residual stream), or the name of a
+    module within the block, with * for the layer, such as model.layers.*.mlp.act_fn (its output)."""
     context: bounds.Positive = 256
     """Largest number of tokens in a passage of text, special tokens included."""
     batch_size: bounds.Positive = 32

@@ -30,7 +30,10 @@ class LanguageModelOrigin(Origin):
         model, source = settings.model, settings.text.source
         name = "the embedded language model" if model.is_embedded else model.name
         text = "Python docstrings (the embedded corpus)" if settings.text.is_embedded else source
-        return f"the {_PLACES[model.site]} block {model.layer} of {name}, reading {text}"
+        place = f"{_PLACES.get(model.site, '')} block {model.layer}"
+        if model.site not in _PLACES:
+            place = f"output of {model.site.replace('*', str(model.layer))}"
+        return f"the {place} of {name}, reading {text}"
 
     def about(self, settings: RunSettings, facts: Mapping[str, Any]) -> tuple[str, str]:
         """How many tokens were asked for and got."""

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from sae_core.activations.origins.language_model.tokenized import TextTokenizer,
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import naming_faults_of
 from sae_core.foundation.progress import Progress, Tick, silent
-from sae_core.foundation.settings.run_settings import ModelSettings, Site
+from sae_core.foundation.settings.run_settings import ModelSettings, Site, is_pattern
 
 WHOLE = Weights()
 """Nothing is missing: a model that was made here."""
@@ -59,7 +60,7 @@ class ActivationBatch:
         acts_PTD: float32, on the CPU, for each of the places that are read.
         tokens_T: int32, the tokens' ids.
         document_T: int64, the number of the text that each token belongs to.
-        kept_T: Of all ordinary tokens of these texts, whether each is here, where some are left out.
+        kept_T: Of all their ordinary tokens, whether each is here, where some are left out.
     """
 
     acts_PTD: Tensor
@@ -166,6 +167,8 @@ class LanguageModel:
     def describe(self, layer: int, site: Site) -> str:
         """The tensor that is read at a place, in words."""
         block = self._blocks[layer]
+        if is_pattern(site):
+            return f"output of {site.replace('*', str(layer))} in {block.name}"
         if site != "residual":
             return f"output of the {site} in {block.name}"
         call = f", call {block.call + 1}" if self._blocks.shared else ""
@@ -180,19 +183,21 @@ class LanguageModel:
         blocks.cut(last + 1)  # those above are never run; this frees their memory
         self._model.to(self.device)  # type: ignore[arg-type]
         example = self._nature.ids_BL.cpu().numpy()
+        run = partial(self._forward, example, np.ones(example.shape, np.bool_))
         with self._stopped(blocks.on_output(last, self._stop)):
-            for layer in sorted({place.layer for place in self.places if place.site != "residual"}):
+            parts = [place for place in self.places if place.site != "residual" and not is_pattern(place.site)]
+            for layer in sorted({place.layer for place in parts}):
                 if blocks.shared or blocks[layer].transposed:
                     raise sites.unsupported(blocks[layer].module)
-                sites.check_parts_add_up(
-                    blocks[layer].module, lambda: self._forward(example, np.ones(example.shape, np.bool_))
-                )
-        modules = [sites.site_module(blocks[place.layer].module, place.site) for place in self.places]
-        for number, (module, place) in enumerate(zip(modules, self.places, strict=True)):
+                sites.check_parts_add_up(blocks[layer].module, run)
+            modules = [sites.site_module(self._model, blocks[at.layer], at.layer, at.site) for at in self.places]
+            read_at = zip(modules, (place.site for place in self.places), strict=True)
+            self.d_model = sites.common_width([*read_at], blocks.d_model, example.shape, run)
+        for number, place in enumerate(self.places):
             if place.site == "residual":
                 blocks.on_output(place.layer, self._keep(number, transposed=blocks[place.layer].transposed))
             else:
-                module.register_forward_hook(self._keep(number))
+                modules[number].register_forward_hook(self._keep(number))
         # Of several places in the last block, any may be the last to run.
         at_end = [module for module, place in zip(modules, self.places, strict=True) if place.layer == last]
         if len(at_end) == 1 and at_end[0] is not blocks[last].module:

@@ -169,7 +169,7 @@ class SubstitutedModel:
         self.tokens = TextTokenizer(
             tokenizer, causal=True, context=nature.context, rows=nature.rows, name=settings.name
         )
-        self._site = sites.site_module(self._blocks[self._layer].module, settings.site)
+        self._site = sites.site_module(model, self._blocks[self._layer], self._layer, settings.site)
         self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._skips: bool | None = None
         self._restores = nature.restores
