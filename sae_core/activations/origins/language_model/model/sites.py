@@ -80,7 +80,7 @@ def site_module(model: Any, block: Block, layer: int, site: Site) -> nn.Module:
     name, within = site.replace("*", str(layer)), {id(module) for module in block.module.modules()}
     for root in (model, model.base_model):
         try:
-            found = root.get_submodule(name)
+            found: nn.Module = root.get_submodule(name)
         except AttributeError:
             continue
         if id(found) not in within:
