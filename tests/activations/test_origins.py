@@ -52,6 +52,8 @@ def test_an_origin_is_chosen_in_a_file_of_settings(tmp_path: Path) -> None:
         ({"origin.kind": "known", "origin.files": 3}, r"Unknown setting origin\.files .*; known there: kind\."),
         ({"origin.files": 3}, r"Unknown setting origin\.files .*; known there: kind\."),
         ({"origin.kind": "known", "model.name": "gpt2"}, r"reads no text; leave out model\.name \(gpt2\)"),
+        ({"origin.kind": "arrays"}, r"names no file of activations; give --activations FILE"),
+        ({"origin.kind": "arrays", "origin.files": ["a.npy"], "model.name": "gpt2"}, r"reads no text; leave out model"),
         ({"origin.kind": "language_model", **OLD}, r"reads text, but text\.source or model\.name is known"),
     ],
 )
@@ -94,3 +96,11 @@ def test_runs_share_activations_that_the_same_settings_decide() -> None:
 def test_origins_are_read_without_torch() -> None:
     code = "import sys, sae_core.foundation.run; print([name for name in ('torch', 'pandas') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_rows_of_arrays_are_called_by_what_they_are() -> None:
+    origin = load_settings(overrides={"origin.kind": "arrays", "origin.files": ["a.npy"]}).origin
+    assert Path(origin.model_dump()["files"][0]).is_absolute()  # the run may be opened from anywhere
+    assert load_settings().origin.words({}).rows == "tokens"
+    assert (origin.words({}).rows, origin.words({}).passages) == ("rows", "rows")
+    assert origin.words({"roles": {"position": "time"}}).passages == "stretches"
