@@ -55,9 +55,10 @@ class Arrays(ArraySettings):
 
     def labelled(self, run: Run) -> pd.DataFrame | None:
         """The labels of all rows, as the table beside the arrays gives them."""
-        from sae_core.activations.origins.arrays.labelled import read_labels
+        from sae_core.foundation.files.whole_files import read_table
 
-        return read_labels(run)
+        path = run.corpus.row_labels
+        return read_table(path) if path.exists() else None
 
 
 _ROWS = Words(
