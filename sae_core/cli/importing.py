@@ -16,6 +16,7 @@ from sae_core.foundation.files.spreadsheets import write_rows
 from sae_core.foundation.files.whole_files import write_text
 from sae_core.foundation.methods import EXTENDED, GIVEN
 from sae_core.foundation.numbers import MISSING, decimal, interval, percent
+from sae_core.foundation.origin import Words
 from sae_core.foundation.run import Run, is_run
 from sae_core.foundation.settings.run_settings import RunSettings
 from sae_core.runs import pipeline
@@ -88,7 +89,7 @@ def compare(
     if as_json:
         console.print_json({**found, "csv": str(path)})
         return
-    _print_comparison(found)
+    _print_comparison(found, opened.settings.origin.words(opened.facts("corpus")))
     console.say(f"Every feature: {path}")
     console.say(f"Next: {command_line('dashboard', run)}")
 
@@ -99,14 +100,14 @@ def named_members(facts: Mapping[str, Any], members: int) -> list[str]:
     return sources if len(sources) == members else [f"{sources[0]}, member {number}" for number in range(members)]
 
 
-def _print_comparison(found: dict[str, Any]) -> None:
+def _print_comparison(found: dict[str, Any], words: Words) -> None:
     rows = [
         {
             "SAE": f"{member['member']}",
             "features": f"{member['features']:,}",
             "explained variance": percent(member["explained_variance"], 1),
             "  95 %": interval(*(member["explained_variance_interval"] or (None, None))) or MISSING,
-            "active features a token": decimal(member["l0"]),
+            f"active features a {words.row}": decimal(member["l0"]),
             "dead": percent(member["dead_fraction"], 1),
             f"another has it (cosine ≥ {found['threshold']})": percent(member["shared"], 1),
             "  of random directions": percent(member["shared_by_chance"], 1),
@@ -115,7 +116,9 @@ def _print_comparison(found: dict[str, Any]) -> None:
         }
         for member in found["members"]
     ]
-    console.print_rows(rows, title=f"SAEs on the same {found['tokens']:,} tokens (what they explain: held-out ones)")
+    console.print_rows(
+        rows, title=f"SAEs on the same {found['tokens']:,} {words.rows} (what they explain: held-out ones)"
+    )
     for member in found["members"]:
         console.say(f"{member['member']}: {member['source']}")
     for way, counts in found["families"].items():

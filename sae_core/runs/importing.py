@@ -87,9 +87,10 @@ def require_fit(given: Sequence[Given], settings: RunSettings, run: Run | None) 
         d_in = find_shape(model).d_model
     for each in given:
         if d_in is not None and each.coder.d_in != d_in:
+            remedy = "give --model, --layer and --site of the SAE" if settings.origin.reads_text else "give others"
             raise UserError(
                 f"{each.source} is for activations of dimension {each.coder.d_in}, but those of the run "
-                f"({settings.origin.described(settings)}) have {d_in}; give --model, --layer and --site of the SAE."
+                f"({settings.origin.described(settings)}) have {d_in}; {remedy}."
             )
     for number, each in enumerate(given):
         if twin := next((other for other in given[:number] if other.files == each.files), None):

@@ -167,6 +167,7 @@ def checked(
             fits &= size == there and size > 0
         if not fits:
             told = [known[letter][1] for letter in dict.fromkeys(dimensions) if letter in known]
+            told = told or [said for _, said in (sizes or {}).values()]
             shape = "[]" if not dimensions else f"[{', '.join(map(str, dimensions))}]"
             needed = f"floats of shape {shape}" + (f" ({', '.join(told)})" if told else "")
             raise UserError(f"{path}: the tensor {name} is {form_of(tensor)}, but must be {needed}.")
