@@ -32,7 +32,7 @@ def test_a_gguf_file_is_found_or_refused_by_name(tmp_path: Path, monkeypatch: py
     (tmp_path / "config.json").write_text("{}")
     assert gguf_file(tmp_path) is None  # a folder in transformers format stays one
     monkeypatch.setattr(
-        "sae_core.activations.origins.language_model.model.gguf_files.find_spec",
+        "sae_core.activations.origins.language_model.model.spreading.find_spec",
         lambda name: None if name == "gguf" else object(),
     )
     with pytest.raises(UserError, match=r"is a GGUF file, and gguf is not installed; run pip install gguf"):

@@ -80,6 +80,10 @@ class ModelSettings(_Settings):
     """Largest number of tokens in a passage of text, special tokens included."""
     batch_size: bounds.Positive = 32
     """Passages in one forward pass."""
+    device_map: bounds.Name | None = None
+    """How transformers spreads the model over devices, such as auto or balanced; needs the package accelerate."""
+    load_in_8bit: bool = False
+    """Keep the model's weights in 8 bits; needs the packages bitsandbytes and accelerate."""
 
     @property
     def is_embedded(self) -> bool:

@@ -24,6 +24,7 @@ from sae_core.activations.origins.language_model.model.hooked import HookedModel
 from sae_core.activations.origins.language_model.model.lens import NoLens, measure_lens
 from sae_core.activations.origins.language_model.model.nature import Reached, examine, refuse_layer
 from sae_core.activations.origins.language_model.model.running import first_output, run_model
+from sae_core.activations.origins.language_model.model.spreading import to_device
 from sae_core.activations.origins.language_model.model.vocabulary import refuse_unknown, vocabulary_table
 from sae_core.activations.origins.language_model.model.weights import Weights, part_missing
 from sae_core.activations.origins.language_model.tokenized import TextTokenizer, TokenizedText
@@ -181,7 +182,7 @@ class LanguageModel:
         """Let the forward pass leave its activations in `_seen` and end; move what is still needed to the device."""
         blocks, last = self._blocks, self._last
         blocks.cut(last + 1)  # those above are never run; this frees their memory
-        self._model.to(self.device)  # type: ignore[arg-type]
+        to_device(self._model, self.device)
         example = self._nature.ids_BL.cpu().numpy()
         run = partial(self._forward, example, np.ones(example.shape, np.bool_))
         with self._stopped(blocks.on_output(last, self._stop)):
@@ -313,7 +314,9 @@ class LanguageModel:
             from_T = torch.from_numpy(wanted).to(self.device)
             to_T = torch.from_numpy(places_BL.reshape(-1)[wanted]).to(self.device)
             for place, acts_TD in enumerate(acts_PTD):
-                hidden_BLD = self._seen.pop(place)[:, : ids_BL.shape[1]]  # some models pad on the right themselves
+                hidden_BLD = self._seen.pop(place)[:, : ids_BL.shape[1]].to(
+                    self.device
+                )  # some models pad on the right themselves
                 acts_TD[to_T] = hidden_BLD.flatten(0, 1)[from_T].float()
             tell(first + done)
         tokens = [text.ids[text.ordinary] for text in window]

@@ -28,6 +28,7 @@ from sae_core.activations.origins.language_model.model.running import (
     run_model,
     with_hidden,
 )
+from sae_core.activations.origins.language_model.model.spreading import to_device
 from sae_core.activations.origins.language_model.model.weights import Weights, part_missing
 from sae_core.activations.origins.language_model.tokenized import TextTokenizer, TokenizedText
 from sae_core.foundation.errors import UserError
@@ -84,7 +85,7 @@ class Passages:
         for row, text in enumerate(texts):
             ordinary_BL[row, : len(text.ids)] = text.ordinary
         self._reading = model.read(self._ids_BL, self._present_BL)
-        hidden_RD, replaced_BL = first_output(self._reading.output).flatten(0, 1), ordinary_BL
+        hidden_RD, replaced_BL = first_output(self._reading.output).flatten(0, 1).to(model.device), ordinary_BL
         if model.left_out:
             replaced_BL = ordinary_BL & ~model.left_out.rows(self._ids_BL.ravel(), hidden_RD).reshape(ordinary_BL.shape)
         self._text_P, column_P = np.nonzero(replaced_BL[:, :-1] & ordinary_BL[:, 1:])
@@ -104,7 +105,7 @@ class Passages:
     def substitute(self, acts_TD: Tensor) -> Effect:
         """The predictions with other activations [T, D] in the place of `acts_TD`."""
         hidden_BLD = first_output(self._reading.output).clone()
-        hidden_BLD.flatten(0, 1)[self._place_T] = acts_TD.to(hidden_BLD.device, hidden_BLD.dtype)
+        hidden_BLD.flatten(0, 1)[self._place_T.to(hidden_BLD.device)] = acts_TD.to(hidden_BLD.device, hidden_BLD.dtype)
         output = with_hidden(self._reading.output, hidden_BLD)
         return self._effect(self._model.reread(self._ids_BL, self._present_BL, output, self._reading.before))
 
@@ -165,7 +166,7 @@ class SubstitutedModel:
             _check_whole(weights, model, nature.blocks, self._layer, nature.ids_BL)
         if self._blocks.shared or self._blocks[self._layer].transposed:
             raise UnpredictingError(f"One block of {settings.name} cannot be replaced alone.")
-        self._model.to(self.device)  # type: ignore[arg-type]
+        to_device(self._model, self.device)
         self.tokens = TextTokenizer(
             tokenizer, causal=True, context=nature.context, rows=nature.rows, name=settings.name
         )
@@ -261,7 +262,7 @@ class SubstitutedModel:
 
     def _logits(self, ids_BL: NDArray[np.int64], present_BL: NDArray[np.bool_]) -> Tensor:
         logits: Tensor = run_model(self._model, ids_BL, present_BL, device=self.device, restore=self._restores).logits
-        return logits
+        return logits.to(self.device)
 
 
 def _check_whole(weights: Weights, model: Any, blocks: Blocks, layer: int, ids_BL: Tensor) -> None:

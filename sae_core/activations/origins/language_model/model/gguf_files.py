@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from transformers import modeling_gguf_pytorch_utils as reading
 
+from sae_core.activations.origins.language_model.model.spreading import require
 from sae_core.foundation.errors import UserError
 
 SUFFIX = ".gguf"
@@ -50,12 +50,7 @@ def require_gguf(file: Path) -> None:
     Raises:
         UserError: One sentence that says how to get it.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"{file} is a GGUF file, and {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; "
-            f"run pip install {' '.join(missing)}, or give a model folder in transformers format."
-        )
+    require(_NEEDED, f"{file} is a GGUF file", "give a model folder in transformers format")
 
 
 @contextmanager

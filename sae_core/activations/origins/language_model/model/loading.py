@@ -27,6 +27,7 @@ from sae_core.activations.origins.language_model.model.hooked import (
 from sae_core.activations.origins.language_model.model.nature import refuse_layer
 from sae_core.activations.origins.language_model.model.running import reason_of, run_model
 from sae_core.activations.origins.language_model.model.shapes import ModelShape
+from sae_core.activations.origins.language_model.model.spreading import refuse_spread, spread_options
 from sae_core.activations.origins.language_model.model.stored import refuse_codes, weight_files
 from sae_core.activations.origins.language_model.model.weights import Weights
 from sae_core.activations.origins.text import hub
@@ -56,9 +57,10 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
     """
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     if is_hooked(settings.name):
+        refuse_spread(settings)
         return _load_hooked(settings, device=device, dtype=dtype)
     source, options = _locate(settings)
-    config = load_config(settings)
+    config, spread = load_config(settings), spread_options(settings, device)
     with quiet():
         tokenizer = _attempt(
             settings, lambda: AutoTokenizer.from_pretrained(source, **options), what="its tokenizer cannot be loaded"
@@ -76,6 +78,7 @@ def load_model(settings: ModelSettings, *, device: str) -> Loaded:
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are looked at like missing ones
                     **options,
+                    **spread,
                 ),
             )
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sae_core.activations.origins.language_model.model.spreading import entrance
 from sae_core.activations.origins.language_model.model.switching import unswitched
 from sae_core.foundation.errors import UserError
 
@@ -32,13 +33,13 @@ def run_model(
         model: The model.
         ids_BL: Ids, padded on the right.
         present_BL: Which of them are not padding; all, if it is not given.
-        device: Where the model is.
+        device: Where the model is, unless it is spread over several devices.
         restore: Whether settings that the model's code changes in the model, as for short texts, are put back.
         options: Passed on where the model takes them.
     """
     named, open_ended = _parameters(type(model).forward)
-    ids = torch.as_tensor(ids_BL, device=device)
-    mask = None if present_BL is None or present_BL.all() else torch.from_numpy(present_BL).long().to(device)
+    ids = torch.as_tensor(ids_BL, device=entrance(model, device))
+    mask = None if present_BL is None or present_BL.all() else torch.from_numpy(present_BL).long().to(ids.device)
     given = {name: value for name, value in options.items() if name in named or open_ended}
     if "attention_mask" in named:
         given["attention_mask"] = mask
