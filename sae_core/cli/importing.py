@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sae_core.activations.stages import CORPUS
 from sae_core.cli import console
 from sae_core.cli.common import RunPath, command_line, settings_for, stoppable
 from sae_core.cli.options import AsJson, Chosen, takes_settings
@@ -89,7 +90,7 @@ def compare(
     if as_json:
         console.print_json({**found, "csv": str(path)})
         return
-    _print_comparison(found, opened.settings.origin.words(opened.facts("corpus")))
+    _print_comparison(found, opened.settings.origin.words(CORPUS.facts(opened)))
     console.say(f"Every feature: {path}")
     console.say(f"Next: {command_line('dashboard', run)}")
 
