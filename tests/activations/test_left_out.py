@@ -25,6 +25,7 @@ from sae_core.activations.store.piles import deal
 from sae_core.analysis.index.activation_index import ActivationIndex, build_index
 from sae_core.analysis.live_text import TextReader, read_text
 from sae_core.analysis.reconstruction.held_out import held_out_documents
+from sae_core.analysis.spurious import removal
 from sae_core.ensembles.ensemble import Ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.run import Run
@@ -212,3 +213,17 @@ def test_of_a_large_cache_some_rows_are_looked_at(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sae_core.activations.massive._BLOCKS", 3)
     monkeypatch.setattr("sae_core.activations.massive._BLOCK_ROWS", 100)
     assert measure_massive(harvest.train_cache(plain))["rows"] == 300
+
+
+def test_marked_characters_stay_those_of_their_tokens(without: Run) -> None:
+    texts = sample_texts(4, seed=8)
+    model, rule = LanguageModel.load(without.settings.model), LeftOut.of(without)
+    (batch,) = model.activations(texts)
+    marked = [[(0, 9)]] * 4
+    spans = model.char_spans(texts)
+    (whole,) = removal._split_marked([batch], marked, spans)
+    (part,) = removal._split_marked([rule.batch(batch)], marked, spans)
+    kept_T = whole.acts_TD.norm(dim=1) <= rule.limit
+    assert not kept_T.all()
+    assert torch.equal(part.acts_TD, whole.acts_TD[kept_T])
+    assert torch.equal(part.document_T, whole.document_T[kept_T])
