@@ -144,12 +144,13 @@ def bring_in(
         UserError: If one cannot be read or does not fit; nothing is written then.
     """
     from sae_core.runs.given import read_given
-    from sae_core.runs.importing import import_given, require_fit, require_name
+    from sae_core.runs.importing import import_given, require_fit, require_name, require_wiring
 
     require_name(name)
     if twice := next((each for number, each in enumerate(saes) if each in saes[:number]), None):
         raise UserError(f"{twice} is given twice; leave one of them out.")
     given = [read_given(each) for each in saes]
+    require_wiring(given, wiring)
     members = sum(1 for each in given for _ in each.members)
     if members < least:
         raise UserError(f"{saes[0]} is one SAE, which there is nothing to compare with; give at least {least}.")

@@ -13,6 +13,7 @@ from sae_core.ensembles import stand_alone
 from sae_core.ensembles.ensemble import Ensemble, saes_of, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import write_text
+from sae_core.foundation.files.whole_folders import require_new, whole_folder
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.sae import SAE, Kernel
 from sae_core.sae.formats.declaration import assembled
@@ -130,8 +131,8 @@ def export_one(sae: SAE, folder: Path) -> None:
     Raises:
         UserError: If the folder holds something.
     """
-    _require_new(folder)
-    save_sae(sae, folder)
+    with whole_folder(require_new(folder)) as beside:
+        save_sae(sae, beside)
 
 
 def export_members(ensemble: Ensemble, folder: Path) -> None:
@@ -140,19 +141,15 @@ def export_members(ensemble: Ensemble, folder: Path) -> None:
     Raises:
         UserError: If the folder holds something, or a member is of a class that the loader does not know.
     """
-    _require_new(folder)
+    place = require_new(folder)
     for sae in ensemble.saes():
         threshold_of(sae)
-    save_ensemble(ensemble, EnsembleFolder(folder))
     source = Path(stand_alone.__file__).read_text(encoding="utf-8")
-    write_text(folder / LOADER, "".join(_without_marks(line) for line in source.splitlines(keepends=True)))
+    with whole_folder(place) as beside:
+        save_ensemble(ensemble, EnsembleFolder(beside))
+        write_text(beside / LOADER, "".join(_without_marks(line) for line in source.splitlines(keepends=True)))
 
 
 def _without_marks(line: str) -> str:
     """A line of the loader without what only our checks read."""
     return "" if line.startswith("# type:") else re.sub("  # noqa: .*", "", line)
-
-
-def _require_new(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is there already; give a new folder.")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Self
 
 import pandas as pd
@@ -18,6 +16,7 @@ from sae_core.ensembles import ensemble as ensembles
 from sae_core.ensembles.ensemble import load_ensemble, save_ensemble
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import read_table, write_table
+from sae_core.foundation.files.whole_folders import place_of, require_new, whole_folder
 from sae_core.foundation.folders import EnsembleFolder
 from sae_core.foundation.machine.device import resolve_device
 from sae_core.notebook.given import Rows, as_float32, as_rows, checked
@@ -99,24 +98,15 @@ class Ensemble(ensembles.Ensemble):
             UserError: If the folder holds something else, or an ensemble that is not to be replaced.
         """
         folder = Path(path)
-        if folder.exists():
-            if not folder.is_dir() or (any(folder.iterdir()) and not EnsembleFolder(folder).manifest.exists()):
-                raise UserError(f"{folder} holds something that is no ensemble; choose a new folder.")
-            if any(folder.iterdir()) and not overwrite:
-                raise UserError(f"{folder} holds an ensemble; choose another folder, or give overwrite=True.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written beside its place and renamed, so that no half of an ensemble is ever there.
-        beside = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        place = place_of(folder)
+        if not EnsembleFolder(place).manifest.exists():
+            require_new(folder)
+        elif not overwrite:
+            raise UserError(f"{folder} holds an ensemble; choose another folder, or give overwrite=True.")
+        with whole_folder(place) as beside:
             save_ensemble(self, EnsembleFolder(beside))
             if self.curves is not None:
                 write_table(EnsembleFolder(beside).curves, self.curves)
-            beside.chmod(0o755)
-            shutil.rmtree(folder, ignore_errors=True)
-            beside.rename(folder)
-        except BaseException:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
         return folder
 
     def _repr_html_(self) -> str:

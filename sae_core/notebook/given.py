@@ -182,6 +182,8 @@ def as_rows(acts: Any, told: str = "acts") -> Rows:
             acts = np.asarray(acts) if not isinstance(acts, np.ndarray) else acts
         except (ValueError, TypeError) as error:
             raise UserError(f"{told} cannot be read as an array ({short(str(error))}).") from None
+    if isinstance(acts, Tensor) and (acts.layout != torch.strided or acts.is_quantized or acts.is_meta):
+        raise UserError(f"{told} is a tensor whose numbers do not all lie in memory; give a dense one.")
     if acts.ndim == 2 and acts.shape[1] == 1:
         raise UserError(f"{told} has one column; activations have at least 2 dimensions.")
     if acts.ndim != 2 or not acts.shape[1]:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from sae_core.activations.origins.text.hub import endpoint, is_hub_id, is_reachable
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.whole_files import parse_json
+from sae_core.foundation.files.whole_folders import require_new
 from sae_core.foundation.run import Run
 from sae_core.report.model_card import model_card
 
@@ -104,10 +105,9 @@ def pull(repository: str, path: Path, *, revision: str | None = None) -> Pulled:
     Raises:
         UserError: If the folder is taken, there is no such repository or no run in it, or the hub refuses.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} is there already; name a new folder.")
+    place = require_new(path)
     _require_hub(repository)
-    beside = path.with_name(f".{path.resolve().name}.pulled")
+    beside = place.with_name(f".{place.name}.pulled")
     with _faults(repository):
         api = HfApi(endpoint=endpoint())
         info = api.model_info(repository, revision=revision)
@@ -125,8 +125,18 @@ def pull(repository: str, path: Path, *, revision: str | None = None) -> Pulled:
     for stale in [each for each in beside.rglob("*") if each.is_file()]:
         if stale.relative_to(beside).as_posix() not in files:  # of an earlier state, fetched by an interrupted call
             stale.unlink()
-    Run.open(beside)
-    beside.replace(path)
+    try:
+        Run.open(beside)
+    except UserError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise UserError(
+            f"The run.json of {repository} is damaged or of a newer version; choose another --revision, or update."
+        ) from None
+    try:
+        beside.replace(require_new(path))  # another call may have put its run there meanwhile
+    except UserError:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     return Pulled(Run.open(path), str(info.sha))
 
 

@@ -130,7 +130,7 @@ def import_given(
 
     Args:
         run: The run.
-        given: The SAEs, which `require_fit` has checked.
+        given: The SAEs, which `require_fit` and `require_wiring` have checked.
         name: What the ensemble is called.
         wiring: How the members are wired: parallel unless the only one given is an ensemble.
 
@@ -168,10 +168,19 @@ def require_name(name: str) -> None:
         raise UserError(f"--as {name} is not a name of letters, digits, _ and -; give another one.")
 
 
+def require_wiring(given: Sequence[Given], wiring: Wiring | None) -> None:
+    """Refuse a wiring that the only one given, an ensemble, does not have.
+
+    Raises:
+        UserError: If it has another one.
+    """
+    only = in_a_list(given)
+    if only is not None and wiring not in (None, only.wiring):
+        raise UserError(f"{given[0].source} is an ensemble whose wiring is {only.wiring}; leave --wiring out.")
+
+
 def _ensemble(given: Sequence[Given], wiring: Wiring | None) -> Ensemble:
     only = in_a_list(given)
     if only is None:
         return Ensemble([each.coder for each in given], wiring=wiring or "parallel", method=GIVEN)
-    if wiring not in (None, only.wiring):
-        raise UserError(f"{given[0].source} is an ensemble whose wiring is {only.wiring}; leave --wiring out.")
     return Ensemble(list(only), wiring=only.wiring, weights=only.weights, method=GIVEN)

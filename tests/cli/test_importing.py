@@ -119,6 +119,9 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, sma
     placed = narrow(tmp_path / "placed", layer=1, submodule_name="mlp_layer_1")
     named = narrow(tmp_path / "named", layer=1, lm_name="EleutherAI/pythia-70m")
     hooked = narrow(tmp_path / "hooked", layer=None, submodule_name="embedding")
+    bag = EnsembleFolder(tmp_path / "bag")
+    save_ensemble(Ensemble([TopKSAE(D_MODEL, 48, k=4).eval()], wiring="parallel"), bag)
+    (tmp_path / "notes.txt").touch()
     model = ("--model", small_model)
     for words, said in (
         ((other, *model, "--layer", "1"), ("dimension 16", "have 32")),
@@ -134,6 +137,8 @@ def test_what_does_not_fit_is_refused_and_nothing_is_written(tmp_path: Path, sma
         ((one, "--as", "../x"), ("not a name",)),
         ((tmp_path / "none",), ("does not exist",)),
         ((one, "--wiring", "crossed"), ("crossed",)),
+        ((bag.path, *model, "--wiring", "residual"), ("wiring is parallel",)),
+        ((tmp_path / "notes.txt",), ("notes.txt holds no SAE of a known format",)),
     ):
         refused(call("import", run, *words), *said)
         assert not run.exists()

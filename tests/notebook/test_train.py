@@ -201,6 +201,7 @@ BAD: list[tuple[str, Any, dict[str, Any]]] = [
     ("acts holds inf in row 0, column 0", np.full((5, 4), 1e39), {}),
     ("All activations are 0", np.zeros((5, 4)), {}),
     ("acts holds complex128 values", np.zeros((5, 4), complex), {}),
+    ("acts is a tensor whose numbers do not all lie in memory", torch.eye(5).to_sparse(), {}),
     ("acts holds bool values", torch.zeros(5, 4, dtype=torch.bool), {}),
     ("acts holds object values", np.array([["a", 1], ["b", 2]], object), {}),
     ("acts is a masked array", np.ma.masked_less(np.zeros((5, 4)), 1), {}),
@@ -305,11 +306,18 @@ def test_what_is_saved_is_loaded_again(acts: NDArray[np.float32], tmp_path: Path
     assert len(sc.load(folder)) == 1
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("keep")
-    with pytest.raises(sc.UserError, match="holds something that is no ensemble"):
+    with pytest.raises(sc.UserError, match="is there already"):
         ensemble.save(tmp_path / "other", overwrite=True)
+    for name in ("a\0b", "x" * 300):
+        with pytest.raises(sc.UserError, match="cannot be a folder"):
+            ensemble.save(tmp_path / name)
     with pytest.raises(sc.UserError, match="holds no SAE of a known format"):
         sc.load(tmp_path / "other")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["my", "other"]
+    (tmp_path / "link").symlink_to(folder)
+    ensemble.save(tmp_path / "link", overwrite=True)
+    assert same(sc.load(folder), ensemble)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "my", "other"]
+    assert [path.name for path in folder.parent.iterdir()] == ["ensemble"]
     for bad, sentence in ((acts[:, 1:], "acts has 11 columns, but the ensemble is for"), (acts * np.nan, "holds nan")):
         with pytest.raises(sc.UserError, match=sentence):
             ensemble.encode(bad)

@@ -136,6 +136,21 @@ def test_what_cannot_be_is_refused(run: Run, hub: SmallHub, tmp_path: Path, monk
 def test_a_run_that_is_damaged_on_the_hub_is_not_put_in_place(run: Run, hub: SmallHub, tmp_path: Path) -> None:
     push(run, "me/demo")
     hub.files("me/demo")["run.json"] = b"{"
-    with pytest.raises(UserError, match=r"run\.json is damaged"):
+    with pytest.raises(UserError, match=r"run\.json of me/demo is damaged"):
         pull("me/demo", tmp_path / "back")
-    assert not (tmp_path / "back").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name != "hub"] == []
+
+
+def test_a_run_is_fetched_into_an_empty_folder_behind_a_link_but_not_the_current_one(
+    run: Run, hub: SmallHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(run, "me/demo", weights_only=True)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    with pytest.raises(UserError, match="is there already"):
+        pull("me/demo", Path())
+    monkeypatch.chdir(tmp_path)
+    pull("me/demo", Path("link"))
+    assert (tmp_path / "link").is_symlink()
+    assert Run.open(tmp_path / "real").identity == run.identity

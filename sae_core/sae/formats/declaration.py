@@ -115,7 +115,7 @@ def _unknown(path: Path, known: list[Format]) -> str:
         if len(lacking) < len(each.files) and lacking[0] != each.files[0]:
             return f"{folder / each.files[0]} seems to be of {each.title}, but there is no {lacking[0]} beside it."
     inside = sorted({str(here) for each in known for here in _below(folder, each)})
-    if inside:
+    if inside and path.is_dir():
         more = f", and {len(inside) - 3} more" if len(inside) > 3 else ""
         return f"{path} is no SAE, but holds some ({', '.join(inside[:3])}{more}); give one or several of those."
     forms = "; ".join(f"{each.title}: {', '.join(each.files)}" for each in known)
