@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sae_core.foundation.settings.run_settings import SAESettings, TrainingSettings
 from sae_core.sae import SAE, BatchTopKSAE, JumpReLUSAE, TopKSAE
+from sae_core.sae.groupmax import GroupMaxSAE
 from sae_core.training.step import ADAM_EPSILON
 
 
@@ -39,7 +40,14 @@ class PlainLoss:
         pre_BN = (x_BD - sae.b_dec) @ sae.W_enc + sae.b_enc
         screen_BN = pre_BN.detach() if screen_BN is None else screen_BN.detach()
         penalty = torch.zeros(())
-        if isinstance(sae, TopKSAE):
+        if isinstance(sae, GroupMaxSAE):
+            size = math.ceil(sae.width / sae.k)
+            groups = [range(start, min(start + size, sae.width)) for start in range(0, sae.width, size)]
+            kept_BN = torch.zeros_like(screen_BN)
+            for row, each in enumerate(screen_BN.tolist()):
+                kept_BN[row, [max(group, key=each.__getitem__) for group in groups]] = 1.0
+            self.coefs_BN = (pre_BN * kept_BN).relu()
+        elif isinstance(sae, TopKSAE):
             kept_BN = torch.zeros_like(screen_BN).scatter_(1, screen_BN.topk(sae.k, dim=1).indices, 1.0)
             self.coefs_BN = (pre_BN * kept_BN).relu()
         elif isinstance(sae, BatchTopKSAE):

@@ -54,6 +54,7 @@ const connect = (state) => {
   const onClick = (event) => setTimeout(() => onInput(event));
   document.addEventListener("input", onInput);
   document.addEventListener("click", onClick);
+  state.note = onInput;
   state.leave = () => {
     document.removeEventListener("input", onInput);
     document.removeEventListener("click", onClick);
@@ -89,6 +90,8 @@ export default function ({ data, setTriggerValue, parentElement }) {
   if (data.shown) state.awaited = "";
   const opened = `${data.place} ${data.reload}`;
   if (state.opened !== opened) {
+    // Somebody may have begun to type before this script was there.
+    if (!state.opened && !stored(data)) state.note({ target: document.activeElement ?? document.body });
     state.opened = opened;
     offer(state, data);
   }

@@ -55,6 +55,7 @@ def open_feature(watched: Watched, address: str, feature: int, *, run: str = "ru
 
 def at(watched: Watched, feature: int) -> None:
     watched.page.get_by_role("heading", name=f"Feature {feature}", exact=True).wait_for()
+    watched.page.locator(".said").wait_for(state="attached")  # what keeps drafts is there
     watched.settled()
 
 
