@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sae_core.ensembles.ensemble import Ensemble, Wiring
@@ -9,6 +10,9 @@ from sae_core.foundation.settings.run_settings import Architecture, SAESettings
 from sae_core.sae import ARCHITECTURES, SAE, BatchTopKSAE, make_sae
 
 ALL = tuple(ARCHITECTURES)
+_OFTEN = ("topk", "batchtopk", "relu", "jumprelu")
+TRAINED = [pytest.param(name, marks=() if name in _OFTEN else pytest.mark.slow) for name in ALL]
+"""The same, for tests that train whole ensembles: the four of which the others are kinds always, all with the slow."""
 
 
 def random_sae(architecture: Architecture, *, d_in: int = 12, width: int = 40, seed: int = 0) -> SAE:

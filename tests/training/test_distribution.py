@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from random_saes import ALL
+from random_saes import TRAINED
 from small_runs import BATCH, STEPS, WIDTH, D, curves, data, new_run, trained, weights
 from sources import TensorSource
 from together import in_processes, train
@@ -118,7 +118,7 @@ def test_a_split_batch_keeps_as_many_as_a_whole_one_where_values_are_equal() -> 
     assert kept == [0, 0, wanted - there[3], there[3]]
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_gradients_of_split_batches_are_those_of_whole_ones(architecture: Architecture) -> None:
     """Of 101 rows one process has 50 and the other 51; some features are dead and helped."""
     results = in_processes(2, _differences, architecture)
@@ -128,7 +128,7 @@ def test_gradients_of_split_batches_are_those_of_whole_ones(architecture: Archit
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_split_batches_train_what_whole_ones_do(architecture: Architecture, tmp_path: Path) -> None:
     """Rows are shared out unevenly; from step 25 on features are dead and helped."""
     sae = {"architecture": architecture, "sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}

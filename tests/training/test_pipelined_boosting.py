@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from random_saes import ALL
+from random_saes import TRAINED
 from small_runs import (
     BATCH,
     MEMBERS,
@@ -55,7 +55,7 @@ def make_trainers(count: int) -> list[Trainer]:
     return [Trainer(make_sae(settings, D, seed=seed), settings, TrainingSettings(), steps=20) for seed in range(count)]
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_the_whole_explains_more_than_stage_1_which_is_the_single_sae(
     architecture: Architecture, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from breaking_off import broken_off_at_each_file
-from random_saes import ALL, random_sae
+from random_saes import ALL, TRAINED, random_sae
 from small_runs import BATCH, MEMBERS, STEPS, WIDTH, D, K, assert_same_training, curves, ensembles, new_run, weights
 from sources import TensorSource, sparse_data
 from torch import Tensor
@@ -193,7 +193,7 @@ def test_a_damaged_or_lost_residual_is_made_again(cache: ActivationCache, tmp_pa
 # --- training on it
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_training_on_kept_residuals_is_training_on_recomputed_ones(
     cache: ActivationCache, architecture: Architecture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +250,7 @@ def test_a_run_that_is_stopped_after_every_report_is_the_same_run(
     assert_same_training(run, whole)
 
 
+@pytest.mark.slow
 def test_a_run_that_breaks_off_at_any_file_it_writes_is_the_same_run(
     cache: ActivationCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 from breaking_off import broken_off_at_each_file
 from eventful import failing_at, signalling_at
-from random_saes import ALL
+from random_saes import TRAINED
 from small_runs import BATCH, MEMBERS, STEPS, assert_same_training, data, new_run, trained, weights
 from sources import TensorSource
 from torch import Tensor
@@ -84,7 +84,7 @@ def test_a_run_that_is_stopped_after_every_report_is_the_same_run(
 
 
 @pytest.mark.parametrize("kernels", ["plain", "fast"])
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_every_architecture_goes_on_bit_by_bit(architecture: Architecture, kernels: str, tmp_path: Path) -> None:
     """Interrupted in the bagged ensemble, in stage 2 and in stage 3, which sees what members on disk leave."""
     sae = {"architecture": architecture, "sparsity": 0.1, "bandwidth": 0.1, "initial_threshold": 0.1}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from random_saes import ALL
+from random_saes import TRAINED
 from small_runs import (
     BATCH,
     MEMBERS,
@@ -99,7 +99,7 @@ def test_the_second_expanded_sae_has_the_width_and_the_l0_of_all_members(
         assert torch.equal(tensor, wide.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_sharing_changes_nothing(architecture: Architecture, tmp_path: Path) -> None:
     """What is trained alone is bit by bit what is taken over from another method."""
     sae = {"architecture": architecture, **SPARSE}
@@ -139,7 +139,7 @@ def test_members_start_from_their_own_seed_and_the_mean(tmp_path: Path) -> None:
 # --- what ensembles explain
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_ensembles_explain_more_than_their_members(architecture: Architecture, tmp_path: Path) -> None:
     acts_RD = sparse_data(5000)
     train_RD, held_out_BD = acts_RD[:4000], acts_RD[4000:]
@@ -205,7 +205,7 @@ def test_the_scale_of_activations_does_not_matter(run: Run, tmp_path: Path) -> N
         pd.testing.assert_frame_equal(*rows, check_exact=True)
 
 
-@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("architecture", TRAINED)
 def test_activations_a_thousand_times_as_large_give_as_good_an_ensemble(
     architecture: Architecture, tmp_path: Path
 ) -> None:

@@ -54,7 +54,7 @@ def plain(table: pd.DataFrame, samples: int) -> dict[str, list[float]]:
 def test_means_and_differences_are_those_of_drawing_modules() -> None:
     table = detectors(units=True)
     found = mean_accuracies(table, samples=3000, seed=0)
-    drawn = {name: np.array(own) for name, own in plain(table, 1500).items()}
+    drawn = {name: np.array(own) for name, own in plain(table, 800).items()}
     means, key = means_of(found), "5.standardised"
     for name, values in drawn.items():
         own = table[(table["method"] == name) & (table["task"] != "confounded")]
