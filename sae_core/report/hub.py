@@ -126,18 +126,22 @@ def pull(repository: str, path: Path, *, revision: str | None = None) -> Pulled:
         if stale.relative_to(beside).as_posix() not in files:  # of an earlier state, fetched by an interrupted call
             stale.unlink()
     try:
-        Run.open(beside)
-    except UserError:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise UserError(
-            f"The run.json of {repository} is damaged or of a newer version; choose another --revision, or update."
-        ) from None
-    try:
-        beside.replace(require_new(path))  # another call may have put its run there meanwhile
+        require_new(path)  # another call may have put its run there meanwhile
+        _require_run(beside, repository)
+        beside.replace(place)
     except UserError:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return Pulled(Run.open(path), str(info.sha))
+
+
+def _require_run(path: Path, repository: str) -> None:
+    try:
+        Run.open(path)
+    except UserError:
+        raise UserError(
+            f"The run.json of {repository} is damaged or of a newer version; choose another --revision, or update."
+        ) from None
 
 
 def _require_hub(repository: str) -> None:

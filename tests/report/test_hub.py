@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from small_hub import TOKEN, SmallHub, small_hub
 
 from sae_core.foundation.errors import UserError
@@ -154,3 +154,14 @@ def test_a_run_is_fetched_into_an_empty_folder_behind_a_link_but_not_the_current
     pull("me/demo", Path("link"))
     assert (tmp_path / "link").is_symlink()
     assert Run.open(tmp_path / "real").identity == run.identity
+
+
+def test_a_fetch_that_another_call_has_overtaken_says_so(
+    run: Run, hub: SmallHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(run, "me/demo", weights_only=True)
+    there = tmp_path / "back" / "run.json"
+    monkeypatch.setattr(HfApi, "snapshot_download", lambda *_, **__: shutil.copytree(run.path, there.parent))
+    with pytest.raises(UserError, match="is there already"):
+        pull("me/demo", tmp_path / "back")
+    assert there.exists()
