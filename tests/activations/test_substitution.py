@@ -68,9 +68,8 @@ class Plain:
 
     def __init__(self, family: str, layer: int, site: Site) -> None:
         self.family, self.model = family, fitted_model(family).double()
-        self.module = site_module(
-            next(m for m in self.model.base_model.modules() if isinstance(m, torch.nn.ModuleList))[layer], site
-        )
+        blocks = next(m for m in self.model.base_model.modules() if isinstance(m, torch.nn.ModuleList))
+        self.module = site_module(self.model, blocks[layer], layer, site)
 
     @torch.no_grad()
     def run(self, text: str, change: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
