@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sae_core.activations.origins.language_model import substitution
+from sae_core.activations.origins.language_model.model.blocks import Block
 from sae_core.activations.origins.language_model.model.running import first_output
 from sae_core.activations.origins.language_model.model.sites import site_module
 from sae_core.activations.origins.language_model.substitution import SubstitutedModel
@@ -69,7 +70,8 @@ class Plain:
     def __init__(self, family: str, layer: int, site: Site) -> None:
         self.family, self.model = family, fitted_model(family).double()
         blocks = next(m for m in self.model.base_model.modules() if isinstance(m, torch.nn.ModuleList))
-        self.module = site_module(self.model, blocks[layer], layer, site)
+        block = Block(blocks[layer], f"layer {layer}")
+        self.module = site_module(self.model, block, layer, site)
 
     @torch.no_grad()
     def run(self, text: str, change: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -65,7 +65,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     for name, ensemble in ensembles().items():
         save_ensemble(ensemble, run.ensemble(name))
     run.activations.mkdir()
-    monkeypatch.setattr(harvest, "train_cache", lambda run: Cache())
+    monkeypatch.setattr(harvest, "train_cache", lambda run, **_: Cache())
     # The map has a test of its own, and compiling UMAP takes seconds.
     monkeypatch.setattr(atom_map, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
     return run
