@@ -67,6 +67,12 @@ def _legend(examples: Sequence[Example], peak: float) -> Html:
     return legend(peak, tokens=all(one.row is None for one in examples))
 
 
+def _require_count(asked: str, noun: str, count: object, *, least: int = 1) -> None:
+    """Refuse what is no number of things that can be given."""
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < least:
+        raise UserError(f"{asked} is asked for {short(repr(count))} {noun}; give a whole number of at least {least}.")
+
+
 def _marked(example: Example) -> str:
     if example.row is not None:
         return example.row.text or example.row.name
@@ -125,15 +131,14 @@ class Feature:
             count: Number of examples; there may be fewer.
             window: Tokens on either side.
         """
-        if count < 1 or window < 0:
-            raise UserError(f"examples() is asked for {count} examples with {window} tokens on either side; give more.")
+        _require_count("examples()", "examples", count)
+        _require_count("examples()", "tokens on either side", window, least=0)
         found = top_examples(self._owner.index, self._owner.corpus, self.number, count=count, window=window)
         return Examples(found, self.peak)
 
     def histogram(self, bins: int = 40) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """(edges [bins + 1], number of tokens [bins]) of its activations, from 0 to the largest."""
-        if bins < 1:
-            raise UserError(f"histogram() is asked for {bins} bins; give at least 1.")
+        _require_count("histogram()", "bins", bins)
         return histogram(self.activations[1], bins)
 
     def matches(self) -> pd.DataFrame:
@@ -155,10 +160,12 @@ class Feature:
 
     def neighbours(self, count: int = 8) -> pd.DataFrame:
         """The most similar features of its own member: feature and cosine, at most 8."""
+        _require_count("neighbours()", "features", count)
         return self._owner.nearest.of(self.number, count)
 
     def together(self, count: int = 10) -> pd.DataFrame:
         """The features that fire on the same tokens: feature, together (tokens), share of its tokens, lift."""
+        _require_count("together()", "features", count)
         counted = self._owner.counted_together
         if counted is not None:
             return counted.of(self.number, count)
@@ -169,6 +176,7 @@ class Feature:
 
         Empty where the activations come from no language model.
         """
+        _require_count("promoted()", "tokens", count)
         table, side = self._owner.promoted, "suppressed" if suppressed else "promoted"
         row = None if table is None or self.number >= len(table) else table.iloc[self.number]
         tokens, scores = ([], []) if row is None else (list(row[side]), list(row[f"{side}_scores"]))

@@ -75,6 +75,14 @@ def test_examples_are_the_strongest_and_mark_their_token(run: sc.Run) -> None:
     assert len(repr(examples).splitlines()) == len(examples) == len(examples[:9])
 
 
+@pytest.mark.parametrize("count", ["a", -3, 0, 1.5, True, None])
+def test_counts_that_are_none_are_refused(run: sc.Run, count: Any) -> None:
+    feature = firing(run)
+    for asked in (feature.examples, feature.neighbours, feature.together, feature.promoted, feature.histogram):
+        with pytest.raises(sc.UserError, match="give a whole number of at least 1"):
+            asked(count)
+
+
 def test_matches_and_neighbours_have_the_cosines_of_the_atoms(run: sc.Run) -> None:
     feature, atoms = firing(run), run["bagged"].load(device="cpu").dictionary.detach()
     cosines = (atoms @ atoms[feature.number]).numpy()
