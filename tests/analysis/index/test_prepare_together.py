@@ -30,6 +30,8 @@ D, TOKENS, BLOCK, VOCABULARY = 8, 203, 32, 30
 class Activations:
     """Stands for the activation cache; notes between which rows it is read, and may hold one that is not finite."""
 
+    folder = Path("no such folder")  # so that no row is left out
+
     def __init__(self, broken: int | None = None) -> None:
         self.acts_TD = torch.randn(TOKENS, D, generator=torch.Generator().manual_seed(3))
         self.seen: list[int] = []
@@ -108,7 +110,7 @@ def _prepare(rank: int, path: Path, set_up: Callable[[object, str, object], None
     """Prepare a run, alone or together; the stages that were told."""
     told: list[str] = []
     set_up(indexing, "BLOCK", BLOCK)
-    set_up(harvest, "train_cache", lambda run: Activations())
+    set_up(harvest, "train_cache", lambda run, **_: Activations())
     # Compiling UMAP takes seconds.
     set_up(atom_map, "map_atoms", lambda atoms, **_: atoms[:, :2].detach().numpy())
     with joined() as processes:
