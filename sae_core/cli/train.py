@@ -68,7 +68,8 @@ def train(
         if boost_from and (processes or layers or sites):
             raise UserError("--boost-from trains one run in one process; leave --layers, --sites and torchrun out.")
         opened = [boosted_from(run, boost_from, chosen)] if boost_from else _open(run, chosen, layers, sites, processes)
-        settings = opened[0].settings.model_dump(mode="json")
+        dumped = {each.name: each.settings.model_dump(mode="json") for each in opened}
+        settings = dumped if len(dumped) > 1 else dumped[opened[0].name]
         with (
             stoppable(command_line("train", run)),
             console.drawn_progress() as drawn,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sae_core.ensembles.coder import Coder
 from sae_core.ensembles.ensemble import saes_of
+from sae_core.foundation.errors import UserError
 
 HOOKS = {"residual": "hook_resid_post", "mlp": "hook_mlp_out", "attention": "hook_attn_out"}
 """What TransformerLens calls the places that `model.site` names."""
@@ -75,6 +76,9 @@ class OneSAE(nn.Module):
         layer: Index of the block.
         site: Where in the block: residual, mlp or attention.
         context_size: Tokens in a passage.
+
+    Raises:
+        UserError: If TransformerLens has no name for the site.
     """
 
     normalize_activations = "none"
@@ -90,6 +94,8 @@ class OneSAE(nn.Module):
         context_size: int = 256,
     ) -> None:
         super().__init__()
+        if site not in HOOKS:
+            raise UserError(f"TransformerLens has no hook at {site!r}; the site is one of {', '.join(HOOKS)}.")
         self.coder = coder
         saes = list(saes_of(coder))
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ import pytest
 from sae_core.activations.origins.text import docstrings, hub
 from sae_core.activations.origins.text.documents import MAX_PASSAGE_CHARS, load_documents, load_labelled, split_text
 from sae_core.foundation.errors import UserError
+from sae_core.foundation.files import text_streams
+from sae_core.foundation.files.text_streams import array_items
 from sae_core.foundation.settings.run_settings import TextSettings
 
 ROWS = [
@@ -302,3 +305,25 @@ def test_a_compressed_file_that_is_cut_off_is_refused(tmp_path: Path, name: str)
     (tmp_path / name).write_bytes((gzip.compress if name.endswith("gz") else zstd)(whole)[:-900])
     with pytest.raises(UserError, match=rf"{name} cannot be read"):
         load(tmp_path / name)
+
+
+def test_a_fault_at_the_front_of_a_json_array_does_not_read_the_rest() -> None:
+    class Long(io.StringIO):
+        taken = 0
+
+        def read(self, size: int | None = -1, /) -> str:
+            self.taken += size or 0
+            return super().read(size)
+
+    file = Long('[{"a": 1, b: 2}, ' + '{"a": 1}, ' * 100_000)
+    with pytest.raises(UserError, match="Value 1 of here is not JSON"):
+        next(array_items(file, json.JSONDecoder(), "here"))
+    assert file.taken < 100_000
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_json_array_may_be_cut_anywhere_between_two_pieces(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_streams, "_PIECE", cut)
+    rows = [{"a": "\U0001f600 \\ \n", "n": -1.5e-7, "x": [True, None, {"y": "\ud83d"}]}, {}, 12, "s"]
+    text = json.dumps(rows)
+    assert list(array_items(io.StringIO(text), json.JSONDecoder(), "here")) == rows

@@ -19,6 +19,7 @@ from sae_core.analysis.shared.names_in_tables import PLAIN
 from sae_core.analysis.shared.pooling import pool
 from sae_core.ensembles.ensemble import Ensemble, Wiring
 from sae_core.ensembles.one_sae import OneSAE
+from sae_core.foundation.errors import UserError
 
 D = 12
 KINDS: list[tuple[Any, Wiring]] = [("topk", "parallel"), ("topk", "residual"), ("jumprelu", "residual")]
@@ -45,6 +46,11 @@ def test_it_encodes_and_decodes_as_the_ensemble_does(kind: Any, wiring: Wiring) 
     assert one.check_decoder_norms()
     assert (one.cfg.hook_name, one.cfg.metadata.hook_name) == ("blocks.3.hook_mlp_out",) * 2
     assert one.cfg.to_dict()["d_sae"] == ours.width
+
+
+def test_a_site_that_transformer_lens_does_not_name_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no hook at 'model\.layers\.\*\.mlp'; the site is one of residual, mlp"):
+        OneSAE(ensemble("topk", "parallel"), model_name="gpt2", layer=3, site="model.layers.*.mlp")  # type: ignore[arg-type]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sae_core.foundation.errors import UserError
 from sae_core.foundation.files.clean_text import clean_text
-from sae_core.foundation.files.text_streams import COMPRESSED, array_items, format_of, open_text
+from sae_core.foundation.files.text_streams import COMPRESSED, array_items, first_sign, format_of, open_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +114,7 @@ def _json(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     number = 0
     try:
         with open_text(path) as file:
-            is_array = next((line.lstrip()[0] for line in file if line.strip()), "") == "["
+            is_array = first_sign(file) == "["
         if not is_array:
             yield from _json_lines(path, columns)
             return

@@ -17,6 +17,8 @@ from sae_core.foundation.errors import UserError
 COMPRESSED = (".gz", ".zst")
 """Endings of compressed files; what is in them is told by the ending before."""
 _PIECE = 2**16
+_LONGEST_SIGN = 16
+"""Characters of the longest piece of JSON that cannot be told from a fault when it is cut: two escaped halves."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -51,6 +53,14 @@ def _opened(path: Path) -> Any:
     return path.open("rb")
 
 
+def first_sign(file: TextIO) -> str:
+    """The first character that is no space; empty where there is none. A file may be one line of any length."""
+    while piece := file.read(_PIECE):
+        if found := piece.lstrip():
+            return found[0]
+    return ""
+
+
 def array_items(file: TextIO, decoder: json.JSONDecoder, where: str) -> Iterator[Any]:
     """Yield the values of a JSON array one by one, in little memory.
 
@@ -62,42 +72,75 @@ def array_items(file: TextIO, decoder: json.JSONDecoder, where: str) -> Iterator
     Raises:
         UserError: If the array is damaged or ends too early.
     """
-    text, at, number = file.read(_PIECE), 0, 0
+    pieces = _Pieces(file, where)
+    assert pieces.take() == "["
+    if pieces.sign() == "]":
+        pieces.take()
+    else:
+        following = ","
+        while following == ",":
+            yield pieces.value(decoder)
+            following = pieces.take()
+        if following != "]":
+            raise UserError(
+                f"After value {pieces.number} of {where} stands {following!r} instead of a comma; correct it."
+            )
+    if pieces.goes_on():
+        raise UserError(f"{where} goes on after its array; leave out what follows.")
 
-    def more() -> bool:
-        nonlocal text, at
+
+class _Pieces:
+    """The text of a JSON array, of which only what is being decoded is in memory.
+
+    Attributes:
+        number: Number of the values that were decoded.
+    """
+
+    def __init__(self, file: TextIO, where: str) -> None:
+        self._file, self._where, self.number = file, where, 0
+        self._text, self._at = "", 0
+
+    def _more(self) -> bool:
         # At least as much again, so that a long value is not decoded from its start for every piece.
-        piece = file.read(max(_PIECE, len(text) - at))
-        text, at = text[at:] + piece, 0
+        left = self._text[self._at :]
+        piece = self._file.read(max(_PIECE, len(left)))
+        self._text, self._at = left + piece, 0
         return bool(piece)
 
-    def sign() -> str:
-        nonlocal at
-        while (at := _SPACE.match(text, at).end()) == len(text):  # type: ignore[union-attr]
-            if not more():
-                raise UserError(f"{where} ends within its array, after value {number}; give the whole file.")
-        return text[at]
+    def sign(self) -> str:
+        """The next character that is no space."""
+        while (at := _SPACE.match(self._text, self._at).end()) == len(self._text):  # type: ignore[union-attr]
+            self._at = at
+            if not self._more():
+                raise UserError(f"{self._where} ends within its array, after value {self.number}; give the whole file.")
+        self._at = at
+        return self._text[at]
 
-    assert sign() == "["
-    at += 1
-    if sign() == "]":
-        at += 1
-    else:
+    def take(self) -> str:
+        """The same, which is then behind."""
+        found = self.sign()
+        self._at += 1
+        return found
+
+    def value(self, decoder: json.JSONDecoder) -> Any:
+        """The next value."""
+        self.sign()
         while True:
-            sign()
             try:
-                value, end = decoder.raw_decode(text, at)
+                value, end = decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                if more():
+                # Only what may be cut off is read on, so that a fault at the front does not read the whole file.
+                is_cut = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - _LONGEST_SIGN
+                if is_cut and self._more():
                     continue
-                raise UserError(f"Value {number + 1} of {where} is not JSON ({error.msg}); correct it.") from None
-            at, number = end, number + 1
-            yield value
-            following = sign()
-            at += 1
-            if following == "]":
-                break
-            if following != ",":
-                raise UserError(f"After value {number} of {where} stands {following!r} instead of a comma; correct it.")
-    if text[at:].strip() or file.read().strip():
-        raise UserError(f"{where} goes on after its array; leave out what follows.")
+                raise UserError(
+                    f"Value {self.number + 1} of {self._where} is not JSON ({error.msg}); correct it."
+                ) from None
+            if end == len(self._text) and self._more():  # a number may go on
+                continue
+            self._at, self.number = end, self.number + 1
+            return value
+
+    def goes_on(self) -> bool:
+        """Whether anything but space follows."""
+        return bool(self._text[self._at :].strip() or first_sign(self._file))

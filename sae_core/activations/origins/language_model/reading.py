@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from sae_core.activations.origins.language_model.model.vocabulary import refuse_
 from sae_core.activations.origins.language_model.model.weights import Weights, part_missing
 from sae_core.activations.origins.language_model.tokenized import TextTokenizer, TokenizedText
 from sae_core.foundation.errors import UserError
-from sae_core.foundation.files.whole_files import naming_faults_of
+from sae_core.foundation.files.whole_folders import whole_folder
 from sae_core.foundation.progress import Progress, Tick, silent
 from sae_core.foundation.settings.run_settings import ModelSettings, Site, is_pattern
 
@@ -314,9 +313,8 @@ class LanguageModel:
             from_T = torch.from_numpy(wanted).to(self.device)
             to_T = torch.from_numpy(places_BL.reshape(-1)[wanted]).to(self.device)
             for place, acts_TD in enumerate(acts_PTD):
-                hidden_BLD = self._seen.pop(place)[:, : ids_BL.shape[1]].to(
-                    self.device
-                )  # some models pad on the right themselves
+                # Some models pad on the right themselves.
+                hidden_BLD = self._seen.pop(place)[:, : ids_BL.shape[1]].to(self.device)
                 acts_TD[to_T] = hidden_BLD.flatten(0, 1)[from_T].float()
             tell(first + done)
         tokens = [text.ids[text.ordinary] for text in window]
@@ -391,15 +389,8 @@ class LanguageModel:
 
     def save_tokenizer(self, folder: Path) -> None:
         """Save the tokenizer in transformers format; the folder appears whole or not at all."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
         if self.tokenizer.is_fast:  # a fast one is saved with whatever the last call cut texts to
             self.tokenizer.backend_tokenizer.no_truncation()
             self.tokenizer.backend_tokenizer.no_padding()
-        with naming_faults_of(folder):
-            try:
-                self.tokenizer.save_pretrained(partial)
-                shutil.rmtree(folder, ignore_errors=True)
-                partial.replace(folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+        with whole_folder(folder) as made:
+            self.tokenizer.save_pretrained(made)
